@@ -1,0 +1,53 @@
+"""Conservator restores damaged photographs by itself: examine, plan, treat reversibly, document.
+
+>>> import conservator
+>>> restored = conservator.restore_file("old.jpg")           # doctest: +SKIP
+>>> conservator.save_photo(restored.photo, "restored.png")   # doctest: +SKIP
+
+Names are imported when first used, so importing the package is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "conservator.api": ("examine_file", "restore_file"),
+    "conservator.degradations": ("Kind", "Severity", "check_degradation", "degrade"),
+    "conservator.metrics": ("check_metric", "make_metric"),
+    "conservator.perception": ("Percept", "StatisticalPerception", "study"),
+    "conservator.photo": ("Photo", "load_photo", "save_photo"),
+    "conservator.policies": ("check_policy", "make_policy"),
+    "conservator.pool": ("LocalPool", "MemoPool"),
+    "conservator.restoration": ("Restored", "restore"),
+    "conservator.session": ("Decision", "Session", "Trajectory", "run"),
+    "conservator.tools": ("Tool", "ToolSpec", "Toolbox", "check_tool", "make_toolbox"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+if TYPE_CHECKING:
+    from conservator.api import examine_file, restore_file
+    from conservator.degradations import Kind, Severity, check_degradation, degrade
+    from conservator.metrics import check_metric, make_metric
+    from conservator.perception import Percept, StatisticalPerception, study
+    from conservator.photo import Photo, load_photo, save_photo
+    from conservator.policies import check_policy, make_policy
+    from conservator.pool import LocalPool, MemoPool
+    from conservator.restoration import Restored, restore
+    from conservator.session import Decision, Session, Trajectory, run
+    from conservator.tools import Tool, Toolbox, ToolSpec, check_tool, make_toolbox
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'conservator' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,46 @@
+"""The short way from a file to a restored photo, with the defaults of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conservator.perception.perception import Percept
+from conservator.perception.statistical import StatisticalPerception
+from conservator.perception.study import study
+from conservator.photo import load_photo
+from conservator.policies.catalog import PolicyContext, make_policy
+from conservator.policies.search import Objective
+from conservator.pool.pool import LocalPool, MemoPool
+from conservator.restoration import Restored, restore
+from conservator.tools.catalog import make_toolbox
+
+DEFAULT_POLICY = "greedy"
+DEFAULT_TOOLBOX = "classical"
+
+
+def restore_file(
+    path: str | Path,
+    *,
+    policy: str = DEFAULT_POLICY,
+    toolbox: str = DEFAULT_TOOLBOX,
+    objective: Objective = "balanced",
+    strength: float = 1.0,
+    seed: int = 0,
+    upscale: bool = False,
+    device: str = "cpu",
+) -> Restored:
+    """Restore the photo in a file; write the result with ``save_photo(restored.photo, path)``.
+
+    Raises PhotoError when the file cannot be read as a photo, NameNotFoundError for an unknown policy or toolbox.
+    """
+    photo = load_photo(path)
+    tools = make_toolbox(toolbox)
+    perception = StatisticalPerception()
+    with MemoPool(LocalPool(tools, device, max_batch=1)) as pool:
+        context = PolicyContext(pool, perception, objective, seed, upscale)
+        return restore(photo, make_policy(policy, context), tools, pool, perception, strength=strength)
+
+
+def examine_file(path: str | Path) -> Percept:
+    """Look at the photo in a file and say what is wrong with it; raises PhotoError when it cannot be read."""
+    return StatisticalPerception().perceive(study(load_photo(path).working_image()))

@@ -1,0 +1,1 @@
+"""Apps: thin faces that parse, call and print."""

@@ -1,0 +1,279 @@
+"""Restore many files: find them, restore each on its own, keep a manifest, resume, never let one bad file stop all."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from conservator.errors import ConservatorError
+from conservator.perception.perception import Perception
+from conservator.photo import PHOTO_SUFFIXES, load_photo, save_photo
+from conservator.policies.catalog import PolicyContext, make_policy
+from conservator.pool.pool import LocalPool, MemoPool
+from conservator.record import Settings, make_record, save_record, sha256, verdict
+from conservator.restoration import Restored, restore
+from conservator.tools.tool import Toolbox
+
+MANIFEST = "conservator.manifest.jsonl"
+RECORD_SUFFIX = ".conservator.json"
+REPORT_SUFFIX = ".conservator.html"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file to restore and where its result goes."""
+
+    source: Path
+    target: Path
+
+    @property
+    def record(self) -> Path:
+        """Where the record goes: photo.conservator.json beside photo.png."""
+        return self.target.with_name(self.target.stem + RECORD_SUFFIX)
+
+    @property
+    def report(self) -> Path:
+        """Where the HTML page goes."""
+        return self.target.with_name(self.target.stem + REPORT_SUFFIX)
+
+
+Status: TypeAlias = Literal["started", "restored", "untouched", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one task: a line of the manifest."""
+
+    source: str
+    target: str
+    status: Status
+    message: str
+    input_sha256: str = ""
+    output_sha256: str = ""
+    seconds: float = 0.0
+    quality_before: float | None = None
+    quality_after: float | None = None
+
+
+@dataclass
+class Summary:
+    """Counts of a batch."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def count(self, status: Status) -> int:
+        """How many ended so."""
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 2 nothing done."""
+        failed = self.count("failed")
+        if not self.outcomes or failed == len(self.outcomes):
+            return 2
+        return 1 if failed else 0
+
+
+def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = None) -> list[Task]:
+    """List the photos in files and folders (recursively) with their targets.
+
+    ``output`` is a folder, or a file name for a single photo; without it results go to a folder ``restored`` beside
+    each input. Folders keep their tree below the output. Formats that cannot be written become PNG; ``suffix`` (".png")
+    asks for one format. Two inputs with one target get the input's suffix into their names.
+    Raises ConservatorError when a path does not exist, or when no photo is found.
+    """
+    tasks: list[Task] = []
+    single = len(paths) == 1 and paths[0].is_file() and output is not None and _is_file_name(output)
+    for path in paths:
+        if path.is_dir():
+            base = output or path / "restored"
+            files = [p for p in _walk(path) if not p.is_relative_to(base)]
+            tasks += [Task(p, base / _name(p, suffix, p.relative_to(path).parent)) for p in files]
+        elif path.exists():
+            if single and output is not None:
+                tasks.append(Task(path, output))
+            else:
+                tasks.append(Task(path, (output or path.parent / "restored") / _name(path, suffix, Path())))
+        else:
+            raise ConservatorError(f"{path}: there is no such file or folder")
+    if not tasks:
+        raise ConservatorError(f"no photos found in {', '.join(map(str, paths))}")
+    return _distinct(tasks)
+
+
+def _is_file_name(path: Path) -> bool:
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.is_dir()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file() and not path.name.startswith("."):
+            yield path
+
+
+def _name(path: Path, suffix: str | None, parent: Path) -> Path:
+    wanted = suffix or (".png" if path.suffix.lower() in {".gif", ""} else path.suffix)
+    return parent / (path.stem + wanted)
+
+
+def _distinct(tasks: Sequence[Task]) -> list[Task]:
+    """Results and records must not collide: a.jpg and a.png would share a.conservator.json."""
+    stems = [task.target.with_suffix("") for task in tasks]
+    seen: set[Path] = set()
+    distinct = []
+    for task, stem in zip(tasks, stems, strict=True):
+        target = task.target
+        if stems.count(stem) > 1:
+            target = target.with_name(f"{target.stem}_{task.source.suffix.lstrip('.').lower()}{target.suffix}")
+        number = 2
+        while target.with_suffix("") in seen:
+            target = task.target.with_name(f"{task.target.stem}_{number}{task.target.suffix}")
+            number += 1
+        seen.add(target.with_suffix(""))
+        distinct.append(Task(task.source, target))
+    return distinct
+
+
+class Manifest:
+    """The append-only list of outcomes in the output folder; a torn last line (kill -9) is ignored."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, threading.Lock()
+
+    def read(self) -> dict[tuple[str, str], Outcome]:
+        """The latest outcome of each (source, target)."""
+        found: dict[tuple[str, str], Outcome] = {}
+        if self.path.exists():
+            for line in self.path.read_text("utf-8", errors="replace").splitlines():
+                try:
+                    outcome = Outcome(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue
+                found[outcome.source, outcome.target] = outcome
+        return found
+
+    def append(self, outcome: Outcome) -> None:
+        """Add one line and flush it to the disk."""
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torn = self.path.exists() and self.path.stat().st_size and self.path.read_bytes()[-1:] != b"\n"
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if torn else "") + json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """Restores one task after another with the same settings; safe to call from several threads."""
+
+    settings: Settings
+    toolbox: Toolbox
+    perception: Perception
+    report: bool = False
+
+    def __call__(self, task: Task, progress: Callable[[str], None], overwrite: bool) -> Outcome:
+        """Restore one file; what goes wrong with the photo becomes a failed outcome, never an exception."""
+        try:
+            restored = self._restore(task, progress, overwrite)
+        except (ConservatorError, OSError, MemoryError) as error:
+            message = str(error) or type(error).__name__
+            return Outcome(str(task.source), str(task.target), "failed", message)
+        return Outcome(
+            str(task.source),
+            str(task.target),
+            "untouched" if restored.untouched else "restored",
+            verdict(restored),
+            sha256(task.source),
+            sha256(task.target),
+            round(sum(restored.seconds.values()), 3),
+            round(restored.before.quality, 2),
+            round(restored.after.quality, 2),
+        )
+
+    def _restore(self, task: Task, progress: Callable[[str], None], overwrite: bool) -> Restored:
+        settings = self.settings
+        progress("reading")
+        photo = load_photo(task.source, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated)
+        with MemoPool(LocalPool(self.toolbox, settings.device, max_batch=1)) as pool:
+            context = PolicyContext(pool, self.perception, settings.objective, settings.seed, settings.upscale)
+            restored = restore(
+                photo,
+                make_policy(settings.policy, context),
+                self.toolbox,
+                pool,
+                self.perception,
+                max_steps=settings.max_steps,
+                strength=settings.strength,
+                progress=progress,
+            )
+        progress("writing")
+        task.target.parent.mkdir(parents=True, exist_ok=True)
+        notes = save_photo(restored.photo, task.target, overwrite=overwrite)
+        record = make_record(restored, photo, task.target, settings, self.toolbox, notes)
+        if self.report:
+            from conservator.apps.report import save_report
+
+            save_report(task.report, record, photo, restored)
+        save_record(record, task.record)
+        return restored
+
+
+def run_batch(
+    tasks: Sequence[Task],
+    restorer: Callable[[Task, Callable[[str], None], bool], Outcome],
+    manifest: Manifest,
+    *,
+    jobs: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[Task], Callable[[str], None]] = lambda task: lambda stage: None,
+    on_end: Callable[[Task, Outcome], None] = lambda task, outcome: None,
+) -> Summary:
+    """Restore all tasks, ``jobs`` at a time. With ``resume`` those whose result stands as the manifest says are skipped.
+
+    A result is skipped only if input and output still have the hashes of the manifest and the record exists. An
+    existing target is replaced only with ``overwrite``, or with ``resume`` when the manifest says that it is ours.
+    """
+    done = manifest.read() if resume else {}
+    if resume:
+        remove_leftovers({task.target.parent for task in tasks})
+
+    def work(task: Task) -> Outcome:
+        progress = on_start(task)
+        earlier = done.get((str(task.source), str(task.target)))
+        ours = overwrite or (earlier is not None and earlier.status != "failed")
+        if earlier is not None and _still_stands(task, earlier):
+            outcome = Outcome(**{**asdict(earlier), "status": "skipped", "message": "done before"})
+        elif task.target.exists() and not ours:
+            message = f"{task.target} exists already; give --overwrite to replace it, or another --output"
+            outcome = Outcome(str(task.source), str(task.target), "failed", message)
+            manifest.append(outcome)
+        else:
+            manifest.append(Outcome(str(task.source), str(task.target), "started", ""))
+            outcome = restorer(task, progress, ours)
+            manifest.append(outcome)
+        on_end(task, outcome)
+        return outcome
+
+    with ThreadPoolExecutor(jobs) as threads:
+        return Summary(list(threads.map(work, tasks)))
+
+
+def remove_leftovers(folders: set[Path]) -> None:
+    """Delete the temporary files that a killed run left in output folders."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def _still_stands(task: Task, earlier: Outcome) -> bool:
+    if earlier.status not in ("restored", "untouched") or not (task.target.is_file() and task.record.is_file()):
+        return False
+    return sha256(task.target) == earlier.output_sha256 and sha256(task.source) == earlier.input_sha256

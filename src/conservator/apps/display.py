@@ -1,0 +1,107 @@
+"""Tables on the terminal: what was seen, how two photos compare, which tools there are."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from conservator.degradations.kinds import Kind, Severity
+from conservator.errors import MissingExtraError, ToolFailedError
+from conservator.image import Image
+from conservator.metrics import DEFAULT_METRICS, METRICS, FullReference, make_metric
+from conservator.perception.perception import Percept
+from conservator.photo import Photo
+from conservator.tools.tool import Toolbox
+
+_COLOURS = ("green", "yellow", "yellow", "red", "red")
+
+
+def print_percept(path: Path, photo: Photo, percept: Percept) -> None:
+    """Print the severities with a small bar per kind."""
+    console = Console(soft_wrap=True, highlight=False)
+    height, width = photo.image.shape[-2:]
+    console.print(f"[bold]{escape(str(path))}[/]  {width}×{height}, {photo.format}, {photo.bit_depth} bit")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("damage", "severity", "", "confidence"):
+        table.add_column(heading, header_style="dim")
+    for kind in Kind:
+        severity = percept.severities.get(kind, Severity.NONE)
+        bar = f"[{_COLOURS[severity]}]{'█' * severity}[/][dim]{'░' * (4 - severity)}[/]"
+        table.add_row(kind.label, bar, severity.label, f"{percept.confidences.get(kind, 0):.0%}")
+    console.print(table)
+    console.print(f"estimated quality {percept.quality:.1f} dB (PSNR to the undamaged photo)")
+    for note in photo.notes:
+        console.print(f"[dim]{escape(note)}[/]")
+
+
+def print_percept_json(path: Path, photo: Photo, percept: Percept) -> None:
+    """Print everything that was seen as one line of JSON."""
+    height, width = photo.image.shape[-2:]
+    seen = {
+        "path": str(path),
+        "width": width,
+        "height": height,
+        "quality": percept.quality,
+        "severities": {str(kind): severity.label for kind, severity in percept.severities.items()},
+        "confidences": {str(kind): value for kind, value in percept.confidences.items()},
+        "measures": dict(percept.measures),
+    }
+    Console(soft_wrap=True, highlight=False).print_json(json.dumps(seen), indent=None)
+
+
+def print_comparison(image: Image, reference: Image, names: str) -> None:
+    """Print full-reference metrics of the pair and no-reference metrics of both."""
+    wanted = tuple(METRICS) if names == "all" else tuple(filter(None, names.split(","))) or DEFAULT_METRICS
+    table = Table("metric", "better", "image", "reference", box=None, pad_edge=False, header_style="dim")
+    missing = []
+    for name in wanted:
+        chosen = make_metric(name)
+        better = "higher" if chosen.higher_is_better else "lower"
+        try:
+            if isinstance(chosen, FullReference):
+                table.add_row(name, better, _number(chosen.score(image, reference)), "")
+            else:
+                table.add_row(name, better, _number(chosen.score(image)), _number(chosen.score(reference)))
+        except MissingExtraError as error:
+            if names != "all":
+                raise
+            missing.append(str(error))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    for message in missing:
+        console.print(f"[dim]{escape(message)}[/]")
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "identical" if value > 0 else "-inf"
+    return "not defined" if math.isnan(value) else f"{value:.4f}"
+
+
+def print_tools(toolbox: Toolbox, device: str | None) -> None:
+    """Print one row per tool; with a device, measure the speed on half a megapixel."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("tool", "removes", "s/MP", "licence", "source"):
+        table.add_column(heading, overflow="fold")
+    for name, tool in toolbox.items():
+        speed = ""
+        if device is not None:
+            tool.setup(device)
+            image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+            try:
+                tool(image)
+                start = time.perf_counter()
+                tool(image)
+                speed = f"{(time.perf_counter() - start) / 0.065536 / tool.spec.scale**2:.2f}"
+            except ToolFailedError:
+                speed = "failed"
+        removes = ", ".join(sorted(kind.label for kind in tool.spec.removes))
+        table.add_row(name, removes, speed, tool.spec.license, tool.spec.source)
+    Console(highlight=False).print(table)

@@ -1,0 +1,40 @@
+"""Repeat a restoration from its record."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from conservator.errors import ConservatorError
+from conservator.photo import load_photo, save_photo
+from conservator.pool.pool import LocalPool
+from conservator.record import load_record, sha256
+from conservator.restoration import treat
+from conservator.tools.catalog import make_toolbox
+
+
+def replay_record(record_path: Path, photo_path: Path | None, output: Path | None, overwrite: bool) -> tuple[bool, str]:
+    """Apply the toolchain of a record to its input again; return whether the bytes are the same, and a sentence.
+
+    Raises ConservatorError when the input is not the recorded one.
+    """
+    record = load_record(record_path)
+    source = photo_path or Path(record.input.path)
+    if not source.is_file():
+        raise ConservatorError(f"{source}: the input is not there any more; name it with --photo")
+    if sha256(source) != record.input.sha256:
+        raise ConservatorError(f"{source}: not the photo of this record (its sha256 differs)")
+    settings = record.settings
+    photo = load_photo(source, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated)
+    toolbox = make_toolbox(settings.toolbox)
+    with LocalPool(toolbox, settings.device, max_batch=1) as pool:
+        result = treat(photo, tuple(record.toolchain), pool, settings.strength)
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / Path(record.output.path).name
+        save_photo(result, written)
+        same = sha256(written) == record.output.sha256
+    if output is not None:
+        save_photo(result, output, overwrite=overwrite)
+    if same:
+        return True, f"the same result to the byte: {' → '.join(record.toolchain) or 'no treatment'}"
+    return False, f"the result differs from the recorded one (made with {record.versions})"

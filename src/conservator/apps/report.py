@@ -1,0 +1,127 @@
+"""One self-contained HTML page about a restoration: before/after slider, severities, steps, particulars."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+
+from conservator.degradations.kinds import Kind, Severity
+from conservator.image import Image, to_array
+from conservator.photo import Photo
+from conservator.record import Record, SeenRecord, StepRecord, write_text
+from conservator.restoration import Restored
+
+_LONG_SIDE = 1600  # pixels of the two pictures of the slider
+_THUMBNAIL = 256
+
+
+def save_report(path: Path, record: Record, photo: Photo, restored: Restored) -> None:
+    """Write the page, atomically. Every text in it is escaped: file names are a stranger's words."""
+    height, width = restored.photo.image.shape[-2:]
+    scale = min(1.0, _LONG_SIDE / max(height, width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    steps = restored.trajectory.steps
+    kept = _kept_steps(record)
+    page = Template((files(__package__) / "report.html").read_text("utf-8")).substitute(
+        title=escape(Path(record.input.path).name),
+        verdict=escape(_sentence(record)),
+        before=_picture(photo.working_image(), size),
+        after=_picture(restored.photo.working_image(), size),
+        severities="\n".join(_severity_row(kind, record) for kind in Kind),
+        treatments=_treatment_rows(record),
+        steps="\n".join(_step(s, steps[s.id].image, s.id in kept) for s in record.steps),
+        particulars="\n".join(_particulars(record)),
+    )
+    write_text(path, page)
+
+
+def _sentence(record: Record) -> str:
+    text = record.verdict[0].upper() + record.verdict[1:] + "."
+    if record.toolchain and record.before.quality is not None and record.after.quality is not None:
+        text += f" Estimated quality {record.before.quality:.1f} → {record.after.quality:.1f} dB."
+    return text
+
+
+def _picture(image: Image, size: tuple[int, int]) -> str:
+    """The image as a data URI, JPEG."""
+    if tuple(image.shape[-2:]) != size:
+        shrinking = size[0] < image.shape[-2]
+        image = F.interpolate(image, size, mode="bilinear", antialias=shrinking).clamp(0, 1)
+    buffer = io.BytesIO()
+    PillowImage.fromarray(to_array(image, np.uint8)).save(buffer, "JPEG", quality=90, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _severity_row(kind: Kind, record: Record) -> str:
+    cells = "".join(f"<td>{_meter(seen, kind)}</td>" for seen in (record.before, record.after))
+    return f"<tr><td>{escape(kind.label)}</td>{cells}</tr>"
+
+
+def _meter(seen: SeenRecord, kind: Kind) -> str:
+    label = seen.severities.get(kind, "not looked at")
+    levels = {severity.label: int(severity) for severity in Severity}
+    confidence = seen.confidences.get(kind)
+    sure = "" if confidence is None else f' <span class="soft">{confidence:.0%}</span>'
+    return f'<span class="meter"><i style="width:{levels.get(label, 0) * 25}%"></i></span>{escape(label)}{sure}'
+
+
+def _treatment_rows(record: Record) -> str:
+    if not record.treatments:
+        return '<tr><td colspan="4">None. The picture is the one that came in, pixel for pixel.</td></tr>'
+    rows = []
+    for t in record.treatments:
+        quality = "" if t.seen is None or t.seen.quality is None else f"{t.seen.quality:.1f} dB"
+        fate = "kept" if t.kept else (t.note or "not kept")
+        source = f'<br><span class="soft">{escape(t.source)}, {escape(t.license)}</span>'
+        rows.append(
+            f'<tr><td>{escape(t.tool)}{source}</td><td class="number">{quality}</td>'
+            f'<td class="number">{t.seconds:.2f}</td><td>{escape(fate)}</td></tr>'
+        )
+    return "\n".join(rows)
+
+
+def _kept_steps(record: Record) -> set[int]:
+    """Ids on the way from the last step to the start: the others were rolled back."""
+    kept, step = set(), record.steps[-1]
+    while True:
+        kept.add(step.id)
+        if step.parent is None:
+            return kept
+        step = record.steps[step.parent]
+
+
+def _step(step: StepRecord, image: Image, kept: bool) -> str:
+    height, width = image.shape[-2:]
+    scale = _THUMBNAIL / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    picture = "" if step.action == "stop" else f'<img src="{_picture(image[:1], size)}" alt="">'
+    title = {"start": "the photo", "stop": "stop"}.get(step.action, f"{step.action} {step.argument}")
+    quality = "" if step.seen.quality is None else f" · {step.seen.quality:.1f} dB"
+    error = f"<br>failed: {escape(step.error)}" if step.error else ""
+    return (
+        f'<figure class="{"kept" if kept else "undone"}">{picture}<b>{step.id}. {escape(title)}</b>'
+        f'<span class="soft">{quality}</span><br>{escape(step.reason)}{error}</figure>'
+    )
+
+
+def _particulars(record: Record) -> list[str]:
+    file = record.input
+    rows = {
+        "Input": f"{file.path} ({file.width}×{file.height}, {file.format}, {file.bit_depth} bit)",
+        "Input sha256": file.sha256,
+        "Output": f"{record.output.path} ({record.output.width}×{record.output.height})",
+        "Output sha256": record.output.sha256,
+        "Settings": ", ".join(f"{key} {value}" for key, value in record.settings.model_dump().items()),
+        "Time": ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in record.seconds.items()),
+        "Made": record.made + ", " + ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "Notes": "; ".join(record.notes) or "none",
+    }
+    return [f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in rows.items()]

@@ -1,0 +1,60 @@
+"""Damage: nine kinds, their severities, and recipes that spoil an image the same way every time."""
+
+from __future__ import annotations
+
+from conservator.degradations.blur import DefocusBlur, GaussianBlur, MotionBlur
+from conservator.degradations.catalog import BY_KIND, BY_NAME, DEGRADATIONS
+from conservator.degradations.check import check_degradation
+from conservator.degradations.codec import JpegCompression, LowResolution
+from conservator.degradations.degradation import Degradation, Recipe, by_severity, degrade
+from conservator.degradations.fields import Range, Seed
+from conservator.degradations.kinds import Kind, Severity
+from conservator.degradations.light import LowLight
+from conservator.degradations.noise import CameraNoise, GaussianNoise, PoissonNoise
+from conservator.degradations.protocols import (
+    MIO_GROUPS,
+    RESTOREAGENT_COMBINATIONS,
+    RL_RESTORE_PRESETS,
+    mio_recipe,
+    rl_restore_levels,
+    rl_restore_recipe,
+)
+from conservator.degradations.recipe import load_recipe, parse_recipe, recipe_from_json, recipe_to_json, save_recipe
+from conservator.degradations.weather import Haze, Rain
+
+__all__ = [
+    "BY_KIND",
+    "BY_NAME",
+    "DEGRADATIONS",
+    "MIO_GROUPS",
+    "RESTOREAGENT_COMBINATIONS",
+    "RL_RESTORE_PRESETS",
+    "CameraNoise",
+    "DefocusBlur",
+    "Degradation",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Haze",
+    "JpegCompression",
+    "Kind",
+    "LowLight",
+    "LowResolution",
+    "MotionBlur",
+    "PoissonNoise",
+    "Rain",
+    "Range",
+    "Recipe",
+    "Seed",
+    "Severity",
+    "by_severity",
+    "check_degradation",
+    "degrade",
+    "load_recipe",
+    "mio_recipe",
+    "parse_recipe",
+    "recipe_from_json",
+    "recipe_to_json",
+    "rl_restore_levels",
+    "rl_restore_recipe",
+    "save_recipe",
+]

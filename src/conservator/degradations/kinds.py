@@ -1,0 +1,39 @@
+"""The vocabulary that tools, perception and synthesis share."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class Kind(StrEnum):
+    """What can be wrong with a photo."""
+
+    NOISE = "noise"
+    JPEG = "jpeg"
+    MOTION_BLUR = "motion_blur"
+    DEFOCUS_BLUR = "defocus_blur"
+    GAUSSIAN_BLUR = "gaussian_blur"
+    RAIN = "rain"
+    HAZE = "haze"
+    LOW_LIGHT = "low_light"
+    LOW_RESOLUTION = "low_resolution"
+
+    @property
+    def label(self) -> str:
+        """The name a reader sees, "motion blur"."""
+        return {"jpeg": "JPEG artefacts"}.get(self.value, self.value.replace("_", " "))
+
+
+class Severity(IntEnum):
+    """How wrong: AgenticIR's five levels, its "very low" being our NONE (nothing a viewer would notice)."""
+
+    NONE = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    VERY_HIGH = 4
+
+    @property
+    def label(self) -> str:
+        """The name a reader sees, "very high"."""
+        return self.name.lower().replace("_", " ")

@@ -1,0 +1,28 @@
+"""Image quality: full-reference and no-reference are two types, so a policy cannot be handed the wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conservator.image import Image
+
+
+@dataclass(frozen=True)
+class FullReference:
+    """A metric that compares an image (1, 3, H, W) with its clean reference of the same shape."""
+
+    name: str
+    """As pyiqa spells it."""
+    higher_is_better: bool
+    score: Callable[[Image, Image], float]
+    """(image, reference) -> score; NaN when it cannot be computed, never 0."""
+
+
+@dataclass(frozen=True)
+class NoReference:
+    """A metric that sees the image (1, 3, H, W) alone."""
+
+    name: str
+    higher_is_better: bool
+    score: Callable[[Image], float]

@@ -1,0 +1,37 @@
+"""What can be told from an image alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from conservator.degradations.kinds import Kind, Severity
+from conservator.image import Image
+
+
+@dataclass(frozen=True)
+class Percept:
+    """The judgement on one image, or on one study of a photo, without any reference."""
+
+    severities: Mapping[Kind, Severity] = field(default_factory=dict)
+    """Every kind that was looked for; NONE where nothing was found."""
+    confidences: Mapping[Kind, float] = field(default_factory=dict)
+    """Probability, 0 to 1, that the damage is present."""
+    quality: float = float("nan")
+    """No-reference quality, higher is better, in dB: an estimate of the PSNR to the undamaged photo."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """The statistics behind the judgement, by name."""
+
+    @property
+    def present(self) -> tuple[Kind, ...]:
+        """Kinds that are present, the most severe first."""
+        found = [kind for kind, severity in self.severities.items() if severity > Severity.NONE]
+        return tuple(sorted(found, key=lambda kind: (-self.severities[kind], -self.confidences.get(kind, 0.0))))
+
+
+class Perception(Protocol):
+    """Anything that looks at an image, or at a study of a photo, and judges it."""
+
+    def perceive(self, image: Image) -> Percept:
+        """Judge (B, 3, H, W): one image for B = 1; for more, a study (item 0 an overview, the others native crops)."""

@@ -1,0 +1,23 @@
+"""Policies: who decides the next action."""
+
+from conservator.policies.catalog import POLICIES, PolicyContext, make_policy
+from conservator.policies.check import check_policy
+from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
+from conservator.policies.search import Beam, EyeJudge, Greedy, Objective, ReferenceJudge
+
+__all__ = [
+    "EXPERT_ORDER",
+    "POLICIES",
+    "Beam",
+    "EyeJudge",
+    "FixedOrder",
+    "Greedy",
+    "NoPolicy",
+    "Objective",
+    "PolicyContext",
+    "RandomPolicy",
+    "ReferenceJudge",
+    "Rules",
+    "check_policy",
+    "make_policy",
+]

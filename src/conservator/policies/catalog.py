@@ -1,0 +1,79 @@
+"""The policies that ship, by name. A new policy is one class in its file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from conservator.degradations.kinds import Kind
+from conservator.errors import ConservatorError, name_not_found
+from conservator.image import Image
+from conservator.perception.perception import Percept, Perception
+from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
+from conservator.policies.search import Beam, Greedy, Objective, ReferenceJudge
+from conservator.pool.pool import Pool
+from conservator.session.session import Policy
+
+
+@dataclass(frozen=True)
+class PolicyContext:
+    """What a policy may be built from."""
+
+    pool: Pool
+    perception: Perception
+    objective: Objective = "balanced"
+    seed: int = 0
+    upscale: bool = False
+    """Whether a small photo may be enlarged."""
+    reference: Image | None = None
+    """The undamaged photo's study; only for the oracle."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The damages to treat."""
+        return tuple(kind for kind in Kind if self.upscale or kind is not Kind.LOW_RESOLUTION)
+
+
+class _Blind:
+    """A perception that looks at nothing, for an oracle that judges by the reference alone."""
+
+    def perceive(self, image: Image) -> Percept:
+        return Percept()
+
+
+def _greedy(context: PolicyContext) -> Greedy:
+    return Greedy(
+        context.pool, context.perception, kinds=context.kinds, objective=context.objective, upscale=context.upscale
+    )
+
+
+def _oracle(context: PolicyContext) -> Greedy:
+    if context.reference is None:
+        raise ConservatorError("the oracle policy compares with the undamaged photo; give it a reference")
+    judge = ReferenceJudge(context.reference)
+    return Greedy(context.pool, _Blind(), judge, margin=0.02, kinds=None, upscale=context.upscale, name="oracle")
+
+
+POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
+    "greedy": _greedy,
+    "rules": lambda context: Rules(context.kinds),
+    "beam": lambda context: Beam(_greedy(context)),
+    "random": lambda context: RandomPolicy(context.seed),
+    "none": lambda context: NoPolicy(),
+    "oracle": _oracle,
+}
+
+
+def make_policy(name: str, context: PolicyContext) -> Policy:
+    """Build a policy by name. Raises NameNotFoundError with the nearest names."""
+    if name not in POLICIES:
+        raise name_not_found("policy", name, POLICIES)
+    return POLICIES[name](context)
+
+
+def check_policy_name(name: str, reference: bool) -> None:
+    """Raise before any work when there is no such policy, or when it needs a reference and there is none."""
+    if name not in POLICIES:
+        raise name_not_found("policy", name, POLICIES)
+    if name == "oracle" and not reference:
+        raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")

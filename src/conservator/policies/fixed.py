@@ -1,0 +1,117 @@
+"""Policies that follow a rule: do nothing, a given toolchain, chance, and a human expert's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from conservator.degradations.kinds import Kind, Severity
+from conservator.image import digest
+from conservator.session.session import Observation
+from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
+from conservator.tools.tool import ToolSpec
+
+EXPERT_ORDER = (
+    Kind.JPEG,
+    Kind.NOISE,
+    Kind.RAIN,
+    Kind.MOTION_BLUR,
+    Kind.DEFOCUS_BLUR,
+    Kind.GAUSSIAN_BLUR,
+    Kind.HAZE,
+    Kind.LOW_LIGHT,
+    Kind.LOW_RESOLUTION,
+)
+"""Undo in reverse what happened to the light: codec, sensor, weather on the lens, optics, air, exposure, size.
+
+It agrees with the measured experience of AgenticIR (arXiv 2410.17809): denoise, derain and deblur before brightening,
+JPEG before defocus, rain and defocus before haze, everything before super-resolution.
+"""
+
+
+class NoPolicy:
+    """Leaves the photo as it is: the baseline that humbles agents."""
+
+    name = "none"
+
+    def act(self, observation: Observation) -> Decision:
+        """Stop."""
+        return Decision(Stop(), thought="asked to do nothing")
+
+
+class FixedOrder:
+    """Applies the same tools to every photo."""
+
+    def __init__(self, *tools: str, name: str = "fixed") -> None:
+        self.name, self._tools = name, tools
+
+    def act(self, observation: Observation) -> Decision:
+        """Apply the next tool of the list, then stop."""
+        done = len(observation.trajectory.steps) - 1
+        if done >= len(self._tools):
+            return Decision(Stop(), thought="the end of the list")
+        return Decision(Apply(self._tools[done]), self._tools[done + 1 :], thought=f"tool {done + 1} of the list")
+
+
+class RandomPolicy:
+    """Any tool or stop, with equal chances. The same photo and seed give the same choices."""
+
+    name = "random"
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+
+    def act(self, observation: Observation) -> Decision:
+        """Draw from the tools and stop."""
+        steps = observation.trajectory.steps
+        photo = int(digest(steps[0].image)[:8], 16)
+        draw = int(np.random.default_rng([self._seed, photo, len(steps)]).integers(len(observation.tools) + 1))
+        if draw == len(observation.tools):
+            return Decision(Stop(), thought="drawn by chance")
+        return Decision(Apply(observation.tools[draw].name), thought="drawn by chance")
+
+
+class Rules:
+    """A human expert's order: one treatment per damage that is seen, taken back when the eye says it did harm.
+
+    Of the tools for one damage it tries the toolbox's first, then the next if that one did harm.
+    """
+
+    name = "rules"
+
+    def __init__(self, kinds: Sequence[Kind] = tuple(Kind), tries: int = 2) -> None:
+        self._kinds, self._tries = frozenset(kinds), tries
+
+    def act(self, observation: Observation) -> Decision:
+        """Take back the last step if it did harm; else treat the next damage in the expert's order; else stop."""
+        trajectory = observation.trajectory
+        last = trajectory.last
+        if last.decision is not None and isinstance(last.decision.action, Apply) and last.error is None:
+            before = trajectory.steps[last.parent or 0].percept
+            if last.percept.quality < before.quality:
+                return Decision(
+                    Rollback(last.parent or 0),
+                    thought=f"{last.decision.action.tool} did harm: "
+                    f"quality fell from {before.quality:.1f} to {last.percept.quality:.1f} dB",
+                )
+        for kind in EXPERT_ORDER:
+            severity = observation.percept.severities.get(kind, Severity.NONE)
+            if kind not in self._kinds or severity == Severity.NONE:
+                continue
+            tool = self._next_tool(kind, observation.tools, trajectory)
+            if tool is not None:
+                return Decision(Apply(tool), thought=f"{kind.label} is {severity.label}")
+        return Decision(Stop(), thought="nothing is left to treat")
+
+    def _next_tool(self, kind: Kind, tools: Sequence[ToolSpec], trajectory: Trajectory) -> str | None:
+        """The first tool for this damage that was not tried yet; None when one worked or enough were tried."""
+        fitting = [spec.name for spec in tools if kind in spec.removes]
+        if set(fitting) & set(trajectory.toolchain()):
+            return None
+        tried = [
+            s.decision.action.tool for s in trajectory.steps if s.decision and isinstance(s.decision.action, Apply)
+        ]
+        if sum(tool in fitting for tool in tried) >= self._tries:
+            return None
+        return next((tool for tool in fitting if tool not in tried), None)

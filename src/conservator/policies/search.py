@@ -1,0 +1,205 @@
+"""Policies that try tools on the study before they choose: greedy, beam, and the oracle that knows the reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+
+from conservator.degradations.kinds import Kind
+from conservator.errors import ToolFailedError
+from conservator.image import Image
+from conservator.perception.perception import Percept, Perception
+from conservator.pool.pool import Pool
+from conservator.session.session import Observation
+from conservator.session.trajectory import Apply, Decision, Stop
+from conservator.tools.tool import ToolSpec
+
+Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
+
+_ACUTANCE = {"fidelity": 0.0, "balanced": 0.5, "perceptual": 2.0}
+"""How many dB of quality one decade of edge steepness is worth."""
+_MARGIN = {"fidelity": 0.5, "balanced": 0.35, "perceptual": 0.25}
+"""Gain in dB that a treatment must promise, since the eye errs."""
+
+
+@dataclass(frozen=True)
+class State:
+    """One picture of a search: the tools that made it, what the eye says, and its gain over the start in dB."""
+
+    image: Image
+    percept: Percept
+    toolchain: tuple[str, ...] = ()
+    gain: float = 0.0
+
+
+Judge: TypeAlias = Callable[[State, ToolSpec, Image, Percept], float]
+"""(state before, tool, image after, percept after) -> gain in dB; minus infinity forbids."""
+
+
+class EyeJudge:
+    """Judges a treatment without a reference: gain of perceived quality, behind a guard of fidelity.
+
+    The guard forbids a treatment that shifts the colours of large areas (unless it treats haze, low light or rain),
+    or that clips shadows or highlights.
+    """
+
+    def __init__(self, objective: Objective = "balanced") -> None:
+        if objective not in _ACUTANCE:
+            raise ValueError(f"objective is {objective!r}, expected one of {', '.join(_ACUTANCE)}")
+        self._acutance = _ACUTANCE[objective]
+
+    def __call__(self, before: State, tool: ToolSpec, image: Image, percept: Percept) -> float:
+        """Gain in dB of one treatment."""
+        if _harms_fidelity(before.image, image, tool):
+            return float("-inf")
+        steeper = percept.measures.get("edge_steepness", 0.0) - before.percept.measures.get("edge_steepness", 0.0)
+        return percept.quality - before.percept.quality + self._acutance * steeper
+
+
+class ReferenceJudge:
+    """Judges a treatment by the PSNR gained to a reference: the judge of an oracle, never of a policy that ships."""
+
+    def __init__(self, reference: Image) -> None:
+        """``reference``: the study (or image) of the undamaged photo, at the places of the damaged one."""
+        self._reference = reference
+
+    def __call__(self, before: State, tool: ToolSpec, image: Image, percept: Percept) -> float:
+        """Gain in dB of one treatment."""
+        return self._psnr(image) - self._psnr(before.image)
+
+    def _psnr(self, image: Image) -> float:
+        if image.shape != self._reference.shape:
+            image = F.interpolate(image, self._reference.shape[-2:], mode="bicubic").clamp(0, 1)
+        return -10 * math.log10(max(1e-10, float((image - self._reference).pow(2).mean())))
+
+
+def _harms_fidelity(before: Image, after: Image, tool: ToolSpec) -> bool:
+    if tool.scale > 1:
+        after = F.interpolate(after, before.shape[-2:], mode="bilinear", antialias=True)
+    clipped = [float(((x <= 0.002) | (x >= 0.998)).float().mean()) for x in (before, after)]
+    if clipped[1] > clipped[0] + 0.05:
+        return True
+    if tool.removes & {Kind.HAZE, Kind.LOW_LIGHT}:
+        return False
+    side = min(16, *before.shape[-2:])
+    shift = (F.avg_pool2d(after, side) - F.avg_pool2d(before, side)).pow(2).mean().sqrt()
+    return float(shift) > (0.08 if Kind.RAIN in tool.removes else 0.03)
+
+
+class Greedy:
+    """Tries the tools for every damage that is seen, on the study, and takes the one that gains most; stops at none.
+
+    A tool that did not gain in two rounds, or that was applied twice, is not tried again.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        perception: Perception,
+        judge: Judge | None = None,
+        margin: float | None = None,
+        kinds: Iterable[Kind] | None = tuple(Kind),
+        objective: Objective = "balanced",
+        upscale: bool = False,
+        name: str = "greedy",
+    ) -> None:
+        """``kinds`` are the damages to treat; None tries every tool, whatever the eye sees (for an oracle).
+
+        ``upscale`` allows tools that enlarge the photo: a small photo is not a damaged one unless the user says so.
+        """
+        self.name, self._pool, self._perception = name, pool, perception
+        self._judge = EyeJudge(objective) if judge is None else judge
+        self._margin = _MARGIN[objective] if margin is None else margin
+        self._kinds = None if kinds is None else frozenset(kinds)
+        self._upscale = upscale
+
+    def act(self, observation: Observation) -> Decision:
+        """Try the candidates on the current image and take the best, if it gains enough."""
+        state = State(observation.image, observation.percept, observation.trajectory.toolchain())
+        children = self.expand(state, observation.tools)
+        if not children:
+            return Decision(Stop(), thought=_nothing(observation.percept))
+        best = max(children, key=lambda child: child.gain)
+        others = ", ".join(f"{c.toolchain[-1]} {c.gain:+.1f}" for c in children if c is not best)
+        if best.gain < self._margin:
+            return Decision(Stop(), thought=f"no treatment helps enough ({_tried(children)})")
+        thought = f"{best.toolchain[-1]} promises {best.gain:+.1f} dB" + (f" (tried: {others})" if others else "")
+        return Decision(Apply(best.toolchain[-1]), thought=thought)
+
+    def expand(self, state: State, tools: Sequence[ToolSpec]) -> list[State]:
+        """Apply every candidate to a state; what fails or is forbidden is left out."""
+        candidates = [spec for spec in tools if self._fits(spec, state)]
+        calls = [(spec, self._pool.submit(spec.name, state.image)) for spec in candidates]
+        children = []
+        for spec, call in calls:
+            try:
+                image = call.result()
+            except ToolFailedError:
+                continue  # the session records it if the tool is ever chosen; here it is no candidate
+            if image.shape == state.image.shape and torch.equal(image, state.image):
+                continue
+            percept = self._perception.perceive(image)
+            gain = self._judge(state, spec, image, percept)
+            if gain > float("-inf"):
+                children.append(State(image, percept, (*state.toolchain, spec.name), state.gain + gain))
+        return children
+
+    def _fits(self, spec: ToolSpec, state: State) -> bool:
+        if spec.scale > 1 and not self._upscale:
+            return False
+        if state.toolchain.count(spec.name) >= 2 or state.toolchain[-1:] == (spec.name,):
+            return False
+        if self._kinds is None:
+            return True
+        return bool(spec.removes & self._kinds & set(state.percept.present))
+
+
+class Beam:
+    """Keeps the ``width`` best toolchains of every length and follows the best one found."""
+
+    def __init__(
+        self, greedy: Greedy, width: int = 3, depth: int = 4, margin: float = 0.35, name: str = "beam"
+    ) -> None:
+        """``greedy`` expands states; ``depth`` bounds the toolchain, ``margin`` (dB) is what each tool must add."""
+        self.name, self._greedy, self._width, self._depth, self._margin = name, greedy, width, depth, margin
+
+    def act(self, observation: Observation) -> Decision:
+        """Search at the first step; then carry out the plan that the last decision left."""
+        last = observation.trajectory.last.decision
+        if last is not None:
+            plan = last.plan
+            return Decision(Apply(plan[0]), plan[1:], "as planned") if plan else Decision(Stop(), thought="plan done")
+        best, count = self._search(observation)
+        if not best.toolchain:
+            return Decision(Stop(), thought=_nothing(observation.percept) if not count else "no treatment helps enough")
+        first, *rest = best.toolchain
+        return Decision(Apply(first), tuple(rest), f"best of {count} toolchains tried, promises {best.gain:+.1f} dB")
+
+    def _search(self, observation: Observation) -> tuple[State, int]:
+        start = State(observation.image, observation.percept)
+        front, best, count = [start], start, 0
+        for _ in range(min(self._depth, observation.steps_left - 1)):
+            children = [child for state in front for child in self._greedy.expand(state, observation.tools)]
+            count += len(children)
+            front = sorted(children, key=lambda state: -state.gain)[: self._width]
+            if not front:
+                break
+            worth = front[0].gain - self._margin * len(front[0].toolchain)
+            if worth > best.gain - self._margin * len(best.toolchain):
+                best = front[0]
+        return best, count
+
+
+def _tried(children: Sequence[State]) -> str:
+    return ", ".join(f"{child.toolchain[-1]} {child.gain:+.1f} dB" for child in children)
+
+
+def _nothing(percept: Percept) -> str:
+    if not percept.present:
+        return "nothing to do"
+    return f"no tool changes the {' and '.join(kind.label for kind in percept.present)} that is seen"

@@ -1,0 +1,258 @@
+"""The record of a restoration: what was seen, decided and done, enough to replay it. One JSON file beside the result."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import conservator
+from conservator.errors import ConservatorError
+from conservator.perception.perception import Percept
+from conservator.photo import Photo
+from conservator.restoration import Restored
+from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop
+from conservator.tools.tool import Toolbox
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SeenRecord(_Model):
+    """What the eye said of one picture."""
+
+    quality: float | None
+    """Estimated PSNR to the undamaged photo, dB."""
+    severities: dict[str, str]
+    confidences: dict[str, float]
+    measures: dict[str, float] = Field(default_factory=dict)
+
+
+class StepRecord(_Model):
+    """One decision on the study."""
+
+    id: int
+    parent: int | None
+    action: Literal["start", "apply", "rollback", "stop", "unusable"]
+    argument: str | int | None = None
+    """The tool applied, or the step rolled back to."""
+    reason: str = ""
+    plan: list[str] = Field(default_factory=list)
+    seconds: float
+    seen: SeenRecord
+    error: str | None = None
+
+
+class TreatmentRecord(_Model):
+    """One tool applied to the whole photo."""
+
+    tool: str
+    source: str
+    license: str
+    seconds: float
+    kept: bool
+    note: str = ""
+    seen: SeenRecord | None
+
+
+class FileRecord(_Model):
+    """A file as it was read or written."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+    format: str
+    bit_depth: int
+
+
+class Settings(_Model):
+    """What the user asked for."""
+
+    policy: str = "greedy"
+    toolbox: str = "classical+user"
+    objective: Literal["fidelity", "balanced", "perceptual"] = "balanced"
+    strength: float = Field(default=1.0, ge=0, le=1)
+    max_steps: int = Field(default=12, ge=1)
+    seed: int = 0
+    upscale: bool = False
+    device: str = "cpu"
+    max_pixels: int = Field(default=200_000_000, ge=1)
+    allow_truncated: bool = False
+
+
+class Record(_Model):
+    """The whole record; ``format_version`` changes when a reader would misread."""
+
+    format_version: Literal[1] = 1
+    made: str
+    versions: dict[str, str]
+    settings: Settings
+    input: FileRecord
+    output: FileRecord
+    verdict: str
+    """One sentence: what was done, or that nothing was."""
+    toolchain: list[str]
+    before: SeenRecord
+    after: SeenRecord
+    steps: list[StepRecord]
+    treatments: list[TreatmentRecord]
+    seconds: dict[str, float]
+    notes: list[str]
+
+
+def make_record(
+    restored: Restored, source: Photo, output: Path, settings: Settings, toolbox: Toolbox, notes: tuple[str, ...]
+) -> Record:
+    """Document a restoration whose input came from ``source.path`` and whose result lies at ``output``."""
+    if source.path is None:
+        raise ConservatorError("a record needs a photo that came from a file; load it with load_photo")
+    return Record(
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        settings=settings,
+        input=_file(source, source.path),
+        output=_file(restored.photo, output),
+        verdict=verdict(restored),
+        toolchain=list(restored.toolchain),
+        before=_seen(restored.before, measures=True),
+        after=_seen(restored.after, measures=True),
+        steps=[_step(step) for step in restored.trajectory.steps],
+        treatments=[
+            TreatmentRecord(
+                tool=t.tool,
+                source=toolbox[t.tool].spec.source,
+                license=toolbox[t.tool].spec.license,
+                seconds=round(t.seconds, 4),
+                kept=t.kept,
+                note=t.note,
+                seen=None if t.percept is None else _seen(t.percept),
+            )
+            for t in restored.treatments
+        ],
+        seconds={stage: round(seconds, 4) for stage, seconds in restored.seconds.items()},
+        notes=list(dict.fromkeys((*restored.photo.notes, *notes))),
+    )
+
+
+def verdict(restored: Restored) -> str:
+    """One sentence that says what was done."""
+    if restored.toolchain:
+        return f"treated with {', then '.join(restored.toolchain)}"
+    if restored.treatments:
+        return "nothing was kept: every treatment did harm on the whole photo"
+    thought = restored.trajectory.last.decision.thought if restored.trajectory.last.decision else ""
+    return f"left untouched: {thought or 'no treatment was chosen'}"
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    from importlib.metadata import version
+
+    names = ("torch", "numpy", "scipy", "scikit-image", "pillow")
+    return {
+        "conservator": conservator.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def save_record(record: Record, path: Path) -> None:
+    """Write the record as JSON, atomically."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")
+
+
+def load_record(path: str | Path) -> Record:
+    """Read a record; raises ConservatorError with one sentence when the file is not one."""
+    try:
+        return Record.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise ConservatorError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ConservatorError(f"{path}: not a record of conservator ({where}: {first['msg']})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves either the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file(photo: Photo, path: Path) -> FileRecord:
+    height, width = photo.image.shape[-2:]
+    suffix = path.suffix.lstrip(".").upper()
+    return FileRecord(
+        path=str(path),
+        sha256=sha256(path),
+        width=width,
+        height=height,
+        format={"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix),
+        bit_depth=photo.bit_depth,
+    )
+
+
+def _seen(percept: Percept, measures: bool = False) -> SeenRecord:
+    return SeenRecord(
+        quality=_number(percept.quality),
+        severities={str(kind): severity.label for kind, severity in percept.severities.items()},
+        confidences={str(kind): round(value, 4) for kind, value in percept.confidences.items()},
+        measures={name: round(value, 5) for name, value in percept.measures.items()} if measures else {},
+    )
+
+
+def _number(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
+
+
+def _step(step: Step) -> StepRecord:
+    decision = step.decision
+    action, argument = _action(decision.action if decision else None, decision is None)
+    return StepRecord(
+        id=step.id,
+        parent=step.parent,
+        action=action,
+        argument=argument,
+        reason=decision.thought if decision else "",
+        plan=list(decision.plan) if decision else [],
+        seconds=round(step.seconds, 4),
+        seen=_seen(step.percept),
+        error=step.error,
+    )
+
+
+def _action(action: Action | None, start: bool) -> tuple[Any, str | int | None]:
+    match action:
+        case Apply(tool):
+            return "apply", tool
+        case Rollback(to):
+            return "rollback", to
+        case Stop():
+            return "stop", None
+        case None:
+            return "start" if start else "unusable", None

@@ -1,0 +1,159 @@
+"""Restore one photo: study it, decide on a toolchain, treat the whole once, look again, keep the better picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from conservator.errors import ConservatorError, ToolFailedError
+from conservator.image import Image
+from conservator.perception.perception import Percept, Perception
+from conservator.perception.study import study
+from conservator.photo import Photo
+from conservator.pool.pool import Pool
+from conservator.session.session import Policy, Session, run
+from conservator.session.trajectory import Trajectory
+from conservator.tools.tool import Toolbox
+
+_ERROR_OF_THE_EYE = 0.3  # dB; the whole photo may look this much worse than its previous state before it is taken back
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One tool applied to the whole photo."""
+
+    tool: str
+    seconds: float
+    percept: Percept | None
+    """What the eye says of the whole afterwards; None when the tool failed."""
+    kept: bool
+    """Whether its effect is in the result."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored photo and everything that led to it."""
+
+    photo: Photo
+    trajectory: Trajectory = field(repr=False)
+    before: Percept = field(repr=False)
+    after: Percept = field(repr=False)
+    treatments: tuple[Treatment, ...]
+    seconds: dict[str, float]
+    """Wall-clock seconds ``examining``, ``deciding``, ``treating``."""
+
+    @property
+    def toolchain(self) -> tuple[str, ...]:
+        """The tools whose effect is in the result."""
+        return tuple(t.tool for t in self.treatments if t.kept)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the pixels are those of the input."""
+        return not self.toolchain
+
+
+def restore(
+    photo: Photo,
+    policy: Policy,
+    toolbox: Toolbox,
+    pool: Pool,
+    perception: Perception,
+    *,
+    max_steps: int = 12,
+    strength: float = 1.0,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Restored:
+    """Restore a photo.
+
+    ``strength`` from 0 to 1 blends the result with the input; 0 leaves it as it is. ``progress`` is told the stage
+    ("examining", "deciding", a tool's name). The result never looks worse to the eye than the input: a treatment after
+    which the whole photo looks worse than before is taken back, and said so. Raises ConservatorError for a strength
+    outside 0 to 1.
+    """
+    if not 0 <= strength <= 1:
+        raise ConservatorError(f"strength is {strength}, expected a number from 0 to 1")
+    progress("examining")
+    start = time.perf_counter()
+    image = photo.working_image()
+    session = Session(study(image), toolbox, pool, perception, max_steps)
+    examined = time.perf_counter()
+    progress("deciding")
+    trajectory = run(policy, session)
+    decided = time.perf_counter()
+    before = trajectory.steps[0].percept
+    chain = trajectory.toolchain() if strength > 0 else ()
+    result, treatments = _treat(image, chain, toolbox, pool, perception, before, progress)
+    kept = [t for t in treatments if t.kept]
+    if kept:
+        photo = photo.with_working_image(_blend(image, result, strength))
+    seconds = {
+        "examining": examined - start,
+        "deciding": decided - examined,
+        "treating": time.perf_counter() - decided,
+    }
+    after = before
+    if kept:
+        after = kept[-1].percept or before
+        if strength < 1:
+            after = perception.perceive(_study_like(_blend(image, result, strength), image))
+    return Restored(photo, trajectory, before, after, treatments, seconds)
+
+
+def treat(photo: Photo, toolchain: tuple[str, ...], pool: Pool, strength: float = 1.0) -> Photo:
+    """Apply a toolchain to a photo without any decision: how a record is replayed."""
+    if not toolchain:
+        return photo
+    image = result = photo.working_image()
+    for tool in toolchain:
+        result = pool.submit(tool, result).result()
+    return photo.with_working_image(_blend(image, result, strength))
+
+
+def _treat(
+    image: Image,
+    toolchain: tuple[str, ...],
+    toolbox: Toolbox,
+    pool: Pool,
+    perception: Perception,
+    before: Percept,
+    progress: Callable[[str], None],
+) -> tuple[Image, tuple[Treatment, ...]]:
+    """Apply the toolchain to the whole; a tool after which the whole looks worse than before it is left out."""
+    treatments: list[Treatment] = []
+    current, percept = image, before
+    for tool in toolchain:
+        progress(tool)
+        start = time.perf_counter()
+        try:
+            treated = pool.submit(tool, current).result()
+        except ToolFailedError as error:
+            treatments.append(Treatment(tool, time.perf_counter() - start, None, False, str(error)))
+            continue
+        seconds = time.perf_counter() - start
+        looked = perception.perceive(_study_like(treated, image))
+        worse = percept.quality - looked.quality
+        if worse > _ERROR_OF_THE_EYE and toolbox[tool].spec.scale == 1:
+            note = f"taken back: on the whole photo quality fell by {worse:.1f} dB"
+            treatments.append(Treatment(tool, seconds, looked, False, note))
+            continue
+        treatments.append(Treatment(tool, seconds, looked, True))
+        current, percept = treated, looked
+    return current, tuple(treatments)
+
+
+def _study_like(image: Image, original: Image) -> Image:
+    return study(image, like=original) if image.shape == original.shape else study(image)
+
+
+def _blend(image: Image, result: Image, strength: float) -> Image:
+    if strength == 1:
+        return result
+    if result.shape != image.shape:
+        image = F.interpolate(image, result.shape[-2:], mode="bicubic").clamp(0, 1)
+    return torch.lerp(image, result, strength)

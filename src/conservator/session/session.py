@@ -1,0 +1,112 @@
+"""The executor: the only place where an action meets a tool."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from conservator.errors import InvalidActionError, ToolFailedError, name_not_found
+from conservator.image import Image, check_image
+from conservator.perception.perception import Percept, Perception
+from conservator.pool.pool import Pool
+from conservator.session.trajectory import Apply, Decision, Rollback, Step, Stop, Trajectory
+from conservator.tools.tool import Toolbox, ToolSpec
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that a policy may know. It has no field for a reference image, and must never get one."""
+
+    trajectory: Trajectory
+    tools: tuple[ToolSpec, ...]
+    steps_left: int
+
+    @property
+    def image(self) -> Image:
+        """The current image, (B, 3, H, W)."""
+        return self.trajectory.last.image
+
+    @property
+    def percept(self) -> Percept:
+        """What perception says of the current image."""
+        return self.trajectory.last.percept
+
+
+class Policy(Protocol):
+    """Chooses the next action. All its memory is the trajectory, so one policy serves many sessions at once."""
+
+    @property
+    def name(self) -> str:
+        """As the catalog and the tables call it."""
+
+    def act(self, observation: Observation) -> Decision:
+        """Decide on the next action from the observation alone."""
+
+
+class Session:
+    """One image, or one study of a photo, on its way to being restored."""
+
+    def __init__(self, image: Image, toolbox: Toolbox, pool: Pool, perception: Perception, max_steps: int = 12) -> None:
+        self._toolbox, self._pool, self._perception, self._max_steps = toolbox, pool, perception, max_steps
+        start = time.perf_counter()
+        percept = perception.perceive(check_image(image))
+        self.trajectory = Trajectory((Step(0, None, None, image, percept, time.perf_counter() - start),))
+
+    @property
+    def stopped(self) -> bool:
+        """The policy said stop (Gymnasium: terminated)."""
+        decision = self.trajectory.last.decision
+        return decision is not None and isinstance(decision.action, Stop)
+
+    @property
+    def exhausted(self) -> bool:
+        """No steps are left (Gymnasium: truncated)."""
+        return len(self.trajectory.steps) > self._max_steps
+
+    def observe(self) -> Observation:
+        """What the policy may know now."""
+        left = self._max_steps + 1 - len(self.trajectory.steps)
+        return Observation(self.trajectory, self._toolbox.specs, left)
+
+    def step(self, decision: Decision) -> Step:
+        """Carry out one decision and append it.
+
+        What the policy did wrong and what a tool could not do is recorded in ``Step.error``, for the policy to see.
+        Raises InvalidActionError when the session is over.
+        """
+        if self.stopped or self.exhausted:
+            raise InvalidActionError("the session is over; start a new one")
+        start, last = time.perf_counter(), self.trajectory.last
+        parent, image, percept, error = last.id, last.image, last.percept, None
+        try:
+            parent, image, percept = self._carry_out(decision, last)
+        except (InvalidActionError, ToolFailedError) as e:
+            error = str(e)
+        step = Step(last.id + 1, parent, decision, image, percept, time.perf_counter() - start, error)
+        self.trajectory = self.trajectory.add(step)
+        return step
+
+    def _carry_out(self, decision: Decision, last: Step) -> tuple[int, Image, Percept]:
+        match decision.action:
+            case Apply(tool):
+                if tool not in self._toolbox:
+                    raise InvalidActionError(str(name_not_found("tool", tool, self._toolbox)))
+                image = self._pool.submit(tool, last.image).result()
+                return last.id, image, self._perception.perceive(image)
+            case Rollback(to):
+                if not 0 <= to <= last.id:
+                    raise InvalidActionError(f"no step {to} to roll back to; steps are 0 to {last.id}")
+                target = self.trajectory.steps[to]
+                return to, target.image, target.percept
+            case Stop():
+                return last.id, last.image, last.percept
+            case None:
+                raise InvalidActionError(decision.thought or "the reply could not be understood")
+
+
+def run(policy: Policy, session: Session) -> Trajectory:
+    """The whole agent loop: observe, decide, carry out, until the policy stops or the steps run out."""
+    while not (session.stopped or session.exhausted):
+        session.step(policy.act(session.observe()))
+    return session.trajectory

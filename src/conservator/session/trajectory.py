@@ -1,0 +1,84 @@
+"""What happened: an append-only list of steps that is also a tree, by each step's parent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from conservator.image import Image
+from conservator.perception.perception import Percept
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Call a tool on the current image."""
+
+    tool: str
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Make the image of an earlier step the current one. Nothing is deleted."""
+
+    to: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The current image is the answer."""
+
+
+Action: TypeAlias = Apply | Rollback | Stop
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A policy's answer to one observation."""
+
+    action: Action | None
+    """None when the reply of a model could not be understood; ``thought`` then says why."""
+    plan: tuple[str, ...] = ()
+    """Tools it means to apply afterwards, in order. It may change its mind at the next step."""
+    thought: str = ""
+    """Why, in words a reader understands."""
+    reply: str = ""
+    """A model's exact text, kept for SFT and GRPO."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decision and the image that it led to. Step 0 is the input and has no decision."""
+
+    id: int
+    parent: int | None
+    decision: Decision | None
+    image: Image = field(repr=False, compare=False)
+    percept: Percept = field(repr=False)
+    seconds: float = field(default=0.0, compare=False)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """All steps of one episode. The last one is the current state."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def last(self) -> Step:
+        """The current state."""
+        return self.steps[-1]
+
+    def add(self, step: Step) -> Trajectory:
+        """A trajectory with one more step."""
+        return Trajectory((*self.steps, step))
+
+    def toolchain(self, step: Step | None = None) -> tuple[str, ...]:
+        """The tools that made this step's image from the input, first to last; rolled-back ones are not in it."""
+        step = step or self.last
+        tools: list[str] = []
+        while step.parent is not None:
+            if step.decision is not None and isinstance(step.decision.action, Apply) and step.error is None:
+                tools.append(step.decision.action.tool)
+            step = self.steps[step.parent]
+        return tuple(reversed(tools))

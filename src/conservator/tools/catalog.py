@@ -1,0 +1,48 @@
+"""The toolboxes that ship, by name. A new tool is one class in its file and one line where its toolbox lists it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from conservator.errors import name_not_found
+from conservator.tools.tool import Tool, Toolbox
+
+
+def _classical() -> Iterable[Tool]:
+    from conservator.tools.classical import CLASSICAL
+
+    return CLASSICAL
+
+
+def _rl_restore() -> Iterable[Tool]:
+    from conservator.tools.user import imported_rl_restore_tools
+
+    return imported_rl_restore_tools()
+
+
+def _user() -> Iterable[Tool]:
+    from conservator.tools.user import entry_point_tools, user_tools
+
+    return (*user_tools(), *entry_point_tools())
+
+
+TOOLBOXES: Mapping[str, Callable[[], Iterable[Tool]]] = {
+    "classical": _classical,
+    "rl-restore": _rl_restore,
+    "user": _user,
+}
+"""``classical``: textbook methods. ``rl-restore``: the published twelve networks, once imported. ``user``: what you
+added, and what installed packages offer through the entry point ``conservator.tools``."""
+
+
+def make_toolbox(names: str) -> Toolbox:
+    """Build a toolbox from names joined by "+", say "classical+user"; order is kept.
+
+    Raises NameNotFoundError for an unknown toolbox.
+    """
+    tools: list[Tool] = []
+    for name in names.split("+"):
+        if name not in TOOLBOXES:
+            raise name_not_found("toolbox", name, TOOLBOXES)
+        tools.extend(TOOLBOXES[name]())
+    return Toolbox(*tools)

@@ -1,0 +1,88 @@
+"""``check_tool``: what every tool must hold, shipped so that tools written elsewhere run the same checks."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import torch
+
+from conservator.errors import ToolFailedError
+from conservator.image import Image
+from conservator.tools.tool import Tool
+
+
+def check_tool(tool: Tool, image: Image | None = None, device: str = "cpu") -> None:
+    """Raise AssertionError with a sentence when ``tool`` breaks the contract of Tool.
+
+    Checked: a complete spec, cheap pickling before set-up, output shape and range for odd and tiny sizes and for a
+    batch, determinism, an input that stays as it was, and (for tools that tile) tiled = whole to 1/255.
+    ``image`` is a photo (1, 3, H, W), at least 160 pixels a side, to check with; a synthetic scene without it.
+    """
+    _check_spec(tool)
+    scene = _scene() if image is None else image
+    tool = pickle.loads(pickle.dumps(tool))
+    tool.setup(device)
+    name = tool.spec.name
+    for height, width in ((64, 64), (33, 47), (9, 7), (1, 1)):
+        part = scene[..., :height, :width].clone()
+        before = part.clone()
+        result = tool(part)
+        expected = (1, 3, height * tool.spec.scale, width * tool.spec.scale)
+        assert tuple(result.shape) == expected, f"{name}: {height}x{width} gave {tuple(result.shape)}, not {expected}"
+        assert result.dtype == torch.float32, f"{name}: gave {result.dtype}, not float32"
+        assert 0 <= float(result.min()) <= float(result.max()) <= 1, f"{name}: values leave [0, 1]"
+        assert torch.equal(part, before), f"{name}: changed its input in place"
+        assert torch.equal(result, tool(part)), f"{name}: two calls gave different pixels"
+    _check_batch(tool, scene)
+    if tool.spec.tile is not None:
+        _check_tiling(tool, scene)
+
+
+def _check_spec(tool: Tool) -> None:
+    spec = tool.spec
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", spec.name), f"{spec.name!r}: a tool's name must match [a-z][a-z0-9_]*"
+    assert spec.removes, f"{spec.name}: removes must name at least one kind of damage"
+    assert spec.description.endswith("."), f"{spec.name}: the description must be a sentence that ends with a full stop"
+    assert spec.source, f"{spec.name}: source is empty; name the paper or repository"
+    assert spec.license, f"{spec.name}: license is empty; give an SPDX id or 'unknown'"
+    assert spec.multiple_of >= 1, f"{spec.name}: multiple_of must be at least 1"
+    assert spec.scale >= 1, f"{spec.name}: scale must be at least 1"
+
+
+def _check_batch(tool: Tool, scene: Image) -> None:
+    batch = torch.cat([scene[..., :64, :64], scene[..., 40:104, 40:104]])
+    together = tool(batch)
+    alone = torch.cat([tool(item[None]) for item in batch])
+    worst = float((together - alone).abs().max())
+    assert worst < 1 / 255, f"{tool.spec.name}: a batch differs from its items by {worst * 255:.1f}/255"
+
+
+def _check_tiling(tool: Tool, scene: Image) -> None:
+    from conservator.tools.tiling import run_tiled
+
+    area = scene[..., :160, :160]
+    settings = {"multiple_of": tool.spec.multiple_of, "scale": tool.spec.scale, "overlap": tool.spec.overlap}
+    with torch.inference_mode():
+        try:
+            whole = run_tiled(tool.restore, area, tile=None, **settings)
+        except ToolFailedError as error:
+            raise AssertionError(f"{tool.spec.name}: failed on a {area.shape[-1]} pixel image: {error}") from error
+        tiled = run_tiled(tool.restore, area, tile=max(96, 2 * tool.spec.overlap), **settings)
+    worst = float((whole - tiled).abs().max())
+    assert worst <= 1 / 255, (
+        f"{tool.spec.name}: tiled and whole differ by {worst * 255:.1f}/255; raise spec.overlap, or set spec.tile=None "
+        "for a tool that looks at the whole image"
+    )
+
+
+def _scene() -> Image:
+    """A synthetic photo, 192x192: a shaded background, discs, stripes and a little texture."""
+    side = 192
+    y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    image = torch.stack([0.2 + 0.6 * x, 0.3 + 0.4 * y, 0.7 - 0.5 * x * y])
+    for cx, cy, radius, colour in ((0.3, 0.4, 0.15, 0.9), (0.7, 0.6, 0.2, 0.15), (0.2, 0.8, 0.1, 0.6)):
+        image = torch.where(((x - cx) ** 2 + (y - cy) ** 2 < radius**2)[None], torch.full_like(image, colour), image)
+    image = image + 0.1 * torch.sin(60 * x) * (y > 0.8)
+    texture = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
+    return (image + 0.01 * texture).clamp(0, 1)[None]

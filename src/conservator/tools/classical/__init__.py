@@ -1,0 +1,41 @@
+"""The classical toolbox: textbook methods, no weights. A new tool is one class in its file and one line here."""
+
+from conservator.tools.classical.deblock import Deblock, DctDejpeg
+from conservator.tools.classical.denoise import DctDenoise, NlmDenoise, TvDenoise, WaveletDenoise
+from conservator.tools.classical.light import (
+    ClaheBrighten,
+    GammaBrighten,
+    RetinexBrighten,
+    ShiftBrighten,
+    StretchBrighten,
+)
+from conservator.tools.classical.upscale import BackProjectionX4, LanczosX2, LanczosX4
+from conservator.tools.classical.weather import (
+    ColourAttenuationDehaze,
+    DarkChannelDehaze,
+    MedianDerain,
+    MorphologicalDerain,
+)
+from conservator.tools.tool import Tool
+
+CLASSICAL: tuple[Tool, ...] = (
+    DctDejpeg(),
+    Deblock(),
+    DctDenoise(),
+    WaveletDenoise(),
+    NlmDenoise(),
+    TvDenoise(),
+    MedianDerain(),
+    MorphologicalDerain(),
+    ColourAttenuationDehaze(),
+    DarkChannelDehaze(),
+    StretchBrighten(),
+    ShiftBrighten(),
+    GammaBrighten(),
+    RetinexBrighten(),
+    ClaheBrighten(),
+    BackProjectionX4(),
+    LanczosX4(),
+    LanczosX2(),
+)
+"""In the order in which a cautious expert would try them."""

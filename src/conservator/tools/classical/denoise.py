@@ -1,0 +1,125 @@
+"""Denoisers. All are blind: the noise is measured first, and an image without noise comes back as it is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conservator.degradations.kinds import Kind
+from conservator.image import Image
+from conservator.tools.classical.basics import from_opponent, to_opponent
+from conservator.tools.classical.noise_level import estimate_sigma
+from conservator.tools.classical.shrinkage import shrink_dct
+from conservator.tools.tool import Tool, ToolSpec
+
+_INVISIBLE = 0.5 / 255
+"""Noise below half a level of 8 bits is left alone."""
+
+
+class _Denoiser(Tool):
+    """Measures the noise of each item on its three opponent axes and hands both on."""
+
+    def restore(self, image: Image) -> Image:
+        sigmas = estimate_sigma(image)
+        return torch.cat([self._item(image[i : i + 1], sigmas[i]) for i in range(len(image))])
+
+    def _item(self, image: Image, sigma: Tensor) -> Image:
+        if float(sigma.max()) < _INVISIBLE:
+            return image
+        return from_opponent(self.denoise(to_opponent(image)[0], sigma)[None])
+
+    @abstractmethod
+    def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise three opponent planes (3, H, W) with white noise of deviations ``sigma`` (3,)."""
+
+
+class DctDenoise(_Denoiser):
+    """Thresholding and Wiener shrinkage of overlapping DCT blocks."""
+
+    spec = ToolSpec(
+        name="dct_denoise",
+        removes=frozenset({Kind.NOISE}),
+        description="Removes grain and sensor noise of any strength, keeping edges and texture; the best all-round denoiser here.",
+        source="Yu, Sapiro, DCT image denoising, IPOL 2011; Pierazzo, Morel, Facciolo, Multi-scale DCT denoising, IPOL 2017",
+        license="Apache-2.0",
+        tile=None,
+    )
+
+    def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
+        return shrink_dct(planes[:, None], sigma.view(3, 1, 1, 1))[:, 0]
+
+
+class NlmDenoise(_Denoiser):
+    """Non-local means of scikit-image, all channels weighted jointly."""
+
+    spec = ToolSpec(
+        name="nlm_denoise",
+        removes=frozenset({Kind.NOISE}),
+        description="Averages similar patches to remove noise; strong on repeated patterns and smooth areas.",
+        source="Buades, Coll, Morel, A non-local algorithm for image denoising, CVPR 2005 (scikit-image)",
+        license="Apache-2.0",
+        tile=None,
+    )
+
+    def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
+        from skimage.restoration import denoise_nl_means
+
+        strength = float(sigma.square().mean().sqrt())
+        pixels = planes.permute(1, 2, 0).contiguous().numpy()
+        result: NDArray[np.float32] = denoise_nl_means(
+            pixels, patch_size=5, patch_distance=5, h=0.6 * strength, sigma=strength, fast_mode=True, channel_axis=-1
+        )
+        return torch.from_numpy(result).permute(2, 0, 1)
+
+
+class TvDenoise(_Denoiser):
+    """Total variation after Chambolle, of scikit-image, all channels jointly."""
+
+    spec = ToolSpec(
+        name="tv_denoise",
+        removes=frozenset({Kind.NOISE}),
+        description="Removes noise by flattening areas between edges; fast, may look painted on fine texture.",
+        source="Chambolle, An algorithm for total variation minimization, JMIV 2004 (scikit-image)",
+        license="Apache-2.0",
+        tile=None,
+    )
+
+    def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
+        from skimage.restoration import denoise_tv_chambolle
+
+        weight = 1.2 * float(sigma.square().mean().sqrt())
+        pixels = planes.permute(1, 2, 0).contiguous().numpy()
+        result: NDArray[np.float32] = denoise_tv_chambolle(pixels, weight=weight, max_num_iter=30, channel_axis=-1)
+        return torch.from_numpy(result).permute(2, 0, 1)
+
+
+class WaveletDenoise(_Denoiser):
+    """BayesShrink of scikit-image on every opponent axis, averaged over a few shifts of the wavelet grid."""
+
+    spec = ToolSpec(
+        name="wavelet_denoise",
+        removes=frozenset({Kind.NOISE}),
+        description="Removes light to moderate noise by wavelet shrinkage; the gentlest and fastest of the denoisers.",
+        source="Chang, Yu, Vetterli, Adaptive wavelet thresholding for image denoising and compression, IEEE TIP 2000 "
+        "(scikit-image)",
+        license="Apache-2.0",
+        tile=None,
+    )
+    _shifts = ((0, 0), (1, 2), (2, 1), (3, 3))
+
+    def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
+        from skimage.restoration import denoise_wavelet
+
+        result = torch.zeros_like(planes)
+        levels = int(np.clip(np.log2(min(planes.shape[-2:])) - 3, 1, 5))
+        for shift in self._shifts:
+            for c, moved in enumerate(planes.roll(shift, dims=(1, 2))):
+                smooth: NDArray[np.float32] = denoise_wavelet(
+                    moved.numpy(), sigma=float(sigma[c]), wavelet="sym4", wavelet_levels=levels, rescale_sigma=False
+                )
+                result[c] += torch.from_numpy(smooth).roll((-shift[0], -shift[1]), dims=(0, 1))
+        return result / len(self._shifts)

@@ -1,0 +1,1 @@
+"""Training: how everything that ships is made."""

@@ -1,0 +1,82 @@
+"""Shared fixtures: real photos that ship inside scikit-image, small tools, a place for the user's tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from skimage import data
+
+from conservator.degradations import Kind
+from conservator.image import Image, to_image
+from conservator.tools import Tool, Toolbox, ToolSpec
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own tools must never leak into a test, nor a test's tools to the user."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("CONSERVATOR_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Image:
+    return to_image(data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def coffee() -> Image:
+    return to_image(data.coffee())
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the shared folder beside the checkout is absent")
+    return SHARED
+
+
+class Gamma(Tool):
+    """Brightens by a square root."""
+
+    spec = ToolSpec("gamma", frozenset({Kind.LOW_LIGHT}), "Brightens by a gamma of 0.5.", "textbook", "Apache-2.0")
+
+    def restore(self, image: Image) -> Image:
+        return image.sqrt()
+
+
+class BoxBlur(Tool):
+    """Averages 5x5 neighbours."""
+
+    spec = ToolSpec(
+        "box_blur", frozenset({Kind.NOISE}), "Averages 5x5 neighbours.", "textbook", "Apache-2.0", multiple_of=4
+    )
+
+    def restore(self, image: Image) -> Image:
+        padded = torch.nn.functional.pad(image, (2, 2, 2, 2), mode="replicate")
+        return torch.nn.functional.avg_pool2d(padded, 5, 1)
+
+
+class Broken(Tool):
+    """Cannot do anything."""
+
+    spec = ToolSpec("broken", frozenset({Kind.RAIN}), "Fails.", "textbook", "Apache-2.0")
+
+    def restore(self, image: Image) -> Image:
+        from conservator.errors import ToolFailedError
+
+        raise ToolFailedError("no streaks could be found")
+
+
+@pytest.fixture
+def small_toolbox() -> Toolbox:
+    return Toolbox(Gamma(), BoxBlur(), Broken())

@@ -1,0 +1,115 @@
+"""The command line as a user meets it: exit codes, sentences, files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from skimage import data
+
+
+def conservator(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from conservator.apps.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "coffee.png"
+    PillowImage.fromarray(data.coffee()[:320, :400]).save(path)
+    return path
+
+
+def test_help_names_every_command() -> None:
+    result = conservator("--help")
+    assert result.returncode == 0
+    for command in ("restore", "examine", "degrade", "compare", "replay", "tools"):
+        assert command in result.stdout
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    code = (
+        "import sys, conservator, conservator.apps.cli; "
+        "heavy = {'torch', 'scipy', 'skimage', 'ray', 'transformers', 'spandrel', 'torchvision', 'PIL'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_degrade_examine_restore_compare_replay(photo: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.png"
+    result = conservator("degrade", photo, "--recipe", "noise:high,jpeg", "--seed", 3, "-o", damaged)
+    assert result.returncode == 0, result.stderr
+    recipe = json.loads((tmp_path / "damaged.recipe.json").read_text())
+    assert "gaussian_noise" in json.dumps(recipe)
+    again = tmp_path / "again.png"
+    conservator("degrade", photo, "--recipe", tmp_path / "damaged.recipe.json", "-o", again)
+    assert again.read_bytes() == damaged.read_bytes()
+
+    result = conservator("examine", damaged)
+    assert result.returncode == 0, result.stderr
+    assert "noise" in result.stdout
+    assert "█" in result.stdout
+    seen = json.loads(conservator("examine", "--json", damaged).stdout)
+    assert seen["severities"]["noise"] != "none"
+
+    out = tmp_path / "out.png"
+    result = conservator("restore", damaged, "-o", out, "--report", "--toolbox", "classical")
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out.conservator.json").read_text())
+    assert record["toolchain"]
+    assert record["settings"]["policy"] == "greedy"
+    page = (tmp_path / "out.conservator.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 3
+    assert "http" not in page.replace("http-equiv", "")
+
+    def rms(path: Path) -> float:
+        difference = np.asarray(PillowImage.open(path), float) - np.asarray(PillowImage.open(photo), float)
+        return float(np.sqrt((difference**2).mean()))
+
+    assert rms(out) < 0.8 * rms(damaged)
+    result = conservator("compare", out, photo)
+    assert result.returncode == 0, result.stderr
+    assert "psnr_y" in result.stdout
+    assert "same result to the byte" in conservator("replay", tmp_path / "out.conservator.json").stdout
+
+
+def test_a_clean_photo_comes_back_untouched(photo: Path, tmp_path: Path) -> None:
+    result = conservator("restore", photo, "-o", tmp_path / "out.png", "--toolbox", "classical")
+    assert result.returncode == 0, result.stderr
+    assert "left untouched" in result.stdout
+    before, after = (np.asarray(PillowImage.open(p)) for p in (photo, tmp_path / "out.png"))
+    assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["restore", "missing.jpg"], "missing.jpg: there is no such file or folder"),
+        (["restore", "{photo}", "--policy", "greddy"], "did you mean greedy"),
+        (["restore", "{photo}", "--policy", "oracle"], "for benchmarks only"),
+        (["restore", "{photo}", "--toolbox", "clasical"], "did you mean classical"),
+        (["restore", "{photo}", "-o", "x.xyz/y.png", "--max-pixels", "9"], "coffee.png"),
+        (["examine", "missing.jpg"], "missing.jpg"),
+        (["degrade", "{photo}", "-r", "snoww", "-o", "x.png"], "snoww"),
+        (["compare", "{photo}", "{photo}", "--metrics", "pnsr"], "did you mean psnr"),
+        (["replay", "missing.json"], "missing.json"),
+        (["tools", "list", "--toolbox", "nothing"], "no toolbox 'nothing'"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_2(
+    arguments: list[str], words: str, photo: Path, tmp_path: Path
+) -> None:
+    result = conservator(*(a.format(photo=photo) for a in arguments), cwd=tmp_path)
+    text = result.stdout + result.stderr
+    assert result.returncode == 2, text
+    assert words in text.replace("\n", " ")
+    assert "Traceback" not in text
+
+

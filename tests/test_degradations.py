@@ -1,0 +1,666 @@
+"""Degradations: the contract of every class, their physics, recipes, protocols, and the resizing they rest on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.ndimage
+import skimage.data
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conservator.degradations import (
+    BY_KIND,
+    DEGRADATIONS,
+    MIO_GROUPS,
+    RESTOREAGENT_COMBINATIONS,
+    CameraNoise,
+    DefocusBlur,
+    Degradation,
+    GaussianBlur,
+    GaussianNoise,
+    Haze,
+    JpegCompression,
+    Kind,
+    LowLight,
+    LowResolution,
+    MotionBlur,
+    PoissonNoise,
+    Rain,
+    Range,
+    Recipe,
+    Severity,
+    by_severity,
+    check_degradation,
+    degrade,
+    load_recipe,
+    mio_recipe,
+    parse_recipe,
+    recipe_from_json,
+    recipe_to_json,
+    rl_restore_levels,
+    rl_restore_recipe,
+    save_recipe,
+)
+from conservator.errors import ImageError, NameNotFoundError, RecipeError
+from conservator.image import Image, digest, to_array, to_image
+from conservator.resample import bicubic_resize, bicubic_to
+
+LEVELS = [severity for severity in Severity if severity is not Severity.NONE]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Many small sums: threads would only wait for each other, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image:
+    return to_image(skimage.data.astronaut()[:240, :320])
+
+
+def gray(value: float, height: int = 256, width: int = 256) -> Image:
+    return torch.full((1, 3, height, width), value)
+
+
+def psnr(a: Image, b: Image) -> float:
+    return float(-10 * torch.log10((a - b).square().mean()))
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", DEGRADATIONS, ids=lambda cls: cls.name)
+def test_every_degradation_keeps_the_contract(cls: type[Degradation]) -> None:
+    check_degradation(cls)
+
+
+def test_every_kind_has_a_degradation_and_its_default() -> None:
+    assert set(BY_KIND) == set(Kind)
+    assert all(BY_KIND.values())
+    assert BY_KIND[Kind.NOISE] == (GaussianNoise, PoissonNoise, CameraNoise)
+    assert all(cls.kind == kind for kind, classes in BY_KIND.items() for cls in classes)
+
+
+@dataclass(frozen=True)
+class _Broken(Degradation):
+    """Keeps the contract until a test says which part to break."""
+
+    kind: ClassVar[Kind] = Kind.LOW_LIGHT
+    flaw: ClassVar[str] = ""
+    gain: Annotated[float, Range(0, 2)]
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        if cls.flaw == "none":
+            return cls(0.5)
+        gain = by_severity(severity, 0.9, 0.8, 0.7, 0.6)
+        return cls(1.5 - gain if cls.flaw == "order" else gain)
+
+    def __call__(self, image: Image) -> Image:
+        match self.flaw:
+            case "range":
+                return image + 0.1
+            case "shape":
+                return image[..., :-1] if image.shape[-1] > 1 else image
+            case "dtype":
+                return image.double() * self.gain
+            case "random":
+                return image * self.gain * torch.rand(1)
+            case "in place":
+                return image.mul_(self.gain)
+        return image * self.gain
+
+
+@pytest.mark.parametrize(
+    ("flaw", "sentence"),
+    [
+        ("none", "must raise ValueError for severity NONE"),
+        ("order", "mean PSNR must fall"),
+        ("range", r"expected \[0, 1\]"),
+        ("shape", "gives shape"),
+        ("dtype", "expected float32"),
+        ("random", "other pixels the second time"),
+        ("in place", "changes its input"),
+    ],
+)
+def test_check_degradation_finds_the_flaw(flaw: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_degradation(_Broken)
+    monkeypatch.setattr(_Broken, "flaw", flaw)
+    with pytest.raises(AssertionError, match=sentence):
+        check_degradation(_Broken)
+
+
+@pytest.mark.parametrize("cls", DEGRADATIONS, ids=lambda cls: cls.name)
+def test_first_item_of_a_batch_looks_as_it_would_alone(cls: type[Degradation], photo: Image) -> None:
+    degradation = cls.sample(Severity.HIGH, np.random.default_rng(1))
+    both = degradation(torch.cat([photo, photo.flip(-1)]))
+    assert torch.allclose(both[:1], degradation(photo), atol=1e-6)
+
+
+def test_random_fields_differ_between_items_of_a_batch(photo: Image) -> None:
+    pair = torch.cat([photo, photo])
+    for cls in (GaussianNoise, PoissonNoise, CameraNoise, Rain, Haze):
+        first, second = cls.sample(Severity.HIGH, np.random.default_rng(1))(pair)
+        assert not torch.equal(first, second), cls.name
+
+
+HASHES = """
+import sys, torch, numpy as np, skimage.data
+torch.set_num_threads(int(sys.argv[1]))
+from conservator.degradations import DEGRADATIONS, Severity
+from conservator.image import digest, to_image
+image = to_image(skimage.data.coffee()[:97, :131])
+for cls in DEGRADATIONS:
+    print(cls.name, digest(cls.sample(Severity.HIGH, np.random.default_rng(5))(image)))
+"""
+
+
+def test_another_process_with_other_threads_makes_the_same_bytes() -> None:
+    run = subprocess.run([sys.executable, "-c", HASHES, "2"], capture_output=True, text=True, check=True)
+    image = to_image(skimage.data.coffee()[:97, :131])
+    here = {cls.name: digest(cls.sample(Severity.HIGH, np.random.default_rng(5))(image)) for cls in DEGRADATIONS}
+    assert dict(line.split() for line in run.stdout.splitlines()) == here
+
+
+def test_degrade_applies_from_first_to_last(photo: Image) -> None:
+    dark, noise = LowLight("linear", 0.5), GaussianNoise(0.1, seed=1)
+    assert torch.equal(degrade(photo, (dark, noise)), noise(dark(photo)))
+    assert not torch.equal(degrade(photo, (noise, dark)), degrade(photo, (dark, noise)))
+    with pytest.raises(ImageError):
+        degrade(photo[0], (dark,))
+
+
+# --- what each one does -----------------------------------------------------------------------------------------------
+
+
+def test_gaussian_noise_has_its_sigma() -> None:
+    noise = GaussianNoise(25.5 / 255, seed=3)(gray(0.5)) - 0.5
+    assert float(noise.std()) == pytest.approx(0.1, rel=0.01)
+    assert abs(float(noise.mean())) < 1e-3
+
+
+def test_poisson_noise_variance_follows_the_light() -> None:
+    ramp = torch.arange(64, 192).div(255).view(1, 1, 1, -1).expand(1, 3, 2000, -1).contiguous()  # 128 levels: n = 128
+    noise = PoissonNoise(0.8, seed=3)(ramp) - ramp
+    for column in (0, 64):
+        x = float(ramp[0, 0, 0, column])
+        assert float(noise[..., column].var()) == pytest.approx(0.8**2 * x / 128, rel=0.08)
+
+
+def test_camera_noise_is_stronger_in_the_light_it_was_drawn_in_and_correlated() -> None:
+    noise = (CameraNoise(read=0.001, shot=1e-3, seed=3)(gray(0.5)) - 0.5)[0]
+    linear = ((0.5 + 0.055) / 1.055) ** 2.4
+    slope = 1.055 / 2.4 * linear ** (1 / 2.4 - 1)  # of the sRGB curve there
+    assert float(noise.std()) == pytest.approx(slope * (1e-3 * linear + 1e-6) ** 0.5, rel=0.05)
+    red, green = noise[0].flatten(), noise[1].flatten()
+    assert 0.4 < float(torch.corrcoef(torch.stack([red, green]))[0, 1]) < 0.6
+    beside = torch.corrcoef(torch.stack([noise[0, :, 1:].flatten(), noise[0, :, :-1].flatten()]))[0, 1]
+    assert float(beside) > 0.2
+
+
+def test_gaussian_blur_agrees_with_scipy(photo: Image) -> None:
+    ours = to_array(GaussianBlur(2.3)(photo))
+    theirs = scipy.ndimage.gaussian_filter(to_array(photo).astype(np.float64), (2.3, 2.3, 0), radius=10, mode="nearest")
+    assert np.abs(ours - theirs).max() < 1e-5
+    assert torch.allclose(GaussianBlur(0.0)(photo), photo)
+
+
+def test_defocus_spreads_a_point_over_a_disk() -> None:
+    image = torch.zeros(1, 3, 31, 31)
+    image[..., 15, 15] = 1
+    spot = DefocusBlur(3, 0.1)(image)[0, 0]
+    y, x = np.mgrid[-15:16, -15:16]
+    disk = torch.from_numpy(x**2 + y**2 <= 9)
+    assert int(disk.sum()) == 29
+    assert torch.allclose(spot, disk.float() / 29, atol=1e-6)
+    assert float(DefocusBlur(6, 0.5)(image).sum()) == pytest.approx(3, abs=1e-4)
+
+
+@pytest.mark.parametrize(("angle", "step"), [(0, (0, -1)), (90, (-1, 0)), (-90, (1, 0)), (45, (-1, -1))])
+def test_motion_blur_spreads_a_point_to_one_side_along_a_line(angle: float, step: tuple[int, int]) -> None:
+    image = torch.zeros(1, 3, 61, 61)
+    image[..., 30, 30] = 1
+    trail = MotionBlur(10, 3, angle)(image)[0, 0]
+    assert float(trail.sum()) == pytest.approx(1, abs=1e-5)
+    line = [float(trail[30 + step[0] * i, 30 + step[1] * i]) for i in range(10)]
+    assert sum(line) > 0.99
+    assert sum(line[:4]) > 2 * sum(line[4:])
+    assert float(trail[30 - step[0], 30 - step[1]]) == 0
+
+
+def test_rain_brightens_along_its_direction() -> None:
+    wet = Rain(value=60, length=30, angle=20, width=3, seed=2)(gray(0.1, 400, 400))
+    assert float(wet.min()) >= 0.1 - 1e-6
+    assert float(wet.max()) <= 0.8
+    field = wet[0, 0].numpy() - wet.mean().item()
+
+    def correlation(degrees: float) -> float:  # with itself, moved 12 px along a line that leans from the vertical
+        dy, dx = -12 * np.cos(np.radians(degrees)), 12 * np.sin(np.radians(degrees))
+        return float((field * scipy.ndimage.shift(field, (dy, dx), order=1))[20:-20, 20:-20].mean() / field.var())
+
+    assert correlation(20) > 0.3
+    assert max(correlation(-20), correlation(90), correlation(0)) < correlation(20) / 2
+
+
+def test_more_rain_for_a_greater_value() -> None:
+    dark = gray(0.0)
+    light, heavy, none = (float(Rain(value, 30, 0, 3, seed=2)(dark).mean()) for value in (25, 100, 0))
+    assert none == 0
+    assert 2.5 < heavy / light < 4.5
+
+
+def test_haze_follows_the_scattering_model_with_a_depth_map(tmp_path: Path, photo: Image) -> None:
+    depth = np.repeat(np.array([[0, 20000]], np.uint16), 2, axis=0)
+    PIL.Image.fromarray(depth).save(tmp_path / "depth.png")
+    hazy = Haze(airlight=0.9, beta=1.5, depth_seed=0, depth=str(tmp_path / "depth.png"))(photo)
+    assert torch.allclose(hazy[..., 0], photo[..., 0], atol=1e-6)
+    t = np.exp(-1.5)
+    assert torch.allclose(hazy[..., -1], photo[..., -1] * t + 0.9 * (1 - t), atol=1e-5)
+
+
+def test_haze_without_a_map_is_thicker_at_the_top() -> None:
+    for seed in range(5):
+        hazy = Haze(airlight=1, beta=1, depth_seed=seed)(gray(0.0, 90, 120))
+        assert float(hazy[..., :20, :].mean()) > float(hazy[..., -20:, :].mean()) + 0.2
+        assert float(hazy.max()) == pytest.approx(1 - np.exp(-1), abs=1e-5)
+
+
+def test_depth_maps_that_cannot_be_used_are_refused(tmp_path: Path, photo: Image) -> None:
+    PIL.Image.new("L", (4, 4), 9).save(tmp_path / "8bit.png")
+    PIL.Image.new("I;16", (4, 4), 0).save(tmp_path / "zero.png")
+    PIL.Image.new("L", (4, 4), 9).save(tmp_path / "other.bmp")
+    PIL.Image.fromarray(np.arange(10_000, dtype=np.uint16).reshape(100, 100)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:300])
+    for name, reason in {
+        "missing.png": "No such file",
+        "8bit.png": "expected a 16-bit gray PNG",
+        "zero.png": "zero everywhere",
+        "other.bmp": "cannot read",
+        "cut.png": "cannot read",
+    }.items():
+        with pytest.raises(RecipeError, match=reason) as caught:
+            Haze(0.9, 1.0, 0, str(tmp_path / name))(photo)
+        assert name in str(caught.value)
+
+
+def test_low_light_changes_v_of_hsv_alone(photo: Image) -> None:
+    bright = photo.amax(1) > 0.3
+    before = photo.amax(1)
+    for degradation, after in (
+        (LowLight("shift", 40 / 255), before - 40 / 255),
+        (LowLight("gamma", 0.5), before**2),
+        (LowLight("linear", 0.5), before / 2),
+    ):
+        dark = degradation(photo)
+        assert torch.allclose(dark.amax(1)[bright], after[bright], atol=1e-5)
+        hue, same = (x / x.amax(1, keepdim=True).clamp(min=1e-6) for x in (photo, dark))
+        assert torch.allclose(hue.movedim(1, -1)[bright], same.movedim(1, -1)[bright], atol=1e-4)
+    assert float(LowLight("shift", 0.2)(gray(0.1)).max()) == 0
+
+
+def test_jpeg_is_the_one_pillow_writes(photo: Image) -> None:
+    file = io.BytesIO()
+    PIL.Image.fromarray(to_array(photo, np.uint8)).save(file, format="JPEG", quality=20, subsampling="4:2:0")
+    expected = to_image(np.asarray(PIL.Image.open(file)))
+    assert torch.equal(JpegCompression(20)(photo), expected)
+    assert psnr(JpegCompression(20, "4:4:4")(photo), photo) > psnr(expected, photo)
+
+
+def test_jpeg_refuses_what_libjpeg_cannot_write() -> None:
+    with pytest.raises(ImageError, match="65500"):
+        JpegCompression(50)(torch.zeros(1, 3, 1, 65_501))
+
+
+def test_low_resolution_stays_small(photo: Image) -> None:
+    assert LowResolution(4)(photo).shape == (1, 3, 60, 80)
+    assert torch.equal(LowResolution(4)(photo), bicubic_resize(photo, 0.25))
+    assert LowResolution(4)(photo[..., :9, :7]).shape == (1, 3, 3, 2)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: GaussianNoise(25.0, 0), r"gaussian_noise: sigma is 25.0, expected a number in \[0, 1\]"),
+        (lambda: GaussianNoise(float("nan"), 0), "sigma is nan"),
+        (lambda: GaussianNoise(0.1, -1), "seed is -1"),
+        (lambda: GaussianNoise(0.1, 1.5), "seed is 1.5, expected a whole number"),  # type: ignore[arg-type]
+        (lambda: GaussianNoise(True, 0), "sigma is True, expected a number"),
+        (lambda: JpegCompression(0), r"quality is 0, expected a whole number in \[1, 100\]"),
+        (lambda: JpegCompression(50, "4:1:1"), "expected one of 4:4:4, 4:2:2, 4:2:0"),  # type: ignore[arg-type]
+        (lambda: LowLight("dim", 0.5), "mode is 'dim', expected one of shift, gamma, linear"),  # type: ignore[arg-type]
+        (lambda: Haze(0.9, 1.0, 0, 7), "depth is 7, expected text or null"),  # type: ignore[arg-type]
+        (lambda: LowResolution(10**400), "factor is"),
+    ],
+)
+def test_impossible_values_are_refused_with_a_sentence(make: Any, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        make()
+
+
+def test_numpy_scalars_become_plain_values() -> None:
+    noise = GaussianNoise(np.float32(0.5), np.int64(7))  # type: ignore[arg-type]
+    assert (type(noise.sigma), type(noise.seed)) == (float, int)
+    assert type(GaussianNoise(0, 1).sigma) is float
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+degradations = st.builds(
+    lambda cls, severity, seed: cls.sample(severity, np.random.default_rng(seed)),
+    st.sampled_from(DEGRADATIONS),
+    st.sampled_from(LEVELS),
+    st.integers(0, 2**32),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(degradations, max_size=5).map(tuple))
+@settings(max_examples=60, deadline=None)
+def test_recipes_survive_json_exactly(recipe: Recipe) -> None:
+    assert recipe_from_json(json.loads(json.dumps(recipe_to_json(recipe), allow_nan=False))) == recipe
+
+
+@given(degradations, st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_spoiled_item_is_read_or_refused_with_a_recipe_error(degradation: Degradation, data: st.DataObject) -> None:
+    (item,) = recipe_to_json([degradation])
+    item[data.draw(st.sampled_from(sorted(item)))] = data.draw(json_values)
+    try:
+        (read,) = recipe_from_json([item])
+    except RecipeError:
+        return
+    assert recipe_to_json([read]) == [item]
+
+
+@given(json_values)
+@settings(max_examples=100, deadline=None)
+def test_any_json_is_read_or_refused_with_a_recipe_error(data: object) -> None:
+    with contextlib.suppress(RecipeError):
+        assert recipe_from_json(data) == ()
+
+
+@given(st.text(max_size=30), st.integers(0, 2**64))
+@settings(max_examples=100, deadline=None)
+def test_any_short_form_is_read_or_refused_with_a_recipe_error(text: str, seed: int) -> None:
+    with contextlib.suppress(RecipeError):
+        assert parse_recipe(text, seed)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({}, "a recipe is a list"),
+        ([3], "item 1 of the recipe is 3, expected an object"),
+        ([{"type": "gausian_noise"}], "no degradation 'gausian_noise'; did you mean gaussian_noise"),
+        ([{"type": "rain", "value": 1}], "rain needs angle, length, seed, width"),
+        (
+            [{"type": "jpeg_compression", "quality": 9, "qualty": 3}],
+            "no field of jpeg_compression 'qualty'; did you mean",
+        ),
+        ([{"type": "jpeg_compression", "quality": "9"}], "item 1 of the recipe: jpeg_compression: quality is '9'"),
+        ([{"type": "jpeg_compression", "quality": 9}, {"type": "low_light"}], "item 2 of the recipe: low_light needs"),
+    ],
+)
+def test_bad_recipes_are_refused_with_a_sentence(data: object, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        recipe_from_json(data)
+
+
+def test_fields_with_a_default_may_be_left_out() -> None:
+    assert recipe_from_json([{"type": "jpeg_compression", "quality": 9}]) == (JpegCompression(9, "4:2:0"),)
+
+
+def test_recipe_files(tmp_path: Path) -> None:
+    recipe = parse_recipe("rain, noise:high, jpeg", seed=3)
+    path = tmp_path / "recipe.json"
+    save_recipe((), path)
+    save_recipe(recipe, path)
+    assert load_recipe(path) == recipe
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.json"]
+    for content, reason in (
+        (b"[", "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[" + b"9" * 5000 + b"]", "not valid JSON"),
+        (b"[1]", "item 1"),
+        (b'[{"type": "gaussian_noise", "sigma": NaN, "seed": 1}]', "sigma is nan"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(RecipeError, match=reason) as caught:
+            load_recipe(path)
+        assert "recipe.json" in str(caught.value)
+    with pytest.raises(RecipeError, match="No such file"):
+        load_recipe(tmp_path / "none.json")
+
+
+def test_a_failed_save_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    save_recipe((JpegCompression(9),), path)
+    broken = JpegCompression(9)
+    object.__setattr__(broken, "quality", object())
+    with pytest.raises(TypeError):
+        save_recipe((broken,), path)
+    assert load_recipe(path) == (JpegCompression(9),)
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.json"]
+
+
+def test_the_short_form_names_kinds_classes_and_aliases() -> None:
+    text = "Rain, motion blur:low, dark, lr:very_high, poisson_noise, jpeg : very high, camera-noise"
+    recipe = parse_recipe(text, seed=3)
+    classes = [Rain, MotionBlur, LowLight, LowResolution, PoissonNoise, JpegCompression, CameraNoise]
+    assert [type(item) for item in recipe] == classes
+    assert parse_recipe(text, seed=3) == recipe
+    assert parse_recipe(text, seed=4) != recipe
+    assert isinstance(recipe[5], JpegCompression)
+    assert 8 <= recipe[5].quality <= 16
+
+
+def test_each_item_of_the_short_form_has_its_own_randomness() -> None:
+    one, two = parse_recipe("noise:high,noise:high", seed=0)
+    assert one != two
+    assert parse_recipe("jpeg,noise:high", seed=0)[1] == parse_recipe("rain,noise:high", seed=0)[1]
+
+
+@pytest.mark.parametrize("name", [cls.name for cls in DEGRADATIONS] + [kind.value for kind in Kind])
+def test_severity_defaults_to_medium_or_high(name: str) -> None:
+    drawn = {parse_recipe(name, seed) for seed in range(30)}
+    jpegs = [item.quality for (item,) in drawn if isinstance(item, JpegCompression)]
+    assert all(18 <= quality <= 50 for quality in jpegs)
+    if name in {"noise", "gaussian_noise"}:
+        sigmas = [255 * item.sigma for (item,) in drawn if isinstance(item, GaussianNoise)]
+        assert min(sigmas) < 22 < max(sigmas)
+        assert min(sigmas) >= 10
+        assert max(sigmas) <= 35
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("rian", "no degradation 'rian'; did you mean rain"),
+        ("noise:extreme", "severity is 'extreme', expected one of low, medium, high, very_high"),
+        ("noise:none", "severity is 'none'"),
+        ("rain,,jpeg", "empty item"),
+        ("", "empty item"),
+    ],
+)
+def test_bad_short_forms_are_refused_with_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        parse_recipe(text, seed=0)
+    with pytest.raises(RecipeError, match="seed is -1"):
+        parse_recipe("rain", seed=-1)
+
+
+# --- protocols --------------------------------------------------------------------------------------------------------
+
+
+def test_mio_has_sixteen_combinations() -> None:
+    assert {group: len(combinations) for group, combinations in MIO_GROUPS.items()} == {"A": 8, "B": 4, "C": 4}
+    combinations = list(itertools.chain(*MIO_GROUPS.values()))
+    assert len({frozenset(c) for c in combinations}) == 16
+    assert {len(c) for c in MIO_GROUPS["A"] + MIO_GROUPS["B"]} == {2}
+    assert {len(c) for c in MIO_GROUPS["C"]} == {3}
+    assert set(itertools.chain(*combinations)) == set(Kind) - {Kind.GAUSSIAN_BLUR}
+    assert len(set(RESTOREAGENT_COMBINATIONS)) == 7
+
+
+def _mio_parameters() -> dict[type[Degradation], dict[str, list[Any]]]:
+    drawn: dict[type[Degradation], dict[str, list[Any]]] = {}
+    rng = np.random.default_rng(0)
+    for _ in range(80):
+        for combination in itertools.chain(*MIO_GROUPS.values()):
+            recipe = mio_recipe(combination, rng)
+            assert tuple(item.kind for item in recipe) == combination
+            for item in recipe:
+                for name, value in dataclasses.asdict(item).items():  # type: ignore[call-overload]
+                    drawn.setdefault(type(item), {}).setdefault(name, []).append(value)
+    return drawn
+
+
+def test_mio_parameters_fill_their_ranges() -> None:
+    drawn = _mio_parameters()
+    for cls, name, low, high in (
+        (GaussianNoise, "sigma", 20 / 255, 50 / 255),
+        (PoissonNoise, "scale", 1, 3),
+        (JpegCompression, "quality", 10, 29),
+        (MotionBlur, "angle", -90, 90),
+        (Haze, "airlight", 0.7, 1),
+        (Haze, "beta", 0.6, 1.8),
+        (Rain, "value", 50, 100),
+        (Rain, "length", 20, 40),
+        (Rain, "angle", -30, 30),
+    ):
+        values = drawn[cls][name]
+        assert low <= min(values) < low + 0.1 * (high - low), (cls.name, name)
+        assert high - 0.1 * (high - low) < max(values) <= high, (cls.name, name)
+    assert set(drawn[Rain]["width"]) == {3}
+    assert set(drawn[LowResolution]["factor"]) == {4}
+    motion, defocus, dark = drawn[MotionBlur], drawn[DefocusBlur], drawn[LowLight]
+    assert set(zip(motion["radius"], motion["sigma"], strict=True)) == {(10, 3), (15, 5), (15, 8)}
+    assert set(zip(defocus["radius"], defocus["alias_blur"], strict=True)) == {(3, 0.1), (4, 0.5), (6, 0.5)}
+    for mode, low, high in (("shift", 30 / 255, 50 / 255), ("gamma", 0.5, 0.7), ("linear", 100 / 255, 150 / 255)):
+        amounts = [a for m, a in zip(dark["mode"], dark["amount"], strict=True) if m == mode]
+        assert low <= min(amounts) < max(amounts) <= high
+
+
+def test_mio_takes_a_depth_map_and_refuses_other_kinds() -> None:
+    (haze,) = mio_recipe((Kind.HAZE,), np.random.default_rng(0), depth="depth.png")
+    assert isinstance(haze, Haze)
+    assert haze.depth == "depth.png"
+    with pytest.raises(RecipeError, match="no gaussian blur"):
+        mio_recipe((Kind.GAUSSIAN_BLUR,), np.random.default_rng(0))
+
+
+def test_mio_damage_runs_on_a_photo(photo: Image) -> None:
+    for number, combination in enumerate(itertools.chain(*MIO_GROUPS.values(), RESTOREAGENT_COMBINATIONS)):
+        spoiled = degrade(photo, mio_recipe(combination, np.random.default_rng(number)))
+        small = Kind.LOW_RESOLUTION in combination
+        assert spoiled.shape == ((1, 3, 60, 80) if small else photo.shape)
+        assert 8 < psnr(bicubic_to(spoiled, 240, 320), photo) < 32
+
+
+@pytest.mark.parametrize(
+    ("preset", "low", "high", "count"), [("mild", 9, 11, 163), ("moderate", 12, 17, 434), ("severe", 18, 20, 163)]
+)
+def test_rl_restore_presets(preset: Any, low: int, high: int, count: int) -> None:
+    triples = rl_restore_levels(preset)
+    indices = [k + m + n - 2 for k, m, n in triples]
+    assert (min(indices), max(indices), len(set(triples))) == (low, high, count)
+    assert {level for triple in triples for level in triple} <= set(range(1, 11))
+    jpeg = [100, 80, 60, 50, 40, 35, 30, 25, 20, 15, 10]
+    for seed in range(200):
+        blur, noise, codec = rl_restore_recipe(preset, np.random.default_rng(seed))
+        assert isinstance(blur, GaussianBlur)
+        assert isinstance(noise, GaussianNoise)
+        assert isinstance(codec, JpegCompression)
+        k, m = int(blur.sigma / 0.5) + 1, int(noise.sigma * 255 / 5) + 1
+        levels = [n for n in range(1, 11) if jpeg[n] <= codec.quality <= jpeg[n - 1]]  # an edge belongs to two
+        assert any((k, m, n) in triples for n in levels)
+
+
+def test_unknown_presets_are_refused() -> None:
+    with pytest.raises(NameNotFoundError, match="did you mean moderate"):
+        rl_restore_recipe("moderat", np.random.default_rng(0))  # type: ignore[arg-type]
+
+
+# --- resizing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.25, 1 / 3, 0.7, 1.0, 2.5, 4.0])
+def test_resizing_keeps_a_constant_and_the_documented_size(scale: float) -> None:
+    out = bicubic_resize(gray(0.3, 37, 23), scale)
+    assert out.shape == (1, 3, int(np.ceil(37 * scale)), int(np.ceil(23 * scale)))
+    assert torch.allclose(out, torch.full_like(out, 0.3), atol=1e-6)
+
+
+def test_resizing_keeps_a_ramp_in_place() -> None:
+    ramp = torch.linspace(0, 1, 240).view(1, 1, 1, -1).expand(1, 3, 4, -1)
+    small = bicubic_resize(ramp, 0.25)
+    assert torch.allclose(small[0, 0, 0, 3:-3], ramp[0, 0, 0].view(-1, 4).mean(1)[3:-3], atol=1e-6)
+    assert torch.allclose(bicubic_resize(ramp, 4)[0, 0, 0].view(-1, 4).mean(1)[3:-3], ramp[0, 0, 0, 3:-3], atol=1e-6)
+
+
+def test_an_enlarged_step_has_keys_weights() -> None:
+    step = torch.tensor([0.2, 0.2, 0.2, 0.6, 0.6, 0.6]).view(1, 1, 1, -1).expand(1, 3, 1, -1)
+    # at x2 the new pixels lie a quarter away from the old: weights of the cubic at 0.25, 0.75, 1.25, 1.75
+    weights = np.array([111, 29, -9, -3]) / 128
+    assert weights.sum() == 1
+    out = bicubic_resize(step, 2)[0, 0, 0]
+    assert float(out[5]) == pytest.approx(0.2 + 0.4 * (weights[1] + weights[3]), abs=1e-6)
+    assert float(out[4]) == pytest.approx(0.2 + 0.4 * weights[2], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (101, 77), (480, 960)])
+def test_resizing_agrees_with_pillow_away_from_the_border(photo: Image, size: tuple[int, int]) -> None:
+    ours = bicubic_to(photo, *size)[0]
+    theirs = [PIL.Image.fromarray(p.numpy()).resize(size[::-1], PIL.Image.Resampling.BICUBIC) for p in photo[0]]
+    reference = torch.from_numpy(np.stack([np.asarray(p) for p in theirs])).clamp(0, 1)
+    assert (ours - reference)[:, 10:-10, 10:-10].abs().max() < 1e-4
+
+
+def test_down_and_up_again(photo: Image) -> None:
+    again = bicubic_resize(bicubic_resize(photo, 0.25), 4)
+    assert again.shape == photo.shape
+    assert 22 < psnr(again, photo) < 30
+    assert torch.equal(again, bicubic_to(bicubic_resize(photo, 0.25), 240, 320))
+    assert torch.allclose(bicubic_resize(photo, 1), photo, atol=1e-6)
+
+
+def test_resizing_mirrors_at_the_border_even_of_tiny_images() -> None:
+    tiny = torch.rand(1, 3, 2, 3, generator=torch.Generator().manual_seed(0))
+    mirrored = torch.cat([tiny.flip(-1), tiny, tiny.flip(-1)], -1)
+    assert torch.allclose(bicubic_resize(tiny, 4), bicubic_resize(mirrored, 4)[..., 12:24], atol=1e-6)
+    assert bicubic_resize(tiny, 0.25).shape == (1, 3, 1, 1)
+
+
+def test_impossible_sizes_are_refused(photo: Image) -> None:
+    for scale in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ImageError, match="expected a positive number"):
+            bicubic_resize(photo, scale)
+    with pytest.raises(ImageError, match="at least one pixel"):
+        bicubic_to(photo, 0, 4)

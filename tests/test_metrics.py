@@ -1,0 +1,181 @@
+"""Metrics: against scikit-image, against what is known by construction, and the contract."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conservator.errors import ImageError, MissingExtraError, NameNotFoundError
+from conservator.image import Image, luma
+from conservator.metrics import (
+    DEFAULT_FULL_REFERENCE,
+    DEFAULT_NO_REFERENCE,
+    METRICS,
+    FullReference,
+    NoReference,
+    check_metric,
+    metric,
+)
+
+
+def noised(image: Image, sigma: float, seed: int = 0) -> Image:
+    generator = torch.Generator().manual_seed(seed)
+    return (image + torch.randn(image.shape, generator=generator) * (sigma / 255)).clamp(0, 1)
+
+
+def blurred(image: Image, side: int) -> Image:
+    return F.avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
+
+
+def score(name: str, *images: Image) -> float:
+    return metric(name).score(*images)
+
+
+@pytest.mark.parametrize("name", [*DEFAULT_FULL_REFERENCE, *DEFAULT_NO_REFERENCE])
+@pytest.mark.parametrize("photo", ["synthetic", "astronaut", "coffee"])
+def test_contract(name: str, photo: str, request: pytest.FixtureRequest) -> None:
+    image = None if photo == "synthetic" else request.getfixturevalue(photo)[..., :257, :301]
+    check_metric(metric(name), image)
+
+
+@pytest.mark.parametrize("sigma", [3.0, 15.0, 60.0])
+def test_psnr_agrees_with_scikit_image(astronaut: Image, sigma: float) -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
+    image = noised(astronaut, sigma)
+    expected = peak_signal_noise_ratio(astronaut.numpy().astype(np.float64), image.numpy(), data_range=1)
+    assert score("psnr", image, astronaut) == pytest.approx(expected, abs=1e-4)
+
+
+def test_psnr_of_a_known_error_and_of_equal_images() -> None:
+    reference = torch.full((1, 3, 20, 30), 0.5)
+    assert score("psnr", reference + 0.1, reference) == pytest.approx(20, abs=1e-4)
+    assert score("psnr_y", reference + 0.1, reference) == pytest.approx(20 + 20 * math.log10(255 / 219), abs=1e-4)
+    assert score("psnr", reference, reference.clone()) == math.inf
+
+
+def test_psnr_y_agrees_with_scikit_images_ycbcr(coffee: Image) -> None:
+    from skimage.color import rgb2ycbcr
+
+    image = noised(coffee, 20)
+    a, b = (rgb2ycbcr(x[0].permute(1, 2, 0).numpy())[..., 0] for x in (image, coffee))
+    assert score("psnr_y", image, coffee) == pytest.approx(10 * math.log10(255**2 / np.mean((a - b) ** 2)), abs=1e-3)
+
+
+@pytest.mark.parametrize("damage", [lambda x: noised(x, 25), lambda x: blurred(x, 7), lambda x: x.sqrt()])
+def test_ssim_agrees_with_scikit_image(astronaut: Image, damage: object) -> None:
+    from skimage.metrics import structural_similarity
+
+    reference = astronaut[..., :201, :333]
+    image = damage(reference)  # type: ignore[operator]
+    a, b = (luma(x)[0, 0].double().numpy() * 255 for x in (image, reference))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    _, expected = structural_similarity(a, b, full=True, **options)
+    assert score("ssim", image, reference) == pytest.approx(expected[5:-5, 5:-5].mean(), abs=1e-4)
+
+
+def test_ms_ssim_is_the_product_of_its_scales(astronaut: Image) -> None:
+    """On a size that halves without rest, each scale is scikit-image's, and the weights those of Wang 2003."""
+    from skimage.metrics import structural_similarity
+
+    reference, image = astronaut, noised(astronaut, 30)
+    planes = [luma(x).double() * 255 for x in (image, reference)]
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    expected = 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        a, b = (p[0, 0].numpy() for p in planes)
+        # K1 so large that the luminance term is 1 leaves the contrast-structure term, which the finer scales use
+        _, full = structural_similarity(a, b, full=True, K1=0.01 if scale == 4 else 1e6, **options)
+        expected *= full[5:-5, 5:-5].mean() ** weight
+        planes = [F.avg_pool2d(p, 2) for p in planes]
+    assert score("ms_ssim", image, reference) == pytest.approx(expected, abs=1e-4)
+
+
+def test_ms_ssim_of_small_images_is_nan_never_zero(astronaut: Image) -> None:
+    assert math.isnan(score("ms_ssim", astronaut[..., :160, :400], astronaut[..., :160, :400]))
+    assert score("ms_ssim", astronaut[..., :161, :163], astronaut[..., :161, :163]) == pytest.approx(1, abs=1e-6)
+    assert math.isnan(score("ssim", astronaut[..., :10, :400], astronaut[..., :10, :400]))
+
+
+@pytest.mark.parametrize("name", [m.name for m in METRICS.values() if isinstance(m, FullReference)])
+def test_other_sizes_are_refused_with_both_sizes(astronaut: Image, name: str) -> None:
+    with pytest.raises(ImageError, match=r"512x500 pixels and its reference 512x512 pixels"):
+        score(name, astronaut[..., :500, :], astronaut)
+    with pytest.raises(ImageError, match="batch of 2"):
+        score(name, astronaut.repeat(2, 1, 1, 1), astronaut.repeat(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("sigma", [5.0, 15.0, 40.0])
+def test_noise_finds_the_sigma_that_was_added(coffee: Image, sigma: float) -> None:
+    assert score("noise", noised(coffee, sigma)) == pytest.approx(sigma, rel=0.12, abs=1)
+
+
+def test_sharpness_hardly_depends_on_contrast_and_noise(astronaut: Image) -> None:
+    sharp = score("sharpness", astronaut)
+    assert score("sharpness", astronaut * 0.5 + 0.2) == pytest.approx(sharp, rel=0.05)
+    assert score("sharpness", noised(astronaut, 15)) == pytest.approx(sharp, rel=0.05)
+    assert score("sharpness", blurred(astronaut, 5)) < 0.8 * sharp
+
+
+def test_piqe_against_values_of_an_independent_port(astronaut: Image, coffee: Image) -> None:
+    """The PyPI package pypiqe 1.2 gives these on the luma in 8 bits; it rounds and pads otherwise."""
+    assert score("piqe", astronaut) == pytest.approx(33.76, abs=1)
+    assert score("piqe", coffee) == pytest.approx(27.83, abs=1)
+
+
+@pytest.mark.parametrize("name", DEFAULT_NO_REFERENCE)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 200), (17, 19), (65, 97)])
+def test_flat_and_tiny_images_end_in_a_number_or_nan(name: str, shape: tuple[int, int]) -> None:
+    value = score(name, torch.full((1, 3, *shape), 0.5))
+    assert isinstance(value, float)
+    assert not math.isinf(value)
+
+
+def test_names() -> None:
+    assert all(name == value.name for name, value in METRICS.items())
+    with pytest.raises(NameNotFoundError, match="did you mean psnr"):
+        metric("psnrr")
+
+
+def test_check_metric_catches_a_wrong_direction_and_a_swallowed_size() -> None:
+    psnr = metric("psnr")
+    assert isinstance(psnr, FullReference)
+    with pytest.raises(AssertionError, match="must score worse"):
+        check_metric(FullReference("upside_down", higher_is_better=False, score=psnr.score))
+    with pytest.raises(AssertionError, match="must raise ImageError"):
+        check_metric(FullReference("tolerant", True, lambda a, b: psnr.score(a, b) if a.shape == b.shape else 0.0))
+    with pytest.raises(AssertionError, match="more noise or more blur"):
+        check_metric(NoReference("constant", True, lambda image: 1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("lpips", "lpips"), ("dists", "DISTS_pytorch"), ("st_lpips", "stlpips_pytorch")]
+)
+def test_an_absent_package_is_said_plainly(astronaut: Image, name: str, package: str) -> None:
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    extra = "stlpips" if name == "st_lpips" else "perceptual"
+    with pytest.raises(MissingExtraError, match=rf"{name} .*conservator\[{extra}\]"):
+        score(name, astronaut, astronaut)
+
+
+def test_st_lpips_works_offline() -> None:
+    if not importlib.util.find_spec("stlpips_pytorch"):
+        pytest.skip("the stlpips extra is not installed")
+    try:
+        check_metric(metric("st_lpips"))
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+
+
+def test_importing_the_metrics_loads_nothing_heavy() -> None:
+    code = "import sys, conservator.metrics; print({'torchvision', 'skimage', 'scipy', 'lpips'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

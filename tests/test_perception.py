@@ -1,0 +1,85 @@
+"""The eye and the study: what is seen, where it looks, and that looking costs the same for any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conservator.degradations import Kind, Severity, degrade, parse_recipe
+from conservator.errors import ConservatorError
+from conservator.image import Image
+from conservator.perception import StatisticalPerception, study
+from conservator.weights import load_weights, manifest
+
+EYE = StatisticalPerception()
+
+
+@pytest.mark.parametrize("recipe", ["noise:high", "jpeg:high", "defocus_blur:very_high", "low_light:very_high"])
+def test_a_strong_damage_is_seen(recipe: str, coffee: Image) -> None:
+    kind = Kind(recipe.split(":")[0])
+    clean = EYE.perceive(study(coffee))
+    seen = EYE.perceive(study(degrade(coffee, parse_recipe(recipe, seed=1))))
+    assert seen.severities[kind] >= Severity.MEDIUM
+    assert seen.confidences[kind] > clean.confidences[kind]
+    assert seen.quality < clean.quality
+
+
+def test_clean_photos_are_called_clean(coffee: Image, astronaut: Image) -> None:
+    for photo in (coffee, F.interpolate(astronaut, (400, 400), mode="bilinear", antialias=True)):
+        assert EYE.perceive(study(photo)).present == ()
+
+
+def test_quality_falls_with_noise(coffee: Image) -> None:
+    levels = [
+        EYE.perceive(study(degrade(coffee, parse_recipe(f"noise:{s}", seed=2)))).quality
+        for s in ("low", "medium", "high", "very_high")
+    ]
+    assert levels == sorted(levels, reverse=True)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (40, 33), (200, 150), (700, 33)])
+def test_every_size_can_be_looked_at(size: tuple[int, int]) -> None:
+    percept = EYE.perceive(study(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))))
+    assert set(percept.severities) == set(Kind)
+    assert all(0 <= value <= 1 for value in percept.confidences.values())
+
+
+def test_only_small_photos_are_of_low_resolution(astronaut: Image) -> None:
+    small = F.interpolate(astronaut, (128, 128), mode="bilinear", antialias=True)
+    assert EYE.perceive(study(small)).severities[Kind.LOW_RESOLUTION] == Severity.HIGH
+    assert EYE.perceive(study(astronaut)).severities[Kind.LOW_RESOLUTION] == Severity.NONE
+
+
+@pytest.mark.parametrize("size", [(512, 512), (400, 1300), (2000, 500), (3000, 4000)])
+def test_a_study_has_one_size_for_any_photo(size: tuple[int, int], astronaut: Image) -> None:
+    photo = F.interpolate(astronaut, size, mode="bilinear").clamp(0, 1)
+    assert study(photo).shape == (5, 3, 256, 256)
+    assert torch.equal(study(photo), study(photo))
+
+
+def test_crops_are_native_and_keep_the_jpeg_grid(astronaut: Image) -> None:
+    photo = astronaut.repeat(1, 1, 2, 3)
+    windows = photo.unfold(2, 256, 16).unfold(3, 256, 16)  # every window that starts on a multiple of 16
+    for crop in study(photo)[1:]:
+        distance = (windows[0] - crop[:, None, None]).abs().amax((0, 3, 4))
+        assert float(distance.min()) == 0
+
+
+def test_a_reference_is_studied_where_the_damaged_photo_was(astronaut: Image) -> None:
+    damaged = degrade(astronaut, parse_recipe("noise:low", seed=0))
+    for seen, reference in zip(study(damaged)[1:], study(astronaut, like=damaged)[1:], strict=True):
+        assert float((seen - reference).pow(2).mean()) < 0.005
+
+
+def test_shipped_weights_are_what_the_manifest_lists(tmp_path: Path) -> None:
+    for name, entry in manifest().items():
+        tensors, _ = load_weights(name)
+        assert tensors
+        assert entry["license"]
+        assert entry["data"]
+        assert entry["command"]
+    with pytest.raises(ConservatorError, match="no weights file"):
+        load_weights("nothing")

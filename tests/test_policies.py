@@ -1,0 +1,158 @@
+"""The policies on real photos and classical tools: they gain, they stop, they do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from conservator.degradations import degrade, parse_recipe
+from conservator.errors import ConservatorError, NameNotFoundError
+from conservator.image import Image
+from conservator.metrics import make_metric
+from conservator.perception import Percept, StatisticalPerception, study
+from conservator.photo import Photo
+from conservator.policies import FixedOrder, Greedy, PolicyContext, ReferenceJudge, check_policy, make_policy
+from conservator.pool import LocalPool, MemoPool, Pool
+from conservator.restoration import restore
+from conservator.session import Apply, Rollback, Session, run
+from conservator.tools import Toolbox, make_toolbox
+
+EYE = StatisticalPerception()
+psnr = make_metric("psnr").score
+
+
+@pytest.fixture(scope="module")
+def toolbox() -> Toolbox:
+    return make_toolbox("classical")
+
+
+@pytest.fixture(scope="module")
+def pool(toolbox: Toolbox) -> Iterator[Pool]:
+    with MemoPool(LocalPool(toolbox, max_batch=1)) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def noisy(coffee: Image) -> Image:
+    return degrade(coffee[..., :320, :400], parse_recipe("noise:high", seed=4))
+
+
+@pytest.mark.parametrize("name", ["greedy", "rules", "beam", "random", "none"])
+def test_every_policy_holds_the_contract(name: str, noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
+    small = toolbox.only("wavelet_denoise", "tv_denoise", "gamma_brighten")
+    policy = make_policy(name, PolicyContext(pool, EYE))
+    assert policy.name == name
+    check_policy(policy, Session(study(noisy), small, pool, EYE))
+
+
+@pytest.mark.parametrize("name", ["greedy", "rules", "beam"])
+def test_policies_that_look_gain_on_noise(name: str, noisy: Image, coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
+    clean = coffee[..., :320, :400]
+    policy = make_policy(name, PolicyContext(pool, EYE))
+    restored = restore(Photo(noisy), policy, toolbox, pool, EYE)
+    assert psnr(restored.photo.image, clean) > psnr(noisy, clean) + 3
+    assert restored.after.quality > restored.before.quality
+
+
+def test_the_oracle_beats_the_eye_and_needs_a_reference(
+    noisy: Image, coffee: Image, toolbox: Toolbox, pool: Pool
+) -> None:
+    clean = coffee[..., :320, :400]
+    with pytest.raises(ConservatorError, match="give it a reference"):
+        make_policy("oracle", PolicyContext(pool, EYE))
+    few = toolbox.only("wavelet_denoise", "tv_denoise", "stretch_brighten")
+    scores = {}
+    for name in ("oracle", "greedy"):
+        context = PolicyContext(pool, EYE, reference=study(clean, like=noisy))
+        trajectory = run(make_policy(name, context), Session(study(noisy), few, pool, EYE))
+        scores[name] = psnr(trajectory.last.image[1:2], study(clean, like=noisy)[1:2])
+    assert scores["oracle"] >= scores["greedy"] - 0.05
+
+
+def test_clean_photos_stay_untouched_to_the_pixel(coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
+    for name in ("greedy", "rules", "beam"):
+        restored = restore(Photo(coffee), make_policy(name, PolicyContext(pool, EYE)), toolbox, pool, EYE)
+        assert restored.untouched, f"{name} applied {restored.toolchain}"
+        assert torch.equal(restored.photo.image, coffee)
+        assert restored.trajectory.last.decision is not None
+        assert "nothing" in restored.trajectory.last.decision.thought
+
+
+class Pessimist:
+    """An eye to which every change is for the worse."""
+
+    def __init__(self, start: Image) -> None:
+        self._start = start
+
+    def perceive(self, image: Image) -> Percept:
+        same = image.shape == self._start.shape and torch.equal(image, self._start)
+        return Percept(EYE.perceive(image).severities, quality=30.0 if same else 20.0)
+
+
+def test_rules_take_back_what_did_harm(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
+    eye = Pessimist(study(noisy))
+    session = Session(study(noisy), toolbox, pool, eye)
+    trajectory = run(make_policy("rules", PolicyContext(pool, eye)), session)
+    actions = [step.decision.action for step in trajectory.steps if step.decision]
+    assert any(isinstance(action, Apply) for action in actions)
+    for before, after in zip(actions, actions[1:], strict=False):
+        if isinstance(before, Apply):
+            assert isinstance(after, Rollback)
+    assert trajectory.toolchain() == ()
+    assert torch.equal(trajectory.last.image, study(noisy))
+
+
+def test_a_treatment_that_harms_the_whole_is_taken_back(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
+    eye = Pessimist(study(noisy))
+    restored = restore(Photo(noisy), FixedOrder("gamma_brighten"), toolbox, pool, eye)
+    assert restored.untouched
+    assert torch.equal(restored.photo.image, noisy)
+    assert "taken back" in restored.treatments[0].note
+
+
+def test_strength_blends(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
+    def treated(strength: float) -> Image:
+        policy = FixedOrder("tv_denoise")
+        return restore(Photo(noisy), policy, toolbox, pool, EYE, strength=strength).photo.image
+
+    full, half, none = treated(1.0), treated(0.5), treated(0.0)
+    assert torch.equal(none, noisy)
+    assert torch.allclose(half, (noisy + full) / 2, atol=1e-6)
+    with pytest.raises(ConservatorError, match="strength is 2"):
+        treated(2)
+
+
+def test_alpha_survives_a_restoration(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
+    alpha = torch.ones(1, 1, *noisy.shape[-2:])
+    alpha[..., :100] = 0
+    restored = restore(Photo(noisy, alpha=alpha), FixedOrder("tv_denoise"), toolbox, pool, EYE).photo
+    assert restored.alpha is not None
+    assert torch.equal(restored.alpha, alpha)
+    assert torch.equal(restored.image[..., :100], noisy[..., :100])
+    assert not torch.equal(restored.image[..., 100:], noisy[..., 100:])
+
+
+def test_small_photos_are_enlarged_only_when_told(coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
+    small = coffee[..., :128, :128]
+    few = toolbox.only("lanczos_x4", "lanczos_x2")
+    greedy = Greedy(pool, EYE, upscale=False)
+    assert restore(Photo(small), greedy, few, pool, EYE).photo.image.shape == small.shape
+    rules = make_policy("rules", PolicyContext(pool, EYE, upscale=True))
+    assert restore(Photo(small), rules, few, pool, EYE).photo.image.shape == (1, 3, 512, 512)
+
+
+def test_unknown_policies_are_refused(pool: Pool) -> None:
+    with pytest.raises(NameNotFoundError, match="did you mean greedy"):
+        make_policy("gredy", PolicyContext(pool, EYE))
+
+
+def test_the_reference_judge_measures_gain(noisy: Image, coffee: Image, toolbox: Toolbox) -> None:
+    from conservator.policies.search import State
+
+    clean = coffee[..., :320, :400]
+    better = torch.lerp(noisy, clean, 0.5)
+    judge = ReferenceJudge(clean)
+    gain = judge(State(noisy, Percept()), toolbox["tv_denoise"].spec, better, Percept())
+    assert gain == pytest.approx(psnr(better, clean) - psnr(noisy, clean), abs=1e-3)
