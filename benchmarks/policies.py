@@ -20,7 +20,7 @@ import torch
 from conservator.degradations import degrade
 from conservator.degradations.protocols import MIO_GROUPS, mio_recipe
 from conservator.image import Image
-from conservator.metrics import make_metric
+from conservator.metrics.fidelity import psnr
 from conservator.perception import StatisticalPerception, study
 from conservator.photo import Photo, load_photo
 from conservator.policies import PolicyContext, make_policy
@@ -28,8 +28,6 @@ from conservator.pool import LocalPool, MemoPool
 from conservator.resample import bicubic_to
 from conservator.restoration import Restored, restore
 from conservator.tools import Toolbox, make_toolbox
-
-_psnr = make_metric("psnr").score
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Row:
 def score(image: Image, clean: Image) -> float:
     if image.shape != clean.shape:
         image = bicubic_to(image, *clean.shape[-2:])
-    return _psnr(image, clean)
+    return psnr(image, clean)
 
 
 def treat(name: str, damaged: Image, clean: Image, toolbox: Toolbox, seed: int) -> tuple[Restored, float]:
@@ -89,7 +87,7 @@ def interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float
 def table(rows: list[Row]) -> list[str]:
     rng = np.random.default_rng(0)
     lines = [
-        "| policy | group | photos | PSNR in | PSNR out | gain (95 % CI) | worse by > 0.1 dB | worse by > 0.3 dB | tools | s |",
+        "| policy | group | photos | PSNR in | PSNR out | gain (95 % CI) | 0.1 dB worse | 0.3 dB worse | tools | s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     cells: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -101,7 +99,8 @@ def table(rows: list[Row]) -> list[str]:
         low, high = interval(gain, rng)
         before, after = np.mean([r.before for r in part]), np.mean([r.after for r in part])
         lines.append(
-            f"| {policy} | {group} | {len(part)} | {before:.2f} | {after:.2f} | {gain.mean():+.2f} ({low:+.2f}, {high:+.2f}) "
+            f"| {policy} | {group} | {len(part)} | {before:.2f} | {after:.2f} "
+            f"| {gain.mean():+.2f} ({low:+.2f}, {high:+.2f}) "
             f"| {(gain < -0.1).mean():.0%} | {(gain < -0.3).mean():.0%} "
             f"| {np.mean([len(r.toolchain) for r in part]):.1f} | {np.mean([r.seconds for r in part]):.1f} |"
         )
@@ -145,10 +144,16 @@ def main() -> None:
     print("\n".join(lines))
     if args.details:
         for r in rows:
-            print(f"{r.policy:8} {r.combination:28} {r.photo:10} {r.before:.2f} {r.after - r.before:+.2f} {r.toolchain}")
+            print(
+                f"{r.policy:8} {r.combination:28} {r.photo:10} {r.before:.2f} {r.after - r.before:+.2f} {r.toolchain}"
+            )
     if args.output:
-        command = f"python benchmarks/policies.py PHOTOS --groups {args.groups} --policies {args.policies} --seed {args.seed}"
-        text = "\n".join(["# Policies on MiO damage, and on clean photos", "", f"`{command}`, toolbox `{args.toolbox}`", ""])
+        command = (
+            f"python benchmarks/policies.py PHOTOS --groups {args.groups} --policies {args.policies} --seed {args.seed}"
+        )
+        text = "\n".join(
+            ["# Policies on MiO damage, and on clean photos", "", f"`{command}`, toolbox `{args.toolbox}`", ""]
+        )
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(text + "\n" + "\n".join([*clean, "", *lines]) + "\n")
 

@@ -111,5 +111,3 @@ def test_mistakes_get_one_sentence_and_exit_code_2(
     assert result.returncode == 2, text
     assert words in text.replace("\n", " ")
     assert "Traceback" not in text
-
-

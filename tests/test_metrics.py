@@ -21,7 +21,7 @@ from conservator.metrics import (
     FullReference,
     NoReference,
     check_metric,
-    metric,
+    make_metric,
 )
 
 
@@ -35,14 +35,14 @@ def blurred(image: Image, side: int) -> Image:
 
 
 def score(name: str, *images: Image) -> float:
-    return metric(name).score(*images)
+    return make_metric(name).score(*images)
 
 
 @pytest.mark.parametrize("name", [*DEFAULT_FULL_REFERENCE, *DEFAULT_NO_REFERENCE])
 @pytest.mark.parametrize("photo", ["synthetic", "astronaut", "coffee"])
 def test_contract(name: str, photo: str, request: pytest.FixtureRequest) -> None:
     image = None if photo == "synthetic" else request.getfixturevalue(photo)[..., :257, :301]
-    check_metric(metric(name), image)
+    check_metric(make_metric(name), image)
 
 
 @pytest.mark.parametrize("sigma", [3.0, 15.0, 60.0])
@@ -141,11 +141,11 @@ def test_flat_and_tiny_images_end_in_a_number_or_nan(name: str, shape: tuple[int
 def test_names() -> None:
     assert all(name == value.name for name, value in METRICS.items())
     with pytest.raises(NameNotFoundError, match="did you mean psnr"):
-        metric("psnrr")
+        make_metric("psnrr")
 
 
 def test_check_metric_catches_a_wrong_direction_and_a_swallowed_size() -> None:
-    psnr = metric("psnr")
+    psnr = make_metric("psnr")
     assert isinstance(psnr, FullReference)
     with pytest.raises(AssertionError, match="must score worse"):
         check_metric(FullReference("upside_down", higher_is_better=False, score=psnr.score))
@@ -170,7 +170,7 @@ def test_st_lpips_works_offline() -> None:
     if not importlib.util.find_spec("stlpips_pytorch"):
         pytest.skip("the stlpips extra is not installed")
     try:
-        check_metric(metric("st_lpips"))
+        check_metric(make_metric("st_lpips"))
     except MissingExtraError as error:
         pytest.skip(str(error))
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from skimage import data
 
-from conservator.photo.write import replacing
 from conservator.errors import PhotoError
 from conservator.photo import Photo, load_photo, save_photo
+from conservator.photo.write import replacing
 
 
 def load_sample(folder: Path) -> Photo:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
 
-from conservator.degradations import degrade, parse_recipe
+from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.image import Image
-from conservator.metrics import make_metric
-from conservator.perception import Percept, StatisticalPerception, study
+from conservator.metrics.fidelity import psnr
+from conservator.perception import Look, Percept, StatisticalPerception, study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, Greedy, PolicyContext, ReferenceJudge, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
@@ -20,7 +21,6 @@ from conservator.session import Apply, Rollback, Session, run
 from conservator.tools import Toolbox, make_toolbox
 
 EYE = StatisticalPerception()
-psnr = make_metric("psnr").score
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,9 @@ class Pessimist:
         same = image.shape == self._start.shape and torch.equal(image, self._start)
         return Percept(EYE.perceive(image).severities, quality=30.0 if same else 20.0)
 
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+        return after.percept.quality - before.percept.quality
+
 
 def test_rules_take_back_what_did_harm(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
     eye = Pessimist(study(noisy))
@@ -97,7 +100,7 @@ def test_rules_take_back_what_did_harm(noisy: Image, toolbox: Toolbox, pool: Poo
     trajectory = run(make_policy("rules", PolicyContext(pool, eye)), session)
     actions = [step.decision.action for step in trajectory.steps if step.decision]
     assert any(isinstance(action, Apply) for action in actions)
-    for before, after in zip(actions, actions[1:], strict=False):
+    for before, after in pairwise(actions):
         if isinstance(before, Apply):
             assert isinstance(after, Rollback)
     assert trajectory.toolchain() == ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from conservator.degradations import Kind
 from conservator.errors import InvalidActionError
 from conservator.image import Image
-from conservator.perception import Percept
+from conservator.perception import Look, Percept
 from conservator.policies import FixedOrder, NoPolicy, RandomPolicy, check_policy
 from conservator.pool import LocalPool, Pool
 from conservator.session import Apply, Decision, Rollback, Session, Stop, run
@@ -19,6 +20,9 @@ class Brightness:
 
     def perceive(self, image: Image) -> Percept:
         return Percept(quality=float(image.mean()))
+
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+        return after.percept.quality - before.percept.quality
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class ToolFailedError(ConservatorError):
 
 
 class InvalidActionError(ConservatorError):
-    """A policy asked for what is not possible (an unknown step, a tool not in the toolbox). Also shown to the policy."""
+    """A policy asked for what is not possible: an unknown step, a tool not in the toolbox. Shown to the policy, too."""
 
 
 class MissingExtraError(ConservatorError):

@@ -1,6 +1,7 @@
 """The one image convention.
 
-An image is a float32 tensor of shape (B, 3, H, W), sRGB, values in [0, 1]. B is 1 except in studies, training and pools.
+An image is a float32 tensor of shape (B, 3, H, W), sRGB, values in [0, 1].
+B is 1 except in studies, training and pools.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def to_array(
     a = image[0].detach().cpu().permute(1, 2, 0).numpy()
     if dtype is np.float32:
         return np.ascontiguousarray(a)
-    return np.rint(np.clip(a, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+    levels: NDArray[np.generic] = np.rint(np.clip(a, 0, 1) * (65535 if dtype is np.uint16 else 255)).astype(dtype)
+    return levels
 
 
 def luma(image: Image) -> Tensor:

@@ -1,4 +1,4 @@
-"""The record of a restoration: what was seen, decided and done, enough to replay it. One JSON file beside the result."""
+"""The record of a restoration, a JSON file beside the result: what was seen, decided, done; enough to replay it."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ class TreatmentRecord(_Model):
     license: str
     seconds: float
     kept: bool
+    gain: float
+    """What the eye estimates that it gained, dB of PSNR."""
     note: str = ""
     seen: SeenRecord | None
 
@@ -133,6 +135,7 @@ def make_record(
                 license=toolbox[t.tool].spec.license,
                 seconds=round(t.seconds, 4),
                 kept=t.kept,
+                gain=round(t.gain, 2),
                 note=t.note,
                 seen=None if t.percept is None else _seen(t.percept),
             )

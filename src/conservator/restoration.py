@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from conservator.errors import ConservatorError, ToolFailedError
 from conservator.image import Image
-from conservator.perception.perception import Percept, Perception
+from conservator.perception.perception import Look, Percept, Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.pool.pool import Pool
@@ -33,6 +33,8 @@ class Treatment:
     kept: bool
     """Whether its effect is in the result."""
     note: str = ""
+    gain: float = 0.0
+    """What the eye estimates that it gained on the whole, dB."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _treat(
 ) -> tuple[Image, tuple[Treatment, ...]]:
     """Apply the toolchain to the whole; a tool after which the whole looks worse than before it is left out."""
     treatments: list[Treatment] = []
-    current, percept = image, before
+    current, seen = image, Look(study(image), before)
     for tool in toolchain:
         progress(tool)
         start = time.perf_counter()
@@ -136,14 +138,15 @@ def _treat(
             treatments.append(Treatment(tool, time.perf_counter() - start, None, False, str(error)))
             continue
         seconds = time.perf_counter() - start
-        looked = perception.perceive(_study_like(treated, image))
-        worse = percept.quality - looked.quality
-        if worse > _ERROR_OF_THE_EYE and toolbox[tool].spec.scale == 1:
-            note = f"taken back: on the whole photo quality fell by {worse:.1f} dB"
-            treatments.append(Treatment(tool, seconds, looked, False, note))
+        small = _study_like(treated, image)
+        looked = Look(small, perception.perceive(small))
+        gain = perception.compare(seen, looked, toolbox[tool].spec.removes)
+        if gain < -_ERROR_OF_THE_EYE:
+            note = f"taken back: on the whole photo it did harm ({gain:+.1f} dB)"
+            treatments.append(Treatment(tool, seconds, looked.percept, False, note))
             continue
-        treatments.append(Treatment(tool, seconds, looked, True))
-        current, percept = treated, looked
+        treatments.append(Treatment(tool, seconds, looked.percept, True, gain=gain))
+        current, seen = treated, looked
     return current, tuple(treatments)
 
 

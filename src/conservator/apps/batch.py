@@ -118,7 +118,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _name(path: Path, suffix: str | None, parent: Path) -> Path:
-    wanted = suffix or (".png" if path.suffix.lower() in {".gif", ""} else path.suffix)
+    # a GIF holds too few colours for a restored photo, and an MPO is written as the JPEG that it is
+    wanted = suffix or {".gif": ".png", ".mpo": ".jpg", "": ".png"}.get(path.suffix.lower(), path.suffix)
     return parent / (path.stem + wanted)
 
 
@@ -236,7 +237,7 @@ def run_batch(
     on_start: Callable[[Task], Callable[[str], None]] = lambda task: lambda stage: None,
     on_end: Callable[[Task, Outcome], None] = lambda task, outcome: None,
 ) -> Summary:
-    """Restore all tasks, ``jobs`` at a time. With ``resume`` those whose result stands as the manifest says are skipped.
+    """Restore all tasks, ``jobs`` at a time; with ``resume`` skip those whose result stands as the manifest says.
 
     A result is skipped only if input and output still have the hashes of the manifest and the record exists. An
     existing target is replaced only with ``overwrite``, or with ``resume`` when the manifest says that it is ours.

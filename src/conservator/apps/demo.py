@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from conservator.apps.batch import Restorer, Task
 from conservator.degradations import degrade, parse_recipe, save_recipe
 from conservator.errors import ConservatorError
 from conservator.image import to_image
-from conservator.metrics import make_metric
+from conservator.metrics.fidelity import psnr
 from conservator.perception.statistical import StatisticalPerception
 from conservator.photo import Photo, load_photo, save_photo
 from conservator.record import Settings
@@ -18,7 +19,10 @@ from conservator.tools.catalog import make_toolbox
 
 
 def run_demo(folder: Path, recipe_text: str, seed: int) -> None:
-    """Write sample_clean.png, sample_damaged.png and its recipe, the result, its record and report; print the gain."""
+    """Write the sample, its damaged version and recipe, the result, its record and report; print the gain.
+
+    The picture sample_before_after.jpg shows both side by side.
+    """
     from skimage import data
 
     console = Console(soft_wrap=True, highlight=False)
@@ -36,9 +40,10 @@ def run_demo(folder: Path, recipe_text: str, seed: int) -> None:
     outcome = restorer(task, lambda stage: None, True)
     if outcome.status == "failed":
         raise ConservatorError(outcome.message)
-    psnr = make_metric("psnr").score
-    before = psnr(load_photo(task.source).image, clean)
-    after = psnr(load_photo(task.target).image, clean)
+    restored = load_photo(task.target).image
+    before, after = psnr(damaged, clean), psnr(restored, clean)
+    pair = torch.cat([damaged, torch.ones_like(damaged[..., :8]), restored], dim=3)
+    save_photo(Photo(pair), folder / "sample_before_after.jpg", overwrite=True, quality=90)
     console.print(f"{outcome.message} ({outcome.seconds:.1f} s)")
     console.print(f"PSNR (RGB) before {before:.2f} dB, after {after:.2f} dB, gain {after - before:+.2f} dB")
     for what, path in (

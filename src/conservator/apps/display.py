@@ -15,7 +15,7 @@ from rich.table import Table
 from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import MissingExtraError, ToolFailedError
 from conservator.image import Image
-from conservator.metrics import DEFAULT_METRICS, METRICS, FullReference, make_metric
+from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, METRICS, FullReference, make_metric
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
 from conservator.tools.tool import Toolbox
@@ -58,7 +58,15 @@ def print_percept_json(path: Path, photo: Photo, percept: Percept) -> None:
 
 def print_comparison(image: Image, reference: Image, names: str) -> None:
     """Print full-reference metrics of the pair and no-reference metrics of both."""
-    wanted = tuple(METRICS) if names == "all" else tuple(filter(None, names.split(","))) or DEFAULT_METRICS
+    wanted = (
+        tuple(METRICS)
+        if names == "all"
+        else tuple(filter(None, names.split(",")))
+        or (
+            *DEFAULT_FULL_REFERENCE,
+            *DEFAULT_NO_REFERENCE,
+        )
+    )
     table = Table("metric", "better", "image", "reference", box=None, pad_edge=False, header_style="dim")
     missing = []
     for name in wanted:

@@ -69,4 +69,5 @@ class BatchDisplay:
             ]
             self._console.print(f"{len(summary.outcomes)} photos: {', '.join(counts)}")
         if summary.exit_code < 2:
-            self._console.print(f"results in {escape(str(folder))}")
+            result = summary.outcomes[0].target if self._total == 1 else f"results in {folder}"
+            self._console.print(escape(result))

@@ -37,7 +37,7 @@ def save_report(path: Path, record: Record, photo: Photo, restored: Restored) ->
         after=_picture(restored.photo.working_image(), size),
         severities="\n".join(_severity_row(kind, record) for kind in Kind),
         treatments=_treatment_rows(record),
-        steps="\n".join(_step(s, steps[s.id].image, s.id in kept) for s in record.steps),
+        steps="\n".join(_step(s, steps[s.id].image, s.id in kept, width / height) for s in record.steps),
         particulars="\n".join(_particulars(record)),
     )
     write_text(path, page)
@@ -45,8 +45,8 @@ def save_report(path: Path, record: Record, photo: Photo, restored: Restored) ->
 
 def _sentence(record: Record) -> str:
     text = record.verdict[0].upper() + record.verdict[1:] + "."
-    if record.toolchain and record.before.quality is not None and record.after.quality is not None:
-        text += f" Estimated quality {record.before.quality:.1f} → {record.after.quality:.1f} dB."
+    if record.toolchain:
+        text += f" Estimated gain {sum(t.gain for t in record.treatments if t.kept):+.1f} dB."
     return text
 
 
@@ -78,11 +78,11 @@ def _treatment_rows(record: Record) -> str:
         return '<tr><td colspan="4">None. The picture is the one that came in, pixel for pixel.</td></tr>'
     rows = []
     for t in record.treatments:
-        quality = "" if t.seen is None or t.seen.quality is None else f"{t.seen.quality:.1f} dB"
+        gain = f"{t.gain:+.1f} dB" if t.kept else ""
         fate = "kept" if t.kept else (t.note or "not kept")
         source = f'<br><span class="soft">{escape(t.source)}, {escape(t.license)}</span>'
         rows.append(
-            f'<tr><td>{escape(t.tool)}{source}</td><td class="number">{quality}</td>'
+            f'<tr><td>{escape(t.tool)}{source}</td><td class="number">{gain}</td>'
             f'<td class="number">{t.seconds:.2f}</td><td>{escape(fate)}</td></tr>'
         )
     return "\n".join(rows)
@@ -98,10 +98,9 @@ def _kept_steps(record: Record) -> set[int]:
         step = record.steps[step.parent]
 
 
-def _step(step: StepRecord, image: Image, kept: bool) -> str:
-    height, width = image.shape[-2:]
-    scale = _THUMBNAIL / max(height, width)
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+def _step(step: StepRecord, image: Image, kept: bool, aspect: float) -> str:
+    """One figure; the overview is square whatever the photo's ``aspect`` (width over height), which it gets back."""
+    size = (max(1, round(_THUMBNAIL / max(1, aspect))), max(1, round(_THUMBNAIL * min(1, aspect))))
     picture = "" if step.action == "stop" else f'<img src="{_picture(image[:1], size)}" alt="">'
     title = {"start": "the photo", "stop": "stop"}.get(step.action, f"{step.action} {step.argument}")
     quality = "" if step.seen.quality is None else f" · {step.seen.quality:.1f} dB"

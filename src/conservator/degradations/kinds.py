@@ -21,7 +21,8 @@ class Kind(StrEnum):
     @property
     def label(self) -> str:
         """The name a reader sees, "motion blur"."""
-        return {"jpeg": "JPEG artefacts"}.get(self.value, self.value.replace("_", " "))
+        special = {"jpeg": "JPEG artefacts", "gaussian_blur": "Gaussian blur"}
+        return special.get(self.value, self.value.replace("_", " "))
 
 
 class Severity(IntEnum):

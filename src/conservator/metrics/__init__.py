@@ -9,7 +9,7 @@ from conservator.metrics.catalog import (
     METRICS,
     NO_REFERENCE,
     Metric,
-    metric,
+    make_metric,
 )
 from conservator.metrics.check import check_metric
 from conservator.metrics.metric import FullReference, NoReference
@@ -24,5 +24,5 @@ __all__ = [
     "Metric",
     "NoReference",
     "check_metric",
-    "metric",
+    "make_metric",
 ]

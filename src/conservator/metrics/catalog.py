@@ -36,7 +36,7 @@ DEFAULT_FULL_REFERENCE = ("psnr", "psnr_y", "ssim", "ms_ssim")
 DEFAULT_NO_REFERENCE = ("piqe", "sharpness", "noise")
 
 
-def metric(name: str) -> Metric:
+def make_metric(name: str) -> Metric:
     """The metric of this name; raises NameNotFoundError with the nearest names."""
     try:
         return METRICS[name]

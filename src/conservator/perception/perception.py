@@ -30,8 +30,19 @@ class Percept:
         return tuple(sorted(found, key=lambda kind: (-self.severities[kind], -self.confidences.get(kind, 0.0))))
 
 
+@dataclass(frozen=True)
+class Look:
+    """A picture and what was seen in it."""
+
+    image: Image = field(repr=False)
+    percept: Percept
+
+
 class Perception(Protocol):
     """Anything that looks at an image, or at a study of a photo, and judges it."""
 
     def perceive(self, image: Image) -> Percept:
         """Judge (B, 3, H, W): one image for B = 1; for more, a study (item 0 an overview, the others native crops)."""
+
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+        """Estimate what a treatment of ``treated`` gained, in dB of PSNR to the undamaged photo."""

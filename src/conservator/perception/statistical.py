@@ -1,26 +1,29 @@
-"""The eye that works from statistics: a small trained judge turns them into severities and a quality."""
+"""The eye that works from statistics: a small trained judge turns them into severities, a quality, and gains."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 
 from conservator.degradations.kinds import Kind, Severity
-from conservator.image import Image
+from conservator.image import Image, luma
 from conservator.networks.judge import Judge
-from conservator.perception.perception import Percept
+from conservator.perception.perception import Look, Percept
 from conservator.perception.statistics import statistics
 from conservator.weights import load_weights
 
 JUDGED_KINDS = tuple(kind for kind in Kind if kind is not Kind.LOW_RESOLUTION)
 _SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
+_ENLARGED = 0.5  # dB; pictures of two sizes cannot be compared, so an enlargement that was asked for counts this much
 
 
 class StatisticalPerception:
-    """Severities and quality from image statistics, through the shipped judge ``statistics``.
+    """Severities, quality and gains from image statistics, through the shipped judge ``statistics``.
 
     LOW_RESOLUTION follows from the size alone (long side under 300 pixels, as AgenticIR has it): pixels cannot tell it.
     """
@@ -30,7 +33,7 @@ class StatisticalPerception:
         judge, names, thresholds = _judge()
         measures = statistics(image)
         with torch.inference_mode():
-            logits, quality = judge(torch.tensor([[measures[name] for name in names]]))
+            logits, quality = judge.look(torch.tensor([[measures[name] for name in names]]))
         probabilities = torch.cummin(logits[0].sigmoid(), dim=1).values
         severities: dict[Kind, Severity] = {}
         confidences: dict[Kind, float] = {}
@@ -44,8 +47,33 @@ class StatisticalPerception:
         small = len(image) == 1 and max(image.shape[-2:]) < _SMALL_PHOTO
         severities[Kind.LOW_RESOLUTION] = Severity.HIGH if small else Severity.NONE
         confidences[Kind.LOW_RESOLUTION] = 1.0 if small else 0.0
-        clean = math.prod(1 - confidences[kind] for kind in JUDGED_KINDS)
-        return Percept(severities, confidences, float(quality[0]), {**measures, "clean": clean})
+        return Percept(severities, confidences, float(quality[0]), measures)
+
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+        """Estimate the gain of a treatment in dB; an enlargement counts half a dB."""
+        if before.image.shape != after.image.shape:
+            return _ENLARGED
+        if torch.equal(before.image, after.image):
+            return 0.0
+        judge, names, _ = _judge()
+        statistics = torch.tensor([[before.percept.measures[name] for name in names]])
+        with torch.inference_mode():
+            return float(judge.compare(statistics, torch.tensor([changes(before, after, treated, names)])))
+
+
+def changes(before: Look, after: Look, treated: frozenset[Kind], names: Sequence[str]) -> list[float]:
+    """What a treatment changed: each statistic, how far pixels and large areas moved, and the kinds it is meant for."""
+    was: Mapping[str, float] = before.percept.measures
+    now: Mapping[str, float] = after.percept.measures
+    difference = after.image - before.image
+    side = min(16, *difference.shape[-2:])
+    moved = (difference, F.avg_pool2d(difference, side), luma(difference))
+    return [
+        *(now[name] - was[name] for name in names),
+        *(math.log10(float(d.pow(2).mean().sqrt()) + 1e-4) for d in moved),
+        float(difference.mean()),
+        *(float(kind in treated) for kind in Kind),
+    ]
 
 
 @cache
@@ -54,7 +82,8 @@ def _judge() -> tuple[Judge, tuple[str, ...], tuple[float, ...]]:
     names = tuple(json.loads(metadata["statistics"]))
     if json.loads(metadata["kinds"]) != [str(kind) for kind in JUDGED_KINDS]:
         raise ValueError("the shipped judge was trained for other kinds; run make weights")
-    judge = Judge(len(names), len(JUDGED_KINDS), hidden=int(metadata["hidden"]))
+    widths = len(names), int(metadata["changes"]), len(JUDGED_KINDS)
+    judge = Judge(*widths, hidden=int(metadata["hidden"]))
     judge.load_state_dict(tensors)
     judge.eval()
     return judge, names, tuple(json.loads(metadata["thresholds"]))

@@ -197,7 +197,8 @@ def _sectors(spectrum: Tensor, fy: Tensor, fx: Tensor) -> dict[str, Tensor]:
     for i in range(len(edges) - 1):
         ring = (radius >= edges[i]) & (radius < edges[i + 1])
         energies = torch.stack(
-            [spectrum[:, ring & (sector == k)].mean(1) for k in range(12)] if bool(ring.any()) else [spectrum[:, 0, 0]], 1
+            [spectrum[:, ring & (sector == k)].mean(1) for k in range(12)] if bool(ring.any()) else [spectrum[:, 0, 0]],
+            1,
         )
         log = torch.log10(torch.nan_to_num(energies) + 1e-6)
         lowest = log.argmin(1, keepdim=True)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageFile, features
 
+from conservator.errors import PhotoError
 from conservator.photo.color import color_space, profile_name, to_srgb
 from conservator.photo.meta import orientation, quiet
 from conservator.photo.png import check_png, decode_png, png_depth
 from conservator.photo.tiff import TiffTagsOfPhoto, decode_tiff
-from conservator.errors import PhotoError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *(("AVIF",) if features.check("avif") else ()))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, name_not_found
 from conservator.image import Image
-from conservator.perception.perception import Percept, Perception
+from conservator.perception.perception import Look, Percept, Perception
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, Greedy, Objective, ReferenceJudge
 from conservator.pool.pool import Pool
@@ -40,6 +40,9 @@ class _Blind:
     def perceive(self, image: Image) -> Percept:
         return Percept()
 
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+        return 0.0
+
 
 def _greedy(context: PolicyContext) -> Greedy:
     return Greedy(
@@ -56,7 +59,7 @@ def _oracle(context: PolicyContext) -> Greedy:
 
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "greedy": _greedy,
-    "rules": lambda context: Rules(context.kinds),
+    "rules": lambda context: Rules(context.perception, context.kinds),
     "beam": lambda context: Beam(_greedy(context)),
     "random": lambda context: RandomPolicy(context.seed),
     "none": lambda context: NoPolicy(),

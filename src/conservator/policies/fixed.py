@@ -8,6 +8,7 @@ import numpy as np
 
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import digest
+from conservator.perception.perception import Look, Perception
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
 from conservator.tools.tool import ToolSpec
@@ -80,28 +81,26 @@ class Rules:
 
     name = "rules"
 
-    def __init__(self, kinds: Sequence[Kind] = tuple(Kind), tries: int = 2) -> None:
-        self._kinds, self._tries = frozenset(kinds), tries
+    def __init__(self, perception: Perception, kinds: Sequence[Kind] = tuple(Kind), tries: int = 2) -> None:
+        self._perception, self._kinds, self._tries = perception, frozenset(kinds), tries
 
     def act(self, observation: Observation) -> Decision:
         """Take back the last step if it did harm; else treat the next damage in the expert's order; else stop."""
         trajectory = observation.trajectory
         last = trajectory.last
         if last.decision is not None and isinstance(last.decision.action, Apply) and last.error is None:
-            before = trajectory.steps[last.parent or 0].percept
-            if last.percept.quality < before.quality:
-                return Decision(
-                    Rollback(last.parent or 0),
-                    thought=f"{last.decision.action.tool} did harm: "
-                    f"quality fell from {before.quality:.1f} to {last.percept.quality:.1f} dB",
-                )
+            tool, before = last.decision.action.tool, trajectory.steps[last.parent or 0]
+            removes = next(spec.removes for spec in observation.tools if spec.name == tool)
+            gain = self._perception.compare(Look(before.image, before.percept), Look(last.image, last.percept), removes)
+            if gain < 0:
+                return Decision(Rollback(before.id), thought=f"{tool} did harm: {gain:+.1f} dB")
         for kind in EXPERT_ORDER:
             severity = observation.percept.severities.get(kind, Severity.NONE)
             if kind not in self._kinds or severity == Severity.NONE:
                 continue
-            tool = self._next_tool(kind, observation.tools, trajectory)
-            if tool is not None:
-                return Decision(Apply(tool), thought=f"{kind.label} is {severity.label}")
+            untried = self._next_tool(kind, observation.tools, trajectory)
+            if untried is not None:
+                return Decision(Apply(untried), thought=f"{kind.label} is {severity.label}")
         return Decision(Stop(), thought="nothing is left to treat")
 
     def _next_tool(self, kind: Kind, tools: Sequence[ToolSpec], trajectory: Trajectory) -> str | None:

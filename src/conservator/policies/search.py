@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from conservator.degradations.kinds import Kind
 from conservator.errors import ToolFailedError
 from conservator.image import Image
-from conservator.perception.perception import Percept, Perception
+from conservator.perception.perception import Look, Percept, Perception
 from conservator.pool.pool import Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
@@ -42,23 +42,24 @@ Judge: TypeAlias = Callable[[State, ToolSpec, Image, Percept], float]
 
 
 class EyeJudge:
-    """Judges a treatment without a reference: gain of perceived quality, behind a guard of fidelity.
+    """Judges a treatment without a reference: the gain that perception estimates, behind a guard of fidelity.
 
     The guard forbids a treatment that shifts the colours of large areas (unless it treats haze, low light or rain),
     or that clips shadows or highlights.
     """
 
-    def __init__(self, objective: Objective = "balanced") -> None:
+    def __init__(self, perception: Perception, objective: Objective = "balanced") -> None:
         if objective not in _ACUTANCE:
             raise ValueError(f"objective is {objective!r}, expected one of {', '.join(_ACUTANCE)}")
-        self._acutance = _ACUTANCE[objective]
+        self._perception, self._acutance = perception, _ACUTANCE[objective]
 
     def __call__(self, before: State, tool: ToolSpec, image: Image, percept: Percept) -> float:
         """Gain in dB of one treatment."""
         if _harms_fidelity(before.image, image, tool):
             return float("-inf")
         steeper = percept.measures.get("edge_steepness", 0.0) - before.percept.measures.get("edge_steepness", 0.0)
-        return percept.quality - before.percept.quality + self._acutance * steeper
+        gain = self._perception.compare(Look(before.image, before.percept), Look(image, percept), tool.removes)
+        return gain + self._acutance * steeper
 
 
 class ReferenceJudge:
@@ -113,7 +114,7 @@ class Greedy:
         ``upscale`` allows tools that enlarge the photo: a small photo is not a damaged one unless the user says so.
         """
         self.name, self._pool, self._perception = name, pool, perception
-        self._judge = EyeJudge(objective) if judge is None else judge
+        self._judge = EyeJudge(perception, objective) if judge is None else judge
         self._margin = _MARGIN[objective] if margin is None else margin
         self._kinds = None if kinds is None else frozenset(kinds)
         self._upscale = upscale

@@ -1,8 +1,8 @@
 """Train the judge of the statistical eye: python -m conservator.training.statistics_eye PHOTOS --output weights/
 
 Clean photos are damaged by known recipes and treated by random classical tools; every state gives one vector of
-statistics. Severities are learned from the recipes, quality from the PSNR of the states, mainly from differences
-within a photo, since a policy compares states of one photo.
+statistics. Severities are learned from the recipes, quality from the PSNR of the states, and the gain of a treatment
+from the PSNR before and after it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from conservator.degradations import BY_KIND, Degradation, Kind, Severity, degra
 from conservator.errors import ToolFailedError
 from conservator.image import Image
 from conservator.networks.judge import Judge
-from conservator.perception.statistical import JUDGED_KINDS
+from conservator.perception.perception import Look, Percept
+from conservator.perception.statistical import JUDGED_KINDS, changes
 from conservator.perception.statistics import statistics
 from conservator.perception.study import study
 from conservator.photo import load_photo
@@ -46,15 +47,18 @@ _BEST_QUALITY = 45.0  # dB; what a clean photo is said to have
 
 @dataclass(frozen=True)
 class Sample:
-    """The states of one damaged photo: statistics (S, F), PSNR (S,), severities (K,) of the first and the last state.
+    """The states of one damaged photo: statistics (S, F), PSNR (S,), severities (K,) of the damaged photo.
 
-    State 0 is the damaged photo, the last one the clean photo, those between were left by tools.
+    State 0 is the damaged photo, the last one the clean photo, those between were left by tools; ``parents`` (S,) says
+    from which state (-1: none) and ``changes`` (S, C) what the tool changed.
     """
 
     names: tuple[str, ...]
     statistics: NDArray[np.float32]
     psnr: NDArray[np.float32]
     severities: NDArray[np.int64]
+    parents: NDArray[np.int64]
+    changes: NDArray[np.float32]
 
 
 def random_recipe(rng: np.random.Generator) -> tuple[tuple[Degradation, ...], dict[Kind, Severity]]:
@@ -92,26 +96,32 @@ def make_sample(path: Path, seed: int, tools: Toolbox, chains: int) -> Sample:
     recipe, severities = random_recipe(rng)
     damaged = degrade(clean, recipe)
     start, reference = study(damaged), study(clean, like=damaged)
-    states = [start]
+    eye = [Look(start, Percept(measures=statistics(start)))]
+    names = tuple(eye[0].percept.measures)
+    parents, changed = [-1], [[0.0] * len(changes(eye[0], eye[0], frozenset(), names))]
     fitting = [n for n, t in tools.items() if t.spec.removes & set(severities) and t.spec.scale == 1]
     others = [n for n, t in tools.items() if t.spec.scale == 1]
     for _ in range(chains):
-        image = start
+        parent = 0
         for _ in range(int(rng.choice([1, 2], p=[0.7, 0.3]))):
-            names = fitting if fitting and rng.random() < 0.75 else others
+            tool = tools[str(rng.choice(fitting if fitting and rng.random() < 0.8 else others))]
             try:
-                image = tools[names[int(rng.integers(len(names)))]](image)
+                image = tool(eye[parent].image)
             except ToolFailedError:
                 break
-            states.append(image)
-    states.append(reference)
-    measured = [statistics(state) for state in states]
-    psnr = [-10 * np.log10(max(1e-9, float((state - reference).pow(2).mean()))) for state in states]
+            eye.append(Look(image, Percept(measures=statistics(image))))
+            changed.append(changes(eye[parent], eye[-1], tool.spec.removes, names))
+            parents.append(parent)
+            parent = len(eye) - 1
+    eye.append(Look(reference, Percept(measures=statistics(reference))))
+    psnr = [-10 * np.log10(max(1e-9, float((look.image - reference).pow(2).mean()))) for look in eye]
     return Sample(
-        tuple(measured[0]),
-        np.array([list(m.values()) for m in measured], np.float32),
+        names,
+        np.array([list(look.percept.measures.values()) for look in eye], np.float32),
         np.minimum(np.array(psnr, np.float32), _BEST_QUALITY),
         np.array([int(severities.get(kind, Severity.NONE)) for kind in JUDGED_KINDS]),
+        np.array([*parents, -1]),
+        np.array([*changed, changed[0]], np.float32),
     )
 
 
@@ -153,11 +163,11 @@ class Fit:
 def fit(samples: list[Sample], held_out: list[Sample], epochs: int = 60, hidden: int = 128, seed: int = 0) -> Fit:
     """Train on ``samples``; set the threshold of each kind on ``held_out`` so that clean photos are left alone."""
     torch.manual_seed(seed)
-    judge = Judge(len(samples[0].names), len(JUDGED_KINDS), hidden, dropout=0.1)
-    every = torch.from_numpy(np.concatenate([s.statistics for s in samples]))
-    judge.mean.copy_(every.mean(0))
-    judge.deviation.copy_(every.std(0) + 1e-4)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=1e-2)
+    widths = len(samples[0].names), samples[0].changes.shape[1], len(JUDGED_KINDS)
+    judge = Judge(*widths, hidden, dropout=0.3)
+    judge.picture.fit(torch.from_numpy(np.concatenate([s.statistics for s in samples])))
+    judge.change.fit(torch.from_numpy(np.concatenate([s.changes[s.parents >= 0] for s in samples])))
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=1.5e-3, weight_decay=0.1)
     batch = 64
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * max(1, len(samples) // batch))
     order = np.random.default_rng(seed)
@@ -175,33 +185,35 @@ def fit(samples: list[Sample], held_out: list[Sample], epochs: int = 60, hidden:
 
 
 def _loss(judge: Judge, samples: list[Sample]) -> torch.Tensor:
-    """Cumulative cross-entropy of the severities, and Huber losses of quality and of its differences in a photo."""
-    sizes = [len(s.psnr) for s in samples]
-    logits, quality = judge(torch.from_numpy(np.concatenate([s.statistics for s in samples])))
-    truth = torch.from_numpy(np.concatenate([s.psnr for s in samples]))
-    ends = np.cumsum(sizes)
+    """Cumulative cross-entropy of the severities, and Huber losses of the quality and of the gains of treatments."""
+    first, last = (np.stack([s.statistics[state] for s in samples]) for state in (0, -1))
+    logits, _ = judge.look(torch.from_numpy(np.concatenate([first, last])))
     damaged = torch.from_numpy(np.stack([s.severities for s in samples]))
-    levels = torch.cat([damaged, torch.zeros_like(damaged)])  # the first state is damaged, the last is clean
-    chosen = torch.from_numpy(np.concatenate([ends - sizes, ends - 1]))
-    target = (levels[..., None] > torch.arange(4)).float()
-    severity = F.binary_cross_entropy_with_logits(logits[chosen], target)
-    group = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
-    earlier, later = torch.triu(group[:, None] == group[None], 1).nonzero().T
-    to_clean = torch.isin(later, torch.from_numpy(ends - 1))  # far jumps matter less than choices between treatments
-    gained, truly = (v[later] - v[earlier] for v in (quality, truth))
-    weight = torch.where(to_clean, 0.2, 1.0)
-    differences = (weight * F.huber_loss(gained, truly, reduction="none", delta=1.0)).mean()
-    return severity * 4 + 0.1 * F.huber_loss(quality, truth, delta=2.0) + differences
+    levels = torch.cat([damaged, torch.zeros_like(damaged)])
+    severity = F.binary_cross_entropy_with_logits(logits, (levels[..., None] > torch.arange(4)).float())
+    _, quality = judge.look(torch.from_numpy(np.concatenate([s.statistics for s in samples])))
+    truth = torch.from_numpy(np.concatenate([s.psnr for s in samples]))
+    loss = 4 * severity + 0.1 * F.huber_loss(quality, truth, delta=2.0)
+    gained, truly = _gains(judge, samples)
+    return loss + F.huber_loss(gained, truly.clamp(-8, 8), delta=1.0) if len(truly) else loss
+
+
+def _gains(judge: Judge, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Estimated and true gain of every treatment, dB."""
+    before = np.concatenate([s.statistics[s.parents[s.parents >= 0]] for s in samples])
+    changed = np.concatenate([s.changes[s.parents >= 0] for s in samples])
+    truly = np.concatenate([(s.psnr - s.psnr[s.parents])[s.parents >= 0] for s in samples])
+    return judge.compare(torch.from_numpy(before), torch.from_numpy(changed)), torch.from_numpy(truly)
 
 
 def _judged(judge: Judge, samples: list[Sample], state: int) -> torch.Tensor:
     with torch.inference_mode():
-        logits, _ = judge(torch.from_numpy(np.stack([s.statistics[state] for s in samples])))
+        logits, _ = judge.look(torch.from_numpy(np.stack([s.statistics[state] for s in samples])))
     return torch.sigmoid(logits)
 
 
 def _thresholds(judge: Judge, samples: list[Sample]) -> list[float]:
-    """Per kind the larger of: the best F1, and one false alarm in 400 clean photos."""
+    """Per kind the larger of: the best F1, and one false alarm in 100 clean photos."""
     present, clean = _judged(judge, samples, 0)[..., 0].numpy(), _judged(judge, samples, -1)[..., 0].numpy()
     truth = np.stack([s.severities for s in samples]) > 0
     found = []
@@ -211,7 +223,7 @@ def _thresholds(judge: Judge, samples: list[Sample]) -> list[float]:
             2 * (truth[:, k] & (present[:, k] > t)).sum() / (truth[:, k].sum() + (present[:, k] > t).sum())
             for t in grid
         ]
-        found.append(float(max(grid[int(np.argmax(f1))], min(0.97, np.quantile(clean[:, k], 1 - 1 / 400)))))
+        found.append(float(max(grid[int(np.argmax(f1))], min(0.97, np.quantile(clean[:, k], 0.99)))))
     return found
 
 
@@ -223,24 +235,19 @@ def _scores(judge: Judge, samples: list[Sample], thresholds: list[float]) -> dic
     hits = (found & (truth > 0)).sum(0)
     f1 = 2 * hits / (found.sum(0) + (truth > 0).sum(0))
     level = torch.where(found, (present > 0.5).sum(-1).clamp(min=1), 0)
-    ordered, pairs, errors = 0, 0, []
-    for sample in samples:
-        with torch.inference_mode():
-            quality = judge(torch.from_numpy(sample.statistics))[1].numpy()[:-1]
-        for i in range(len(quality)):
-            for j in range(i):
-                gap, seen = sample.psnr[i] - sample.psnr[j], quality[i] - quality[j]
-                errors.append(abs(gap - seen))
-                if abs(gap) > 0.5:
-                    pairs, ordered = pairs + 1, ordered + int(gap * seen > 0)
+    with torch.inference_mode():
+        gained, truly = _gains(judge, samples)
+    accepted, clear = gained > 0.35, truly.abs() > 0.5
     scores = {f"f1_{kind}": float(v) for kind, v in zip(JUDGED_KINDS, f1, strict=True)}
     return scores | {
         "f1_mean": float(f1.mean()),
         "exact_set": float((found == (truth > 0)).all(1).float().mean()),
         "within_one_level": float(((level - truth).abs() <= 1).float().mean()),
         "clean_called_clean": float((clean[..., 0] <= limit).all(1).float().mean()),
-        "pairs_ordered_0.5dB": ordered / max(1, pairs),
-        "gain_error_dB": float(np.mean(errors)),
+        "gain_sign_right": float(((gained > 0) == (truly > 0))[clear].float().mean()),
+        "gain_error_dB": float((gained - truly.clamp(-8, 8)).abs().mean()),
+        "accepted_gain_dB": float(truly[accepted].mean()),
+        "accepted_harm_0.3dB": float((truly[accepted] < -0.3).float().mean()),
     }
 
 
@@ -256,7 +263,8 @@ def save(result: Fit, names: tuple[str, ...], output: Path, command: str) -> Non
         "statistics": json.dumps(names),
         "kinds": json.dumps([str(kind) for kind in JUDGED_KINDS]),
         "thresholds": json.dumps(result.thresholds),
-        "hidden": str(result.judge.severity.in_features),
+        "changes": str(len(result.judge.change.mean)),
+        "hidden": str(result.judge.severity[0].out_features),
     }
     save_file({k: v.contiguous() for k, v in result.judge.state_dict().items()}, path, metadata)
     data = path.read_bytes()
@@ -268,6 +276,11 @@ def save(result: Fit, names: tuple[str, ...], output: Path, command: str) -> Non
         f"[statistics.scores]\n{scores}\n",
         "utf-8",
     )
+
+
+def _stored(s: Sample) -> tuple[object, ...]:
+    arrays = (s.statistics, s.psnr, s.severities, s.parents, s.changes)
+    return s.names, *map(torch.from_numpy, arrays)
 
 
 def main() -> None:
@@ -284,15 +297,12 @@ def main() -> None:
     args = parser.parse_args()
     photos = sorted(p for p in args.photos.rglob("*") if p.suffix in {".webp", ".png", ".jpg"})
     if args.samples.exists():
-        samples = [
-            Sample(tuple(names), *(field.numpy() for field in fields))
-            for names, *fields in torch.load(args.samples, weights_only=True)
-        ]
+        stored = torch.load(args.samples, weights_only=True)
+        samples = [Sample(tuple(names), *(field.numpy() for field in fields)) for names, *fields in stored]
     else:
         samples = build(photos, args.count, args.chains, args.seed, args.jobs)
         args.samples.parent.mkdir(parents=True, exist_ok=True)
-        stored = [(s.names, *map(torch.from_numpy, (s.statistics, s.psnr, s.severities))) for s in samples]
-        torch.save(stored, args.samples)
+        torch.save([_stored(s) for s in samples], args.samples)
     held = max(1, len(photos) // 8)  # whole photos are held out
     training = [s for i, s in enumerate(samples) if i % len(photos) >= held]
     held_out = [s for i, s in enumerate(samples) if i % len(photos) < held]

@@ -1,6 +1,7 @@
 """The classical toolbox: textbook methods, no weights. A new tool is one class in its file and one line here."""
 
-from conservator.tools.classical.deblock import Deblock, DctDejpeg
+from conservator.tools.classical.deblock import DctDejpeg, Deblock
+from conservator.tools.classical.deblur import DEBLUR
 from conservator.tools.classical.denoise import DctDenoise, NlmDenoise, TvDenoise, WaveletDenoise
 from conservator.tools.classical.light import (
     ClaheBrighten,
@@ -27,6 +28,7 @@ CLASSICAL: tuple[Tool, ...] = (
     TvDenoise(),
     MedianDerain(),
     MorphologicalDerain(),
+    *DEBLUR,
     ColourAttenuationDehaze(),
     DarkChannelDehaze(),
     StretchBrighten(),

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +21,25 @@ from conservator.tools.classical.noise_level import estimate_sigma
 
 _WINDOW = 64  # pixels a side of the windows whose spectra are averaged
 _LARGEST = 640  # pixels a side that are looked at
-_ROUNDING = 0.3 / 255
-_CONVINCING = 0.72
-"""A kernel must leave less than this part of the misfit of "no blur"; sharp photos leave 0.8 and more."""
+_NOISES = (0.3 / 255, 3 / 255, 8 / 255)
+"""Deviations below which the spectrum is not trusted, tried in turn: 8-bit rounding, and what a denoiser or a JPEG
+has taken from or added to the weak high frequencies."""
+_LARGEST_MISFIT = 0.7
+"""Mean squared misfit of the log-spectrum beyond which no kernel is believed."""
+_SLOPE, _TRUST = -2.6, 0.03
+"""The slope of most photos' spectra, and its weight beside that of the measured bins."""
 
-Family: TypeAlias = Callable[[], Iterable[Tensor]]
-"""Makes the candidate kernels (k, k), k odd; the pixel at offset d of the sharp image weighs kernel[centre + d]."""
+
+@dataclass(frozen=True)
+class Family:
+    """Kernels of one kind of blur, and how much evidence it takes to believe in one of them."""
+
+    kernels: Callable[[], Iterable[Tensor]]
+    """Makes the candidates (k, k), k odd; the pixel at offset d of the sharp image weighs ``kernel[centre + d]``."""
+    convincing: float
+    """A kernel must leave less than this part of the misfit of "no blur"."""
+    least_bins: float
+    """The weights of the bins that show more scene than noise must add up to this, of about 1600."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +66,16 @@ def estimate_blur(image: Image, family: Family) -> BlurModel | None:
         return None
     y0, x0 = (max(0, side - _LARGEST) // 2 for side in (height, width))
     part = image[..., y0 : y0 + _LARGEST, x0 : x0 + _LARGEST]
-    noise = max(float(estimate_sigma(part)[0, 0]) / math.sqrt(3), _ROUNDING)
+    measured = float(estimate_sigma(part)[0, 0]) / math.sqrt(3)
+    power = _power(luma(part))
     kernels, transfer = _candidates(family)
-    misfit, level, slope = _fit(_power(luma(part)), transfer, noise**2)
-    best = int(misfit[1:].argmin()) + 1
-    if float(misfit[best]) > _CONVINCING * float(misfit[0]):
-        return None
-    return BlurModel(kernels[best - 1], math.exp(float(level[best])), float(slope[best]), noise)
+    for noise in sorted({max(measured, least) for least in _NOISES}):
+        misfit, level, slope, bins = _fit(power, transfer, noise**2)
+        best = int(misfit[1:].argmin()) + 1
+        limit = min(_LARGEST_MISFIT, family.convincing * float(misfit[0]))
+        if bins >= family.least_bins and float(misfit[best]) < limit:
+            return BlurModel(kernels[best - 1], math.exp(float(level[best])), float(slope[best]), noise)
+    return None
 
 
 def transfer_function(kernel: Tensor, height: int, width: int) -> Tensor:
@@ -94,7 +109,7 @@ def _frequencies() -> tuple[Tensor, Tensor, Tensor]:
 def _candidates(family: Family) -> tuple[list[Tensor], Tensor]:
     """The kernels, and their squared transfer functions at the used bins, (1 + kernels, bins); the first is no blur."""
     used = _frequencies()[0]
-    kernels = list(family())
+    kernels = list(family.kernels())
     leak = torch.tensor([1 / 6, 2 / 3, 1 / 6])  # a Hann window mixes neighbouring bins
     squared = []
     for kernel in kernels:
@@ -105,22 +120,25 @@ def _candidates(family: Family) -> tuple[list[Tensor], Tensor]:
     return kernels, torch.stack([torch.ones_like(squared[0]), *squared])
 
 
-def _fit(power: Tensor, transfer: Tensor, noise: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Explain a spectrum by each candidate: mean squared misfit of its logarithm, log level, slope; each (candidates,).
+def _fit(power: Tensor, transfer: Tensor, noise: float) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Explain a spectrum by each candidate: mean squared misfit of its logarithm, log level, slope, each (candidates,);
+    and the sum of the weights.
 
-    Scenes have preferred directions; two harmonics of the direction allow for that.
+    Scenes have preferred directions; two harmonics of the direction allow for that. Bins that hold more noise than
+    scene do not count, and where few are left the slope keeps to that of most photos.
     """
     used, frequency, direction = _frequencies()
     measured = power[used]
-    weight = measured / (measured + 3 * noise)
+    measured = measured.clamp_min(0.01 * noise)  # a flat image has no power at all
+    scene = (measured - noise).clamp_min(0.05 * noise)
+    weight = ((measured - 2 * noise) / measured).clamp_min(0)
     harmonics = [torch.cos(2 * direction), torch.sin(2 * direction), torch.cos(4 * direction)]
     design = torch.stack([torch.ones_like(frequency), frequency.log(), *harmonics], dim=1) * weight[:, None]
-    solve = torch.linalg.pinv(design)
-    floor = torch.full_like(transfer, 1e-4)
-    for _ in range(2):
-        target = (measured.log() - (transfer + floor).log()) * weight
-        parameters = target @ solve.T
-        scene = (parameters[:, :1] + parameters[:, 1:2] * frequency.log()).exp()
-        floor = (noise / scene).clamp(1e-6, 0.1)
-    misfit = (target - parameters @ design.T).square().sum(1) / weight.square().sum()
-    return misfit, parameters[:, 0], parameters[:, 1]
+    prior = torch.tensor([[0.0, math.sqrt(_TRUST * len(frequency)), 0.0, 0.0, 0.0]])
+    design = torch.cat([design, prior])
+    target = (scene.log() - (transfer + 1e-5).log()) * weight
+    target = F.pad(target, (0, 1), value=_SLOPE * float(prior[0, 1]))
+    parameters = target @ torch.linalg.pinv(design).T
+    bins = float(weight.square().sum())
+    misfit = (target - parameters @ design.T).square().sum(1) / max(bins, 1.0)
+    return misfit, parameters[:, 0], parameters[:, 1], bins

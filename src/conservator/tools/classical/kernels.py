@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from conservator.degradations.kernels import line_taps
+from conservator.tools.classical.blur_model import Family
 
 
 def motion_kernels() -> Iterator[Tensor]:
@@ -55,3 +56,10 @@ def _distance(reach: int) -> Tensor:
 
 def _normalised(kernel: Tensor) -> Tensor:
     return kernel / kernel.sum()
+
+
+MOTION = Family(motion_kernels, convincing=0.5, least_bins=100)
+DEFOCUS = Family(defocus_kernels, convincing=0.5, least_bins=12)
+GAUSSIAN = Family(gaussian_kernels, convincing=0.3, least_bins=12)
+"""Limits found on photos of the training set: none of the sharp ones is taken for blurred. There are many more motion
+kernels, so a motion needs more evidence; a denoised photo resembles one behind a Gaussian."""

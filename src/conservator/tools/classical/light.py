@@ -48,7 +48,7 @@ class GammaBrighten(_Brightener):
     spec = ToolSpec(
         name="gamma_brighten",
         removes=frozenset({Kind.LOW_LIGHT}),
-        description="Lifts the mid-tones of an underexposed photo by an adaptive gamma curve, black and white staying put.",
+        description="Lifts the mid-tones of an underexposed photo by a gamma curve; black and white stay put.",
         source="adaptive gamma correction, textbook",
         license="Apache-2.0",
         tile=None,
@@ -66,7 +66,7 @@ class StretchBrighten(_Brightener):
     spec = ToolSpec(
         name="stretch_brighten",
         removes=frozenset({Kind.LOW_LIGHT}),
-        description="Scales a photo that lacks highlights to the full range of brightness; the gentlest way to brighten.",
+        description="Scales a photo that lacks highlights to the full range; the gentlest way to brighten.",
         source="linear contrast stretching, textbook",
         license="Apache-2.0",
         tile=None,

@@ -16,7 +16,11 @@ def _lanczos(image: Image, scale: int) -> Image:
     """Enlarge (B, 3, H, W) by Pillow's Lanczos filter in floating point; values may leave [0, 1] a little."""
     height, width = image.shape[-2:]
     planes = [
-        np.asarray(PillowImage.fromarray(plane.numpy(), "F").resize((width * scale, height * scale), PillowImage.LANCZOS))
+        np.asarray(
+            PillowImage.fromarray(plane.numpy(), "F").resize(
+                (width * scale, height * scale), PillowImage.Resampling.LANCZOS
+            )
+        )
         for plane in image.flatten(0, 1)
     ]
     return torch.from_numpy(np.stack(planes)).view(len(image), 3, height * scale, width * scale)

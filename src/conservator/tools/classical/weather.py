@@ -43,7 +43,7 @@ class DarkChannelDehaze(Tool):
         name="dark_channel_dehaze",
         removes=frozenset({Kind.HAZE}),
         description="Removes fog and haze, giving back contrast and colour; may darken large bright areas.",
-        source="He, Sun, Tang, Single image haze removal using dark channel prior, CVPR 2009; guided filter, ECCV 2010",
+        source="He, Sun, Tang, Single image haze removal using dark channel prior, CVPR 2009",
         license="Apache-2.0",
         tile=None,
     )

@@ -1,0 +1,122 @@
+"""The user's own tools: imported toolboxes, added checkpoints, and what other installed packages offer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from conservator.degradations.kinds import Kind
+from conservator.errors import ConservatorError, name_not_found
+from conservator.tools.records import read_bytes
+from conservator.tools.rl_restore import RlRestoreTool, rl_restore_tools
+from conservator.tools.spandrel import SpandrelRecord, SpandrelTool
+from conservator.tools.tool import Tool
+
+ENTRY_POINT_GROUP = "conservator.tools"
+
+
+class _AnyRecord(BaseModel):
+    """Only what tells the records apart."""
+
+    type: str
+
+
+def user_tool_dir() -> Path:
+    """The folder of the user's own tools; it need not exist.
+
+    ``$CONSERVATOR_HOME/tools`` where that is set, else ``conservator/tools`` in the platform's folder for user data.
+    """
+    if home := os.environ.get("CONSERVATOR_HOME"):
+        return Path(home) / "tools"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "conservator" / "tools"
+
+
+def user_tools() -> tuple[SpandrelTool, ...]:
+    """The checkpoints that the user added, by name; raises ConservatorError that names a record it cannot read."""
+    tools = []
+    for path, data in _records("spandrel"):
+        try:
+            record = SpandrelRecord.model_validate_json(data)
+        except ValidationError as error:
+            raise _unreadable(path, error) from error
+        tools.append(SpandrelTool(record, path.parent))
+    return tuple(tools)
+
+
+def imported_rl_restore_tools() -> tuple[RlRestoreTool, ...]:
+    """The twelve tools of RL-Restore; raises ConservatorError that says how to import them when they are not there."""
+    for path, _ in _records("rl-restore"):
+        return rl_restore_tools(path)
+    raise ConservatorError(
+        "the toolbox rl-restore is not imported yet; run: conservator tools import rl-restore path/to/rl_restore.npz"
+    )
+
+
+def entry_point_tools() -> tuple[Tool, ...]:
+    """The tools of installed packages that have an entry point in the group ``conservator.tools``.
+
+    It names a Tool, an iterable of Tools, or something callable without arguments (a Tool class too) that returns one
+    of these. Raises ConservatorError that names the package when it fails.
+    """
+    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    return tuple(tool for point in found for tool in _offered(point))
+
+
+def parse_kinds(text: str) -> frozenset[Kind]:
+    """Kinds from their names joined by commas, "noise,jpeg"; raises NameNotFoundError for an unknown one."""
+    kinds = set()
+    for name in text.split(","):
+        try:
+            kinds.add(Kind(name.strip().lower().replace("-", "_").replace(" ", "_")))
+        except ValueError:
+            raise name_not_found("kind of damage", name.strip(), Kind) from None
+    return frozenset(kinds)
+
+
+def _records(kind: str) -> list[tuple[Path, bytes]]:
+    """The records of one type in the user's folder, each with its bytes, sorted by name."""
+    found = []
+    for path in sorted(user_tool_dir().glob("*.json")):
+        data = read_bytes(path)
+        try:
+            if _AnyRecord.model_validate_json(data).type == kind:
+                found.append((path, data))
+        except ValidationError as error:
+            raise _unreadable(path, error) from error
+    return found
+
+
+def _unreadable(path: Path, error: ValidationError) -> ConservatorError:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the file"
+    return ConservatorError(
+        f"{path} is not a record of a tool ({where}: {first['msg']}); delete it and add the tool again"
+    )
+
+
+def _offered(point: EntryPoint) -> tuple[Tool, ...]:
+    package = point.dist.name if point.dist else "an unknown package"
+    where = f"the package {package} offers tools as {point.name} = {point.value}"
+    try:
+        value = point.load()
+        if callable(value) and not isinstance(value, Tool):  # a tool is callable too
+            value = value()
+        tools = (value,) if isinstance(value, Tool) else tuple(value)
+    except Exception as error:  # somebody else's code: whatever it raises, say whose it is
+        raise ConservatorError(f"{where}, but that failed: {type(error).__name__}: {error}") from error
+    for tool in tools:
+        if not isinstance(tool, Tool):
+            raise ConservatorError(
+                f"{where}, but that gave a {type(tool).__name__}, expected a Tool or an iterable of them"
+            )
+    return tools
