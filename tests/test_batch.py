@@ -18,8 +18,9 @@ from skimage import data
 from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, find_tasks, run_batch
 from conservator.apps.replay import replay_record
 from conservator.errors import ConservatorError
+from conservator.files import sha256
 from conservator.perception import StatisticalPerception
-from conservator.record import Settings, load_record, sha256
+from conservator.record import Settings, load_record
 from conservator.tools import make_toolbox
 
 
@@ -58,7 +59,7 @@ def test_one_bad_file_never_stops_a_batch(album: Path, tmp_path: Path) -> None:
     assert "words.png" in messages["words.png"]
     made = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
     assert {"noisy_png.png", "noisy_jpg.jpg", "sub/turned.tif", "sub/turned.conservator.json", MANIFEST} <= made
-    assert not [name for name in made if ".tmp" in name]
+    assert not [name for name in made if "-part" in name]
 
 
 def test_existing_results_are_replaced_only_when_told(album: Path, tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_resume_skips_what_stands_and_redoes_what_changed(album: Path, tmp_path:
     run_batch(tasks, restorer(), manifest)
     hashes = {p: sha256(p) for p in output.rglob("*.*") if p.suffix in {".png", ".jpg", ".tif"}}
     (output / "clean.png").write_bytes(b"damaged since")
-    (output / ".clean.png.left.tmp").write_bytes(b"left by a killed run")
+    (output / ".left.conservator-part").write_bytes(b"left by a killed run")
     with manifest.path.open("a") as file:
         file.write('{"source": "torn')
     summary = run_batch(tasks, restorer(), manifest, resume=True)
@@ -91,7 +92,7 @@ def test_resume_skips_what_stands_and_redoes_what_changed(album: Path, tmp_path:
     assert status["noisy.png"] == status["turned.tif"] == "skipped"
     assert status["clean.png"] != "skipped"
     assert {p: sha256(p) for p in hashes} == hashes
-    assert not list(output.glob(".*.tmp"))
+    assert not list(output.glob(".*-part"))
     assert isinstance(manifest.read()[str(album / "clean.png"), str(output / "clean.png")], Outcome)
 
 

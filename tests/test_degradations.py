@@ -572,7 +572,7 @@ def test_mio_takes_a_depth_map_and_refuses_other_kinds() -> None:
     (haze,) = mio_recipe((Kind.HAZE,), np.random.default_rng(0), depth="depth.png")
     assert isinstance(haze, Haze)
     assert haze.depth == "depth.png"
-    with pytest.raises(RecipeError, match="no gaussian blur"):
+    with pytest.raises(RecipeError, match="no Gaussian blur"):
         mio_recipe((Kind.GAUSSIAN_BLUR,), np.random.default_rng(0))
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from skimage import data
 
 from conservator.errors import PhotoError
+from conservator.files import replacing
 from conservator.photo import Photo, load_photo, save_photo
-from conservator.photo.write import replacing
 
 
 def load_sample(folder: Path) -> Photo:
@@ -63,7 +63,7 @@ def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "photo.png"
     target.write_bytes(b"old")
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom conservator.photo.write import replacing\n"
+        "import os, sys\nfrom pathlib import Path\nfrom conservator.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as file:\n    file.write(b'half'); file.flush(); os._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(target)], check=False).returncode == 9

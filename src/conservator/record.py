@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import platform
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import conservator
 from conservator.errors import ConservatorError
+from conservator.files import sha256, write_text
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
 from conservator.restoration import Restored
@@ -183,28 +181,6 @@ def load_record(path: str | Path) -> Record:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ConservatorError(f"{path}: not a record of conservator ({where}: {first['msg']})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file(photo: Photo, path: Path) -> FileRecord:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from conservator.errors import ConservatorError
+from conservator.files import PART_SUFFIX, sha256
 from conservator.perception.perception import Perception
 from conservator.photo import PHOTO_SUFFIXES, load_photo, save_photo
 from conservator.policies.catalog import PolicyContext, make_policy
 from conservator.pool.pool import LocalPool, MemoPool
-from conservator.record import Settings, make_record, save_record, sha256, verdict
+from conservator.record import Settings, make_record, save_record, verdict
 from conservator.restoration import Restored, restore
 from conservator.tools.tool import Toolbox
 
@@ -270,7 +271,7 @@ def run_batch(
 def remove_leftovers(folders: set[Path]) -> None:
     """Delete the temporary files that a killed run left in output folders."""
     for folder in folders:
-        for path in folder.glob(".*.tmp"):
+        for path in folder.glob(f".*{PART_SUFFIX}"):
             path.unlink(missing_ok=True)
 
 

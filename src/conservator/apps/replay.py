@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 from conservator.errors import ConservatorError
+from conservator.files import sha256
 from conservator.photo import load_photo, save_photo
 from conservator.pool.pool import LocalPool
-from conservator.record import load_record, sha256
+from conservator.record import load_record
 from conservator.restoration import treat
 from conservator.tools.catalog import make_toolbox
 

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 
 from conservator.degradations.kinds import Kind, Severity
+from conservator.files import write_text
 from conservator.image import Image, to_array
 from conservator.photo import Photo
-from conservator.record import Record, SeenRecord, StepRecord, write_text
+from conservator.record import Record, SeenRecord, StepRecord
 from conservator.restoration import Restored
 
 _LONG_SIDE = 1600  # pixels of the two pictures of the slider

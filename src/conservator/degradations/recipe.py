@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from conservator.degradations.degradation import Degradation, Recipe
 from conservator.degradations.fields import field_types
 from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import RecipeError, name_not_found
+from conservator.files import write_text
 
 ALIASES = {
     "blur": "gaussian_blur",
@@ -87,16 +87,7 @@ def save_recipe(recipe: Sequence[Degradation], path: str | os.PathLike[str]) -> 
     """Write a recipe to a JSON file, whole or not at all; OSError where the folder cannot be written."""
     path = Path(path)
     text = json.dumps(recipe_to_json(recipe), indent=2, allow_nan=False) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(path, text)
 
 
 def parse_recipe(text: str, seed: int) -> Recipe:

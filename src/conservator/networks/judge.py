@@ -36,6 +36,9 @@ def _perceptron(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Se
     )
 
 
+_MEMBERS = 5
+
+
 class Judge(nn.Module):
     """Judges one picture by its statistics, and a treatment by the statistics before it and the change."""
 
@@ -46,7 +49,7 @@ class Judge(nn.Module):
         self.change = Standardise(changes)
         self.severity = _perceptron(statistics, hidden, kinds * 4, dropout)
         self.quality = _perceptron(statistics, hidden, 1, dropout)
-        self.gain = _perceptron(statistics + changes, hidden, 1, dropout)
+        self.gains = nn.ModuleList(_perceptron(statistics + changes, hidden, 1, dropout) for _ in range(_MEMBERS))
 
     def look(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, statistics) to logits (B, kinds, 4), "severity is at least 1 to 4", and to a quality (B,) in dB."""
@@ -55,6 +58,9 @@ class Judge(nn.Module):
         return logits.unflatten(1, (-1, 4)), 20 + 10 * self.quality(x)[:, 0]
 
     def compare(self, statistics: Tensor, changes: Tensor) -> Tensor:
-        """Map statistics (B, statistics) before a treatment and its changes (B, changes) to the gain (B,) in dB."""
-        gain: Tensor = self.gain(torch.cat([self.picture(statistics), self.change(changes)], 1))
-        return 4 * gain[:, 0]
+        """Map statistics (B, statistics) before a treatment and its changes (B, changes) to gains (B, members) in dB.
+
+        Where the members differ, the treatment is unlike those of the training.
+        """
+        x = torch.cat([self.picture(statistics), self.change(changes)], 1)
+        return torch.cat([4 * member(x) for member in self.gains], 1)

@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image, luma
@@ -50,7 +51,7 @@ class StatisticalPerception:
         return Percept(severities, confidences, float(quality[0]), measures)
 
     def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
-        """Estimate the gain of a treatment in dB; an enlargement counts half a dB."""
+        """Estimate the gain of a treatment in dB, cautiously; an enlargement counts half a dB."""
         if before.image.shape != after.image.shape:
             return _ENLARGED
         if torch.equal(before.image, after.image):
@@ -58,7 +59,13 @@ class StatisticalPerception:
         judge, names, _ = _judge()
         statistics = torch.tensor([[before.percept.measures[name] for name in names]])
         with torch.inference_mode():
-            return float(judge.compare(statistics, torch.tensor([changes(before, after, treated, names)])))
+            gains = judge.compare(statistics, torch.tensor([changes(before, after, treated, names)]))
+        return float(cautious(gains))
+
+
+def cautious(gains: Tensor) -> Tensor:
+    """One estimate (B,) from those of the judge's members (B, members): the mean less the deviation."""
+    return gains.mean(1) - gains.std(1)
 
 
 def changes(before: Look, after: Look, treated: frozenset[Kind], names: Sequence[str]) -> list[float]:

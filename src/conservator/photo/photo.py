@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conservator.errors import ImageError, PhotoError
+from conservator.files import replacing
 from conservator.image import Image, check_image, to_array, to_image
 from conservator.photo.color import color_space, from_srgb, is_srgb, profile_name, to_srgb
 from conservator.photo.meta import described_exif, patched_exif, upright_xmp, with_prefix
 from conservator.photo.read import FORMATS, Decoded, decode
-from conservator.photo.write import WRITABLE, Format, Page, encode, replacing, to_pillow
+from conservator.photo.write import WRITABLE, Format, Page, encode, to_pillow
 from conservator.resample import bicubic_to
 
 PHOTO_SUFFIXES = frozenset(suffix for suffix, form in WRITABLE.items() if form.name in FORMATS)

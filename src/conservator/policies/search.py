@@ -25,6 +25,8 @@ _ACUTANCE = {"fidelity": 0.0, "balanced": 0.5, "perceptual": 2.0}
 """How many dB of quality one decade of edge steepness is worth."""
 _MARGIN = {"fidelity": 0.5, "balanced": 0.35, "perceptual": 0.25}
 """Gain in dB that a treatment must promise, since the eye errs."""
+_SUSPICION = 0.2
+"""Confidence (0.5 is where a damage counts as present) from which a damage is worth a try: the judge has the say."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,10 @@ class EyeJudge:
         """Gain in dB of one treatment."""
         if _harms_fidelity(before.image, image, tool):
             return float("-inf")
-        steeper = percept.measures.get("edge_steepness", 0.0) - before.percept.measures.get("edge_steepness", 0.0)
         gain = self._perception.compare(Look(before.image, before.percept), Look(image, percept), tool.removes)
+        if tool.scale > 1:  # an enlargement lowers every steepness
+            return gain
+        steeper = percept.measures.get("edge_steepness", 0.0) - before.percept.measures.get("edge_steepness", 0.0)
         return gain + self._acutance * steeper
 
 
@@ -93,7 +97,7 @@ def _harms_fidelity(before: Image, after: Image, tool: ToolSpec) -> bool:
 
 
 class Greedy:
-    """Tries the tools for every damage that is seen, on the study, and takes the one that gains most; stops at none.
+    """Tries the tools for every damage that is suspected, on the study, and takes what gains most; stops at none.
 
     A tool that did not gain in two rounds, or that was applied twice, is not tried again.
     """
@@ -134,6 +138,8 @@ class Greedy:
 
     def expand(self, state: State, tools: Sequence[ToolSpec]) -> list[State]:
         """Apply every candidate to a state; what fails or is forbidden is left out."""
+        if {spec.name for spec in tools if spec.scale > 1} & set(state.toolchain):
+            return []  # an enlarged photo looks blurred to the eye; nothing must sharpen what was never there
         candidates = [spec for spec in tools if self._fits(spec, state)]
         calls = [(spec, self._pool.submit(spec.name, state.image)) for spec in candidates]
         children = []
@@ -157,7 +163,8 @@ class Greedy:
             return False
         if self._kinds is None:
             return True
-        return bool(spec.removes & self._kinds & set(state.percept.present))
+        suspected = {kind for kind, confidence in state.percept.confidences.items() if confidence > _SUSPICION}
+        return bool(spec.removes & self._kinds & suspected)
 
 
 class Beam:

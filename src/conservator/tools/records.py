@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from conservator.errors import ConservatorError
+from conservator.files import replacing, write_text
 
 
 class WeightsFile(BaseModel):
@@ -54,20 +53,9 @@ def write_tool(folder: Path, weights: WeightsFile, data: bytes, record: BaseMode
     path = (folder / weights.name).with_suffix(".json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / weights.name, data)
-        _write(path, record.model_dump_json(indent=2).encode() + b"\n")
+        with replacing(folder / weights.name) as file:
+            file.write(data)
+        write_text(path, record.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise ConservatorError(f"{folder} cannot be written: {error.strerror}") from error
     return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -23,10 +23,11 @@ from conservator.errors import ToolFailedError
 from conservator.image import Image
 from conservator.networks.judge import Judge
 from conservator.perception.perception import Look, Percept
-from conservator.perception.statistical import JUDGED_KINDS, changes
+from conservator.perception.statistical import JUDGED_KINDS, cautious, changes
 from conservator.perception.statistics import statistics
 from conservator.perception.study import study
 from conservator.photo import load_photo
+from conservator.resample import bicubic_resize
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
 
@@ -95,6 +96,8 @@ def make_sample(path: Path, seed: int, tools: Toolbox, chains: int) -> Sample:
     clean = random_crop(load_photo(path).image, rng)
     recipe, severities = random_recipe(rng)
     damaged = degrade(clean, recipe)
+    if rng.random() < 0.15:  # small photos, as a thumbnail or the MiO protocol's low resolution
+        clean, damaged = bicubic_resize(clean, 0.25), bicubic_resize(damaged, 0.25)
     start, reference = study(damaged), study(clean, like=damaged)
     eye = [Look(start, Percept(measures=statistics(start)))]
     names = tuple(eye[0].percept.measures)
@@ -160,7 +163,7 @@ class Fit:
     scores: dict[str, float]
 
 
-def fit(samples: list[Sample], held_out: list[Sample], epochs: int = 60, hidden: int = 128, seed: int = 0) -> Fit:
+def fit(samples: list[Sample], held_out: list[Sample], epochs: int = 50, hidden: int = 128, seed: int = 0) -> Fit:
     """Train on ``samples``; set the threshold of each kind on ``held_out`` so that clean photos are left alone."""
     torch.manual_seed(seed)
     widths = len(samples[0].names), samples[0].changes.shape[1], len(JUDGED_KINDS)
@@ -195,11 +198,12 @@ def _loss(judge: Judge, samples: list[Sample]) -> torch.Tensor:
     truth = torch.from_numpy(np.concatenate([s.psnr for s in samples]))
     loss = 4 * severity + 0.1 * F.huber_loss(quality, truth, delta=2.0)
     gained, truly = _gains(judge, samples)
-    return loss + F.huber_loss(gained, truly.clamp(-8, 8), delta=1.0) if len(truly) else loss
+    truly = truly.clamp(-8, 8)[:, None].expand_as(gained)
+    return loss + F.huber_loss(gained, truly, delta=1.0) if len(truly) else loss
 
 
 def _gains(judge: Judge, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Estimated and true gain of every treatment, dB."""
+    """Estimated gains (N, members) and true gain (N,) of every treatment, dB."""
     before = np.concatenate([s.statistics[s.parents[s.parents >= 0]] for s in samples])
     changed = np.concatenate([s.changes[s.parents >= 0] for s in samples])
     truly = np.concatenate([(s.psnr - s.psnr[s.parents])[s.parents >= 0] for s in samples])
@@ -236,7 +240,8 @@ def _scores(judge: Judge, samples: list[Sample], thresholds: list[float]) -> dic
     f1 = 2 * hits / (found.sum(0) + (truth > 0).sum(0))
     level = torch.where(found, (present > 0.5).sum(-1).clamp(min=1), 0)
     with torch.inference_mode():
-        gained, truly = _gains(judge, samples)
+        members, truly = _gains(judge, samples)
+    gained = cautious(members)
     accepted, clear = gained > 0.35, truly.abs() > 0.5
     scores = {f"f1_{kind}": float(v) for kind, v in zip(JUDGED_KINDS, f1, strict=True)}
     return scores | {
@@ -289,9 +294,9 @@ def main() -> None:
     parser.add_argument("photos", type=Path, help="folder of clean photos, searched recursively")
     parser.add_argument("--output", type=Path, default=Path("src/conservator/weights"))
     parser.add_argument("--samples", type=Path, default=Path("out/statistics_samples.pt"), help="cache of the samples")
-    parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--chains", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--count", type=int, default=2037)
+    parser.add_argument("--chains", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
@@ -309,7 +314,7 @@ def main() -> None:
     result = fit(training, held_out, args.epochs)
     for name, value in result.scores.items():
         print(f"{name:24} {value:.3f}")  # noqa: T201
-    save(result, samples[0].names, args.output, f"make weights PHOTOS=train/free  # count {args.count}")
+    save(result, samples[0].names, args.output, "make weights PHOTOS=train/free")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The classical toolbox: textbook methods, no weights. A new tool is one class in its file and one line here."""
 
 from conservator.tools.classical.deblock import DctDejpeg, Deblock
-from conservator.tools.classical.deblur import DEBLUR
+from conservator.tools.classical.deblur import DEBLUR, RichardsonLucyDeblur, WienerDeblur
 from conservator.tools.classical.denoise import DctDenoise, NlmDenoise, TvDenoise, WaveletDenoise
 from conservator.tools.classical.light import (
     ClaheBrighten,
@@ -10,7 +10,7 @@ from conservator.tools.classical.light import (
     ShiftBrighten,
     StretchBrighten,
 )
-from conservator.tools.classical.upscale import BackProjectionX4, LanczosX2, LanczosX4
+from conservator.tools.classical.upscale import BackprojectionUpscale, EdgeDirectedUpscale, LanczosUpscale
 from conservator.tools.classical.weather import (
     ColourAttenuationDehaze,
     DarkChannelDehaze,
@@ -36,8 +36,33 @@ CLASSICAL: tuple[Tool, ...] = (
     GammaBrighten(),
     RetinexBrighten(),
     ClaheBrighten(),
-    BackProjectionX4(),
-    LanczosX4(),
-    LanczosX2(),
+    BackprojectionUpscale(),
+    EdgeDirectedUpscale(),
+    LanczosUpscale(4),
+    LanczosUpscale(2),
 )
 """In the order in which a cautious expert would try them."""
+
+__all__ = [
+    "CLASSICAL",
+    "BackprojectionUpscale",
+    "ClaheBrighten",
+    "ColourAttenuationDehaze",
+    "DarkChannelDehaze",
+    "DctDejpeg",
+    "DctDenoise",
+    "Deblock",
+    "EdgeDirectedUpscale",
+    "GammaBrighten",
+    "LanczosUpscale",
+    "MedianDerain",
+    "MorphologicalDerain",
+    "NlmDenoise",
+    "RetinexBrighten",
+    "RichardsonLucyDeblur",
+    "ShiftBrighten",
+    "StretchBrighten",
+    "TvDenoise",
+    "WaveletDenoise",
+    "WienerDeblur",
+]

@@ -21,7 +21,7 @@ _OPPONENT = torch.tensor(
 
 
 def to_opponent(image: Image) -> Tensor:
-    """Rotate RGB (B, 3, H, W) to intensity, red-blue and green-magenta axes; white noise stays white, sigma the same."""
+    """Rotate RGB (B, 3, H, W) to intensity, red-blue and green-magenta; white noise stays white, sigma the same."""
     return torch.einsum("oc,bchw->bohw", _OPPONENT.to(image), image)
 
 
@@ -31,7 +31,7 @@ def from_opponent(opponent: Tensor) -> Image:
 
 
 def pad(image: Tensor, margin: int) -> Tensor:
-    """Pad (B, C, H, W) by ``margin`` pixels on every side: mirrored, or repeated where the image is too small for that."""
+    """Pad (B, C, H, W) by ``margin`` pixels a side: mirrored, or repeated where the image is too small for that."""
     mode = "reflect" if min(image.shape[-2:]) > margin else "replicate"
     return F.pad(image, (margin,) * 4, mode=mode)
 

@@ -84,7 +84,8 @@ def transfer_function(kernel: Tensor, height: int, width: int) -> Tensor:
     canvas = torch.zeros(height, width)
     index = torch.arange(-reach, reach + 1)
     canvas[(index % height)[:, None], (index % width)[None]] = kernel
-    return torch.fft.rfft2(canvas).conj()
+    transfer: Tensor = torch.fft.rfft2(canvas).conj()
+    return transfer
 
 
 def _power(y: Tensor) -> Tensor:
@@ -93,7 +94,8 @@ def _power(y: Tensor) -> Tensor:
     window = window[:, None] * window
     blocks = F.unfold(y, _WINDOW, stride=_WINDOW // 2)[0].T.reshape(-1, _WINDOW, _WINDOW)
     spectra = torch.fft.rfft2((blocks - blocks.mean((1, 2), keepdim=True)) * window)
-    return spectra.abs().square().mean(0) / window.square().sum()
+    power: Tensor = spectra.abs().square().mean(0) / window.square().sum()
+    return power
 
 
 @cache

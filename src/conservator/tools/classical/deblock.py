@@ -1,4 +1,4 @@
-"""Removal of JPEG artefacts. Both tools first find the blocks and the quality; without traces the image stays as it is."""
+"""Removal of JPEG artefacts. Both tools first find blocks and quality; an image without traces stays as it is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Deblock(_Dejpeg):
     spec = ToolSpec(
         name="deblock",
         removes=frozenset({Kind.JPEG}),
-        description="Softens the block edges and ringing of a JPEG by compressing it again on shifted grids; quick and cautious.",
+        description="Softens block edges and ringing of a JPEG by compressing it again on shifted grids; cautious.",
         source="Nosratinia, Enhancement of JPEG-compressed images by re-application of JPEG, JVSP 2001",
         license="Apache-2.0",
         tile=None,
@@ -66,7 +66,7 @@ class DctDejpeg(_Dejpeg):
     spec = ToolSpec(
         name="dct_dejpeg",
         removes=frozenset({Kind.JPEG}),
-        description="Removes blocks, ringing and compressed noise of a JPEG by what its quantisation says; stronger than deblock.",
+        description="Removes blocks, ringing and compressed noise of a JPEG, guided by its quantisation; strong.",
         source="Foi, Katkovnik, Egiazarian, Pointwise shape-adaptive DCT, IEEE TIP 2007 (deviations from the table); "
         "shrinkage of Yu, Sapiro, IPOL 2011",
         license="Apache-2.0",

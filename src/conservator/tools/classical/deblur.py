@@ -20,7 +20,7 @@ from conservator.tools.tool import Tool, ToolSpec
 _TILE, _OVERLAP = 512, 128  # the kernel is that of the whole image; tiles only bound the memory of the transforms
 _SIDE = 384  # pixels a side of the part that decides the direction of a one-sided kernel
 _LEAST_NOISE = 0.5 / 255
-_EXCESS = 0.005
+_EXCESS = 0.008
 """How far, on average, a plausible result may go beyond black and white."""
 
 
@@ -119,7 +119,8 @@ def _excess(y: Tensor) -> float:
 
 def _filtered(image: Tensor, gain: Tensor) -> Tensor:
     """Filter a periodic image (B, C, H, W) with a gain (H, W // 2 + 1)."""
-    return torch.fft.irfft2(torch.fft.rfft2(image) * gain, s=image.shape[-2:])
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * gain, s=image.shape[-2:])
+    return filtered
 
 
 def _periodic(image: Tensor, margin: int) -> Tensor:
@@ -153,7 +154,7 @@ DEBLUR: tuple[Tool, ...] = (
         Kind.MOTION_BLUR,
         "wiener_deblur_motion",
         MOTION,
-        "Sharpens a photo blurred along a line by camera motion, after measuring direction and length; best without noise.",
+        "Sharpens a photo blurred by camera motion, after measuring direction and length; best without noise.",
         _WIENER,
     ),
     RichardsonLucyDeblur(

@@ -1,11 +1,15 @@
-"""Brightening. All work on the value of HSV (the largest of R, G, B), so hues stay as they are."""
+"""Brightening. All tools change V of HSV, the greatest of the three channels, and keep hue and saturation.
+
+A photo that is bright enough comes back as it is.
+"""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.degradations.kinds import Kind
@@ -13,113 +17,85 @@ from conservator.image import Image
 from conservator.tools.classical.basics import guided_filter
 from conservator.tools.tool import Tool, ToolSpec
 
-_MEAN_OF_A_PHOTO = 0.48
-"""Mean value of a well exposed photo."""
-_WHITE = 0.97
-"""Where the brightest half percent of a well exposed photo lies."""
-_DARKEST = 1 / 255
+_TARGET = 0.48
+"""Mean of V of an ordinary photo."""
+_STRONGEST = 0.35
+"""Least exponent; below it, noise and rounding would show."""
 
 
-class _Brightener(Tool):
-    """Maps the value of each item and scales its colours along."""
+class _Brighten(Tool):
+    """Replaces V of each item."""
 
     def restore(self, image: Image) -> Image:
-        return torch.cat([self._item(image[i : i + 1]) for i in range(len(image))])
-
-    def _item(self, image: Image) -> Image:
         value = image.amax(1, keepdim=True)
-        brighter = torch.maximum(self.brighten(value), value).clamp(max=1.0)
-        return (image * (brighter / value.clamp(min=_DARKEST))).clamp(0, 1)
+        brighter = torch.cat([self.brighten(value[i : i + 1]) for i in range(len(image))])
+        # where V is 0 there is no hue to keep, and the pixel becomes gray
+        return torch.where(value > 0, image * (brighter / value.clamp_min(1e-6)), brighter).clamp(0, 1)
 
     @abstractmethod
     def brighten(self, value: Tensor) -> Tensor:
-        """Map the value (1, 1, H, W) in [0, 1] of one image; what comes out darker is left as it was."""
+        """The new V, (1, 1, H, W) in [0, 1]."""
 
 
-def _percentile(value: Tensor, share: float) -> float:
-    """A percentile of the pixels; a large image is sampled, for torch.quantile takes 16 million numbers at most."""
-    step = max(1, math.isqrt(value.numel() // 1_000_000))
-    return float(value[..., ::step, ::step].flatten().quantile(share))
-
-
-class GammaBrighten(_Brightener):
-    """Raises the value to the power that gives the mean of a well exposed photo."""
+class GammaBrighten(_Brighten):
+    """The exponent that brings the mean of V to that of ordinary photos."""
 
     spec = ToolSpec(
         name="gamma_brighten",
         removes=frozenset({Kind.LOW_LIGHT}),
-        description="Lifts the mid-tones of an underexposed photo by a gamma curve; black and white stay put.",
-        source="adaptive gamma correction, textbook",
+        description="Brightens a dark photo by a gamma curve, lifting shadows most; keeps black and white points.",
+        source="idea of Huang et al., Efficient contrast enhancement using adaptive gamma correction, IEEE TIP 2013",
         license="Apache-2.0",
         tile=None,
     )
 
     def brighten(self, value: Tensor) -> Tensor:
-        mean = min(max(float(value.mean()), 0.02), 0.95)
-        gamma = min(max(math.log(_MEAN_OF_A_PHOTO) / math.log(mean), 0.4), 1.0)
-        return value.clamp(min=1e-4) ** gamma
+        counts = torch.histc(value, 256, 0, 1) / value.numel()
+        levels = (torch.arange(256) + 0.5) / 256
+        return value ** _exponent(lambda gamma: float((counts * levels**gamma).sum()))
 
 
-class StretchBrighten(_Brightener):
-    """Multiplies the value so that the brightest half percent becomes nearly white."""
+class StretchBrighten(_Brighten):
+    """The factor that brings the brightest half percent of V close to white."""
 
     spec = ToolSpec(
         name="stretch_brighten",
         removes=frozenset({Kind.LOW_LIGHT}),
-        description="Scales a photo that lacks highlights to the full range; the gentlest way to brighten.",
-        source="linear contrast stretching, textbook",
+        description="Brightens an underexposed photo linearly until its lights are white; if nothing in it is bright.",
+        source="linear contrast stretching, Gonzalez, Woods, Digital image processing",
         license="Apache-2.0",
         tile=None,
     )
 
     def brighten(self, value: Tensor) -> Tensor:
-        return value * min(max(_WHITE / max(_percentile(value, 0.995), _DARKEST), 1.0), 4.0)
+        lights = _quantile(value, 0.995)
+        factor = min(0.97 / max(lights, 1e-3), 4.0)
+        return (value * factor).clamp_max(1) if factor > 1.02 else value
 
 
-class ShiftBrighten(_Brightener):
-    """Adds a constant to the value so that the brightest half percent becomes nearly white."""
+class ShiftBrighten(_Brighten):
+    """The same amount of light for every pixel, at most 50 of 255."""
 
     spec = ToolSpec(
         name="shift_brighten",
         removes=frozenset({Kind.LOW_LIGHT}),
-        description="Adds the same light everywhere; right where shadows were cut off by a constant.",
-        source="constant shift of HSV value, as in AgenticIR (arXiv 2410.17809)",
+        description="Brightens a dark photo by adding the same light everywhere; for crushed blacks, lowers contrast.",
+        source="constant shift of V, as among the tools of AgenticIR, arXiv 2410.17809",
         license="Apache-2.0",
         tile=None,
     )
 
     def brighten(self, value: Tensor) -> Tensor:
-        missing = min(max(_WHITE - _percentile(value, 0.995), 0.0), 0.25)
-        return value + missing * (value > _DARKEST)
+        return (value + min(max(_TARGET - float(value.mean()), 0), 50 / 255)).clamp_max(1)
 
 
-class RetinexBrighten(_Brightener):
-    """Divides by a power of the illumination, the value smoothed along edges."""
-
-    spec = ToolSpec(
-        name="retinex_brighten",
-        removes=frozenset({Kind.LOW_LIGHT}),
-        description="Lights up the dark parts of an unevenly lit photo and leaves its bright parts alone.",
-        source="Guo, Li, Ling, LIME: low-light image enhancement via illumination map estimation, IEEE TIP 2017",
-        license="Apache-2.0",
-        tile=None,
-    )
-
-    def brighten(self, value: Tensor) -> Tensor:
-        radius = max(2, min(value.shape[-2:]) // 40)
-        light = guided_filter(value, value, radius, 1e-2).clamp(0.03, 1)
-        mean = min(max(float(light.mean()), 0.02), 0.95)
-        power = min(max(1 - math.log(_MEAN_OF_A_PHOTO) / math.log(mean), 0.0), 0.6)
-        return value / light**power
-
-
-class ClaheBrighten(_Brightener):
-    """Contrast-limited adaptive histogram equalisation of the value (scikit-image)."""
+class ClaheBrighten(_Brighten):
+    """Contrast-limited adaptive histogram equalisation of scikit-image, for dark photos only."""
 
     spec = ToolSpec(
         name="clahe_brighten",
         removes=frozenset({Kind.LOW_LIGHT}),
-        description="Brings out local contrast in a dark photo, region by region.",
+        description="Brightens a dark photo by local contrast, opening shadows region by region; may bring out noise.",
         source="Zuiderveld, Contrast limited adaptive histogram equalization, Graphics Gems IV, 1994 (scikit-image)",
         license="Apache-2.0",
         tile=None,
@@ -128,5 +104,44 @@ class ClaheBrighten(_Brightener):
     def brighten(self, value: Tensor) -> Tensor:
         from skimage.exposure import equalize_adapthist
 
-        result = equalize_adapthist(value[0, 0].double().numpy(), clip_limit=0.008)
-        return torch.from_numpy(result).to(value)[None, None]
+        if float(value.mean()) >= _TARGET:
+            return value
+        return torch.from_numpy(equalize_adapthist(value[0, 0].numpy(), clip_limit=0.005)).to(value)[None, None]
+
+
+class RetinexBrighten(_Brighten):
+    """Divides by a smooth illumination map raised to the power that brings the mean of V to that of ordinary photos."""
+
+    spec = ToolSpec(
+        name="retinex_brighten",
+        removes=frozenset({Kind.LOW_LIGHT}),
+        description="Brightens what is poorly lit and keeps local contrast; for a photo in uneven light.",
+        source="Guo, Li, Ling, LIME: low-light image enhancement via illumination map estimation, IEEE TIP 2017, "
+        "with a guided filter",
+        license="Apache-2.0",
+        tile=None,
+    )
+
+    def brighten(self, value: Tensor) -> Tensor:
+        light = guided_filter(value, F.max_pool2d(value, 7, 1, 3), radius=16, epsilon=1e-3).clamp(0.02, 1)
+        few = slice(None, None, max(1, value.shape[-1] // 512))
+        thin_value, thin_light = value[..., few, few], light[..., few, few]
+        gamma = _exponent(lambda g: float((thin_value * thin_light ** (g - 1)).clamp_max(1).mean()))
+        return (value * light ** (gamma - 1)).clamp_max(1)
+
+
+def _exponent(mean_after: Callable[[float], float]) -> float:
+    """The exponent in [0.35, 1] that brings the mean of V to the target, by bisection; 1 where it is there already."""
+    if mean_after(1.0) >= _TARGET:
+        return 1.0
+    low, high = _STRONGEST, 1.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean_after(middle) > _TARGET else (low, middle)
+    return high
+
+
+def _quantile(value: Tensor, q: float) -> float:
+    """Quantile from a histogram of 1024 bins: ``torch.quantile`` takes at most 16 million pixels."""
+    share = torch.histc(value, 1024, 0, 1).cumsum(0) / value.numel()
+    return (int((share < q).sum()) + 1) / 1024

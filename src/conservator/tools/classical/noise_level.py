@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,7 +50,8 @@ def estimate_spectrum(planes: Tensor) -> Tensor:
     Measured in the tenth of the blocks that vary least, so it holds for noise that is no longer white, too; texture
     that fills the whole image is taken for noise.
     """
-    coefficients = F.conv2d(planes, dct_basis(8), stride=4).flatten(2)
+    stride = max(4, math.isqrt(planes.shape[-2] * planes.shape[-1]) // 256)  # large images have blocks enough
+    coefficients = F.conv2d(planes, dct_basis(8), stride=stride).flatten(2)
     coefficients[:, 0] = 0
     activity = coefficients.square().sum(1)
     calm = activity <= torch.quantile(activity, _QUANTILE, dim=1, keepdim=True)
