@@ -1,7 +1,7 @@
-"""What each classical tool gains on damaged photos: python benchmarks/classical_tools.py FOLDER [--photos 8] [--side 384].
+"""Gain, restraint and speed of each classical tool on its damage.
 
-Prints, for each tool and each damage of its kinds, the mean PSNR gain in dB and the worst; then PSNR of its result to the
-input on the undamaged photos, which should be high, and seconds per megapixel on one thread.
+Prints, for each tool and each damage of its kinds, the mean PSNR gain in dB and the worst; then PSNR of its result to
+the input on the undamaged photos, which should be high, and seconds per megapixel on one thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from conservator.degradations.kinds import Kind
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import GaussianNoise
 from conservator.degradations.weather import Haze, Rain
-from conservator.image import Image, to_image
+from conservator.image import Image
+from conservator.metrics.fidelity import psnr
 from conservator.photo import load_photo
 from conservator.tools.classical import CLASSICAL
 from conservator.tools.tool import Tool
@@ -40,18 +41,18 @@ def damages(rng: np.random.Generator) -> Mapping[Kind, Mapping[str, Recipe]]:
         return (Rain(value, int(rng.integers(20, 41)), float(rng.uniform(-30, 30)), 3, seed()),)
 
     return {
-        Kind.NOISE: {f"{sigma}": (GaussianNoise(sigma, seed()),) for sigma in (5, 15, 25, 50)},
+        Kind.NOISE: {f"{sigma}": (GaussianNoise(sigma / 255, seed()),) for sigma in (5, 15, 25, 50)},
         Kind.JPEG: {
             **{f"q{q}": (JpegCompression(q),) for q in (10, 20, 40, 70)},
-            "noise 25, q20": (GaussianNoise(25, seed()), JpegCompression(20)),
+            "noise 25, q20": (GaussianNoise(25 / 255, seed()), JpegCompression(20)),
         },
         Kind.MOTION_BLUR: {
             **{f"{r},{s:g}": motion(r, s) for r, s in ((10, 3.0), (15, 5.0), (15, 8.0))},
-            "15,5, noise 10": (*motion(15, 5.0), GaussianNoise(10, seed())),
+            "15,5, noise 10": (*motion(15, 5.0), GaussianNoise(10 / 255, seed())),
         },
         Kind.DEFOCUS_BLUR: {
             **{f"r{r:g}": (DefocusBlur(r, 0.5),) for r in (3.0, 4.0, 6.0)},
-            "r4, noise 10": (DefocusBlur(4.0, 0.5), GaussianNoise(10, seed())),
+            "r4, noise 10": (DefocusBlur(4.0, 0.5), GaussianNoise(10 / 255, seed())),
             "r4, q30": (DefocusBlur(4.0, 0.5), JpegCompression(30)),
         },
         Kind.GAUSSIAN_BLUR: {f"{s:g}": (GaussianBlur(s),) for s in (1.0, 2.0, 4.0)},
@@ -64,11 +65,6 @@ def damages(rng: np.random.Generator) -> Mapping[Kind, Mapping[str, Recipe]]:
         },
         Kind.LOW_RESOLUTION: {"x4": (LowResolution(4),), "x2": (LowResolution(2),)},
     }
-
-
-def psnr(result: Image, reference: Image) -> float:
-    """PSNR in dB over all channels, at most 100."""
-    return float(-10 * torch.log10((result - reference).square().mean().clamp_min(1e-10)))
 
 
 def photos(folder: Path, count: int, side: int) -> list[Image]:
@@ -102,7 +98,7 @@ def measure(tool: Tool, cleans: Sequence[Image], seed: int) -> str:
                 before = 0.0 if tool.spec.scale > 1 else psnr(damaged, clean)
                 gains.setdefault(name, []).append(psnr(result, clean) - before)
     cells = "  ".join(f"{name}: {np.mean(values):+.2f} ({min(values):+.2f})" for name, values in gains.items())
-    untouched = [psnr(tool(clean), clean) for clean in cleans] if tool.spec.scale == 1 else [float("nan")]
+    untouched = [min(psnr(tool(clean), clean), 100.0) for clean in cleans] if tool.spec.scale == 1 else [float("nan")]
     clean_cell = f"clean: {np.mean(untouched):.0f} ({min(untouched):.0f})"
     return f"{tool.spec.name:26s} {cells}  {clean_cell}  {seconds / megapixels:.2f} s/MP"
 

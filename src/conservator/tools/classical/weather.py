@@ -48,7 +48,7 @@ class MedianDerain(_Derain):
     spec = ToolSpec(
         name="median_derain",
         removes=frozenset({Kind.RAIN}),
-        description="Takes out bright rain streaks that stand out from the median of their surroundings; for dense rain.",
+        description="Takes out bright rain streaks that stand out from the median around them; for dense rain.",
         source="median residual, after Zhang et al., Rain removal in video by combining temporal and chromatic "
         "properties, ICME 2006; streak test of our own",
         license="Apache-2.0",
