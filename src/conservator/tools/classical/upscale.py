@@ -37,7 +37,7 @@ class BackprojectionUpscale(Tool):
     spec = ToolSpec(
         name="backprojection_x4",
         removes=frozenset({Kind.LOW_RESOLUTION}),
-        description="Enlarges 4 times and sharpens until the result, reduced again, is the photo; crisper than Lanczos.",
+        description="Enlarges 4 times and sharpens until the result, reduced again, is the photo; crisp.",
         source="Irani, Peleg, Improving resolution by image registration, CVGIP 1991",
         license="Apache-2.0",
         scale=4,
