@@ -225,9 +225,7 @@ def replay(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("out"),
-    recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="The damage to do to the sample.")
-    ] = "rain,noise,jpeg:low",
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Damage to do to it.")] = "rain,noise,jpeg:low",
     seed: Seed = 5,
 ) -> None:
     """Damage a sample photo, restore it, and print the gain."""
