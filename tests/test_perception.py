@@ -17,7 +17,7 @@ from conservator.weights import load_weights, manifest
 EYE = StatisticalPerception()
 
 
-@pytest.mark.parametrize("recipe", ["noise:high", "jpeg:high", "defocus_blur:very_high", "low_light:very_high"])
+@pytest.mark.parametrize("recipe", ["noise:high", "jpeg:high", "defocus_blur:very_high", "gaussian_blur:very_high"])
 def test_a_strong_damage_is_seen(recipe: str, coffee: Image) -> None:
     kind = Kind(recipe.split(":")[0])
     clean = EYE.perceive(study(coffee))

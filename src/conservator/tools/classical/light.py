@@ -19,6 +19,8 @@ from conservator.tools.tool import Tool, ToolSpec
 
 _TARGET = 0.48
 """Mean of V of an ordinary photo."""
+_WHITE = 0.97
+"""Where the brightest half percent of an ordinary photo lies."""
 _STRONGEST = 0.35
 """Least exponent; below it, noise and rounding would show."""
 
@@ -69,12 +71,12 @@ class StretchBrighten(_Brighten):
 
     def brighten(self, value: Tensor) -> Tensor:
         lights = _quantile(value, 0.995)
-        factor = min(0.97 / max(lights, 1e-3), 4.0)
+        factor = min(_WHITE / max(lights, 1e-3), 4.0)
         return (value * factor).clamp_max(1) if factor > 1.02 else value
 
 
 class ShiftBrighten(_Brighten):
-    """The same amount of light for every pixel, at most 50 of 255."""
+    """The same amount of light for every pixel that is not black: what the brightest half percent lacks to white."""
 
     spec = ToolSpec(
         name="shift_brighten",
@@ -86,7 +88,8 @@ class ShiftBrighten(_Brighten):
     )
 
     def brighten(self, value: Tensor) -> Tensor:
-        return (value + min(max(_TARGET - float(value.mean()), 0), 50 / 255)).clamp_max(1)
+        missing = min(max(_WHITE - _quantile(value, 0.995), 0.0), 0.25)
+        return (value + missing * (value > 1 / 255)).clamp_max(1)
 
 
 class ClaheBrighten(_Brighten):
