@@ -44,7 +44,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
 
 def test_degrade_examine_restore_compare_replay(photo: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.png"
-    result = conservator("degrade", photo, "--recipe", "noise:high,jpeg", "--seed", 3, "-o", damaged)
+    result = conservator("degrade", photo, "--recipe", "noise:high,jpeg:low", "--seed", 3, "-o", damaged)
     assert result.returncode == 0, result.stderr
     recipe = json.loads((tmp_path / "damaged.recipe.json").read_text())
     assert "gaussian_noise" in json.dumps(recipe)

@@ -149,7 +149,7 @@ def verdict(restored: Restored) -> str:
     if restored.toolchain:
         return f"treated with {', then '.join(restored.toolchain)}"
     if restored.treatments:
-        return "nothing was kept: every treatment did harm on the whole photo"
+        return "left untouched: on the whole photo no treatment helped"
     thought = restored.trajectory.last.decision.thought if restored.trajectory.last.decision else ""
     return f"left untouched: {thought or 'no treatment was chosen'}"
 

@@ -138,6 +138,9 @@ def _treat(
             treatments.append(Treatment(tool, time.perf_counter() - start, None, False, str(error)))
             continue
         seconds = time.perf_counter() - start
+        if torch.equal(treated, current):
+            treatments.append(Treatment(tool, seconds, seen.percept, False, "it changed nothing on the whole photo"))
+            continue
         small = _study_like(treated, image)
         looked = Look(small, perception.perceive(small))
         gain = perception.compare(seen, looked, toolbox[tool].spec.removes)
