@@ -29,6 +29,15 @@ _SUSPICION = 0.2
 """Confidence (0.5 is where a damage counts as present) from which a damage is worth a try: the judge has the say."""
 
 
+_SCENE = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
+"""A veil or darkness may be the scene's own, and treating it moves the whole picture: it must be seen, not suspected,
+and the treatment must promise more."""
+_SCENE_MARGIN = 1.0
+"""What such a treatment must promise beyond the margin, dB."""
+_BLURS = frozenset({Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR})
+"""A toolchain sharpens once: a second deconvolution works on the first one's ringing."""
+
+
 @dataclass(frozen=True)
 class State:
     """One picture of a search: the tools that made it, what the eye says, and its gain over the start in dB."""
@@ -62,6 +71,8 @@ class EyeJudge:
         gain = self._perception.compare(Look(before.image, before.percept), Look(image, percept), tool.removes)
         if tool.scale > 1:  # an enlargement lowers every steepness
             return gain
+        if tool.removes & _SCENE:
+            gain -= _SCENE_MARGIN
         steeper = percept.measures.get("edge_steepness", 0.0) - before.percept.measures.get("edge_steepness", 0.0)
         return gain + self._acutance * steeper
 
@@ -140,7 +151,8 @@ class Greedy:
         """Apply every candidate to a state; what fails or is forbidden is left out."""
         if {spec.name for spec in tools if spec.scale > 1} & set(state.toolchain):
             return []  # an enlarged photo looks blurred to the eye; nothing must sharpen what was never there
-        candidates = [spec for spec in tools if self._fits(spec, state)]
+        sharpened = any(spec.removes & _BLURS for spec in tools if spec.name in state.toolchain)
+        candidates = [s for s in tools if self._fits(s, state) and not (sharpened and s.removes & _BLURS)]
         calls = [(spec, self._pool.submit(spec.name, state.image)) for spec in candidates]
         children = []
         for spec, call in calls:
@@ -163,7 +175,8 @@ class Greedy:
             return False
         if self._kinds is None:
             return True
-        suspected = {kind for kind, confidence in state.percept.confidences.items() if confidence > _SUSPICION}
+        least = {kind: 0.5 if kind in _SCENE else _SUSPICION for kind in Kind}
+        suspected = {kind for kind, confidence in state.percept.confidences.items() if confidence > least[kind]}
         return bool(spec.removes & self._kinds & suspected)
 
 
