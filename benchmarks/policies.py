@@ -150,6 +150,7 @@ def main() -> None:
     if args.output:
         command = (
             f"python benchmarks/policies.py PHOTOS --groups {args.groups} --policies {args.policies} --seed {args.seed}"
+            + (f" --limit {args.limit}" if args.limit else "")
         )
         text = "\n".join(
             ["# Policies on MiO damage, and on clean photos", "", f"`{command}`, toolbox `{args.toolbox}`", ""]
