@@ -20,7 +20,7 @@ from conservator.degradations.protocols import (
     rl_restore_recipe,
 )
 from conservator.degradations.recipe import load_recipe, parse_recipe, recipe_from_json, recipe_to_json, save_recipe
-from conservator.degradations.weather import Haze, Rain
+from conservator.degradations.weather import Downpour, Haze, Rain, UnevenHaze
 
 __all__ = [
     "BY_KIND",
@@ -32,6 +32,7 @@ __all__ = [
     "CameraNoise",
     "DefocusBlur",
     "Degradation",
+    "Downpour",
     "GaussianBlur",
     "GaussianNoise",
     "Haze",
@@ -46,6 +47,7 @@ __all__ = [
     "Recipe",
     "Seed",
     "Severity",
+    "UnevenHaze",
     "by_severity",
     "check_degradation",
     "degrade",

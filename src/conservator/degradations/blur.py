@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conservator.degradations.degradation import Degradation, by_severity
+from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range
 from conservator.degradations.kernels import convolve, convolve_separable, gather_taps, gaussian_window, line_taps
 from conservator.degradations.kinds import Kind, Severity
@@ -38,6 +38,10 @@ class MotionBlur(Degradation):
         radius = by_severity(severity, 5, 8, 12, 15)
         sigma = rng.uniform(*by_severity(severity, (1, 1.8), (1.8, 3), (3, 5), (5, 8)))
         return cls(radius=radius, sigma=sigma, angle=rng.uniform(-90, 90))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.sigma, 1.8, 3, 5)
 
     def __call__(self, image: Image) -> Image:
         length = 2 * self.radius + 1
@@ -66,6 +70,10 @@ class DefocusBlur(Degradation):
         radius = rng.uniform(*by_severity(severity, (1, 2), (2, 3), (3, 4.5), (4.5, 6)))
         return cls(radius=radius, alias_blur=rng.uniform(0.1, 0.5))
 
+    @property
+    def severity(self) -> Severity:
+        return grade(self.radius, 2, 3, 4.5)
+
     def __call__(self, image: Image) -> Image:
         return convolve(image, self._kernel()).clamp_(0, 1)
 
@@ -91,6 +99,10 @@ class GaussianBlur(Degradation):
     @classmethod
     def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
         return cls(sigma=rng.uniform(*by_severity(severity, (0.5, 1), (1, 2), (2, 3.5), (3.5, 5))))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.sigma, 1, 2, 3.5)
 
     def __call__(self, image: Image) -> Image:
         return convolve_separable(image, gaussian_window(self.sigma, radius=10)).clamp_(0, 1)

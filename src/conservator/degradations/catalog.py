@@ -8,7 +8,7 @@ from conservator.degradations.degradation import Degradation
 from conservator.degradations.kinds import Kind
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, GaussianNoise, PoissonNoise
-from conservator.degradations.weather import Haze, Rain
+from conservator.degradations.weather import Downpour, Haze, Rain, UnevenHaze
 
 DEGRADATIONS: tuple[type[Degradation], ...] = (
     GaussianNoise,
@@ -19,7 +19,9 @@ DEGRADATIONS: tuple[type[Degradation], ...] = (
     DefocusBlur,
     GaussianBlur,
     Rain,
+    Downpour,
     Haze,
+    UnevenHaze,
     LowLight,
     LowResolution,
 )

@@ -21,15 +21,18 @@ DRAWS = 6
 def check_degradation(cls: type[Degradation]) -> None:
     """Raise AssertionError with a sentence unless the class keeps the contract of ``Degradation``.
 
-    It must be a frozen dataclass with a kind; come back equal from its JSON fields; give the same pixels twice; give a
-    finite float32 image in [0, 1] of the same shape (LOW_RESOLUTION: not larger) for any size and batch; lower the mean
-    PSNR with each severity; refuse severity NONE with ValueError. Takes a second or two.
+    It must be a frozen dataclass with a kind; come back equal from its JSON fields; know its own severity; give the
+    same pixels twice; give a finite float32 image in [0, 1] of the same shape (LOW_RESOLUTION: not larger) for any
+    size and batch; lower the mean PSNR with each severity; refuse severity NONE with ValueError. Takes a second or
+    two.
     """
     _check_class(cls)
     photos = _photos()
     for severity in LEVELS:
         degradation = cls.sample(severity, np.random.default_rng(0))
         _check_record(cls, degradation)
+        told = degradation.severity
+        _expect(told == severity, f"{degradation} was sampled as {severity.label}, but says {told.label}")
         for image in (photos[:1], photos[:2], photos[:1, :, :9, :7], photos[:1, :, 3:66, 5:62], photos[:1, :, :1, :1]):
             _check_call(degradation, image)
     _check_severity(cls, photos)

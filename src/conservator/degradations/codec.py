@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from conservator.degradations.degradation import Degradation, by_severity
+from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range
 from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ImageError
@@ -39,6 +39,10 @@ class JpegCompression(Degradation):
         low, high = by_severity(severity, (60, 80), (30, 50), (18, 28), (8, 16))
         quality = int(rng.integers(low, high, endpoint=True))
         return cls(quality=quality, subsampling="4:2:0" if rng.random() < 0.75 else "4:4:4")
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.quality, 55, 29, 17)
 
     def __call__(self, image: Image) -> Image:
         if max(image.shape[-2:]) > JPEG_MAX_SIDE:
@@ -71,6 +75,10 @@ class LowResolution(Degradation):
     @classmethod
     def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
         return cls(factor=by_severity(severity, 2, 3, 4, 6))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.factor, 3, 4, 6)
 
     def __call__(self, image: Image) -> Image:
         height, width = (math.ceil(side / self.factor) for side in image.shape[-2:])

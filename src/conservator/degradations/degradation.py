@@ -41,6 +41,11 @@ class Degradation(ABC):
     def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
         """Draw the parameters of one damage of this severity (LOW to VERY_HIGH; NONE raises ValueError)."""
 
+    @property
+    @abstractmethod
+    def severity(self) -> Severity:
+        """The severity that these parameters amount to: what ``sample`` was asked for, LOW to VERY_HIGH."""
+
     @abstractmethod
     def __call__(self, image: Image) -> Image:
         """Spoil an image (B, 3, H, W) in [0, 1]; the result is clipped to [0, 1]."""
@@ -53,6 +58,12 @@ def by_severity(severity: Severity, low: T, medium: T, high: T, very_high: T) ->
             "severity is none, expected low, medium, high or very high; to do no damage, apply no degradation"
         )
     return (low, medium, high, very_high)[Severity(severity) - 1]
+
+
+def grade(value: float, medium: float, high: float, very_high: float) -> Severity:
+    """LOW, or the highest severity whose bound ``value`` reaches. Bounds that fall are for values that get worse so."""
+    sign = 1 if medium < very_high else -1
+    return Severity(1 + sum(sign * value >= sign * bound for bound in (medium, high, very_high)))
 
 
 Recipe: TypeAlias = tuple[Degradation, ...]

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 
-from conservator.degradations.degradation import Degradation, by_severity
+from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image
@@ -37,6 +37,16 @@ class LowLight(Degradation):
         if mode == "shift":
             return cls(mode, rng.uniform(*by_severity(severity, (10, 20), (20, 30), (30, 40), (40, 50))) / 255)
         return cls(mode, rng.uniform(*by_severity(severity, (210, 235), (150, 200), (125, 150), (100, 125))) / 255)
+
+    @property
+    def severity(self) -> Severity:
+        match self.mode:
+            case "shift":
+                return grade(255 * self.amount, 20, 30, 40)
+            case "gamma":
+                return grade(self.amount, 0.85, 0.7, 0.6)
+            case "linear":
+                return grade(255 * self.amount, 205, 150, 125)
 
     def __call__(self, image: Image) -> Image:
         value = image.amax(dim=1, keepdim=True)

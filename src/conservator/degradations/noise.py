@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conservator.degradations.degradation import Degradation, by_severity
+from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range, Seed
 from conservator.degradations.kernels import convolve_separable, gaussian_window
 from conservator.degradations.kinds import Kind, Severity
@@ -43,6 +43,10 @@ class GaussianNoise(Degradation):
         sigma = rng.uniform(*by_severity(severity, (3, 10), (10, 22), (22, 35), (35, 50)))
         return cls(sigma=sigma / 255, seed=draw_seed(rng))
 
+    @property
+    def severity(self) -> Severity:
+        return grade(255 * self.sigma, 10, 22, 35)
+
     def __call__(self, image: Image) -> Image:
         noise = _normal(tuple(image.shape), np.random.default_rng(self.seed), image)
         return noise.mul_(self.sigma).add_(image).clamp_(0, 1)
@@ -66,6 +70,10 @@ class PoissonNoise(Degradation):
     def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
         scale = rng.uniform(*by_severity(severity, (0.3, 0.8), (0.8, 1.4), (1.4, 2.2), (2.2, 3.0)))
         return cls(scale=scale, seed=draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.scale, 0.8, 1.4, 2.2)
 
     def __call__(self, image: Image) -> Image:
         rng = np.random.default_rng(self.seed)
@@ -102,6 +110,10 @@ class CameraNoise(Degradation):
     def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
         shot = rng.uniform(*by_severity(severity, (3e-4, 1e-3), (1.5e-3, 4e-3), (5e-3, 1.2e-2), (1.5e-2, 3.5e-2)))
         return cls(read=math.sqrt(shot) * rng.uniform(0.03, 0.1), shot=shot, seed=draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.shot, 0.00125, 0.0045, 0.0135)
 
     def __call__(self, image: Image) -> Image:
         rng = np.random.default_rng(self.seed)

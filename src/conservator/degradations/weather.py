@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conservator.degradations.degradation import Degradation, by_severity
+from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range, Seed
 from conservator.degradations.kernels import convolve_separable, gather_taps, gaussian_window, line_taps
 from conservator.degradations.kinds import Kind, Severity
@@ -50,25 +50,79 @@ class Rain(Degradation):
         length = int(rng.integers(20, 40, endpoint=True))
         return cls(value=value, length=length, angle=rng.uniform(-30, 30), width=3, seed=draw_seed(rng))
 
+    @property
+    def severity(self) -> Severity:
+        return grade(self.value, 20, 45, 75)
+
     def __call__(self, image: Image) -> Image:
         rain = self._streaks(image).to(image.device)
         return torch.lerp(image, torch.full_like(rain, RAIN_LIGHT), rain).clamp_(0, 1)
 
     def _streaks(self, image: Image) -> Tensor:
         """The field r, (B, 1, H, W) in [0, 1]."""
+        light = DROP_LIGHT / self.length  # a faster drop leaves a longer, fainter streak
         rng = np.random.default_rng(self.seed)
-        batch, _, height, width = image.shape
-        canvas = (batch, 1, height + 2 * self.length, width + 2 * self.length)  # streaks come in from outside, too
-        uniform = torch.from_numpy(rng.random(canvas, dtype=np.float32))
-        chance = self.value / 25600
-        # a drop's uniform number, below the chance, is its brightness as well
-        drops = torch.where(uniform < chance, 0.4 + 0.6 * uniform / max(chance, 1e-9), 0.0)
-        profile = [math.sin(math.pi * (i + 0.5) / self.length) ** 0.5 for i in range(self.length)]
-        fade = [DROP_LIGHT / self.length * p for p in profile]  # a faster drop leaves a longer, fainter streak
-        lines = gather_taps(drops, line_taps(fade, 90 + self.angle), (self.length, self.length))
-        radius = self.width // 2
-        window = gaussian_window(0.3 * (radius - 1) + 0.8, radius)
-        return 1 - torch.exp(-convolve_separable(lines, window))
+        return 1 - torch.exp(-_streaks(image, self.value, self.length, self.angle, self.width, light, rng))
+
+
+def _streaks(
+    image: Image, value: float, length: int, angle: float, width: int, light: float, rng: np.random.Generator
+) -> Tensor:
+    """Light of streaks that add up, (B, 1, H, W): drops of ``light`` a pixel drawn out to lines and blurred."""
+    batch, _, height, columns = image.shape
+    canvas = (batch, 1, height + 2 * length, columns + 2 * length)  # streaks come in from outside, too
+    uniform = torch.from_numpy(rng.random(canvas, dtype=np.float32))
+    chance = value / 25600
+    # a drop's uniform number, below the chance, is its brightness as well
+    drops = torch.where(uniform < chance, 0.4 + 0.6 * uniform / max(chance, 1e-9), 0.0)
+    profile = [light * math.sin(math.pi * (i + 0.5) / length) ** 0.5 for i in range(length)]
+    lines = gather_taps(drops, line_taps(profile, 90 + angle), (length, length))
+    radius = width // 2
+    return convolve_separable(lines, gaussian_window(0.3 * (radius - 1) + 0.8, radius))
+
+
+@dataclass(frozen=True)
+class Downpour(Degradation):
+    """Rain that falls in sheets: I = J + light * r, clipped, r the streaks of ``layers`` slopes around ``angle``.
+
+    The additive model of Rain100H (Yang et al. 2017); how the streaks are drawn is ours, as in ``Rain``. ``slant`` in
+    degrees is how far the layers' slopes spread; ``density`` is Rain's value, shared out among them.
+    Samples density, light and layers: LOW 4-15, 0.2-0.4, 1; MEDIUM 15-40, 0.3-0.6, 1-2; HIGH 40-90, 0.5-0.8, 2-3;
+    VERY_HIGH 90-160, 0.7-1, 3-5; length 12-70, slope -40 to 40, slant 0-20, width 1 or 3.
+    """
+
+    kind: ClassVar[Kind] = Kind.RAIN
+    density: Annotated[float, Range(0, 400)]
+    light: Annotated[float, Range(0, 1)]
+    layers: Annotated[int, Range(1, 8)]
+    length: Annotated[int, Range(1, 400)]
+    angle: Annotated[float, Range(-90, 90)]
+    slant: Annotated[float, Range(0, 90)]
+    width: Annotated[int, Range(1, 31)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        density = rng.uniform(*by_severity(severity, (4, 15), (15, 40), (40, 90), (90, 160)))
+        light = rng.uniform(*by_severity(severity, (0.2, 0.4), (0.3, 0.6), (0.5, 0.8), (0.7, 1.0)))
+        layers = int(rng.integers(*by_severity(severity, (1, 1), (1, 2), (2, 3), (3, 5)), endpoint=True))
+        length, angle = int(rng.integers(12, 70, endpoint=True)), rng.uniform(-40, 40)
+        width = 1 if rng.random() < 0.5 else 3
+        return cls(density, light, layers, length, angle, rng.uniform(0, 20), width, draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.density, 15, 40, 90)
+
+    def __call__(self, image: Image) -> Image:
+        rng = np.random.default_rng(self.seed)
+        rain = torch.zeros_like(image[:, :1])
+        for _ in range(self.layers):
+            slope = float(np.clip(self.angle + rng.uniform(-self.slant, self.slant), -90, 90))
+            length = max(1, round(self.length * rng.uniform(0.6, 1)))
+            # the brightest line of one pixel saturates where it is thickest
+            rain += _streaks(image, self.density / self.layers, length, slope, self.width, 1.5, rng).to(image.device)
+        return (image + self.light * rain.clamp_(0, 1)).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
@@ -93,6 +147,10 @@ class Haze(Degradation):
         beta = rng.uniform(*by_severity(severity, (0.2, 0.45), (0.6, 0.9), (0.9, 1.35), (1.35, 1.8)))
         return cls(airlight=rng.uniform(0.7, 1.0), beta=beta, depth_seed=draw_seed(rng))
 
+    @property
+    def severity(self) -> Severity:
+        return grade(self.beta, 0.5, 0.9, 1.35)
+
     def __call__(self, image: Image) -> Image:
         depth = self._made_up_depth(image) if self.depth is None else read_depth(self.depth, *image.shape[-2:])
         transmission = torch.exp(-self.beta * depth).to(image.device)
@@ -107,6 +165,59 @@ class Haze(Degradation):
         ground = torch.linspace(1, 0.15, height)[:, None]
         depth = (ground + 0.12 * hills).clamp_(min=0.05)
         return depth / depth.amax(dim=(1, 2, 3), keepdim=True)
+
+
+@dataclass(frozen=True)
+class UnevenHaze(Degradation):
+    """Haze as it drifts: a coloured airlight, banks that are denser, and depth that jumps where objects end.
+
+    As ``Haze``, with the airlight of each channel; ``bank`` from 0 to 1 is how much the density varies over the picture
+    in smooth banks, ``relief`` from 0 to 1 how much of the depth follows the picture's own large regions of brightness.
+    Samples beta as Haze; airlight 0.65-1, its channels apart by up to 0.1; bank 0-0.7; relief 0-0.7.
+    """
+
+    kind: ClassVar[Kind] = Kind.HAZE
+    red: Annotated[float, Range(0, 1)]
+    green: Annotated[float, Range(0, 1)]
+    blue: Annotated[float, Range(0, 1)]
+    beta: Annotated[float, Range(0, 20)]
+    bank: Annotated[float, Range(0, 1)]
+    relief: Annotated[float, Range(0, 1)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        beta = rng.uniform(*by_severity(severity, (0.2, 0.45), (0.6, 0.9), (0.9, 1.35), (1.35, 1.8)))
+        light = rng.uniform(0.65, 1.0)
+        red, green, blue = (min(1.0, light + rng.uniform(-0.05, 0.05)) for _ in range(3))
+        return cls(red, green, blue, beta, rng.uniform(0, 0.7), rng.uniform(0, 0.7), draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.beta, 0.5, 0.9, 1.35)
+
+    def __call__(self, image: Image) -> Image:
+        rng = np.random.default_rng(self.seed)
+        size = image.shape[-2:]
+        ground = Haze(1.0, self.beta, draw_seed(rng))._made_up_depth(image)
+        depth = torch.lerp(ground, self._regions(image, rng), self.relief)
+        coarse = torch.from_numpy(rng.standard_normal((len(image), 1, 4, 5), dtype=np.float32))
+        banks = torch.tanh(F.interpolate(coarse, size, mode="bicubic", align_corners=True))
+        transmission = torch.exp(-self.beta * depth * (1 + self.bank * banks)).to(image.device)
+        airlight = image.new_tensor([self.red, self.green, self.blue]).view(1, 3, 1, 1).expand_as(image)
+        return torch.lerp(airlight, image, transmission).clamp_(0, 1)
+
+    @staticmethod
+    def _regions(image: Image, rng: np.random.Generator) -> Tensor:
+        """Depth (B, 1, H, W) in [0, 1] in steps: brightness of a coarse picture, cut into a few random levels."""
+        side = min(image.shape[-2:])
+        smooth = F.avg_pool2d(F.pad(image.mean(1, keepdim=True), (2,) * 4, mode="replicate"), 5, 1)
+        if side > 128:  # what is an object does not depend on how many pixels show it
+            small = F.interpolate(smooth, scale_factor=128 / side, mode="bilinear", antialias=True)
+            smooth = F.interpolate(small, image.shape[-2:], mode="bilinear")
+        edges = torch.from_numpy(np.sort(rng.uniform(0.1, 0.9, 3)).astype(np.float32))
+        depths = torch.from_numpy(rng.uniform(0.1, 1, 4).astype(np.float32))
+        return depths[torch.bucketize(smooth.cpu(), edges)]
 
 
 def read_depth(path: str, height: int, width: int) -> Tensor:

@@ -1,1 +1,21 @@
-"""Plain torch modules: no weights, no files."""
+"""Networks: plain modules, without weights and without I/O. A new one is one class in its file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from conservator.errors import name_not_found
+from conservator.networks.bilateral import BilateralNet
+from conservator.networks.unet import ResidualUNet
+
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"unet": ResidualUNet, "bilateral": BilateralNet}
+"""What an expert may be made of: modules that map images (B, 3, H, W) to images."""
+
+
+def make_network(name: str) -> nn.Module:
+    """Build one with random weights. Raises NameNotFoundError for an unknown name."""
+    if name not in NETWORKS:
+        raise name_not_found("network", name, NETWORKS)
+    return NETWORKS[name]()

@@ -9,6 +9,9 @@ from typing import Protocol
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image
 
+GRADED_KINDS = tuple(kind for kind in Kind if kind is not Kind.LOW_RESOLUTION)
+"""What is graded by looking; low resolution follows from the size alone."""
+
 
 @dataclass(frozen=True)
 class Percept:

@@ -14,11 +14,10 @@ from torch import Tensor
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image, luma
 from conservator.networks.judge import Judge
-from conservator.perception.perception import Look, Percept
+from conservator.perception.perception import GRADED_KINDS, Look, Percept
 from conservator.perception.statistics import statistics
 from conservator.weights import load_weights
 
-JUDGED_KINDS = tuple(kind for kind in Kind if kind is not Kind.LOW_RESOLUTION)
 _SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
 _ENLARGED = 0.5  # dB; pictures of two sizes cannot be compared, so an enlargement that was asked for counts this much
 
@@ -38,16 +37,14 @@ class StatisticalPerception:
         probabilities = torch.cummin(logits[0].sigmoid(), dim=1).values
         severities: dict[Kind, Severity] = {}
         confidences: dict[Kind, float] = {}
-        for kind, probability, threshold in zip(JUDGED_KINDS, probabilities, thresholds, strict=True):
+        for kind, probability, threshold in zip(GRADED_KINDS, probabilities, thresholds, strict=True):
             present = float(probability[0])
             # as odds against the threshold, so that 0.5 is where "present" begins
             odds = present / max(1e-6, 1 - present) * (1 - threshold) / threshold
             confidences[kind] = odds / (1 + odds)
             level = max(1, int((probability > 0.5).sum())) if present > threshold else 0
             severities[kind] = Severity(level)
-        small = len(image) == 1 and max(image.shape[-2:]) < _SMALL_PHOTO
-        severities[Kind.LOW_RESOLUTION] = Severity.HIGH if small else Severity.NONE
-        confidences[Kind.LOW_RESOLUTION] = 1.0 if small else 0.0
+        severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = smallness(image)
         return Percept(severities, confidences, float(quality[0]), measures)
 
     def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
@@ -61,6 +58,12 @@ class StatisticalPerception:
         with torch.inference_mode():
             gains = judge.compare(statistics, torch.tensor([changes(before, after, treated, names)]))
         return float(cautious(gains))
+
+
+def smallness(image: Image) -> tuple[Severity, float]:
+    """Severity and confidence of low resolution, which follow from the size alone."""
+    small = len(image) == 1 and max(image.shape[-2:]) < _SMALL_PHOTO
+    return (Severity.HIGH, 1.0) if small else (Severity.NONE, 0.0)
 
 
 def cautious(gains: Tensor) -> Tensor:
@@ -87,9 +90,9 @@ def changes(before: Look, after: Look, treated: frozenset[Kind], names: Sequence
 def _judge() -> tuple[Judge, tuple[str, ...], tuple[float, ...]]:
     tensors, metadata = load_weights("statistics")
     names = tuple(json.loads(metadata["statistics"]))
-    if json.loads(metadata["kinds"]) != [str(kind) for kind in JUDGED_KINDS]:
+    if json.loads(metadata["kinds"]) != [str(kind) for kind in GRADED_KINDS]:
         raise ValueError("the shipped judge was trained for other kinds; run make weights")
-    widths = len(names), int(metadata["changes"]), len(JUDGED_KINDS)
+    widths = len(names), int(metadata["changes"]), len(GRADED_KINDS)
     judge = Judge(*widths, hidden=int(metadata["hidden"]))
     judge.load_state_dict(tensors)
     judge.eval()

@@ -14,6 +14,12 @@ def _classical() -> Iterable[Tool]:
     return CLASSICAL
 
 
+def _conservator() -> Iterable[Tool]:
+    from conservator.tools.experts import EXPERTS
+
+    return EXPERTS
+
+
 def _rl_restore() -> Iterable[Tool]:
     from conservator.tools.user import imported_rl_restore_tools
 
@@ -27,12 +33,14 @@ def _user() -> Iterable[Tool]:
 
 
 TOOLBOXES: Mapping[str, Callable[[], Iterable[Tool]]] = {
+    "conservator": _conservator,
     "classical": _classical,
     "rl-restore": _rl_restore,
     "user": _user,
 }
-"""``classical``: textbook methods. ``rl-restore``: the published twelve networks, once imported. ``user``: what you
-added, and what installed packages offer through the entry point ``conservator.tools``."""
+"""``conservator``: the small networks that ship. ``classical``: textbook methods. ``rl-restore``: the published twelve
+networks, once imported. ``user``: what you added or trained, and what installed packages offer through the entry point
+``conservator.tools``."""
 
 
 def make_toolbox(names: str) -> Toolbox:

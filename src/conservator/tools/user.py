@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, name_not_found
+from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import read_bytes
 from conservator.tools.rl_restore import RlRestoreTool, rl_restore_tools
 from conservator.tools.spandrel import SpandrelRecord, SpandrelTool
@@ -41,15 +42,22 @@ def user_tool_dir() -> Path:
     return base / "conservator" / "tools"
 
 
-def user_tools() -> tuple[SpandrelTool, ...]:
-    """The checkpoints that the user added, by name; raises ConservatorError that names a record it cannot read."""
-    tools = []
+def user_tools() -> tuple[Tool, ...]:
+    """The checkpoints that the user added, and the experts they trained.
+
+    Raises ConservatorError that names a record it cannot read.
+    """
+    tools: list[Tool] = []
     for path, data in _records("spandrel"):
         try:
-            record = SpandrelRecord.model_validate_json(data)
+            tools.append(SpandrelTool(SpandrelRecord.model_validate_json(data), path.parent))
         except ValidationError as error:
             raise _unreadable(path, error) from error
-        tools.append(SpandrelTool(record, path.parent))
+    for path, data in _records("expert"):
+        try:
+            tools.append(ExpertRecord.model_validate_json(data).tool(path.parent))
+        except ValidationError as error:
+            raise _unreadable(path, error) from error
     return tuple(tools)
 
 

@@ -22,14 +22,16 @@ from conservator.degradations import BY_KIND, Degradation, Kind, Severity, degra
 from conservator.errors import ToolFailedError
 from conservator.image import Image
 from conservator.networks.judge import Judge
-from conservator.perception.perception import Look, Percept
-from conservator.perception.statistical import JUDGED_KINDS, cautious, changes
+from conservator.perception.perception import GRADED_KINDS, Look, Percept
+from conservator.perception.statistical import cautious, changes
 from conservator.perception.statistics import statistics
 from conservator.perception.study import study
 from conservator.photo import load_photo
 from conservator.resample import bicubic_resize
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
+from conservator.training.crops import TRAINING_DATA
+from conservator.weights import store_weights
 
 ORDER = (
     Kind.LOW_LIGHT,
@@ -122,7 +124,7 @@ def make_sample(path: Path, seed: int, tools: Toolbox, chains: int) -> Sample:
         names,
         np.array([list(look.percept.measures.values()) for look in eye], np.float32),
         np.minimum(np.array(psnr, np.float32), _BEST_QUALITY),
-        np.array([int(severities.get(kind, Severity.NONE)) for kind in JUDGED_KINDS]),
+        np.array([int(severities.get(kind, Severity.NONE)) for kind in GRADED_KINDS]),
         np.array([*parents, -1]),
         np.array([*changed, changed[0]], np.float32),
     )
@@ -166,7 +168,7 @@ class Fit:
 def fit(samples: list[Sample], held_out: list[Sample], epochs: int = 50, hidden: int = 128, seed: int = 0) -> Fit:
     """Train on ``samples``; set the threshold of each kind on ``held_out`` so that clean photos are left alone."""
     torch.manual_seed(seed)
-    widths = len(samples[0].names), samples[0].changes.shape[1], len(JUDGED_KINDS)
+    widths = len(samples[0].names), samples[0].changes.shape[1], len(GRADED_KINDS)
     judge = Judge(*widths, hidden, dropout=0.3)
     judge.picture.fit(torch.from_numpy(np.concatenate([s.statistics for s in samples])))
     judge.change.fit(torch.from_numpy(np.concatenate([s.changes[s.parents >= 0] for s in samples])))
@@ -221,7 +223,7 @@ def _thresholds(judge: Judge, samples: list[Sample]) -> list[float]:
     present, clean = _judged(judge, samples, 0)[..., 0].numpy(), _judged(judge, samples, -1)[..., 0].numpy()
     truth = np.stack([s.severities for s in samples]) > 0
     found = []
-    for k in range(len(JUDGED_KINDS)):
+    for k in range(len(GRADED_KINDS)):
         grid = np.linspace(0.2, 0.95, 76)
         f1 = [
             2 * (truth[:, k] & (present[:, k] > t)).sum() / (truth[:, k].sum() + (present[:, k] > t).sum())
@@ -243,7 +245,7 @@ def _scores(judge: Judge, samples: list[Sample], thresholds: list[float]) -> dic
         members, truly = _gains(judge, samples)
     gained = cautious(members)
     accepted, clear = gained > 0.35, truly.abs() > 0.5
-    scores = {f"f1_{kind}": float(v) for kind, v in zip(JUDGED_KINDS, f1, strict=True)}
+    scores = {f"f1_{kind}": float(v) for kind, v in zip(GRADED_KINDS, f1, strict=True)}
     return scores | {
         "f1_mean": float(f1.mean()),
         "exact_set": float((found == (truth > 0)).all(1).float().mean()),
@@ -258,29 +260,20 @@ def _scores(judge: Judge, samples: list[Sample], thresholds: list[float]) -> dic
 
 def save(result: Fit, names: tuple[str, ...], output: Path, command: str) -> None:
     """Write statistics.safetensors and its entry in manifest.toml."""
-    import hashlib
-
-    from safetensors.torch import save_file
-
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / "statistics.safetensors"
     metadata = {
         "statistics": json.dumps(names),
-        "kinds": json.dumps([str(kind) for kind in JUDGED_KINDS]),
+        "kinds": json.dumps([str(kind) for kind in GRADED_KINDS]),
         "thresholds": json.dumps(result.thresholds),
         "changes": str(len(result.judge.change.mean)),
         "hidden": str(result.judge.severity[0].out_features),
     }
-    save_file({k: v.contiguous() for k, v in result.judge.state_dict().items()}, path, metadata)
-    data = path.read_bytes()
-    scores = "\n".join(f'"{name}" = {value:.4f}' for name, value in result.scores.items())
-    (output / "manifest.toml").write_text(
-        f'[statistics]\nsha256 = "{hashlib.sha256(data).hexdigest()}"\nbytes = {len(data)}\nlicense = "Apache-2.0"\n'
-        'data = "291 clean photos: CLIC 2025, CID22, wallpapers (Unsplash, CC0, CC-BY, CC-BY-SA), damaged on the fly"\n'
-        f'recipe = "random_recipe and make_sample in conservator.training.statistics_eye"\ncommand = "{command}"\n\n'
-        f"[statistics.scores]\n{scores}\n",
-        "utf-8",
-    )
+    entry: dict[str, str | int | float] = {
+        "license": "Apache-2.0",
+        "data": TRAINING_DATA,
+        "recipe": "random_recipe and make_sample in conservator.training.statistics_eye",
+        "command": command,
+    }
+    store_weights(output, "statistics", result.judge.state_dict(), entry, result.scores, metadata)
 
 
 def _stored(s: Sample) -> tuple[object, ...]:

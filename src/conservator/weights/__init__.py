@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from conservator.errors import ConservatorError, name_not_found
+from conservator.files import replacing, write_text
 
 
 @cache
@@ -25,8 +29,6 @@ def load_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises NameNotFoundError for an unknown name, ConservatorError when the file is not the one that the manifest lists.
     """
-    import json
-
     from safetensors.torch import load
 
     if name not in manifest():
@@ -38,3 +40,38 @@ def load_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     return load(data), header.get("__metadata__", {})
+
+
+def store_weights(
+    folder: Path,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    entry: Mapping[str, str | int | float],
+    scores: Mapping[str, float],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``NAME.safetensors`` into ``folder`` and list it in the folder's manifest.toml; return its path.
+
+    ``entry`` says licence, data, recipe and command; bytes and sha256 are added. Each file appears whole or not at all.
+    """
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save({key: value.contiguous() for key, value in tensors.items()}, dict(metadata) if metadata else None)
+    path = folder / f"{name}.safetensors"
+    with replacing(path) as file:
+        file.write(data)
+    listed = folder / "manifest.toml"
+    entries = tomllib.loads(listed.read_text("utf-8")) if listed.exists() else {}
+    facts = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **entry}
+    entries[name] = {**facts, "scores": {key: round(float(value), 4) for key, value in scores.items()}}
+    write_text(listed, "\n".join(_toml(name, values) for name, values in sorted(entries.items())))
+    return path
+
+
+def _toml(name: str, values: Mapping[str, Any]) -> str:
+    """One entry of the manifest: strings and numbers, and a table of scores. JSON writes both as TOML does."""
+    scores = values.get("scores", {})
+    facts = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "scores"]
+    table = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in scores.items()]
+    return "\n".join([f"[{name}]", *facts, f"\n[{name}.scores]", *table, ""])

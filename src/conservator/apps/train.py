@@ -1,0 +1,54 @@
+"""``conservator train``: experts from a folder of clean photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+train_app = typer.Typer(help="Train tools from your own photos.", no_args_is_help=True)
+
+
+@train_app.command("expert")
+def train_expert(
+    name: Annotated[str, typer.Argument(help="An expert that ships, or a name for your own.")],
+    photos: Annotated[Path, typer.Option(help="Folder of clean photos, searched recursively.", exists=True)],
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget of training time.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps, which can be repeated exactly.")] = None,
+    damage: Annotated[
+        str | None, typer.Option(help="For your own: the damage it learns, as in degrade: noise:high,jpeg.")
+    ] = None,
+    removes: Annotated[str | None, typer.Option(help="For your own: the kinds it removes: noise,jpeg.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Expert to start from, or 'nothing' (default: as it was made).")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")] = Path(
+        "out/train"
+    ),
+    into: Annotated[
+        Path | None, typer.Option("--into", help="Folder of weights with a manifest.toml, to put a shipped one into.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that damage the crops.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Train an expert; run the same command again to go on after an interruption."""
+    import torch
+
+    from conservator.tools.user import parse_kinds, user_tool_dir
+    from conservator.training.experts import Order, install, ship, train
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kinds = parse_kinds(removes) if removes else frozenset()
+    order = Order(name, photos, output, minutes, steps, seed, device, workers, damage, kinds, start)
+    trained = train(order, typer.echo)
+    typer.echo(
+        f"{trained.steps} steps in {trained.minutes:.1f} minutes: "
+        f"{trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB (RGB) on crops of held-out photos"
+    )
+    if damage is None:
+        typer.echo(ship(trained, order, into or output / "weights"))
+    else:
+        typer.echo(f"{install(trained, order, user_tool_dir())}\nit is now in the toolbox 'user'")

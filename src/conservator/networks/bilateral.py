@@ -1,0 +1,63 @@
+"""The network of experts for damage of the whole scene, haze and darkness: it looks at a small picture of all of it.
+
+As in HDRnet (Gharbi et al., "Deep bilateral learning for real-time image enhancement", 2017): a reduced overview gives
+a coarse grid over place and brightness of affine colour transforms; every pixel is transformed as the grid says where
+it lies. So the cost at full size is that of a look-up, and a photo is treated as one, whatever its size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BilateralNet(nn.Module):
+    """Maps images (B, 3, H, W) of any size to images of the same size. As initialised it is the identity."""
+
+    def __init__(self, side: int = 256, cells: int = 16, bins: int = 8, width: int = 24) -> None:
+        """``side`` of the overview in pixels; the grid is ``cells`` x ``cells`` places by ``bins`` of brightness."""
+        super().__init__()
+        self.side, self.bins = side, bins
+        layers: list[nn.Module] = []
+        channels, wide = 3, width
+        for _ in range(round(math.log2(side / cells))):
+            layers += [nn.Conv2d(channels, wide, 3, stride=2, padding=1), nn.ReLU()]
+            channels, wide = wide, min(96, wide * 2)
+        self.encoder = nn.Sequential(*layers, nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())
+        self.scene = nn.Sequential(
+            *(nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            *(nn.Linear(channels, 128), nn.ReLU(), nn.Linear(128, channels)),
+        )
+        self.place = nn.Sequential(
+            *(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()), nn.Conv2d(channels, channels, 3, padding=1)
+        )
+        self.grid = nn.Conv2d(channels, 12 * bins, 1)
+        self.guide = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU(), nn.Conv2d(12, 1, 1))
+        nn.init.normal_(self.grid.weight, std=1e-3)
+        nn.init.zeros_(self.grid.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> Tensor:
+        small = F.interpolate(image, (self.side, self.side), mode="bilinear", antialias=True)
+        x = self.encoder(small)
+        x = F.relu(self.place(x) + self.scene(x)[..., None, None])
+        grid = self.grid(x).unflatten(1, (12, self.bins)).float()  # (B, 12, bins, cells, cells)
+        return torch.cat([self._transformed(*pair) for pair in zip(image.split(1), grid.split(1), strict=True)])
+
+    def _transformed(self, image: Tensor, grid: Tensor) -> Tensor:
+        """Slice the grid along strips of rows, which bounds the memory, and apply the colour transforms."""
+        height, width = image.shape[-2:]
+        columns = torch.linspace(-1, 1, width, device=image.device)
+        rows = torch.linspace(-1, 1, height, device=image.device)
+        strips = []
+        for part, ys in zip(image.split(256, dim=2), rows.split(256), strict=True):
+            z = torch.tanh(self.guide(part).float() + 2 * part.mean(1, keepdim=True) - 1)[:, 0]
+            place = torch.stack(torch.broadcast_tensors(columns, ys[:, None], z[0]), -1)[None, None]
+            sampled = F.grid_sample(grid, place, padding_mode="border", align_corners=True)[:, :, 0]
+            matrix, offset = sampled[:, :9].unflatten(1, (3, 3)), sampled[:, 9:]
+            strips.append(part + (matrix * part[:, None]).sum(2) + offset)
+        return torch.cat(strips, 2)

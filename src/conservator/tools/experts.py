@@ -1,0 +1,136 @@
+"""The toolbox ``conservator``: small networks trained in this repository. A new expert is one line in ``EXPERTS``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from conservator.degradations.kinds import Kind
+from conservator.errors import ConservatorError
+from conservator.image import Image
+from conservator.networks import make_network
+from conservator.tools.records import WeightsFile
+from conservator.tools.tool import Tool, ToolSpec
+from conservator.weights import load_weights
+
+_SOURCE = "trained in the conservator repository (docs/experts.md)"
+
+
+class Weights(Protocol):
+    """Where the tensors of a network come from."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read them, verified."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A file of the package."""
+
+    name: str
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read it; raises ConservatorError when it is not the file of the manifest."""
+        return load_weights(self.name)[0]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A safetensors file in the user's folder of tools."""
+
+    weights: WeightsFile
+    folder: Path
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read it; raises ConservatorError when it is gone or has changed."""
+        from safetensors.torch import load
+
+        return load(self.weights.read(self.folder))
+
+
+class Expert(Tool):
+    """One trained network; half-precision weights on disk, float32 at work."""
+
+    def __init__(self, spec: ToolSpec, network: str, weights: Weights) -> None:
+        self.spec, self._network, self._weights = spec, network, weights
+        self._model: nn.Module | None = None
+
+    def setup(self, device: str) -> None:
+        """Build the network and load its weights."""
+        model = make_network(self._network)
+        model.load_state_dict({name: value.float() for name, value in self._weights.tensors().items()})
+        self._model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def restore(self, image: Image) -> Image:
+        if self._model is None:
+            raise ConservatorError(f"tool {self.spec.name} has no weights yet; call setup(device) first")
+        device = next(self._model.parameters()).device
+        image = image.to(device, memory_format=torch.channels_last)
+        # one by one: the features of a batch do not fit into a CPU's caches, and it takes longer
+        restored = torch.cat([self._model(item) for item in image.split(1)])
+        return restored.contiguous()
+
+
+class ExpertRecord(BaseModel):
+    """An expert that the user trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["expert"] = "expert"
+    name: str
+    removes: tuple[Kind, ...]
+    network: str
+    description: str
+    weights: WeightsFile
+
+    def tool(self, folder: Path) -> Expert:
+        """The tool, its weights beside the record in ``folder``."""
+        spec = make_spec(
+            self.name, frozenset(self.removes), self.description, self.network, "trained by the user", "own"
+        )
+        return Expert(spec, self.network, Recorded(self.weights, folder))
+
+
+def make_spec(
+    name: str,
+    removes: frozenset[Kind],
+    description: str,
+    network: str,
+    source: str = _SOURCE,
+    license: str = "Apache-2.0",
+) -> ToolSpec:
+    """The spec of an expert: how it is padded and tiled follows from its network."""
+    if network == "bilateral":  # looks at the whole photo; its cost in memory is that of the photo
+        return ToolSpec(name, removes, description, source, license, tile=None)
+    return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=128)
+
+
+def _expert(name: str, removes: set[Kind], description: str, network: str = "unet") -> Expert:
+    return Expert(make_spec(name, frozenset(removes), description, network), network, Shipped(name))
+
+
+_SOFT = {Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR}
+_ANY = set(Kind) - {Kind.LOW_RESOLUTION}
+
+EXPERTS: tuple[Expert, ...] = (
+    _expert(
+        "denoise_light", {Kind.NOISE}, "Removes faint noise: Gaussian, photon or camera noise up to sigma 20 of 255."
+    ),
+    _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind at sigma 5 to 55 of 255."),
+    _expert("denoise_heavy", {Kind.NOISE}, "Removes strong noise, sigma 25 to 70 of 255."),
+    _expert("dejpeg_mild", {Kind.JPEG}, "Removes JPEG artefacts of quality 35 to 95."),
+    _expert("dejpeg_severe", {Kind.JPEG}, "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice."),
+    _expert("deblur_motion", {Kind.MOTION_BLUR}, "Sharpens blur of a camera that moved, up to 30 pixels long."),
+    _expert("deblur_defocus", _SOFT, "Sharpens a photo out of focus or softly blurred, up to a radius of 7 pixels."),
+    _expert("derain", {Kind.RAIN}, "Removes streaks of rain of any slope, length and width."),
+    _expert("dehaze", {Kind.HAZE}, "Removes haze and fog, also uneven and coloured.", "bilateral"),
+    _expert("brighten_mild", {Kind.LOW_LIGHT}, "Brightens a photo that is somewhat too dark.", "bilateral"),
+    _expert("brighten_dark", {Kind.LOW_LIGHT}, "Brightens a photo taken in the dark.", "bilateral"),
+    _expert("generalist", _ANY, "One network for all damages at once: the baseline of every table."),
+)
+"""In the order of a DQN's actions."""

@@ -1,0 +1,143 @@
+"""Clean photos in memory, and the damaged crops that an expert learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from conservator.degradations import Recipe, degrade
+from conservator.errors import ConservatorError
+from conservator.image import Image, to_array, to_image
+from conservator.photo import PHOTO_SUFFIXES, load_photo
+
+Damage: TypeAlias = Callable[[np.random.Generator], Recipe]
+"""Draws the damage of one crop."""
+
+TRAINING_DATA = "291 clean photos: CLIC 2025, CID22, wallpapers (Unsplash, CC0, CC-BY, CC-BY-SA), damaged on the fly"
+"""What everything that ships is trained on, for the manifest."""
+_REDUCTIONS = (1.0, 1.5, 2.25)
+_LONGEST = 1536
+"""Pixels; larger photos are reduced when loaded, for what they show beyond it is mostly the lens."""
+_MARGIN = 32
+"""Pixels around a crop that are damaged with it and cut off, so that few crops show the border of a photo."""
+
+
+class Photos:
+    """The clean photos of a folder, as 8-bit arrays (H, W, 3) at three sizes; some whole photos are held out."""
+
+    def __init__(self, folder: Path, held_out_share: float = 1 / 24) -> None:
+        """Load every photo under ``folder``, recursively, in the order of their names.
+
+        Raises ConservatorError for a folder with fewer than two photos, or with one that cannot be read.
+        """
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+        if len(paths) < 2:
+            raise ConservatorError(f"{folder} holds {len(paths)} photos, expected at least 2; give a folder of photos")
+        every = max(2, round(1 / held_out_share))
+        with ThreadPoolExecutor(4) as threads:
+            pyramids = list(threads.map(_pyramid, paths))
+        self.training = [pyramid for i, pyramid in enumerate(pyramids) if i % every]
+        self.held_out = [pyramid for i, pyramid in enumerate(pyramids) if i % every == 0]
+
+
+def _pyramid(path: Path) -> list[NDArray[np.uint8]]:
+    image = load_photo(path).image
+    longest = max(image.shape[-2:])
+    levels = []
+    for reduction in _REDUCTIONS:
+        factor = min(1.0, _LONGEST / longest) / reduction
+        size = [max(64, round(side * factor)) for side in image.shape[-2:]]
+        small = image if factor == 1 else F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+        levels.append(to_array(small, np.uint8))
+    return levels  # type: ignore[return-value]
+
+
+def random_crop(
+    pyramid: Sequence[NDArray[np.uint8]], side: int, rng: np.random.Generator, turned: bool = True
+) -> Image:
+    """A square crop (1, 3, side, side) of one photo at a random size, mirrored, and turned by quarters if allowed."""
+    array = pyramid[int(rng.integers(len(pyramid)))]
+    if min(array.shape[:2]) < side:
+        array = pyramid[0]
+    top, left = (int(rng.integers(max(1, n - side + 1))) for n in array.shape[:2])
+    crop = to_image(array[top : top + side, left : left + side])
+    if min(crop.shape[-2:]) < side:
+        crop = F.pad(crop, (0, side - crop.shape[-1], 0, side - crop.shape[-2]), mode="replicate")
+    if rng.random() < 0.5:
+        crop = crop.flip(-1)
+    return (torch.rot90(crop, int(rng.integers(4)), (-2, -1)) if turned else crop).contiguous()
+
+
+@dataclass(frozen=True)
+class Crops(Dataset[tuple[Image, Image]]):
+    """Item ``step`` is the batch of that step: damaged and clean (B, 3, side, side), the same in every run.
+
+    With ``whole`` the crop shows most of the photo, reduced to ``side``: for damage of the scene, such as haze.
+    """
+
+    photos: Sequence[Sequence[NDArray[np.uint8]]]
+    damage: Damage
+    side: int
+    batch: int
+    seed: int
+    steps: int
+    whole: bool = False
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[Image, Image]:
+        torch.set_num_threads(1)  # in a worker; the main process computes
+        pairs = [self._pair(np.random.default_rng([self.seed, step, i])) for i in range(self.batch)]
+        damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
+        return damaged, clean
+
+    def _pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        if self.whole:
+            clean = _overview(photo, self.side, rng)
+            return degrade(clean, self.damage(rng)), clean
+        clean = random_crop(photo, self.side + 2 * _MARGIN, rng)
+        damaged = degrade(clean, self.damage(rng))
+        # half of the time the crop starts where a JPEG's blocks do, as it does in a whole photo
+        top, left = (_MARGIN - (0 if rng.random() < 0.5 else int(rng.integers(16))) for _ in range(2))
+        return tuple(x[..., top : top + self.side, left : left + self.side] for x in (damaged, clean))  # type: ignore[return-value]
+
+
+def _overview(pyramid: Sequence[NDArray[np.uint8]], side: int, rng: np.random.Generator) -> Image:
+    array = pyramid[-1]
+    height, width = (round(n * rng.uniform(0.5, 1.0)) for n in array.shape[:2])
+    top, left = (int(rng.integers(n - m + 1)) for n, m in zip(array.shape[:2], (height, width), strict=True))
+    crop = to_image(array[top : top + height, left : left + width])
+    crop = F.interpolate(crop, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
+    return crop.flip(-1) if rng.random() < 0.5 else crop
+
+
+def batches(crops: Crops, start: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches from step ``start`` on, made by ``workers`` processes ahead of their use (0: in this process)."""
+    loader = DataLoader(
+        crops,
+        batch_size=None,
+        sampler=range(start, crops.steps),
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+        multiprocessing_context="fork" if workers else None,
+    )
+    yield from loader
+
+
+def validation_set(crops: Crops, count: int) -> tuple[Image, Image]:
+    """``count`` pairs (count, 3, side, side) at other random numbers than any step's."""
+    pairs = [crops._pair(np.random.default_rng([crops.seed, 2**40, i])) for i in range(count)]
+    damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
+    return damaged, clean

@@ -1,0 +1,342 @@
+"""Train the eye: python -m conservator.training.eye PHOTOS
+
+Photos are damaged by the public protocols' combinations and by random recipes; tools work on some of them. The eye
+learns which damages are there, and how severe, from native crops and a small overview.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from conservator.degradations import (
+    BY_KIND,
+    MIO_GROUPS,
+    RESTOREAGENT_COMBINATIONS,
+    Kind,
+    LowResolution,
+    Recipe,
+    Severity,
+    degrade,
+    mio_recipe,
+)
+from conservator.files import replacing
+from conservator.image import Image
+from conservator.metrics.fidelity import psnr
+from conservator.networks.eye import OVERVIEW, EyeNet
+from conservator.perception.perception import GRADED_KINDS
+from conservator.tools.catalog import make_toolbox
+from conservator.tools.tool import Toolbox
+from conservator.training.crops import TRAINING_DATA, Photos, random_crop
+from conservator.weights import store_weights
+
+NATURE = (
+    *(Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN, Kind.DEFOCUS_BLUR),
+    *(Kind.GAUSSIAN_BLUR, Kind.MOTION_BLUR, Kind.NOISE, Kind.JPEG),
+)
+"""The order in which damage befalls a photo: scene, optics, sensor, codec."""
+
+_CROPS, _CROP = 2, 192
+_MIO = tuple(combination for group in MIO_GROUPS.values() for combination in group)
+_BEST_QUALITY = 45.0  # dB; what a clean photo is said to have
+_REMOVED = 0.3  # dB; a tool that gained this much removed what it is for
+
+
+def random_recipe(rng: np.random.Generator) -> Recipe:
+    """Nothing, a combination of a public protocol, or up to four damages of any severity in the order of nature."""
+    share = rng.random()
+    if share < 0.15:
+        return ()
+    if share < 0.45:
+        return mio_recipe(_MIO[int(rng.integers(len(_MIO)))], rng)
+    if share < 0.65:
+        return mio_recipe(RESTOREAGENT_COMBINATIONS[int(rng.integers(len(RESTOREAGENT_COMBINATIONS)))], rng)
+    count = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
+    chosen = sorted(rng.choice(len(NATURE), count, replace=False).tolist())
+    recipe = []
+    for kind in (NATURE[i] for i in chosen):
+        makers = BY_KIND[kind]
+        severity = Severity(int(rng.choice([1, 2, 3, 4], p=[0.16, 0.28, 0.28, 0.28])))
+        recipe.append(makers[int(rng.integers(len(makers)))].sample(severity, rng))
+    return tuple(recipe)
+
+
+def severities(recipe: Recipe) -> dict[Kind, Severity]:
+    """The severity of each kind in a recipe, the worst where one comes twice."""
+    found: dict[Kind, Severity] = {}
+    for degradation in recipe:
+        found[degradation.kind] = max(degradation.severity, found.get(degradation.kind, Severity.NONE))
+    return found
+
+
+@dataclass(frozen=True)
+class States(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Item i: overview (3, 128, 128) and crops (2, 3, 192, 192) as uint8, severities (8,), PSNR to the clean photo."""
+
+    photos: Sequence[Sequence[NDArray[np.uint8]]]
+    seed: int
+    tools: Toolbox | None
+    treated: float = 0.35
+    """Share of the pictures that tools have worked on."""
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        torch.set_num_threads(1)
+        rng = np.random.default_rng([self.seed, index])
+        recipe = random_recipe(rng)
+        small = any(isinstance(degradation, LowResolution) for degradation in recipe)
+        side = 4 * _CROP if small else int(rng.choice([320, 320, 448]))
+        clean = random_crop(self.photos[int(rng.integers(len(self.photos)))], side, rng, turned=False)
+        image = degrade(clean, recipe)
+        if small:
+            clean = F.interpolate(clean, image.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
+        elif rng.random() < 0.15:  # cut out of a larger picture: blocks begin anywhere
+            top, left = (int(rng.integers(16)) for _ in range(2))
+            image, clean = (x[..., top : side - 16 + top, left : side - 16 + left] for x in (image, clean))
+        found = severities(recipe)
+        if self.tools and rng.random() < self.treated:
+            image, found = self._treated(image, clean, found, rng)
+        levels = torch.tensor([int(found.get(kind, Severity.NONE)) for kind in GRADED_KINDS])
+        quality = torch.tensor(min(_BEST_QUALITY, psnr(image, clean)))
+        return *_views(image, rng), levels, quality
+
+    def _treated(
+        self, image: Image, clean: Image, found: dict[Kind, Severity], rng: np.random.Generator
+    ) -> tuple[Image, dict[Kind, Severity]]:
+        """One to three tools, mostly for damages that are there; a damage is gone where its tool gained."""
+        assert self.tools is not None
+        left = dict(found)
+        names = [name for name, tool in self.tools.items() if tool.spec.scale == 1]
+        for _ in range(int(rng.integers(1, 4))):
+            fitting = [name for name in names if self.tools[name].spec.removes & left.keys()]
+            name = str(rng.choice(fitting if fitting and rng.random() < 0.85 else names))
+            treated = self.tools[name](image)
+            if psnr(treated, clean) > psnr(image, clean) + _REMOVED:
+                left = {k: s for k, s in left.items() if k not in self.tools[name].spec.removes}
+            elif psnr(treated, clean) < psnr(image, clean) - 3:
+                break  # a wreck, whose damages have no names
+            image = treated
+        return image, left
+
+
+def _views(image: Image, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    overview = F.interpolate(image, (OVERVIEW, OVERVIEW), mode="bilinear", antialias=True)[0]
+    crops = []
+    for _ in range(_CROPS):
+        top, left = (16 * int(rng.integers((n - _CROP) // 16 + 1)) for n in image.shape[-2:])
+        crops.append(image[0, :, top : top + _CROP, left : left + _CROP])
+    return _bytes(overview), _bytes(torch.stack(crops))
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+class Replay:
+    """The last ``size`` pictures: each is seen a few times, for making one costs more than learning from it."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.items = size, list[tuple[Tensor, ...]]()
+        self._next = 0
+
+    def add(self, item: tuple[Tensor, ...]) -> None:
+        """Keep one picture; the oldest goes."""
+        if len(self.items) < self.size:
+            self.items.append(item)
+        else:
+            self.items[self._next] = item
+            self._next = (self._next + 1) % self.size
+
+    def draw(self, count: int, rng: np.random.Generator) -> list[Tensor]:
+        """A batch, half of the pictures mirrored."""
+        chosen = [self.items[i] for i in rng.integers(len(self.items), size=count)]
+        overview, crops, levels, quality = (torch.stack(parts) for parts in zip(*chosen, strict=True))
+        if rng.random() < 0.5:
+            overview, crops = overview.flip(-1), crops.flip(-1)
+        return [overview.float() / 255, crops.float() / 255, levels, quality]
+
+
+def loss_of(eye: EyeNet, batch: Sequence[Tensor]) -> Tensor:
+    """Cumulative cross-entropy of the severities, and a Huber loss of the quality."""
+    overview, crops, levels, quality = batch
+    with torch.autocast(overview.device.type, torch.bfloat16):
+        logits, estimate = eye(overview, crops)
+    target = (levels[..., None] > torch.arange(4, device=levels.device)).float()
+    graded = F.binary_cross_entropy_with_logits(logits.float(), target)
+    return graded + 0.02 * F.huber_loss(estimate.float(), quality, delta=3.0)
+
+
+def train(
+    eye: EyeNet,
+    photos: Photos,
+    folder: Path,
+    *,
+    steps: int,
+    tools: Toolbox | None,
+    rate: float = 6e-4,
+    batch: int = 16,
+    fresh: int = 4,
+    replay: int = 2000,
+    workers: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+) -> EyeNet:
+    """Train; every step sees ``fresh`` new pictures. Resumes from ``folder``; returns the running mean."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    eye = eye.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    mean = copy.deepcopy(eye).requires_grad_(False)
+    optimizer = torch.optim.AdamW(eye.parameters(), lr=rate, weight_decay=0.02)
+    checkpoint, done = folder / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        done = state["step"]
+        eye.load_state_dict(state["eye"])
+        mean.load_state_dict(state["mean"])
+        optimizer.load_state_dict(state["optimizer"])
+    held_out = held_out_set(photos, tools, 320, seed)
+    states = States(photos.training, seed, tools)
+    sampler = range(done * fresh, done * fresh + replay // 2 + (steps - done) * fresh)
+    loader = iter(
+        DataLoader(
+            states,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            prefetch_factor=16 if workers else None,
+            multiprocessing_context="fork" if workers else None,
+        )
+    )
+    pictures, rng, started = Replay(replay), np.random.default_rng([seed, done, 7]), time.monotonic()
+    for _ in range(replay // 2):
+        pictures.add(next(loader))
+    for step in range(done, steps):
+        for _ in range(fresh):
+            pictures.add(next(loader))
+        share = step / steps
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * share))
+        loss = loss_of(eye, [x.to(device) for x in pictures.draw(batch, rng)])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(eye.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            for slow, fast in zip(mean.parameters(), eye.parameters(), strict=True):
+                slow.lerp_(fast, max(0.002, 1 / (step + 1)))
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            state = {"eye": eye.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
+            with replacing(checkpoint) as file:
+                torch.save({**state, "step": step + 1}, file)
+            found = scores(mean, held_out, [0.5] * len(GRADED_KINDS))
+            line = " ".join(f"{name} {value:.3f}" for name, value in found.items() if not name.startswith("f1_"))
+            minutes = (time.monotonic() - started) / 60
+            print(f"step {step + 1}, {minutes:.1f} min, f1 {found['f1_mean']:.3f} {line}", flush=True)  # noqa: T201
+    return mean.eval()
+
+
+def held_out_set(photos: Photos, tools: Toolbox | None, count: int, seed: int) -> list[Tensor]:
+    """Pictures of photos that no step sees: overviews, crops, severities, PSNR."""
+    states = States(photos.held_out, seed + 1, tools, treated=0.25)
+    return [torch.stack(parts) for parts in zip(*(states[i] for i in range(count)), strict=True)]
+
+
+def probabilities(eye: EyeNet, batch: Sequence[Tensor]) -> Tensor:
+    """(N, kinds, 4): the probability that each severity is at least 1 to 4, falling along the last axis."""
+    was = eye.training
+    eye.eval()
+    parts = []
+    with torch.inference_mode():
+        for overview, crops in zip(batch[0].split(16), batch[1].split(16), strict=True):
+            logits, _ = eye(overview.float() / 255, crops.float() / 255)
+            parts.append(torch.cummin(logits.sigmoid(), dim=2).values)
+    eye.train(was)
+    return torch.cat(parts)
+
+
+def scores(eye: EyeNet, batch: Sequence[Tensor], thresholds: Sequence[float]) -> dict[str, float]:
+    """Presence F1 per kind and mean, exact sets, severities within one level, clean photos called clean."""
+    found, truth = probabilities(eye, batch), batch[2]
+    present = found[..., 0] > torch.tensor(thresholds)
+    hits = (present & (truth > 0)).sum(0)
+    f1 = 2 * hits / (present.sum(0) + (truth > 0).sum(0)).clamp(min=1)
+    level = torch.where(present, (found > 0.5).sum(-1).clamp(min=1), 0)
+    clean = (truth == 0).all(1)
+    per_kind = {f"f1_{kind}": float(value) for kind, value in zip(GRADED_KINDS, f1, strict=True)}
+    return per_kind | {
+        "f1_mean": float(f1.mean()),
+        "exact_set": float((present == (truth > 0)).all(1).float().mean()),
+        "within_one_level": float(((level - truth).abs() <= 1).float().mean()),
+        "clean_called_clean": float((~present[clean]).all(1).float().mean()),
+    }
+
+
+def thresholds_of(eye: EyeNet, batch: Sequence[Tensor], false_alarms: float = 0.003) -> list[float]:
+    """Per kind the probability of best F1, but at least such that few photos without the damage raise an alarm."""
+    found, truth = probabilities(eye, batch)[..., 0].numpy(), batch[2].numpy() > 0
+    clean = ~truth.any(1)
+    grid = np.linspace(0.2, 0.9, 71)
+    chosen = []
+    for k in range(len(GRADED_KINDS)):
+        f1 = [2 * (truth[:, k] & (found[:, k] > t)).sum() / (truth[:, k].sum() + (found[:, k] > t).sum()) for t in grid]
+        quiet = float(np.quantile(found[clean, k], 1 - false_alarms))
+        chosen.append(float(max(grid[int(np.argmax(f1))], min(0.9, quiet))))
+    return chosen
+
+
+def main() -> None:
+    """Train, set the thresholds on held-out photos, store the weights."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="folder of clean photos, searched recursively")
+    parser.add_argument("--output", type=Path, default=Path("src/conservator/weights"))
+    parser.add_argument("--folder", type=Path, default=Path("out/train/eye"), help="checkpoints")
+    parser.add_argument("--toolbox", default="", help="tools whose results the eye sees, too")
+    parser.add_argument("--start", type=Path, help="checkpoint to start from")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)
+    tools = make_toolbox(args.toolbox) if args.toolbox else None
+    for tool in (tools or {}).values():
+        tool.setup("cpu")
+    photos, eye = Photos(args.photos), EyeNet(len(GRADED_KINDS))
+    if args.start:
+        eye.load_state_dict(torch.load(args.start, weights_only=True)["mean"])
+    settings = {"steps": args.steps, "rate": args.rate, "workers": args.workers, "seed": args.seed}
+    eye = train(eye, photos, args.folder, tools=tools, **settings)
+    held_out = held_out_set(photos, tools, 1000, args.seed)
+    thresholds = thresholds_of(eye, held_out)
+    found = scores(eye, held_out, thresholds)
+    for name, value in found.items():
+        print(f"{name:24} {value:.3f}")  # noqa: T201
+    entry: dict[str, str | int | float] = {
+        "license": "Apache-2.0",
+        "data": TRAINING_DATA,
+        "recipe": "random_recipe in conservator.training.eye",
+        "command": f"python -m conservator.training.eye train/free --steps {args.steps} --toolbox '{args.toolbox}'",
+        "seed": args.seed,
+    }
+    metadata = {"thresholds": json.dumps(thresholds), "kinds": json.dumps([str(kind) for kind in GRADED_KINDS])}
+    tensors = {name: value.half() for name, value in eye.state_dict().items()}
+    store_weights(args.output, "eye", tensors, entry, found, metadata)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Train an expert: damaged crops in, clean crops out. One file that reads from top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from conservator.errors import ConservatorError
+from conservator.files import replacing
+from conservator.image import Image
+from conservator.training.crops import Crops, Damage, Photos, batches, validation_set
+
+_EMA = 0.999
+_CHECKPOINT_SECONDS = 120.0
+_VALIDATION_CROPS = 32
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How an expert is trained. The run ends after ``minutes`` of training or ``steps``, whichever comes first.
+
+    The learning rate warms up for 200 steps and falls to zero along a cosine over the budget.
+    """
+
+    minutes: float = math.inf
+    steps: int = 10_000_000
+    rate: float = 1e-3
+    side: int = 128
+    """Pixels of a crop."""
+    batch: int = 10
+    seed: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0 or self.steps < 1:
+            raise ConservatorError(f"the budget is {self.minutes} minutes and {self.steps} steps, expected more than 0")
+        if math.isinf(self.minutes) and self.steps > 9_999_999:
+            raise ConservatorError("the training has no end: give minutes or steps")
+
+
+@dataclass
+class Progress:
+    """Where a run is: what the checkpoint keeps beside the weights."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+    def share(self, budget: Budget) -> float:
+        """How much of the budget is spent, 0 to 1."""
+        return min(1.0, max(self.step / budget.steps, self.seconds / 60 / budget.minutes))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network (its running mean), and its PSNR (RGB, dB) on the validation crops: damaged, and restored."""
+
+    network: nn.Module
+    steps: int
+    minutes: float
+    psnr_in: float
+    psnr_out: float
+
+
+def train_expert(
+    network: nn.Module,
+    damage: Damage,
+    photos: Photos,
+    folder: Path,
+    budget: Budget,
+    *,
+    device: str = "cpu",
+    whole: bool = False,
+    report: Callable[[str], None] = print,
+) -> Trained:
+    """Train ``network`` to undo ``damage``; resumes from ``folder`` where an earlier run stopped, to the step.
+
+    ``folder`` gets ``checkpoint.pt``, and the validation curve as ``curve.csv`` and ``curve.png``.
+    L1 loss, AdamW, running mean of the weights; bfloat16 where the device multiplies it faster than float32.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(budget.seed)
+    crops = Crops(photos.training, damage, budget.side, budget.batch, budget.seed, budget.steps, whole)
+    unseen = Crops(photos.held_out, damage, budget.side, budget.batch, budget.seed, budget.steps, whole)
+    damaged, clean = (x.to(device) for x in validation_set(unseen, _VALIDATION_CROPS))
+    run = _Run(network, budget, device)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        run.load(checkpoint, asdict(budget))
+        report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
+    before = _psnr(damaged, clean)
+    started = saved = time.monotonic() - run.progress.seconds
+    for noisy, target in batches(crops, run.progress.step, budget.workers):
+        if run.progress.share(budget) >= 1:
+            break
+        run.step(noisy.to(device), target.to(device))
+        run.progress.seconds = time.monotonic() - started
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            after = _psnr(run.restored(damaged), clean)
+            run.save(checkpoint, asdict(budget), folder, before, after)
+            minutes, total = run.progress.seconds / 60, budget.minutes
+            report(f"step {run.progress.step}, {minutes:.1f} of {total:g} min: {before:.2f} -> {after:.2f} dB")
+            saved = time.monotonic()
+            started = saved - run.progress.seconds  # validation is not training time
+    after = _psnr(run.restored(damaged), clean)
+    run.save(checkpoint, asdict(budget), folder, before, after)
+    return Trained(run.mean, run.progress.step, run.progress.seconds / 60, before, after)
+
+
+class _Run:
+    """Network, running mean, optimiser and progress of one training."""
+
+    def __init__(self, network: nn.Module, budget: Budget, device: str) -> None:
+        self.network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.mean = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=budget.rate, weight_decay=1e-4)
+        self.budget, self.device, self.progress = budget, torch.device(device), Progress()
+        self.curve: list[tuple[int, float, float]] = []
+
+    def step(self, damaged: Image, clean: Image) -> None:
+        """One step of the optimiser."""
+        share = self.progress.share(self.budget)
+        rate = self.budget.rate * min(1.0, (self.progress.step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * share))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        damaged = damaged.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            restored = self.network(damaged)
+        loss = (restored.float() - clean).abs().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 0.5)
+        self.optimizer.step()
+        self.progress.step += 1
+        decay = min(_EMA, 1 - 1 / (self.progress.step + 1))
+        with torch.no_grad():
+            for mean, value in zip(self.mean.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+
+    @torch.inference_mode()
+    def restored(self, damaged: Image) -> Image:
+        """What the running mean makes of images."""
+        return torch.cat([self.mean(item[None]).clamp(0, 1) for item in damaged])
+
+    def save(self, path: Path, budget: dict[str, float], folder: Path, before: float, after: float) -> None:
+        """Write checkpoint and curve, each whole or not at all."""
+        self.curve.append((self.progress.step, self.progress.seconds / 60, after))
+        state = {
+            "network": self.network.state_dict(),
+            "mean": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "curve": self.curve,
+            "budget": budget,
+        }
+        with replacing(path) as file:
+            torch.save(state, file)
+        with (folder / "curve.csv").open("w", newline="") as text:
+            csv.writer(text).writerows([("step", "minutes", "psnr_out"), *self.curve])
+        _draw_curve(folder / "curve.png", self.curve, before)
+
+    def load(self, path: Path, budget: dict[str, float]) -> None:
+        """Go on where ``save`` stopped. Raises ConservatorError for a checkpoint of other settings."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        free = {"minutes", "steps", "workers"}  # a longer budget may continue a shorter one
+        other = sorted(k for k in budget.keys() - free if budget[k] != state["budget"].get(k))
+        if other:
+            named = ", ".join(f"{k} {state['budget'].get(k)}, now {budget[k]}" for k in other)
+            raise ConservatorError(f"{path} was trained with {named}; use the same settings or another folder")
+        self.network.load_state_dict(state["network"])
+        self.mean.load_state_dict(state["mean"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.curve = [tuple(row) for row in state["curve"]]
+
+
+def _psnr(image: Image, clean: Image) -> float:
+    """Mean over the images of the PSNR (RGB) in dB."""
+    errors: Tensor = (image - clean).square().mean(dim=(1, 2, 3)).clamp(min=1e-8)
+    return float((-10 * errors.log10()).mean())
+
+
+def _draw_curve(path: Path, curve: list[tuple[int, float, float]], before: float) -> None:
+    """PSNR over minutes, drawn by Pillow: a training needs no plotting library."""
+    from PIL import Image as Pictures
+    from PIL import ImageDraw
+
+    width, height, edge = 720, 400, 56
+    low, high = min(before, *(v for *_, v in curve)), max(before + 0.1, *(v for *_, v in curve))
+    last = max(1e-9, *(m for _, m, _ in curve)) if len(curve) > 1 else max(1e-9, curve[0][1])
+    points = [
+        (edge + m / last * (width - 2 * edge), height - edge - (v - low) / (high - low) * (height - 2 * edge))
+        for _, m, v in [(0, 0.0, before), *curve]
+    ]
+    picture = Pictures.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.line([(edge, edge), (edge, height - edge), (width - edge, height - edge)], fill="black")
+    for a, b in itertools.pairwise(points):
+        draw.line([a, b], fill=(31, 90, 160), width=2)
+    draw.text((edge, edge - 20), f"PSNR {high:.2f} dB", fill="black")
+    draw.text((6, height - edge - 12), f"{low:.2f}", fill="black")
+    draw.text((width - 2 * edge, height - edge + 8), f"{last:.1f} minutes", fill="black")
+    picture.save(path)
