@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conservator import __version__
+from conservator.apps.bench import bench_app
 from conservator.apps.train import train_app
 from conservator.errors import ConservatorError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 tools_app = typer.Typer(help="List the tools, import published ones, add your own.", no_args_is_help=True)
 app.add_typer(tools_app, name="tools")
 app.add_typer(train_app, name="train")
+app.add_typer(bench_app, name="bench")
 
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels than this.")]

@@ -137,7 +137,7 @@ def _tensors(name: str, output: Path) -> dict[str, Tensor]:
 
 
 def _half(trained: Trained) -> dict[str, Tensor]:
-    return {key: value.cpu().half() for key, value in trained.network.state_dict().items()}
+    return {key: value.cpu().half().contiguous() for key, value in trained.network.state_dict().items()}
 
 
 def _scores(trained: Trained) -> dict[str, float]:

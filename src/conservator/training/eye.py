@@ -238,7 +238,7 @@ def train(
         optimizer.step()
         with torch.no_grad():
             for slow, fast in zip(mean.parameters(), eye.parameters(), strict=True):
-                slow.lerp_(fast, max(0.002, 1 / (step + 1)))
+                slow.lerp_(fast, max(0.002, 9 / (10 + step)))
         if (step + 1) % 250 == 0 or step + 1 == steps:
             state = {"eye": eye.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
             with replacing(checkpoint) as file:

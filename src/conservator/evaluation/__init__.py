@@ -1,0 +1,1 @@
+"""Evaluation: what tools and policies are worth, measured against references."""

@@ -1,0 +1,189 @@
+"""Training for real, in small: an expert learns, a run resumes to the step, a trained expert becomes a tool."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from skimage import data
+from test_cli import conservator
+from torch import nn
+
+from conservator.degradations import Kind, Severity, degrade, recipe_to_json
+from conservator.errors import ConservatorError
+from conservator.image import Image, to_image
+from conservator.metrics.fidelity import psnr
+from conservator.networks.unet import ResidualUNet
+from conservator.tools import make_toolbox
+from conservator.training.courses import COURSES
+from conservator.training.crops import Crops, Photos
+from conservator.training.experts import Order, train
+from conservator.training.tools import Budget, train_expert
+from conservator.weights import load_weights, manifest, store_weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clean")
+    for name in ("astronaut", "coffee", "chelsea", "rocket"):
+        PillowImage.fromarray(getattr(data, name)()).save(path / f"{name}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(folder: Path) -> Photos:
+    return Photos(folder, held_out_share=1 / 4)
+
+
+def small_unet() -> nn.Module:
+    return ResidualUNet(widths=(16, 24, 32, 32), middle=1)
+
+
+def quick(steps: int, **changes: object) -> Budget:
+    return Budget(**({"steps": steps, "rate": 2e-3, "side": 48, "batch": 4, "workers": 0} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_denoiser_learns(photos: Photos, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lines: list[str] = []
+    course = COURSES["denoise_heavy"]
+    trained = train_expert(small_unet(), course.damage, photos, tmp_path, quick(250), report=lines.append)
+    assert trained.steps == 250
+    assert trained.psnr_out > trained.psnr_in + 2
+    rows = list(csv.reader((tmp_path / "curve.csv").open()))
+    assert rows[0] == ["step", "minutes", "psnr_out"]
+    assert int(rows[-1][0]) == 250
+    with PillowImage.open(tmp_path / "curve.png") as curve:
+        assert curve.size == (720, 400)
+
+
+def test_a_run_resumes_to_the_step(photos: Photos, tmp_path: Path) -> None:
+    damage = COURSES["dejpeg_severe"].damage
+    torch.manual_seed(0)
+    whole = train_expert(small_unet(), damage, photos, tmp_path / "whole", quick(6))
+
+    class PowerCutError(Exception):
+        pass
+
+    calls = 0
+
+    def cut(rng: np.random.Generator):  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        if calls > 32 + 4 * 3:  # 32 crops of validation, three steps
+            raise PowerCutError
+        return damage(rng)
+
+    torch.manual_seed(0)
+    import conservator.training.tools as tools
+
+    every, tools._CHECKPOINT_SECONDS = tools._CHECKPOINT_SECONDS, 0.0
+    try:
+        with pytest.raises(PowerCutError):
+            train_expert(small_unet(), cut, photos, tmp_path / "cut", quick(6))
+    finally:
+        tools._CHECKPOINT_SECONDS = every
+    resumed = train_expert(small_unet(), damage, photos, tmp_path / "cut", quick(6))
+    assert resumed.steps == 6
+    for name, value in whole.network.state_dict().items():
+        assert torch.allclose(resumed.network.state_dict()[name], value, atol=1e-6), name
+
+
+def test_a_checkpoint_of_other_settings_is_refused(photos: Photos, tmp_path: Path) -> None:
+    damage = COURSES["denoise_light"].damage
+    train_expert(small_unet(), damage, photos, tmp_path, quick(1))
+    with pytest.raises(ConservatorError, match="batch 4, now 2"):
+        train_expert(small_unet(), damage, photos, tmp_path, quick(2, batch=2))
+
+
+@pytest.mark.parametrize("name", sorted(COURSES))
+def test_crops_are_the_same_in_every_run(name: str, photos: Photos) -> None:
+    course = COURSES[name]
+    crops = Crops(photos.training, course.damage, 64, 3, seed=1, steps=5, whole=course.whole)
+    damaged, clean = crops[4]
+    again, _ = crops[4]
+    other, _ = crops[3]
+    assert damaged.shape == clean.shape == (3, 3, 64, 64)
+    assert torch.equal(damaged, again)
+    assert not torch.equal(damaged, other)
+
+
+def test_held_out_photos_are_no_training_photos(photos: Photos) -> None:
+    assert len(photos.training) == 3
+    assert len(photos.held_out) == 1
+
+
+@pytest.mark.parametrize("kind", [Kind.RAIN, Kind.HAZE, Kind.NOISE])
+def test_a_course_meets_its_damage(kind: Kind) -> None:
+    name = {Kind.RAIN: "derain", Kind.HAZE: "dehaze", Kind.NOISE: "denoise_medium"}[kind]
+    recipes = [COURSES[name].damage(np.random.default_rng(seed)) for seed in range(200)]
+    met = [any(degradation.kind is kind for degradation in recipe) for recipe in recipes]
+    assert 0.85 < np.mean(met) < 0.99  # some crops stay clean
+    assert len({str(recipe_to_json(recipe)) for recipe in recipes}) > 150
+    assert max(d.severity for recipe in recipes for d in recipe) == Severity.VERY_HIGH
+
+
+@pytest.mark.slow
+def test_a_user_trains_an_expert_and_uses_it(folder: Path, tmp_path: Path, own_home: Path) -> None:
+    result = conservator(
+        *("train", "expert", "my_denoiser", "--photos", folder, "--damage", "noise:very_high", "--removes", "noise"),
+        *("--steps", 12, "--start", "nothing", "--workers", 0, "--output", tmp_path / "out", "--device", "cpu"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "toolbox 'user'" in result.stdout
+    tool = make_toolbox("user")["my_denoiser"]
+    tool.setup("cpu")
+    assert tool.spec.removes == {Kind.NOISE}
+    image: Image = to_image(data.coffee()[:100, :90])
+    assert tool(image).shape == image.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        ("denoise_lihgt", {}, "denoise_light"),
+        ("mine", {"damage": "noise"}, "say what mine removes"),
+        ("derain", {"damage": "rain", "removes": frozenset({Kind.RAIN})}, "choose another name"),
+        ("mine", {"damage": "nosie", "removes": frozenset({Kind.NOISE})}, "noise"),
+    ],
+)
+def test_a_mistaken_order_gets_a_sentence(
+    name: str, changes: dict[str, object], sentence: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConservatorError, match=sentence):
+        train(Order(name, folder, tmp_path, steps=1, **changes))  # type: ignore[arg-type]
+
+
+def test_an_empty_folder_gets_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConservatorError, match="0 photos"):
+        Photos(tmp_path)
+
+
+def test_stored_weights_are_listed_beside_others(tmp_path: Path) -> None:
+    import tomllib
+
+    entry = {"license": "Apache-2.0", "data": 'photos "of mine"', "seed": 3}
+    store_weights(tmp_path, "first", {"a": torch.ones(2)}, entry, {"psnr_out": 30.25})
+    store_weights(tmp_path, "second", {"b": torch.zeros(3).half()}, entry, {})
+    listed = tomllib.loads((tmp_path / "manifest.toml").read_text())
+    assert set(listed) == {"first", "second"}
+    assert listed["first"]["data"] == 'photos "of mine"'
+    assert listed["first"]["scores"] == {"psnr_out": 30.25}
+    assert listed["second"]["bytes"] == (tmp_path / "second.safetensors").stat().st_size
+
+
+def test_every_file_that_ships_is_the_one_listed() -> None:
+    for name in manifest():
+        tensors, _ = load_weights(name)
+        assert tensors
+
+
+def test_a_course_damages_what_its_expert_restores(photos: Photos) -> None:
+    clean = to_image(data.astronaut()[:160, :160])
+    worse = [psnr(degrade(clean, COURSES["derain"].damage(np.random.default_rng(seed))), clean) for seed in range(20)]
+    assert np.median(worse) < 32
