@@ -104,11 +104,12 @@ def test_a_checkpoint_of_other_settings_is_refused(photos: Photos, tmp_path: Pat
 @pytest.mark.parametrize("name", sorted(COURSES))
 def test_crops_are_the_same_in_every_run(name: str, photos: Photos) -> None:
     course = COURSES[name]
-    crops = Crops(photos.training, course.damage, 64, 3, seed=1, steps=5, whole=course.whole)
+    crops = Crops(photos.training, course.damage, 64, 3, seed=1, steps=5, whole=course.whole, scale=course.scale)
     damaged, clean = crops[4]
     again, _ = crops[4]
     other, _ = crops[3]
-    assert damaged.shape == clean.shape == (3, 3, 64, 64)
+    assert damaged.shape == (3, 3, 64, 64)
+    assert clean.shape == (3, 3, 64 * course.scale, 64 * course.scale)
     assert torch.equal(damaged, again)
     assert not torch.equal(damaged, other)
 

@@ -9,8 +9,14 @@ from torch import nn
 from conservator.errors import name_not_found
 from conservator.networks.bilateral import BilateralNet
 from conservator.networks.unet import ResidualUNet
+from conservator.networks.upscaler import Upscaler
 
-NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"unet": ResidualUNet, "bilateral": BilateralNet}
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "unet": ResidualUNet,
+    "bilateral": BilateralNet,
+    "upscaler_x2": lambda: Upscaler(2, width=32, depth=8),
+    "upscaler_x4": lambda: Upscaler(4),
+}
 """What an expert may be made of: modules that map images (B, 3, H, W) to images."""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 class BilateralNet(nn.Module):
     """Maps images (B, 3, H, W) of any size to images of the same size. As initialised it is the identity."""
 
-    def __init__(self, side: int = 256, cells: int = 16, bins: int = 8, width: int = 24) -> None:
+    def __init__(self, side: int = 128, cells: int = 16, bins: int = 8, width: int = 32) -> None:
         """``side`` of the overview in pixels; the grid is ``cells`` x ``cells`` places by ``bins`` of brightness."""
         super().__init__()
         self.side, self.bins = side, bins

@@ -13,6 +13,8 @@ from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
 from conservator.tools.tool import ToolSpec
 
+_FEW = 2
+"""Kinds; a tool that removes more is a generalist, which a human expert takes last."""
 EXPERT_ORDER = (
     Kind.JPEG,
     Kind.NOISE,
@@ -98,14 +100,23 @@ class Rules:
             severity = observation.percept.severities.get(kind, Severity.NONE)
             if kind not in self._kinds or severity == Severity.NONE:
                 continue
-            untried = self._next_tool(kind, observation.tools, trajectory)
+            untried = self._next_tool(kind, severity, observation.tools, trajectory)
             if untried is not None:
                 return Decision(Apply(untried), thought=f"{kind.label} is {severity.label}")
         return Decision(Stop(), thought="nothing is left to treat")
 
-    def _next_tool(self, kind: Kind, tools: Sequence[ToolSpec], trajectory: Trajectory) -> str | None:
-        """The first tool for this damage that was not tried yet; None when one worked or enough were tried."""
-        fitting = [spec.name for spec in tools if kind in spec.removes]
+    def _next_tool(
+        self, kind: Kind, severity: Severity, tools: Sequence[ToolSpec], trajectory: Trajectory
+    ) -> str | None:
+        """The first tool for this damage that was not tried yet; None when one worked or enough were tried.
+
+        Tools for one kind alone come before those for many, and tools made for this severity before the others.
+        """
+        made_for = sorted(
+            (spec for spec in tools if kind in spec.removes),
+            key=lambda spec: (len(spec.removes) > _FEW, severity not in spec.severities),
+        )
+        fitting = [spec.name for spec in made_for]
         if set(fitting) & set(trajectory.toolchain()):
             return None
         tried = [

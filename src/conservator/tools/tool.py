@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
+from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import name_not_found
 from conservator.image import Image, check_image
 from conservator.tools.tiling import run_tiled
@@ -36,6 +36,8 @@ class ToolSpec:
     """Side of a tile in pixels; None for a tool that must see the whole image (airlight, histograms)."""
     overlap: int = 32
     """Pixels that neighbouring tiles share; at least the tool's receptive radius for seamless results."""
+    severities: frozenset[Severity] = frozenset(Severity)
+    """How severe the damage is that it is made for; a planner tries these tools first."""
 
 
 class Tool(ABC):

@@ -21,6 +21,7 @@ from conservator.degradations import (
     JpegCompression,
     Kind,
     LowLight,
+    LowResolution,
     MotionBlur,
     PoissonNoise,
     Rain,
@@ -45,6 +46,8 @@ class Course:
     network: str = "unet"
     whole: bool = False
     """Whether it sees most of a photo, reduced, instead of native crops."""
+    scale: int = 1
+    """How many times it enlarges."""
 
 
 def _noise(low: float, high: float) -> Damage:
@@ -124,6 +127,10 @@ def _very_dark(rng: np.random.Generator) -> Recipe:
     return (LowLight("linear", rng.uniform(0.12, 0.4)),)
 
 
+def _smaller(factor: int) -> Damage:
+    return lambda rng: (LowResolution(factor),)
+
+
 def _severity(rng: np.random.Generator) -> Severity:
     return Severity(int(rng.integers(1, 5)))
 
@@ -195,5 +202,7 @@ COURSES: dict[str, Course] = {
     "brighten_dark": Course(
         _with_others(_very_dark, Kind.LOW_LIGHT), start="brighten_mild", network="bilateral", whole=True
     ),
+    "upscale_x2": Course(_smaller(2), network="upscaler_x2", scale=2),
+    "upscale_x4": Course(_smaller(4), network="upscaler_x4", scale=4),
 }
 """Every expert that ships, in the order in which they can be trained."""

@@ -92,6 +92,8 @@ class Crops(Dataset[tuple[Image, Image]]):
     seed: int
     steps: int
     whole: bool = False
+    scale: int = 1
+    """How many times the clean crop is larger, for damage that makes a photo smaller."""
 
     def __len__(self) -> int:
         return self.steps
@@ -106,6 +108,9 @@ class Crops(Dataset[tuple[Image, Image]]):
         photo = self.photos[int(rng.integers(len(self.photos)))]
         if self.whole:
             clean = _overview(photo, self.side, rng)
+            return degrade(clean, self.damage(rng)), clean
+        if self.scale > 1:
+            clean = random_crop(photo, self.side * self.scale, rng)
             return degrade(clean, self.damage(rng)), clean
         clean = random_crop(photo, self.side + 2 * _MARGIN, rng)
         damaged = degrade(clean, self.damage(rng))

@@ -57,7 +57,7 @@ def train(order: Order, report: Callable[[str], None] = print) -> Trained:
     else:
         order_minutes = order.minutes if order.minutes is not None else math.inf
     steps = order.steps if order.steps is not None else 10_000_000
-    side, batch = (256, 8) if course.whole else (128, 10)
+    side, batch = (48, 16) if course.scale > 1 else (128, 16) if course.whole else (128, 10)
     rate = _FINE_TUNING_RATE if start else 1e-3
     budget = Budget(order_minutes, steps, rate, side, batch, order.seed, order.workers)
     torch.set_flush_denormal(True)
@@ -68,7 +68,15 @@ def train(order: Order, report: Callable[[str], None] = print) -> Trained:
     report(f"{order.name}: {len(photos.training)} photos to learn from, {len(photos.held_out)} held out")
     folder = order.output / order.name
     return train_expert(
-        network, course.damage, photos, folder, budget, device=order.device, whole=course.whole, report=report
+        network,
+        course.damage,
+        photos,
+        folder,
+        budget,
+        device=order.device,
+        whole=course.whole,
+        scale=course.scale,
+        report=report,
     )
 
 

@@ -79,6 +79,7 @@ def train_expert(
     *,
     device: str = "cpu",
     whole: bool = False,
+    scale: int = 1,
     report: Callable[[str], None] = print,
 ) -> Trained:
     """Train ``network`` to undo ``damage``; resumes from ``folder`` where an earlier run stopped, to the step.
@@ -88,15 +89,16 @@ def train_expert(
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(budget.seed)
-    crops = Crops(photos.training, damage, budget.side, budget.batch, budget.seed, budget.steps, whole)
-    unseen = Crops(photos.held_out, damage, budget.side, budget.batch, budget.seed, budget.steps, whole)
+    crops = Crops(photos.training, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
+    unseen = Crops(photos.held_out, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
     damaged, clean = (x.to(device) for x in validation_set(unseen, _VALIDATION_CROPS))
     run = _Run(network, budget, device)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         run.load(checkpoint, asdict(budget))
         report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
-    before = _psnr(damaged, clean)
+    enlarged = torch.nn.functional.interpolate(damaged, scale_factor=scale, mode="bicubic") if scale > 1 else damaged
+    before = _psnr(enlarged, clean)
     started = saved = time.monotonic() - run.progress.seconds
     for noisy, target in batches(crops, run.progress.step, budget.workers):
         if run.progress.share(budget) >= 1:
