@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, help="folder of clean photos, searched recursively")
     parser.add_argument("--output", type=Path, default=Path("src/conservator/weights"))
     parser.add_argument("--samples", type=Path, default=Path("out/statistics_samples.pt"), help="cache of the samples")
-    parser.add_argument("--count", type=int, default=2037)
+    parser.add_argument("--count", type=int, default=5238)
     parser.add_argument("--chains", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
