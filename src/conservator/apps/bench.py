@@ -35,3 +35,22 @@ def bench_tools(
     if output:
         command = f"conservator bench tools VAL --toolbox {toolbox}" + (f" --only '{only}'" if only else "")
         write_text(output, "\n".join(["# Tools, each alone", "", f"`{command}`", "", *lines]) + "\n")
+
+
+@bench_app.command("eye")
+def bench_eye(
+    photos: Annotated[Path, typer.Argument(help="Folder of clean photos.", exists=True)],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the tables as Markdown.")] = None,
+) -> None:
+    """How well damage is seen: both eyes, on the combinations of the public protocols and on the clean photos."""
+    from conservator.evaluation.eye import bench_eye as bench
+    from conservator.files import write_text
+    from conservator.perception import NetworkPerception, StatisticalPerception
+    from conservator.photo import PHOTO_SUFFIXES
+
+    files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    lines = bench({"network": NetworkPerception(), "statistics": StatisticalPerception()}, files, typer.echo, seed)
+    if output:
+        head = ["# The eye", "", f"`conservator bench eye PHOTOS --seed {seed}`, {len(files)} photos", ""]
+        write_text(output, "\n".join([*head, *lines]) + "\n")

@@ -38,11 +38,11 @@ CLEAN_SHARE = 0.08
 
 @dataclass(frozen=True)
 class Course:
-    """How one expert is trained: on which damage, from which other expert on, for how many minutes on two cores."""
+    """How one expert is trained: on which damage, from which other expert on, for how many steps."""
 
     damage: Damage
     start: str | None = None
-    minutes: float = 15
+    steps: int = 5000
     network: str = "unet"
     whole: bool = False
     """Whether it sees most of a photo, reduced, instead of native crops."""
@@ -188,8 +188,8 @@ def _anything(rng: np.random.Generator) -> Recipe:
 
 
 COURSES: dict[str, Course] = {
-    "generalist": Course(_anything, minutes=30),
-    "denoise_medium": Course(_noise(1, 55)),
+    "generalist": Course(_anything, steps=8000),
+    "denoise_medium": Course(_noise(1, 55), steps=8000),
     "denoise_light": Course(_noise(1, 20), start="denoise_medium"),
     "denoise_heavy": Course(_noise(25, 70), start="denoise_medium"),
     "dejpeg_severe": Course(_jpeg(5, 50), start="denoise_medium"),

@@ -18,7 +18,7 @@ from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import WeightsFile, sha256, write_tool
 from conservator.training.courses import COURSES, Course
 from conservator.training.crops import TRAINING_DATA, Damage, Photos
-from conservator.training.tools import Budget, Trained, train_expert
+from conservator.training.tools import NO_LIMIT, Budget, Trained, train_expert
 from conservator.weights import load_weights, manifest, store_weights
 
 _FINE_TUNING_RATE = 5e-4
@@ -52,14 +52,12 @@ def train(order: Order, report: Callable[[str], None] = print) -> Trained:
     """
     course = _course(order)
     start = order.start or course.start
-    if order.minutes is None and order.steps is None:
-        order_minutes = course.minutes
-    else:
-        order_minutes = order.minutes if order.minutes is not None else math.inf
-    steps = order.steps if order.steps is not None else 10_000_000
+    steps, minutes = order.steps, order.minutes
+    if steps is None:
+        steps = course.steps if minutes is None else NO_LIMIT
     side, batch = (48, 16) if course.scale > 1 else (128, 16) if course.whole else (128, 10)
     rate = _FINE_TUNING_RATE if start else 1e-3
-    budget = Budget(order_minutes, steps, rate, side, batch, order.seed, order.workers)
+    budget = Budget(minutes or math.inf, steps, rate, side, batch, order.seed, order.workers)
     torch.set_flush_denormal(True)
     network = make_network(course.network)
     if start and start != "nothing":

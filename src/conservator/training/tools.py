@@ -19,6 +19,8 @@ from conservator.files import replacing
 from conservator.image import Image
 from conservator.training.crops import Crops, Damage, Photos, batches, validation_set
 
+NO_LIMIT = 10_000_000
+"""Steps; more than any budget of minutes has room for."""
 _EMA = 0.999
 _CHECKPOINT_SECONDS = 120.0
 _VALIDATION_CROPS = 32
@@ -32,7 +34,7 @@ class Budget:
     """
 
     minutes: float = math.inf
-    steps: int = 10_000_000
+    steps: int = NO_LIMIT
     rate: float = 1e-3
     side: int = 128
     """Pixels of a crop."""
@@ -43,7 +45,7 @@ class Budget:
     def __post_init__(self) -> None:
         if not self.minutes > 0 or self.steps < 1:
             raise ConservatorError(f"the budget is {self.minutes} minutes and {self.steps} steps, expected more than 0")
-        if math.isinf(self.minutes) and self.steps > 9_999_999:
+        if math.isinf(self.minutes) and self.steps >= NO_LIMIT:
             raise ConservatorError("the training has no end: give minutes or steps")
 
 

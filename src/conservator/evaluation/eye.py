@@ -1,0 +1,116 @@
+"""How well an eye sees: kinds present, exact sets, severities, calibration, on the public protocols' combinations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Severity, degrade, mio_recipe
+from conservator.degradations.protocols import Combination
+from conservator.image import Image
+from conservator.perception.perception import Perception
+from conservator.perception.study import study
+from conservator.photo import load_photo
+
+COMBINATIONS: tuple[Combination, ...] = (
+    *(combination for group in MIO_GROUPS.values() for combination in group),
+    *RESTOREAGENT_COMBINATIONS,
+)
+_KINDS = tuple(Kind)
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was there and what an eye said, for N pictures: severities (N, 9), confidences (N, 9)."""
+
+    truth: NDArray[np.int64]
+    severities: NDArray[np.int64]
+    confidences: NDArray[np.float64]
+
+
+def cases(photos: list[Path], seed: int) -> Iterator[tuple[Image, dict[Kind, Severity]]]:
+    """Each photo clean, then under each of the 16 MiO and RestoreAgent's 7 combinations."""
+    for p, path in enumerate(photos):
+        clean = load_photo(path).image
+        yield clean, {}
+        for c, combination in enumerate(COMBINATIONS):
+            recipe = mio_recipe(combination, np.random.default_rng([seed, c, p]))
+            yield degrade(clean, recipe), {degradation.kind: degradation.severity for degradation in recipe}
+
+
+def look(eyes: dict[str, Perception], photos: list[Path], seed: int = 0) -> dict[str, Seen]:
+    """Show every case to every eye."""
+    rows: dict[str, list[tuple[list[int], list[int], list[float]]]] = {name: [] for name in eyes}
+    for image, truth in cases(photos, seed):
+        small = study(image)
+        for name, eye in eyes.items():
+            percept = eye.perceive(small)
+            rows[name].append(
+                (
+                    [int(truth.get(kind, Severity.NONE)) for kind in _KINDS],
+                    [int(percept.severities[kind]) for kind in _KINDS],
+                    [float(percept.confidences[kind]) for kind in _KINDS],
+                )
+            )
+    return {name: Seen(*(np.array(column) for column in zip(*seen, strict=True))) for name, seen in rows.items()}
+
+
+def summary(seen: Seen) -> dict[str, float]:
+    """F1 of presence (per kind, and over all decisions), exact sets, severities, clean photos, calibration error."""
+    truth, found = seen.truth > 0, seen.severities > 0
+    damaged = truth.any(1)
+    hits, said, there = (truth & found).sum(0), found.sum(0), truth.sum(0)
+    per_kind = {f"f1 {k.label}": float(2 * h / max(1, s + t)) for k, h, s, t in zip(_KINDS, hits, said, there)}  # noqa: B905
+    graded = truth & found
+    return {
+        "f1": float(2 * hits.sum() / (said.sum() + there.sum())),
+        **per_kind,
+        "exact set": float((truth == found)[damaged].all(1).mean()),
+        "severity within one level": float((np.abs(seen.severities - seen.truth) <= 1)[damaged].mean()),
+        "severity within one level where seen": float((np.abs(seen.severities - seen.truth) <= 1)[graded].mean()),
+        "clean called clean": float((~found[~damaged]).all(1).mean()),
+        "calibration error": _calibration_error(seen),
+    }
+
+
+def reliability(seen: Seen) -> list[tuple[float, float, int]]:
+    """Per tenth of confidence that holds any: mean confidence, share that is there, count. Low resolution left out."""
+    columns = [i for i, kind in enumerate(_KINDS) if kind is not Kind.LOW_RESOLUTION]
+    confidence, truth = seen.confidences[:, columns].ravel(), (seen.truth[:, columns] > 0).ravel()
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    return [
+        (float(confidence[bins == b].mean()), float(truth[bins == b].mean()), int((bins == b).sum()))
+        for b in range(_BINS)
+        if (bins == b).any()
+    ]
+
+
+def _calibration_error(seen: Seen) -> float:
+    """Expected calibration error: how far confidence is from frequency, on average."""
+    rows = reliability(seen)
+    total = sum(count for *_, count in rows)
+    return sum(abs(said - there) * count for said, there, count in rows) / total
+
+
+def bench_eye(
+    eyes: dict[str, Perception], photos: list[Path], report: Callable[[str], None], seed: int = 0
+) -> list[str]:
+    """Compare eyes; the lines of a Markdown report."""
+    seen = look(eyes, photos, seed)
+    tables = {name: summary(value) for name, value in seen.items()}
+    lines = ["| | " + " | ".join(tables) + " |", "|---|" + "---|" * len(tables)]
+    lines.extend(
+        f"| {row} | " + " | ".join(f"{table[row]:.3f}" for table in tables.values()) + " |"
+        for row in next(iter(tables.values()))
+    )
+    for name, value in seen.items():
+        lines += ["", f"Reliability of `{name}`:", "", "| confidence | share present | decisions |", "|---|---|---|"]
+        lines += [f"| {said:.2f} | {there:.2f} | {count} |" for said, there, count in reliability(value)]
+    for line in lines:
+        report(line)
+    return lines
