@@ -36,9 +36,9 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/policies.py "$(PHOTOS)"
 
-# Train the eye's statistics model again: make weights PHOTOS=folder-of-clean-photos
+# Train everything that ships again, in hours: make weights PHOTOS=folder-of-clean-photos
 weights: $(READY)
-	$(BIN)/python -m conservator.training.statistics_eye "$(PHOTOS)"
+	$(BIN)/conservator train all --photos "$(PHOTOS)" --into src/conservator/weights
 
 clean:
 	rm -rf $(VENV) out build

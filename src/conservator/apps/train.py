@@ -1,4 +1,4 @@
-"""``conservator train``: experts from a folder of clean photos."""
+"""``conservator train``: experts, and what sees and judges, from a folder of clean photos."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-train_app = typer.Typer(help="Train tools from your own photos.", no_args_is_help=True)
+train_app = typer.Typer(help="Train tools, and the eye, from clean photos.", no_args_is_help=True)
+
+PhotosOption = Annotated[Path, typer.Option(help="Folder of clean photos, searched recursively.", exists=True)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")]
+Into = Annotated[Path | None, typer.Option("--into", help="Folder of weights with a manifest.toml to put it into.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that damage the photos.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+_OUTPUT = Path("out/train")
 
 
 @train_app.command("expert")
 def train_expert(
     name: Annotated[str, typer.Argument(help="An expert that ships, or a name for your own.")],
-    photos: Annotated[Path, typer.Option(help="Folder of clean photos, searched recursively.", exists=True)],
+    photos: PhotosOption,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget of training time.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps, which can be repeated exactly.")] = None,
     damage: Annotated[
@@ -23,15 +30,11 @@ def train_expert(
     start: Annotated[
         str | None, typer.Option(help="Expert to start from, or 'nothing' (default: as it was made).")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")] = Path(
-        "out/train"
-    ),
-    into: Annotated[
-        Path | None, typer.Option("--into", help="Folder of weights with a manifest.toml, to put a shipped one into.")
-    ] = None,
+    output: Output = _OUTPUT,
+    into: Into = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that damage the crops.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    workers: Workers = 1,
+    seed: Seed = 0,
 ) -> None:
     """Train an expert; run the same command again to go on after an interruption."""
     import torch
@@ -52,3 +55,49 @@ def train_expert(
         typer.echo(ship(trained, order, into or output / "weights"))
     else:
         typer.echo(f"{install(trained, order, user_tool_dir())}\nit is now in the toolbox 'user'")
+
+
+@train_app.command("eye")
+def train_eye(
+    photos: PhotosOption,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps (default: as it was made).")] = None,
+    output: Output = _OUTPUT,
+    into: Into = None,
+    workers: Workers = 1,
+    seed: Seed = 0,
+) -> None:
+    """Train the eye that sees what is wrong with a photo."""
+    from conservator.training.eye import STEPS, make_eye
+
+    _tell(make_eye(photos, into or output / "weights", output, steps=steps or STEPS, workers=workers, seed=seed))
+
+
+@train_app.command("judge")
+def train_judge(
+    photos: PhotosOption,
+    count: Annotated[int | None, typer.Option(min=100, help="Damaged photos (default: as it was made).")] = None,
+    output: Output = _OUTPUT,
+    into: Into = None,
+    seed: Seed = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that make the samples.")] = 2,
+) -> None:
+    """Train the judge that weighs a treatment by the statistics before and after it."""
+    from conservator.training.judge import COUNT, make_judge
+
+    _tell(make_judge(photos, into or output / "weights", output, count=count or COUNT, seed=seed, jobs=jobs))
+
+
+@train_app.command("all")
+def train_all(photos: PhotosOption, into: Into = None, output: Output = _OUTPUT, workers: Workers = 1) -> None:
+    """Train everything that ships, in order: the experts, the judge, the eye. Takes hours; resumes."""
+    from conservator.training.courses import COURSES
+
+    for name in COURSES:
+        train_expert(name, photos, output=output, into=into, workers=workers)
+    train_judge(photos, output=output, into=into)
+    train_eye(photos, output=output, into=into, workers=workers)
+
+
+def _tell(scores: dict[str, float]) -> None:
+    for name, value in scores.items():
+        typer.echo(f"{name:24} {value:.3f}")

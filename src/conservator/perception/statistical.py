@@ -91,7 +91,7 @@ def _judge() -> tuple[Judge, tuple[str, ...], tuple[float, ...]]:
     tensors, metadata = load_weights("statistics")
     names = tuple(json.loads(metadata["statistics"]))
     if json.loads(metadata["kinds"]) != [str(kind) for kind in GRADED_KINDS]:
-        raise ValueError("the shipped judge was trained for other kinds; run make weights")
+        raise ValueError("the shipped judge was trained for other kinds; run conservator train judge")
     widths = len(names), int(metadata["changes"]), len(GRADED_KINDS)
     judge = Judge(*widths, hidden=int(metadata["hidden"]))
     judge.load_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""Train the eye: python -m conservator.training.eye PHOTOS
+"""Train the eye.
 
 Photos are damaged by the public protocols' combinations and by random recipes; tools work on some of them. The eye
 learns which damages are there, and how severe, from native crops and a small overview.
@@ -6,7 +6,6 @@ learns which damages are there, and how severe, from native crops and a small ov
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import math
@@ -49,6 +48,8 @@ NATURE = (
 )
 """The order in which damage befalls a photo: scene, optics, sensor, codec."""
 
+STEPS, TOOLBOX = 3500, "conservator"
+"""Of the eye that ships."""
 _CROPS, _CROP = 2, 192
 _MIO = tuple(combination for group in MIO_GROUPS.values() for combination in group)
 _BEST_QUALITY = 45.0  # dB; what a clean photo is said to have
@@ -299,44 +300,48 @@ def thresholds_of(eye: EyeNet, batch: Sequence[Tensor], false_alarms: float = 0.
     return chosen
 
 
-def main() -> None:
-    """Train, set the thresholds on held-out photos, store the weights."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="folder of clean photos, searched recursively")
-    parser.add_argument("--output", type=Path, default=Path("src/conservator/weights"))
-    parser.add_argument("--folder", type=Path, default=Path("out/train/eye"), help="checkpoints")
-    parser.add_argument("--toolbox", default="", help="tools whose results the eye sees, too")
-    parser.add_argument("--start", type=Path, help="checkpoint to start from")
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--rate", type=float, default=6e-4)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def make_eye(
+    folder: Path,
+    into: Path,
+    output: Path,
+    *,
+    steps: int = STEPS,
+    toolbox: str = TOOLBOX,
+    workers: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Train the eye on the photos of ``folder``, set its thresholds on held-out ones, store it in ``into``.
+
+    ``toolbox`` names the tools whose results the eye sees, too; ``output`` keeps checkpoints. Returns its scores.
+    """
     torch.set_flush_denormal(True)
-    tools = make_toolbox(args.toolbox) if args.toolbox else None
+    tools = make_toolbox(toolbox) if toolbox else None
     for tool in (tools or {}).values():
         tool.setup("cpu")
-    photos, eye = Photos(args.photos), EyeNet(len(GRADED_KINDS))
-    if args.start:
-        eye.load_state_dict(torch.load(args.start, weights_only=True)["mean"])
-    settings = {"steps": args.steps, "rate": args.rate, "workers": args.workers, "seed": args.seed}
-    eye = train(eye, photos, args.folder, tools=tools, **settings)
-    held_out = held_out_set(photos, tools, 1000, args.seed)
+    photos = Photos(folder)
+    eye = train(
+        EyeNet(len(GRADED_KINDS)),
+        photos,
+        output / "eye",
+        steps=steps,
+        tools=tools,
+        workers=workers,
+        seed=seed,
+        device=device,
+    )
+    eye = eye.to("cpu")
+    held_out = held_out_set(photos, tools, 1000, seed)
     thresholds = thresholds_of(eye, held_out)
     found = scores(eye, held_out, thresholds)
-    for name, value in found.items():
-        print(f"{name:24} {value:.3f}")  # noqa: T201
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
         "data": TRAINING_DATA,
-        "recipe": "random_recipe in conservator.training.eye",
-        "command": f"python -m conservator.training.eye train/free --steps {args.steps} --toolbox '{args.toolbox}'",
-        "seed": args.seed,
+        "recipe": f"random_recipe and States in conservator.training.eye, tools {toolbox or 'none'}",
+        "command": f"conservator train eye --photos train/free --steps {steps}",
+        "seed": seed,
     }
     metadata = {"thresholds": json.dumps(thresholds), "kinds": json.dumps([str(kind) for kind in GRADED_KINDS])}
     tensors = {name: value.half() for name, value in eye.state_dict().items()}
-    store_weights(args.output, "eye", tensors, entry, found, metadata)
-
-
-if __name__ == "__main__":
-    main()
+    store_weights(into, "eye", tensors, entry, found, metadata)
+    return found

@@ -1,4 +1,4 @@
-"""Train the judge of the statistical eye: python -m conservator.training.statistics_eye PHOTOS --output weights/
+"""Train the judge of the statistical eye.
 
 Clean photos are damaged by known recipes and treated by random classical tools; every state gives one vector of
 statistics. Severities are learned from the recipes, quality from the PSNR of the states, and the gain of a treatment
@@ -7,7 +7,6 @@ from the PSNR before and after it.
 
 from __future__ import annotations
 
-import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from numpy.typing import NDArray
 
 from conservator.degradations import BY_KIND, Degradation, Kind, Severity, degrade
 from conservator.errors import ToolFailedError
+from conservator.files import replacing
 from conservator.image import Image
 from conservator.networks.judge import Judge
 from conservator.perception.perception import GRADED_KINDS, Look, Percept
 from conservator.perception.statistical import cautious, changes
 from conservator.perception.statistics import statistics
 from conservator.perception.study import study
-from conservator.photo import load_photo
+from conservator.photo import PHOTO_SUFFIXES, load_photo
 from conservator.resample import bicubic_resize
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
@@ -45,6 +45,8 @@ ORDER = (
 )
 """The order in which damage befalls a photo: scene, optics, sensor, codec."""
 
+COUNT, TOOLBOX = 5238, "classical"
+"""Of the judge that ships: samples, and the tools that it judges."""
 _BEST_QUALITY = 45.0  # dB; what a clean photo is said to have
 
 
@@ -133,20 +135,20 @@ def make_sample(path: Path, seed: int, tools: Toolbox, chains: int) -> Sample:
 _TOOLS: Toolbox | None = None
 
 
-def _work(task: tuple[Path, int, int]) -> Sample:
+def _work(task: tuple[Path, int, int, str]) -> Sample:
     global _TOOLS
     torch.set_num_threads(1)
+    path, seed, chains, toolbox = task
     if _TOOLS is None:
-        _TOOLS = make_toolbox("classical")
+        _TOOLS = make_toolbox(toolbox)
         for tool in _TOOLS.values():
             tool.setup("cpu")
-    path, seed, chains = task
     return make_sample(path, seed, _TOOLS, chains)
 
 
-def build(photos: list[Path], count: int, chains: int, seed: int, jobs: int) -> list[Sample]:
+def build(photos: list[Path], count: int, chains: int, toolbox: str, seed: int, jobs: int) -> list[Sample]:
     """Make ``count`` samples, photo after photo."""
-    tasks = [(photos[i % len(photos)], seed * 1_000_003 + i, chains) for i in range(count)]
+    tasks = [(photos[i % len(photos)], seed * 1_000_003 + i, chains, toolbox) for i in range(count)]
     samples: list[Sample] = []
     with ProcessPoolExecutor(jobs) as processes:
         for sample in processes.map(_work, tasks, chunksize=4):
@@ -270,7 +272,7 @@ def save(result: Fit, names: tuple[str, ...], output: Path, command: str) -> Non
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
         "data": TRAINING_DATA,
-        "recipe": "random_recipe and make_sample in conservator.training.statistics_eye",
+        "recipe": "random_recipe and make_sample in conservator.training.judge",
         "command": command,
     }
     store_weights(output, "statistics", result.judge.state_dict(), entry, result.scores, metadata)
@@ -281,34 +283,34 @@ def _stored(s: Sample) -> tuple[object, ...]:
     return s.names, *map(torch.from_numpy, arrays)
 
 
-def main() -> None:
-    """Build (or load) the samples, fit, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path, help="folder of clean photos, searched recursively")
-    parser.add_argument("--output", type=Path, default=Path("src/conservator/weights"))
-    parser.add_argument("--samples", type=Path, default=Path("out/statistics_samples.pt"), help="cache of the samples")
-    parser.add_argument("--count", type=int, default=5238)
-    parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2)
-    args = parser.parse_args()
-    photos = sorted(p for p in args.photos.rglob("*") if p.suffix in {".webp", ".png", ".jpg"})
-    if args.samples.exists():
-        stored = torch.load(args.samples, weights_only=True)
+def make_judge(
+    folder: Path,
+    into: Path,
+    output: Path,
+    *,
+    count: int = COUNT,
+    toolbox: str = TOOLBOX,
+    chains: int = 2,
+    seed: int = 0,
+    jobs: int = 2,
+) -> dict[str, float]:
+    """Train the judge on ``count`` damaged versions of the photos in ``folder`` and store it in ``into``.
+
+    The samples, which take the time, are kept in ``output`` and used again. Returns the scores on held-out photos.
+    """
+    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+    cache = output / "judge" / "samples.pt"
+    if cache.exists():
+        stored = torch.load(cache, weights_only=True)
         samples = [Sample(tuple(names), *(field.numpy() for field in fields)) for names, *fields in stored]
     else:
-        samples = build(photos, args.count, args.chains, args.seed, args.jobs)
-        args.samples.parent.mkdir(parents=True, exist_ok=True)
-        torch.save([_stored(s) for s in samples], args.samples)
+        samples = build(photos, count, chains, toolbox, seed, jobs)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(cache) as file:
+            torch.save([_stored(s) for s in samples], file)
     held = max(1, len(photos) // 8)  # whole photos are held out
     training = [s for i, s in enumerate(samples) if i % len(photos) >= held]
     held_out = [s for i, s in enumerate(samples) if i % len(photos) < held]
-    result = fit(training, held_out, args.epochs)
-    for name, value in result.scores.items():
-        print(f"{name:24} {value:.3f}")  # noqa: T201
-    save(result, samples[0].names, args.output, "make weights PHOTOS=train/free")
-
-
-if __name__ == "__main__":
-    main()
+    result = fit(training, held_out)
+    save(result, samples[0].names, into, f"conservator train judge --photos train/free --count {count}")
+    return result.scores

@@ -1,0 +1,96 @@
+"""The bench: protocols on real pairs, sizes of networks, tables of eyes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BoxBlur
+from PIL import Image as PillowImage
+from skimage import data
+
+from conservator.errors import ConservatorError
+from conservator.evaluation.eye import Seen, bench_eye, reliability, summary
+from conservator.evaluation.tools import PROTOCOLS, bench_tools, fitting, score, size
+from conservator.perception import StatisticalPerception
+from conservator.tools import Toolbox, make_toolbox
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("CBSD68", "CID22_val"):
+        (tmp_path / name).mkdir()
+        PillowImage.fromarray(data.coffee()[:192, :256]).save(tmp_path / name / "coffee.png")
+    for part in ("input", "target"):
+        (tmp_path / "RainFu_sub" / part).mkdir(parents=True)
+        PillowImage.fromarray(data.chelsea()[:100, :120]).save(tmp_path / "RainFu_sub" / part / "a.png")
+    return tmp_path
+
+
+def protocol(name: str):  # type: ignore[no-untyped-def]
+    return next(p for p in PROTOCOLS if p.name == name)
+
+
+def test_noise_of_sigma_25_is_what_it_says(folder: Path) -> None:
+    row = score(BoxBlur(), protocol("CBSD68 noise 25"), folder)
+    assert row.images == 1
+    assert 20.1 < row.psnr_in < 20.9  # 20.17 dB, and a little more for what is clipped
+    assert row.psnr_out > row.psnr_in
+    assert row.worst == pytest.approx(row.psnr_out - row.psnr_in)
+
+
+def test_equal_pairs_have_the_best_score(folder: Path) -> None:
+    from conservator.tools import Tool, ToolSpec
+
+    class Nothing(Tool):
+        spec = ToolSpec("nothing", protocol("RainFu_sub").removes, "Does nothing.", "none", "Apache-2.0")
+
+        def restore(self, image):  # type: ignore[no-untyped-def]
+            return image
+
+    assert score(Nothing(), protocol("RainFu_sub"), folder).psnr_out == 60
+
+
+def test_a_missing_folder_gets_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConservatorError, match="CBSD68"):
+        score(BoxBlur(), protocol("CBSD68 noise 25"), tmp_path)
+
+
+def test_every_protocol_has_an_expert() -> None:
+    toolbox = make_toolbox("conservator")
+    for row in PROTOCOLS:
+        assert fitting(row, toolbox), row.name
+
+
+def test_the_report_is_markdown(folder: Path) -> None:
+    lines: list[str] = []
+    report = bench_tools(Toolbox(BoxBlur()), folder, "CID22 clean", lines.append)
+    assert len(lines) == 1
+    assert any(line.startswith("### CID22 clean: 1 images") for line in report)
+
+
+def test_size_counts_a_networks_work() -> None:
+    tool = make_toolbox("conservator")["denoise_light"]
+    tool.setup("cpu")
+    parameters, macs = size(tool)
+    assert 1 < parameters < 4
+    assert 10 < macs < 100
+
+
+def test_summary_of_a_perfect_and_of_a_blind_eye() -> None:
+    truth = np.zeros((4, 9), np.int64)
+    truth[0, 1], truth[1, 2] = 3, 1
+    perfect = Seen(truth, truth, (truth > 0).astype(float))
+    assert summary(perfect)["f1"] == summary(perfect)["exact set"] == summary(perfect)["clean called clean"] == 1
+    assert summary(perfect)["calibration error"] == 0
+    blind = Seen(truth, np.zeros_like(truth), np.full((4, 9), 0.25))
+    assert summary(blind)["f1"] == summary(blind)["exact set"] == 0
+    assert reliability(blind) == [(0.25, pytest.approx(2 / 32), 32)]
+
+
+@pytest.mark.slow
+def test_an_eye_is_shown_every_combination(folder: Path) -> None:
+    lines = bench_eye({"statistics": StatisticalPerception()}, [folder / "CID22_val" / "coffee.png"], lambda line: None)
+    assert lines[0] == "| | statistics |"
+    assert any(line.startswith("| f1 |") for line in lines)
