@@ -94,10 +94,11 @@ def _number(value: float) -> str:
 
 
 def print_tools(toolbox: Toolbox, device: str | None) -> None:
-    """Print one row per tool; with a device, measure the speed on half a megapixel."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("tool", "removes", "s/MP", "licence", "source"):
-        table.add_column(heading, overflow="fold")
+    """Print one row per tool; with a device, measure the speed on a small picture."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    for heading in ("tool", "removes", "s/MP", "licence"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("source", no_wrap=True, overflow="ellipsis", ratio=1)
     for name, tool in toolbox.items():
         speed = ""
         if device is not None:
@@ -110,6 +111,10 @@ def print_tools(toolbox: Toolbox, device: str | None) -> None:
                 speed = f"{(time.perf_counter() - start) / 0.065536 / tool.spec.scale**2:.2f}"
             except ToolFailedError:
                 speed = "failed"
-        removes = ", ".join(sorted(kind.label for kind in tool.spec.removes))
+        kinds = sorted(kind.label for kind in tool.spec.removes)
+        removes = ", ".join(kinds) if len(kinds) < 4 else f"{len(kinds)} kinds of damage"
         table.add_row(name, removes, speed, tool.spec.license, tool.spec.source)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 250  # a file has no width: nothing is cut off
+    console.print(table)

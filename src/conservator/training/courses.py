@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -30,7 +30,9 @@ from conservator.degradations import (
     UnevenHaze,
 )
 from conservator.degradations.noise import draw_seed
-from conservator.training.crops import Damage
+from conservator.training.crops import Damage, Lesson
+
+Draw: TypeAlias = Callable[[np.random.Generator], Recipe]
 
 CLEAN_SHARE = 0.08
 """Of the crops stay undamaged: an expert must leave a photo alone that lacks its damage."""
@@ -128,22 +130,23 @@ def _very_dark(rng: np.random.Generator) -> Recipe:
 
 
 def _smaller(factor: int) -> Damage:
-    return lambda rng: (LowResolution(factor),)
+    return lambda rng: Lesson((LowResolution(factor),))
 
 
 def _severity(rng: np.random.Generator) -> Severity:
     return Severity(int(rng.integers(1, 5)))
 
 
-def _with_others(main: Damage, kind: Kind) -> Damage:
-    """The main damage and, in half of the crops, a little of others where a camera adds them.
+def _with_others(main: Draw, kind: Kind) -> Damage:
+    """The main damage, in half of the crops with a little of others where a camera adds them, in some with a scene's.
 
-    RL-Restore gives all its tools' data slight noise and JPEG: in a toolchain no tool meets its damage alone.
+    RL-Restore gives all its tools' data slight noise and JPEG: in a toolchain no tool meets its damage alone. What
+    belongs to the scene (darkness, haze, rain) is in the target, too: it is for other tools.
     """
 
-    def damage(rng: np.random.Generator) -> Recipe:
+    def damage(rng: np.random.Generator) -> Lesson:
         if rng.random() < CLEAN_SHARE:
-            return ()
+            return Lesson(())
         before: list[Degradation] = []
         after: list[Degradation] = []
         if rng.random() < 0.5:
@@ -154,11 +157,18 @@ def _with_others(main: Damage, kind: Kind) -> Damage:
                 (before if kind is Kind.JPEG else after).append(noise)
             if kind is not Kind.JPEG and rng.random() < 0.6:
                 after.append(JpegCompression(int(rng.integers(20, 96)), _subsampling(rng)))
-        return (*before, *main(rng), *after)
+        scene: Recipe = ()
+        if rng.random() < 0.25:
+            other = _SCENES[int(rng.integers(len(_SCENES)))]
+            scene = () if other is kind else (BY_KIND[other][0].sample(_severity(rng), rng),)
+        behind = kind is Kind.RAIN and rng.random() < 0.5  # the protocol's rain falls in front of haze, or in it
+        first, then = ((), scene) if behind else (scene, ())
+        return Lesson((*first, *before, *main(rng), *then, *after), scene)
 
     return damage
 
 
+_SCENES = (Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN)
 _NATURE = (
     Kind.LOW_LIGHT,
     Kind.HAZE,
@@ -171,7 +181,7 @@ _NATURE = (
 )
 
 
-def _anything(rng: np.random.Generator) -> Recipe:
+def _anything(rng: np.random.Generator) -> Lesson:
     """Up to three damages in the order of nature: scene, optics, sensor, codec."""
     count = int(rng.choice([0, 1, 2, 3], p=[CLEAN_SHARE, 0.42, 0.32, 0.18]))
     chosen = sorted(rng.choice(len(_NATURE), count, replace=False).tolist())
@@ -184,7 +194,7 @@ def _anything(rng: np.random.Generator) -> Recipe:
         else:
             makers: Sequence[type[Degradation]] = BY_KIND[kind]
             recipe.append(makers[int(rng.integers(len(makers)))].sample(_severity(rng), rng))
-    return tuple(recipe)
+    return Lesson(tuple(recipe))
 
 
 COURSES: dict[str, Course] = {

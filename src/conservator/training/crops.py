@@ -19,8 +19,19 @@ from conservator.degradations import Recipe, degrade
 from conservator.errors import ConservatorError
 from conservator.image import Image, to_array, to_image
 from conservator.photo import PHOTO_SUFFIXES, load_photo
+from conservator.resample import bicubic_resize
 
-Damage: TypeAlias = Callable[[np.random.Generator], Recipe]
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is done to one crop, and the part of it that its expert leaves to others."""
+
+    recipe: Recipe
+    left: Recipe = ()
+    """Damage of the scene (darkness, haze, rain) that stays in the target: a denoiser must not brighten."""
+
+
+Damage: TypeAlias = Callable[[np.random.Generator], Lesson]
 """Draws the damage of one crop."""
 
 TRAINING_DATA = "291 clean photos: CLIC 2025, CID22, wallpapers (Unsplash, CC0, CC-BY, CC-BY-SA), damaged on the fly"
@@ -107,16 +118,23 @@ class Crops(Dataset[tuple[Image, Image]]):
     def _pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
         photo = self.photos[int(rng.integers(len(self.photos)))]
         if self.whole:
-            clean = _overview(photo, self.side, rng)
-            return degrade(clean, self.damage(rng)), clean
+            return _pair(_overview(photo, self.side, rng), self.damage(rng))
         if self.scale > 1:
-            clean = random_crop(photo, self.side * self.scale, rng)
-            return degrade(clean, self.damage(rng)), clean
-        clean = random_crop(photo, self.side + 2 * _MARGIN, rng)
-        damaged = degrade(clean, self.damage(rng))
+            return _pair(random_crop(photo, self.side * self.scale, rng), self.damage(rng))
+        # some crops are damaged large and then reduced, as the protocols' low resolution has it
+        reduced = int(rng.choice([1, 2, 4], p=[0.87, 0.1, 0.03]))
+        if min(photo[0].shape[:2]) < reduced * (self.side + 2 * _MARGIN):
+            reduced = 1
+        damaged, clean = _pair(random_crop(photo, reduced * (self.side + 2 * _MARGIN), rng), self.damage(rng))
+        if reduced > 1:
+            damaged, clean = (bicubic_resize(x, 1 / reduced).clamp(0, 1) for x in (damaged, clean))
         # half of the time the crop starts where a JPEG's blocks do, as it does in a whole photo
         top, left = (_MARGIN - (0 if rng.random() < 0.5 else int(rng.integers(16))) for _ in range(2))
         return tuple(x[..., top : top + self.side, left : left + self.side] for x in (damaged, clean))  # type: ignore[return-value]
+
+
+def _pair(clean: Image, lesson: Lesson) -> tuple[Image, Image]:
+    return degrade(clean, lesson.recipe), degrade(clean, lesson.left)
 
 
 def _overview(pyramid: Sequence[NDArray[np.uint8]], side: int, rng: np.random.Generator) -> Image:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conservator.degradations import Kind, Recipe, parse_recipe
+from conservator.degradations import Kind, parse_recipe
 from conservator.errors import ConservatorError, name_not_found
 from conservator.networks import make_network
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import WeightsFile, sha256, write_tool
 from conservator.training.courses import COURSES, Course
-from conservator.training.crops import TRAINING_DATA, Damage, Photos
+from conservator.training.crops import TRAINING_DATA, Damage, Lesson, Photos
 from conservator.training.tools import NO_LIMIT, Budget, Trained, train_expert
 from conservator.weights import load_weights, manifest, store_weights
 
@@ -125,8 +125,8 @@ def _course(order: Order) -> Course:
 def _from_text(text: str) -> Damage:
     parse_recipe(text, 0)  # a mistake is told before the training begins
 
-    def damage(rng: np.random.Generator) -> Recipe:
-        return parse_recipe(text, int(rng.integers(2**31)))
+    def damage(rng: np.random.Generator) -> Lesson:
+        return Lesson(parse_recipe(text, int(rng.integers(2**31))))
 
     return damage
 
