@@ -38,7 +38,7 @@ bench: $(READY)
 
 # Train everything that ships again, in hours: make weights PHOTOS=folder-of-clean-photos
 weights: $(READY)
-	$(BIN)/conservator train all --photos "$(PHOTOS)" --into src/conservator/weights
+	$(BIN)/conservator train all --photos "$(PHOTOS)"
 
 clean:
 	rm -rf $(VENV) out build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +203,42 @@ def test_a_course_damages_what_its_expert_restores(photos: Photos) -> None:
         psnr(degrade(clean, COURSES["derain"].damage(np.random.default_rng(seed)).recipe), clean) for seed in range(20)
     ]
     assert np.median(worse) < 32
+
+
+def test_a_checkpoint_of_another_damage_is_refused(folder: Path, tmp_path: Path) -> None:
+    order = Order("mine", folder, tmp_path, steps=1, workers=0, damage="noise", removes=frozenset({Kind.NOISE}))
+    order = replace(order, start="nothing")
+    train(order, lambda line: None)
+    with pytest.raises(ConservatorError, match="damage noise, now jpeg"):
+        train(replace(order, damage="jpeg"), lambda line: None)
+
+
+def test_the_same_seed_gives_the_same_weights(photos: Photos, folder: Path, tmp_path: Path) -> None:
+    order = Order("deblur_defocus", folder, tmp_path / "a", steps=2, workers=0, start="nothing")
+    first = train(order, lambda line: None).network.state_dict()
+    second = train(replace(order, output=tmp_path / "b"), lambda line: None).network.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_an_eye_and_a_judge_are_trained_and_stored(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conservator.training import eye, judge
+
+    for i in range(2, 7):  # a judge wants eight photos
+        picture = PillowImage.fromarray(data.coffee()[: 100 * i, :300]).resize((320, 320))
+        picture.save(tmp_path / f"{i}.png")
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(eye, "HELD_OUT", 24)
+    into, output = tmp_path / "weights", tmp_path / "out"
+    found = eye.make_eye(tmp_path, into, output, steps=2, toolbox="classical", workers=0)
+    assert set(found) > {"f1_mean", "exact_set", "clean_called_clean"}
+    found = judge.make_judge(tmp_path, into, output, count=12, chains=1, jobs=1)
+    assert "gain_sign_right" in found
+    import tomllib
+
+    listed = tomllib.loads((into / "manifest.toml").read_text())
+    assert set(listed) == {"eye", "statistics"}
+    assert listed["eye"]["data"] == f"the photos of {tmp_path.name}, damaged on the fly"

@@ -18,7 +18,7 @@ _HOMES = {
     "conservator.api": ("examine_file", "restore_file"),
     "conservator.degradations": ("Kind", "Severity", "check_degradation", "degrade"),
     "conservator.metrics": ("check_metric", "make_metric"),
-    "conservator.perception": ("Percept", "StatisticalPerception", "study"),
+    "conservator.perception": ("NetworkPerception", "Percept", "StatisticalPerception", "study"),
     "conservator.photo": ("Photo", "load_photo", "save_photo"),
     "conservator.policies": ("check_policy", "make_policy"),
     "conservator.pool": ("LocalPool", "MemoPool"),
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from conservator.api import examine_file, restore_file
     from conservator.degradations import Kind, Severity, check_degradation, degrade
     from conservator.metrics import check_metric, make_metric
-    from conservator.perception import Percept, StatisticalPerception, study
+    from conservator.perception import NetworkPerception, Percept, StatisticalPerception, study
     from conservator.photo import Photo, load_photo, save_photo
     from conservator.policies import check_policy, make_policy
     from conservator.pool import LocalPool, MemoPool

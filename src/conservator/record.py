@@ -78,7 +78,7 @@ class Settings(_Model):
     """What the user asked for."""
 
     policy: str = "greedy"
-    toolbox: str = "classical+user"
+    toolbox: str = "conservator+user"
     objective: Literal["fidelity", "balanced", "perceptual"] = "balanced"
     strength: float = Field(default=1.0, ge=0, le=1)
     max_steps: int = Field(default=12, ge=1)

@@ -34,6 +34,7 @@ def bench_tools(
     lines = bench(chosen, data, only, typer.echo, device)
     if output:
         command = f"conservator bench tools VAL --toolbox {toolbox}" + (f" --only '{only}'" if only else "")
+        command += f" --tools {tools}" if tools else ""
         write_text(output, "\n".join(["# Tools, each alone", "", f"`{command}`", "", *lines]) + "\n")
 
 

@@ -88,14 +88,15 @@ def train_judge(
 
 
 @train_app.command("all")
-def train_all(photos: PhotosOption, into: Into = None, output: Output = _OUTPUT, workers: Workers = 1) -> None:
-    """Train everything that ships, in order: the experts, the judge, the eye. Takes hours; resumes."""
+def train_all(photos: PhotosOption, output: Output = _OUTPUT, workers: Workers = 1) -> None:
+    """Train everything that ships into this installation: the experts, the judge, the eye. Takes hours; resumes."""
     from conservator.training.courses import COURSES
+    from conservator.weights import WEIGHTS
 
     for name in COURSES:
-        train_expert(name, photos, output=output, into=into, workers=workers)
-    train_judge(photos, output=output, into=into)
-    train_eye(photos, output=output, into=into, workers=workers)
+        train_expert(name, photos, output=output, into=WEIGHTS, workers=workers)
+    train_judge(photos, output=output, into=WEIGHTS)  # it judges the new experts, and the eye sees their results
+    train_eye(photos, output=output, into=WEIGHTS, workers=workers)
 
 
 def _tell(scores: dict[str, float]) -> None:

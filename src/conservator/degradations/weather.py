@@ -115,9 +115,8 @@ class Downpour(Degradation):
         return grade(self.density, 15, 40, 90)
 
     def __call__(self, image: Image) -> Image:
-        rng = np.random.default_rng(self.seed)
         rain = torch.zeros_like(image[:, :1])
-        for _ in range(self.layers):
+        for rng in np.random.default_rng(self.seed).spawn(self.layers):
             slope = float(np.clip(self.angle + rng.uniform(-self.slant, self.slant), -90, 90))
             length = max(1, round(self.length * rng.uniform(0.6, 1)))
             # the brightest line of one pixel saturates where it is thickest

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Severity, degrade, mio_recipe
 from conservator.degradations.protocols import Combination
+from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.perception.perception import Perception
 from conservator.perception.study import study
@@ -101,6 +102,8 @@ def bench_eye(
     eyes: dict[str, Perception], photos: list[Path], report: Callable[[str], None], seed: int = 0
 ) -> list[str]:
     """Compare eyes; the lines of a Markdown report."""
+    if not photos:
+        raise ConservatorError("there are no photos; give a folder of clean photos")
     seen = look(eyes, photos, seed)
     tables = {name: summary(value) for name, value in seen.items()}
     lines = ["| | " + " | ".join(tables) + " |", "|---|" + "---|" * len(tables)]

@@ -26,6 +26,7 @@ from conservator.errors import ConservatorError, ToolFailedError
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr, psnr_y, ssim
 from conservator.photo import load_photo
+from conservator.resample import bicubic_to
 from conservator.tools.tool import Tool, Toolbox
 
 Pairs: TypeAlias = Callable[[Path], Iterator[tuple[Image, Image]]]
@@ -61,6 +62,8 @@ class Score:
     """The least gain of any image, dB."""
     milliseconds: float
     """Per megapixel of the input."""
+    failures: int = 0
+    """Images that the tool could not restore."""
 
 
 def _folder(name: str, recipe: Callable[[np.random.Generator], Recipe]) -> Pairs:
@@ -141,22 +144,28 @@ PROTOCOLS: tuple[Protocol, ...] = (
 
 
 def score(tool: Tool, protocol: Protocol, data: Path) -> Score:
-    """Run one tool over one protocol. A tool that fails on an image counts as if it had returned it."""
-    rows, seconds, pixels = [], 0.0, 0
+    """Run one tool over one protocol. An image on which it fails is counted, and is in no mean.
+
+    Raises ConservatorError where the folder of the protocol is missing or empty.
+    """
+    rows, seconds, pixels, failures = [], 0.0, 0, 0
     measure = psnr_y if protocol.channel == "Y" else psnr
     for damaged, clean in protocol.pairs(data):
         start = time.perf_counter()
         try:
             restored = tool(damaged)
         except ToolFailedError:
-            restored = damaged
+            failures += 1
+            continue
         seconds += time.perf_counter() - start
         pixels += damaged.shape[-2] * damaged.shape[-1]
         before = damaged
         if protocol.scale > 1:
-            before = torch.nn.functional.interpolate(damaged, clean.shape[-2:], mode="bicubic").clamp(0, 1)
+            before = bicubic_to(damaged, *clean.shape[-2:]).clamp(0, 1)
         before, after, target = (_cut(x, protocol.border) for x in (before, restored, clean))
         rows.append((measure(before, target), measure(after, target), ssim(after, target)))
+    if not rows:
+        raise ConservatorError(f"{protocol.name}: {tool.spec.name} has no image to show, {failures} failed")
     values = np.minimum(np.array(rows), 60.0)  # a picture that is exactly right has no finite PSNR
     least = float((values[:, 1] - values[:, 0]).min())
     means = values.mean(0)
@@ -193,10 +202,11 @@ def size(tool: Tool) -> tuple[float, float]:
             total += taps * output.shape[1] * output.shape[2] * output.shape[3]
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
-    tool(torch.full((1, 3, 512, 512), 0.5))
+    with torch.inference_mode():
+        tool.restore(torch.full((1, 3, 256, 256), 0.5))
     for hook in hooks:
         hook.remove()
-    return parameters, total / 512**2 / 1000
+    return parameters, total / 256**2 / 1000
 
 
 def markdown(scores: list[Score], sizes: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -212,8 +222,9 @@ def markdown(scores: list[Score], sizes: Mapping[str, tuple[float, float]]) -> l
         ]
         for s in sorted(rows, key=lambda s: -s.psnr_out):
             gain = s.psnr_out - s.psnr_in
+            tool = f"{s.tool} ({s.failures} failed)" if s.failures else s.tool
             lines.append(
-                f"| {s.tool} | {s.psnr_out:.2f} | {gain:+.2f} | {s.worst:+.2f} | {s.ssim:.4f} | {s.milliseconds:.0f} |"
+                f"| {tool} | {s.psnr_out:.2f} | {gain:+.2f} | {s.worst:+.2f} | {s.ssim:.4f} | {s.milliseconds:.0f} |"
             )
         lines.append("")
     lines += ["### Size", "", "| tool | million parameters | kMAC/pixel |", "|---|---|---|"]

@@ -11,10 +11,8 @@ from conservator.image import digest
 from conservator.perception.perception import Look, Perception
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
-from conservator.tools.tool import ToolSpec
+from conservator.tools.tool import ToolSpec, is_specialist
 
-_FEW = 2
-"""Kinds; a tool that removes more is a generalist, which a human expert takes last."""
 EXPERT_ORDER = (
     Kind.JPEG,
     Kind.NOISE,
@@ -114,7 +112,7 @@ class Rules:
         """
         made_for = sorted(
             (spec for spec in tools if kind in spec.removes),
-            key=lambda spec: (len(spec.removes) > _FEW, severity not in spec.severities),
+            key=lambda spec: (not is_specialist(spec), severity not in spec.severities),
         )
         fitting = [spec.name for spec in made_for]
         if set(fitting) & set(trajectory.toolchain()):

@@ -10,14 +10,14 @@ from typing import Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 
-from conservator.degradations.kinds import Kind
+from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ToolFailedError
 from conservator.image import Image
 from conservator.perception.perception import Look, Percept, Perception
 from conservator.pool.pool import Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
-from conservator.tools.tool import ToolSpec
+from conservator.tools.tool import ToolSpec, is_specialist
 
 Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
 
@@ -26,7 +26,7 @@ _ACUTANCE = {"fidelity": 0.0, "balanced": 0.5, "perceptual": 2.0}
 _MARGIN = {"fidelity": 0.5, "balanced": 0.35, "perceptual": 0.25}
 """Gain in dB that a treatment must promise, since the eye errs."""
 _SUSPICION = 0.2
-"""Confidence (0.5 is where a damage counts as present) from which a damage is worth a try: the judge has the say."""
+"""Confidence from which a damage that is not seen for sure is worth a try: the judge has the say."""
 
 
 _SCENE = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
@@ -71,7 +71,7 @@ class EyeJudge:
         gain = self._perception.compare(Look(before.image, before.percept), Look(image, percept), tool.removes)
         if tool.scale > 1:  # an enlargement lowers every steepness
             return gain
-        if tool.removes & _SCENE:
+        if is_specialist(tool) and tool.removes & _SCENE:
             gain -= _SCENE_MARGIN
         steeper = percept.measures.get("edge_steepness", 0.0) - before.percept.measures.get("edge_steepness", 0.0)
         return gain + self._acutance * steeper
@@ -100,7 +100,7 @@ def _harms_fidelity(before: Image, after: Image, tool: ToolSpec) -> bool:
     clipped = [float(((x <= 0.002) | (x >= 0.998)).float().mean()) for x in (before, after)]
     if clipped[1] > clipped[0] + 0.05:
         return True
-    if tool.removes & {Kind.HAZE, Kind.LOW_LIGHT}:
+    if tool.removes & _SCENE:
         return False
     side = min(16, *before.shape[-2:])
     shift = (F.avg_pool2d(after, side) - F.avg_pool2d(before, side)).pow(2).mean().sqrt()
@@ -151,8 +151,9 @@ class Greedy:
         """Apply every candidate to a state; what fails or is forbidden is left out."""
         if {spec.name for spec in tools if spec.scale > 1} & set(state.toolchain):
             return []  # an enlarged photo looks blurred to the eye; nothing must sharpen what was never there
-        sharpened = any(spec.removes & _BLURS for spec in tools if spec.name in state.toolchain)
-        candidates = [s for s in tools if self._fits(s, state) and not (sharpened and s.removes & _BLURS)]
+        deblurrers = {spec.name for spec in tools if is_specialist(spec) and spec.removes & _BLURS}
+        sharpened = bool(deblurrers & set(state.toolchain))
+        candidates = [s for s in tools if self._fits(s, state) and not (sharpened and s.name in deblurrers)]
         calls = [(spec, self._pool.submit(spec.name, state.image)) for spec in candidates]
         children = []
         for spec, call in calls:
@@ -175,9 +176,12 @@ class Greedy:
             return False
         if self._kinds is None:
             return True
-        least = {kind: 0.5 if kind in _SCENE else _SUSPICION for kind in Kind}
-        suspected = {kind for kind, confidence in state.percept.confidences.items() if confidence > least[kind]}
-        return bool(spec.removes & self._kinds & suspected)
+        confidences = state.percept.confidences.items()
+        suspected = {kind for kind, confidence in confidences if confidence > _SUSPICION and kind not in _SCENE}
+        suspected.update(state.percept.present)
+        seen = state.percept.severities
+        # what is only suspected is faint
+        return any(max(seen[kind], Severity.LOW) in spec.severities for kind in spec.removes & self._kinds & suspected)
 
 
 class Beam:

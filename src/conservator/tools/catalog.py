@@ -43,6 +43,9 @@ networks, once imported. ``user``: what you added or trained, and what installed
 ``conservator.tools``."""
 
 
+DEFAULT_TOOLBOX = "conservator+user"
+
+
 def make_toolbox(names: str) -> Toolbox:
     """Build a toolbox from names joined by "+", say "classical+user"; order is kept.
 

@@ -61,14 +61,19 @@ def _check_batch(tool: Tool, scene: Image) -> None:
 def _check_tiling(tool: Tool, scene: Image) -> None:
     from conservator.tools.tiling import run_tiled
 
-    area = scene[..., :160, :160]
+    tile = max(96, 2 * tool.spec.overlap)
+    side = max(160, tile + tool.spec.overlap)  # more than one tile, or nothing would be cut
+    while min(scene.shape[-2:]) < side:
+        scene = torch.cat([scene, scene.flip(-1)], -1)
+        scene = torch.cat([scene, scene.flip(-2)], -2)
+    area = scene[..., :side, :side]
     settings = {"multiple_of": tool.spec.multiple_of, "scale": tool.spec.scale, "overlap": tool.spec.overlap}
     with torch.inference_mode():
         try:
             whole = run_tiled(tool.restore, area, tile=None, **settings)
         except ToolFailedError as error:
             raise AssertionError(f"{tool.spec.name}: failed on a {area.shape[-1]} pixel image: {error}") from error
-        tiled = run_tiled(tool.restore, area, tile=max(96, 2 * tool.spec.overlap), **settings)
+        tiled = run_tiled(tool.restore, area, tile=tile, **settings)
     worst = float((whole - tiled).abs().max())
     assert worst <= 1 / 255, (
         f"{tool.spec.name}: tiled and whole differ by {worst * 255:.1f}/255; raise spec.overlap, or set spec.tile=None "

@@ -129,10 +129,13 @@ _ANY = set(Kind) - {Kind.LOW_RESOLUTION}
 
 EXPERTS: tuple[Expert, ...] = (
     _expert(
-        "denoise_light", {Kind.NOISE}, "Removes faint noise: Gaussian, photon or camera noise up to sigma 20 of 255."
+        "denoise_light",
+        {Kind.NOISE},
+        "Removes faint noise, Gaussian, photon or camera noise, up to sigma 20 of 255.",
+        severities=(LOW, MEDIUM),
     ),
     _expert(
-        "denoise_medium", {Kind.NOISE}, "Removes noise of any kind at sigma 5 to 55 of 255.", severities=(MEDIUM, HIGH)
+        "denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255.", severities=(MEDIUM, HIGH)
     ),
     _expert(
         "denoise_heavy", {Kind.NOISE}, "Removes strong noise, sigma 25 to 70 of 255.", severities=(HIGH, VERY_HIGH)

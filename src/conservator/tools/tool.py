@@ -40,6 +40,11 @@ class ToolSpec:
     """How severe the damage is that it is made for; a planner tries these tools first."""
 
 
+def is_specialist(spec: ToolSpec) -> bool:
+    """Whether a tool is for one kind of damage, or for two that look alike; else it is a generalist."""
+    return len(spec.removes) <= 2
+
+
 class Tool(ABC):
     """A restoration model: subclasses write ``setup`` and ``restore``; a call checks, pads, tiles, crops and clips."""
 

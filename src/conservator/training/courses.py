@@ -198,15 +198,15 @@ def _anything(rng: np.random.Generator) -> Lesson:
 
 
 COURSES: dict[str, Course] = {
-    "generalist": Course(_anything, steps=8000),
-    "denoise_medium": Course(_noise(1, 55), steps=8000),
-    "denoise_light": Course(_noise(1, 20), start="denoise_medium"),
-    "denoise_heavy": Course(_noise(25, 70), start="denoise_medium"),
+    "denoise_medium": Course(_noise(1, 55), steps=5000),
+    "denoise_light": Course(_noise(1, 20), start="denoise_medium", steps=800),
+    "denoise_heavy": Course(_noise(25, 70), start="denoise_medium", steps=800),
     "dejpeg_severe": Course(_jpeg(5, 50), start="denoise_medium"),
     "dejpeg_mild": Course(_jpeg(35, 95), start="dejpeg_severe"),
-    "deblur_motion": Course(_with_others(_motion, Kind.MOTION_BLUR), start="generalist"),
-    "deblur_defocus": Course(_with_others(_defocus, Kind.DEFOCUS_BLUR), start="generalist"),
-    "derain": Course(_with_others(_rain, Kind.RAIN), start="generalist"),
+    "deblur_motion": Course(_with_others(_motion, Kind.MOTION_BLUR), start="denoise_medium"),
+    "deblur_defocus": Course(_with_others(_defocus, Kind.DEFOCUS_BLUR), start="denoise_medium"),
+    "derain": Course(_with_others(_rain, Kind.RAIN), start="denoise_medium"),
+    "generalist": Course(_anything, start="denoise_medium", steps=4000),
     "dehaze": Course(_with_others(_haze, Kind.HAZE), network="bilateral", whole=True),
     "brighten_mild": Course(_with_others(_mildly_dark, Kind.LOW_LIGHT), network="bilateral", whole=True),
     "brighten_dark": Course(

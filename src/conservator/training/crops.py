@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,13 +35,18 @@ class Lesson:
 Damage: TypeAlias = Callable[[np.random.Generator], Lesson]
 """Draws the damage of one crop."""
 
-TRAINING_DATA = "291 clean photos: CLIC 2025, CID22, wallpapers (Unsplash, CC0, CC-BY, CC-BY-SA), damaged on the fly"
-"""What everything that ships is trained on, for the manifest."""
+_FREE = "291 clean photos: CLIC 2025, CID22, wallpapers (Unsplash, CC0, CC-BY, CC-BY-SA), damaged on the fly"
+"""What everything that ships is trained on."""
 _REDUCTIONS = (1.0, 1.5, 2.25)
 _LONGEST = 1536
 """Pixels; larger photos are reduced when loaded, for what they show beyond it is mostly the lens."""
 _MARGIN = 32
 """Pixels around a crop that are damaged with it and cut off, so that few crops show the border of a photo."""
+
+
+def training_data(folder: Path) -> str:
+    """What the manifest says of the photos that something was trained on."""
+    return _FREE if folder.parts[-2:] == ("train", "free") else f"the photos of {folder.name}, damaged on the fly"
 
 
 class Photos:
@@ -110,7 +116,6 @@ class Crops(Dataset[tuple[Image, Image]]):
         return self.steps
 
     def __getitem__(self, step: int) -> tuple[Image, Image]:
-        torch.set_num_threads(1)  # in a worker; the main process computes
         pairs = [self._pair(np.random.default_rng([self.seed, step, i])) for i in range(self.batch)]
         damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
         return damaged, clean
@@ -154,7 +159,7 @@ def batches(crops: Crops, start: int, workers: int) -> Iterator[tuple[Tensor, Te
         sampler=range(start, crops.steps),
         num_workers=workers,
         prefetch_factor=8 if workers else None,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
     )
     yield from loader
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,11 @@ from torch import Tensor
 from conservator.degradations import Kind, parse_recipe
 from conservator.errors import ConservatorError, name_not_found
 from conservator.networks import make_network
+from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import WeightsFile, sha256, write_tool
-from conservator.training.courses import COURSES, Course
-from conservator.training.crops import TRAINING_DATA, Damage, Lesson, Photos
+from conservator.training.courses import CLEAN_SHARE, COURSES, Course
+from conservator.training.crops import Damage, Lesson, Photos, training_data
 from conservator.training.tools import NO_LIMIT, Budget, Trained, train_expert
 from conservator.weights import load_weights, manifest, store_weights
 
@@ -56,11 +58,13 @@ def train(order: Order, report: Callable[[str], None] = print) -> Trained:
     if steps is None:
         steps = course.steps if minutes is None else NO_LIMIT
     side, batch = (48, 16) if course.scale > 1 else (128, 16) if course.whole else (128, 10)
-    rate = _FINE_TUNING_RATE if start else 1e-3
+    fresh = start in (None, "nothing")
+    rate = 1e-3 if fresh else _FINE_TUNING_RATE
     budget = Budget(minutes or math.inf, steps, rate, side, batch, order.seed, order.workers)
     torch.set_flush_denormal(True)
+    torch.manual_seed(order.seed)
     network = make_network(course.network)
-    if start and start != "nothing":
+    if start is not None and not fresh:
         network.load_state_dict(_tensors(start, order.output))
     photos = Photos(order.photos)
     report(f"{order.name}: {len(photos.training)} photos to learn from, {len(photos.held_out)} held out")
@@ -74,6 +78,7 @@ def train(order: Order, report: Callable[[str], None] = print) -> Trained:
         device=order.device,
         whole=course.whole,
         scale=course.scale,
+        identity={"damage": order.damage or f"course {order.name}", "network": course.network, "start": str(start)},
         report=report,
     )
 
@@ -82,9 +87,10 @@ def ship(trained: Trained, order: Order, folder: Path) -> Path:
     """Write the weights in half precision into ``folder``, with their entry in its manifest; return the file."""
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
-        "data": TRAINING_DATA,
+        "data": training_data(order.photos),
         "recipe": f"COURSES[{order.name!r}] in conservator.training.courses",
-        "command": f"conservator train expert {order.name} --photos train/free --steps {trained.steps}",
+        "command": f"conservator train expert {order.name} --photos {'/'.join(order.photos.parts[-2:])} "
+        f"--steps {trained.steps} --seed {order.seed}" + (f" --start {order.start}" if order.start else ""),
         "seed": order.seed,
     }
     return store_weights(folder, order.name, _half(trained), entry, _scores(trained))
@@ -110,6 +116,10 @@ def install(trained: Trained, order: Order, folder: Path) -> Path:
 
 
 def _course(order: Order) -> Course:
+    """The course of an order; ConservatorError says what is wrong with it before any training begins."""
+    if order.start not in (None, "nothing") and COURSES.get(order.start, _UNKNOWN).network != _network(order):
+        fitting = [name for name, course in COURSES.items() if course.network == _network(order)]
+        raise ConservatorError(f"{order.name} cannot start from {order.start}; choose from {', '.join(fitting)}")
     if order.damage is None:
         if order.name not in COURSES:
             error = name_not_found("expert", order.name, COURSES)
@@ -117,16 +127,30 @@ def _course(order: Order) -> Course:
         return COURSES[order.name]
     if order.name in COURSES:
         raise ConservatorError(f"{order.name} is an expert that ships; choose another name for your own")
+    if order.name in make_toolbox("classical") or not re.fullmatch(r"[a-z][a-z0-9_]*", order.name):
+        raise ConservatorError(
+            f"an expert cannot be called {order.name!r}; use a new name of small letters, digits and _"
+        )
     if not order.removes:
         raise ConservatorError(f"say what {order.name} removes, one kind at least: {', '.join(Kind)}")
-    return Course(_from_text(order.damage), start="generalist")
+    return Course(_from_text(order.damage), start="denoise_medium")
+
+
+_UNKNOWN = Course(lambda rng: Lesson(()), network="none")
+
+
+def _network(order: Order) -> str:
+    return COURSES[order.name].network if order.name in COURSES else "unet"
 
 
 def _from_text(text: str) -> Damage:
-    parse_recipe(text, 0)  # a mistake is told before the training begins
+    if any(degradation.kind is Kind.LOW_RESOLUTION for degradation in parse_recipe(text, 0)):
+        raise ConservatorError(
+            "an expert of your own keeps the size of a photo; leave low resolution out of its damage"
+        )
 
     def damage(rng: np.random.Generator) -> Lesson:
-        return Lesson(parse_recipe(text, int(rng.integers(2**31))))
+        return Lesson(() if rng.random() < CLEAN_SHARE else parse_recipe(text, int(rng.integers(2**31))))
 
     return damage
 

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,15 @@ from conservator.degradations import (
     degrade,
     mio_recipe,
 )
+from conservator.errors import ConservatorError
 from conservator.files import replacing
-from conservator.image import Image
+from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.networks.eye import OVERVIEW, EyeNet
 from conservator.perception.perception import GRADED_KINDS
 from conservator.tools.catalog import make_toolbox
-from conservator.tools.tool import Toolbox
-from conservator.training.crops import TRAINING_DATA, Photos, random_crop
+from conservator.tools.tool import Toolbox, is_specialist
+from conservator.training.crops import Photos, random_crop, training_data
 from conservator.weights import store_weights
 
 NATURE = (
@@ -48,12 +50,15 @@ NATURE = (
 )
 """The order in which damage befalls a photo: scene, optics, sensor, codec."""
 
-STEPS, TOOLBOX = 3500, "conservator"
+STEPS, TOOLBOX = 3000, "conservator"
 """Of the eye that ships."""
+HELD_OUT = 960
+"""Pictures that thresholds and scores are measured on."""
 _CROPS, _CROP = 2, 192
 _MIO = tuple(combination for group in MIO_GROUPS.values() for combination in group)
 _BEST_QUALITY = 45.0  # dB; what a clean photo is said to have
-_REMOVED = 0.3  # dB; a tool that gained this much removed what it is for
+_WHOLE = 768  # pixels; photos this large are shown whole
+_WRECKED = 1.4  # times the error that there was
 
 
 def random_recipe(rng: np.random.Generator) -> Recipe:
@@ -97,42 +102,73 @@ class States(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return 2**40
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        torch.set_num_threads(1)
         rng = np.random.default_rng([self.seed, index])
         recipe = random_recipe(rng)
-        small = any(isinstance(degradation, LowResolution) for degradation in recipe)
-        side = 4 * _CROP if small else int(rng.choice([320, 320, 448]))
-        clean = random_crop(self.photos[int(rng.integers(len(self.photos)))], side, rng, turned=False)
-        image = degrade(clean, recipe)
-        if small:
-            clean = F.interpolate(clean, image.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
-        elif rng.random() < 0.15:  # cut out of a larger picture: blocks begin anywhere
-            top, left = (int(rng.integers(16)) for _ in range(2))
-            image, clean = (x[..., top : side - 16 + top, left : side - 16 + left] for x in (image, clean))
+        picture = self._picture(recipe, rng)
+        image, clean = picture.after(recipe), picture.after(tuple(d for d in recipe if isinstance(d, LowResolution)))
         found = severities(recipe)
         if self.tools and rng.random() < self.treated:
-            image, found = self._treated(image, clean, found, rng)
+            image, found = self._treated(image, picture, recipe, rng)
         levels = torch.tensor([int(found.get(kind, Severity.NONE)) for kind in GRADED_KINDS])
         quality = torch.tensor(min(_BEST_QUALITY, psnr(image, clean)))
         return *_views(image, rng), levels, quality
 
+    def _picture(self, recipe: Recipe, rng: np.random.Generator) -> _Picture:
+        """A whole photo, or a part of one, which is larger where the recipe makes it smaller."""
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        if any(isinstance(degradation, LowResolution) for degradation in recipe):
+            return _Picture(random_crop(photo, 4 * _CROP, rng, turned=False))
+        fitting = [level for level in photo if min(level.shape[:2]) >= _CROP + 16 and max(level.shape[:2]) <= _WHOLE]
+        if fitting and rng.random() < 0.35:
+            clean = to_image(fitting[0])
+            return _Picture(clean.flip(-1).contiguous() if rng.random() < 0.5 else clean)
+        side = int(rng.choice([320, 320, 448]))
+        # some are cut out of a larger picture: there, the blocks of a JPEG begin anywhere
+        top, left = (int(rng.integers(16)) for _ in range(2)) if rng.random() < 0.2 else (0, 0)
+        return _Picture(random_crop(photo, side, rng, turned=False), top, left)
+
     def _treated(
-        self, image: Image, clean: Image, found: dict[Kind, Severity], rng: np.random.Generator
+        self, image: Image, picture: _Picture, recipe: Recipe, rng: np.random.Generator
     ) -> tuple[Image, dict[Kind, Severity]]:
-        """One to three tools, mostly for damages that are there; a damage is gone where its tool gained."""
+        """One to three tools, mostly for damages that are there, and what they leave of the severities.
+
+        What is left is the error to the picture without these damages, as a share of what it was before the tool.
+        """
         assert self.tools is not None
-        left = dict(found)
-        names = [name for name, tool in self.tools.items() if tool.spec.scale == 1]
+        left = severities(recipe)
+        specs = [tool.spec for tool in self.tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
         for _ in range(int(rng.integers(1, 4))):
-            fitting = [name for name in names if self.tools[name].spec.removes & left.keys()]
-            name = str(rng.choice(fitting if fitting and rng.random() < 0.85 else names))
-            treated = self.tools[name](image)
-            if psnr(treated, clean) > psnr(image, clean) + _REMOVED:
-                left = {k: s for k, s in left.items() if k not in self.tools[name].spec.removes}
-            elif psnr(treated, clean) < psnr(image, clean) - 3:
-                break  # a wreck, whose damages have no names
+            fitting = [spec for spec in specs if spec.removes & left.keys()]
+            choices = fitting if fitting and rng.random() < 0.85 else specs
+            spec = choices[int(rng.integers(len(choices)))]
+            treated = self.tools[spec.name](image)
+            gone = spec.removes | (severities(recipe).keys() - left.keys())
+            target = picture.after(tuple(d for d in recipe if d.kind not in gone))
+            remains = 10 ** ((psnr(image, target) - psnr(treated, target)) / 20)
+            if remains > _WRECKED and not spec.removes & left.keys():
+                break  # a tool without a damage that spoils the picture: what it leaves has no name
             image = treated
+            for kind in spec.removes & left.keys():
+                level = round(left[kind] * min(1.0, remains))
+                left.pop(kind)
+                if level:
+                    left[kind] = Severity(level)
         return image, left
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A clean picture (1, 3, H, W), and where the cut begins that is shown of it and its damaged versions."""
+
+    clean: Image
+    top: int = 0
+    left: int = 0
+
+    def after(self, recipe: Recipe) -> Image:
+        """What a recipe makes of it."""
+        image = degrade(self.clean, recipe)
+        height, width = (n - 16 * bool(self.top or self.left) for n in image.shape[-2:])
+        return image[..., self.top : self.top + height, self.left : self.left + width]
 
 
 def _views(image: Image, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -164,7 +200,7 @@ class Replay:
             self._next = (self._next + 1) % self.size
 
     def draw(self, count: int, rng: np.random.Generator) -> list[Tensor]:
-        """A batch, half of the pictures mirrored."""
+        """A batch, mirrored half of the time."""
         chosen = [self.items[i] for i in rng.integers(len(self.items), size=count)]
         overview, crops, levels, quality = (torch.stack(parts) for parts in zip(*chosen, strict=True))
         if rng.random() < 0.5:
@@ -189,9 +225,9 @@ def train(
     *,
     steps: int,
     tools: Toolbox | None,
-    rate: float = 6e-4,
+    rate: float = 2e-3,
     batch: int = 16,
-    fresh: int = 4,
+    fresh: int = 3,
     replay: int = 2000,
     workers: int = 1,
     seed: int = 0,
@@ -200,6 +236,8 @@ def train(
     """Train; every step sees ``fresh`` new pictures. Resumes from ``folder``; returns the running mean."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
+    replay = min(replay, 4 * steps * fresh)
+    identity = {"seed": seed, "rate": rate, "batch": batch, "fresh": fresh, "tools": ",".join(tools or ())}
     eye = eye.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     mean = copy.deepcopy(eye).requires_grad_(False)
     optimizer = torch.optim.AdamW(eye.parameters(), lr=rate, weight_decay=0.02)
@@ -207,10 +245,15 @@ def train(
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         done = state["step"]
+        if state["identity"] != identity or done > steps:
+            raise ConservatorError(
+                f"{checkpoint} holds {done} steps of {state['identity']}, expected at most {steps} of {identity}; "
+                "use another folder"
+            )
         eye.load_state_dict(state["eye"])
         mean.load_state_dict(state["mean"])
         optimizer.load_state_dict(state["optimizer"])
-    held_out = held_out_set(photos, tools, 320, seed)
+    held_out = held_out_set(photos, tools, HELD_OUT // 3, seed)
     states = States(photos.training, seed, tools)
     sampler = range(done * fresh, done * fresh + replay // 2 + (steps - done) * fresh)
     loader = iter(
@@ -220,7 +263,7 @@ def train(
             sampler=sampler,
             num_workers=workers,
             prefetch_factor=16 if workers else None,
-            multiprocessing_context="fork" if workers else None,
+            multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
         )
     )
     pictures, rng, started = Replay(replay), np.random.default_rng([seed, done, 7]), time.monotonic()
@@ -239,11 +282,13 @@ def train(
         optimizer.step()
         with torch.no_grad():
             for slow, fast in zip(mean.parameters(), eye.parameters(), strict=True):
-                slow.lerp_(fast, max(0.002, 9 / (10 + step)))
+                slow.lerp_(fast, max(0.004, 9 / (10 + step)))
+            for old, new in zip(mean.buffers(), eye.buffers(), strict=True):
+                old.copy_(new)  # batch statistics are running means already
         if (step + 1) % 250 == 0 or step + 1 == steps:
             state = {"eye": eye.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
             with replacing(checkpoint) as file:
-                torch.save({**state, "step": step + 1}, file)
+                torch.save({**state, "step": step + 1, "identity": identity}, file)
             found = scores(mean, held_out, [0.5] * len(GRADED_KINDS))
             line = " ".join(f"{name} {value:.3f}" for name, value in found.items() if not name.startswith("f1_"))
             minutes = (time.monotonic() - started) / 60
@@ -288,13 +333,14 @@ def scores(eye: EyeNet, batch: Sequence[Tensor], thresholds: Sequence[float]) ->
 
 
 def thresholds_of(eye: EyeNet, batch: Sequence[Tensor], false_alarms: float = 0.003) -> list[float]:
-    """Per kind the probability of best F1, but at least such that few photos without the damage raise an alarm."""
+    """Per kind the probability of best F1, but at least such that few clean photos raise an alarm."""
     found, truth = probabilities(eye, batch)[..., 0].numpy(), batch[2].numpy() > 0
     clean = ~truth.any(1)
     grid = np.linspace(0.2, 0.9, 71)
     chosen = []
     for k in range(len(GRADED_KINDS)):
-        f1 = [2 * (truth[:, k] & (found[:, k] > t)).sum() / (truth[:, k].sum() + (found[:, k] > t).sum()) for t in grid]
+        there = truth[:, k].sum()
+        f1 = [2 * (truth[:, k] & (found[:, k] > t)).sum() / max(1, there + (found[:, k] > t).sum()) for t in grid]
         quiet = float(np.quantile(found[clean, k], 1 - false_alarms))
         chosen.append(float(max(grid[int(np.argmax(f1))], min(0.9, quiet))))
     return chosen
@@ -320,6 +366,7 @@ def make_eye(
     for tool in (tools or {}).values():
         tool.setup("cpu")
     photos = Photos(folder)
+    torch.manual_seed(seed)
     eye = train(
         EyeNet(len(GRADED_KINDS)),
         photos,
@@ -331,12 +378,12 @@ def make_eye(
         device=device,
     )
     eye = eye.to("cpu")
-    held_out = held_out_set(photos, tools, 1000, seed)
-    thresholds = thresholds_of(eye, held_out)
-    found = scores(eye, held_out, thresholds)
+    held_out = held_out_set(photos, tools, HELD_OUT, seed)
+    thresholds = thresholds_of(eye, [x[::2] for x in held_out])
+    found = scores(eye, [x[1::2] for x in held_out], thresholds)
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
-        "data": TRAINING_DATA,
+        "data": training_data(folder),
         "recipe": f"random_recipe and States in conservator.training.eye, tools {toolbox or 'none'}",
         "command": f"conservator train eye --photos train/free --steps {steps}",
         "seed": seed,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from conservator.degradations import BY_KIND, Degradation, Kind, Severity, degrade
-from conservator.errors import ToolFailedError
+from conservator.errors import ConservatorError, ToolFailedError
 from conservator.files import replacing
 from conservator.image import Image
 from conservator.networks.judge import Judge
@@ -30,7 +30,7 @@ from conservator.photo import PHOTO_SUFFIXES, load_photo
 from conservator.resample import bicubic_resize
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
-from conservator.training.crops import TRAINING_DATA
+from conservator.training.crops import training_data
 from conservator.weights import store_weights
 
 ORDER = (
@@ -175,7 +175,7 @@ def fit(samples: list[Sample], held_out: list[Sample], epochs: int = 50, hidden:
     judge.picture.fit(torch.from_numpy(np.concatenate([s.statistics for s in samples])))
     judge.change.fit(torch.from_numpy(np.concatenate([s.changes[s.parents >= 0] for s in samples])))
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1.5e-3, weight_decay=0.1)
-    batch = 64
+    batch = min(64, len(samples))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * max(1, len(samples) // batch))
     order = np.random.default_rng(seed)
     for _ in range(epochs):
@@ -228,7 +228,7 @@ def _thresholds(judge: Judge, samples: list[Sample]) -> list[float]:
     for k in range(len(GRADED_KINDS)):
         grid = np.linspace(0.2, 0.95, 76)
         f1 = [
-            2 * (truth[:, k] & (present[:, k] > t)).sum() / (truth[:, k].sum() + (present[:, k] > t).sum())
+            2 * (truth[:, k] & (present[:, k] > t)).sum() / max(1, truth[:, k].sum() + (present[:, k] > t).sum())
             for t in grid
         ]
         found.append(float(max(grid[int(np.argmax(f1))], min(0.97, np.quantile(clean[:, k], 0.99)))))
@@ -260,7 +260,7 @@ def _scores(judge: Judge, samples: list[Sample], thresholds: list[float]) -> dic
     }
 
 
-def save(result: Fit, names: tuple[str, ...], output: Path, command: str) -> None:
+def save(result: Fit, names: tuple[str, ...], output: Path, data: str, command: str) -> None:
     """Write statistics.safetensors and its entry in manifest.toml."""
     metadata = {
         "statistics": json.dumps(names),
@@ -271,7 +271,7 @@ def save(result: Fit, names: tuple[str, ...], output: Path, command: str) -> Non
     }
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
-        "data": TRAINING_DATA,
+        "data": data,
         "recipe": "random_recipe and make_sample in conservator.training.judge",
         "command": command,
     }
@@ -299,7 +299,9 @@ def make_judge(
     The samples, which take the time, are kept in ``output`` and used again. Returns the scores on held-out photos.
     """
     photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
-    cache = output / "judge" / "samples.pt"
+    if len(photos) < 8:
+        raise ConservatorError(f"{folder} holds {len(photos)} photos, expected at least 8; give a folder of photos")
+    cache = output / "judge" / f"samples-{toolbox}-{len(photos)}-{count}-{chains}-{seed}.pt"
     if cache.exists():
         stored = torch.load(cache, weights_only=True)
         samples = [Sample(tuple(names), *(field.numpy() for field in fields)) for names, *fields in stored]
@@ -308,9 +310,15 @@ def make_judge(
         cache.parent.mkdir(parents=True, exist_ok=True)
         with replacing(cache) as file:
             torch.save([_stored(s) for s in samples], file)
-    held = max(1, len(photos) // 8)  # whole photos are held out
-    training = [s for i, s in enumerate(samples) if i % len(photos) >= held]
-    held_out = [s for i, s in enumerate(samples) if i % len(photos) < held]
+    unseen = [i % len(photos) % 8 == 0 for i in range(len(samples))]  # whole photos are held out
+    training = [s for s, held in zip(samples, unseen, strict=True) if not held]
+    held_out = [s for s, held in zip(samples, unseen, strict=True) if held]
     result = fit(training, held_out)
-    save(result, samples[0].names, into, f"conservator train judge --photos train/free --count {count}")
+    save(
+        result,
+        samples[0].names,
+        into,
+        training_data(folder),
+        f"conservator train judge --photos train/free --count {count}",
+    )
     return result.scores

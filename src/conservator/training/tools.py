@@ -7,7 +7,7 @@ import csv
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from conservator.errors import ConservatorError
 from conservator.files import replacing
 from conservator.image import Image
+from conservator.resample import bicubic_to
 from conservator.training.crops import Crops, Damage, Photos, batches, validation_set
 
 NO_LIMIT = 10_000_000
 """Steps; more than any budget of minutes has room for."""
 _EMA = 0.999
+_EPSILON = 5e-5
+"""Mean square error (43 dB) below which an improvement counts no more."""
 _CHECKPOINT_SECONDS = 120.0
 _VALIDATION_CROPS = 32
 
@@ -82,24 +85,28 @@ def train_expert(
     device: str = "cpu",
     whole: bool = False,
     scale: int = 1,
+    identity: Mapping[str, str] | None = None,
     report: Callable[[str], None] = print,
 ) -> Trained:
     """Train ``network`` to undo ``damage``; resumes from ``folder`` where an earlier run stopped, to the step.
 
+    ``identity`` says what is trained; a checkpoint of another one, or of other settings, raises ConservatorError.
+
     ``folder`` gets ``checkpoint.pt``, and the validation curve as ``curve.csv`` and ``curve.png``.
-    L1 loss, AdamW, running mean of the weights; bfloat16 where the device multiplies it faster than float32.
+    The loss is the mean PSNR of the crops, so that a faintly damaged one counts as much as a hazy one, whose error is a
+    hundred times as large (the PSNR loss of Chen et al., HINet, 2021). AdamW, bfloat16, running mean of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(budget.seed)
     crops = Crops(photos.training, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
     unseen = Crops(photos.held_out, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
     damaged, clean = (x.to(device) for x in validation_set(unseen, _VALIDATION_CROPS))
-    run = _Run(network, budget, device)
+    run = _Run(network, budget, device, dict(identity or {}))
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
-        run.load(checkpoint, asdict(budget))
+        run.load(checkpoint)
         report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
-    enlarged = torch.nn.functional.interpolate(damaged, scale_factor=scale, mode="bicubic") if scale > 1 else damaged
+    enlarged = bicubic_to(damaged, *clean.shape[-2:]) if scale > 1 else damaged
     before = _psnr(enlarged, clean)
     started = saved = time.monotonic() - run.progress.seconds
     for noisy, target in batches(crops, run.progress.step, budget.workers):
@@ -109,24 +116,27 @@ def train_expert(
         run.progress.seconds = time.monotonic() - started
         if time.monotonic() - saved > _CHECKPOINT_SECONDS:
             after = _psnr(run.restored(damaged), clean)
-            run.save(checkpoint, asdict(budget), folder, before, after)
+            run.save(checkpoint, folder, before, after)
             minutes, total = run.progress.seconds / 60, budget.minutes
             report(f"step {run.progress.step}, {minutes:.1f} of {total:g} min: {before:.2f} -> {after:.2f} dB")
             saved = time.monotonic()
             started = saved - run.progress.seconds  # validation is not training time
     after = _psnr(run.restored(damaged), clean)
-    run.save(checkpoint, asdict(budget), folder, before, after)
+    run.save(checkpoint, folder, before, after)
     return Trained(run.mean, run.progress.step, run.progress.seconds / 60, before, after)
 
 
 class _Run:
     """Network, running mean, optimiser and progress of one training."""
 
-    def __init__(self, network: nn.Module, budget: Budget, device: str) -> None:
+    def __init__(self, network: nn.Module, budget: Budget, device: str, identity: dict[str, str]) -> None:
         self.network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.mean = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=budget.rate, weight_decay=1e-4)
         self.budget, self.device, self.progress = budget, torch.device(device), Progress()
+        # a longer budget may continue a shorter one
+        free = {"minutes", "steps", "workers"}
+        self.identity = {**identity, **{k: str(v) for k, v in asdict(budget).items() if k not in free}}
         self.curve: list[tuple[int, float, float]] = []
 
     def step(self, damaged: Image, clean: Image) -> None:
@@ -139,10 +149,13 @@ class _Run:
         damaged = damaged.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             restored = self.network(damaged)
-        loss = (restored.float() - clean).abs().mean()
+        errors = (restored.float() - clean).square().mean(dim=(1, 2, 3))
+        loss = (errors + _EPSILON).log().mean()
+        if not torch.isfinite(loss):
+            raise ConservatorError(f"the training diverged at step {self.progress.step}; lower the learning rate")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 0.5)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         self.progress.step += 1
         decay = min(_EMA, (1 + self.progress.step) / (10 + self.progress.step))
@@ -155,8 +168,8 @@ class _Run:
         """What the running mean makes of images."""
         return torch.cat([self.mean(item[None]).clamp(0, 1) for item in damaged])
 
-    def save(self, path: Path, budget: dict[str, float], folder: Path, before: float, after: float) -> None:
-        """Write checkpoint and curve, each whole or not at all."""
+    def save(self, path: Path, folder: Path, before: float, after: float) -> None:
+        """Write the checkpoint, whole or not at all, and the curve."""
         self.curve.append((self.progress.step, self.progress.seconds / 60, after))
         state = {
             "network": self.network.state_dict(),
@@ -164,7 +177,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
             "curve": self.curve,
-            "budget": budget,
+            "identity": self.identity,
         }
         with replacing(path) as file:
             torch.save(state, file)
@@ -172,14 +185,19 @@ class _Run:
             csv.writer(text).writerows([("step", "minutes", "psnr_out"), *self.curve])
         _draw_curve(folder / "curve.png", self.curve, before)
 
-    def load(self, path: Path, budget: dict[str, float]) -> None:
-        """Go on where ``save`` stopped. Raises ConservatorError for a checkpoint of other settings."""
+    def load(self, path: Path) -> None:
+        """Go on where ``save`` stopped. Raises ConservatorError for a checkpoint of something else."""
         state = torch.load(path, map_location=self.device, weights_only=True)
-        free = {"minutes", "steps", "workers"}  # a longer budget may continue a shorter one
-        other = sorted(k for k in budget.keys() - free if budget[k] != state["budget"].get(k))
+        was = state["identity"]
+        other = sorted(k for k in self.identity.keys() | was.keys() if self.identity.get(k) != was.get(k))
         if other:
-            named = ", ".join(f"{k} {state['budget'].get(k)}, now {budget[k]}" for k in other)
+            named = "; ".join(f"{k} {was.get(k, 'not said')}, now {self.identity.get(k, 'not said')}" for k in other)
             raise ConservatorError(f"{path} was trained with {named}; use the same settings or another folder")
+        if state["progress"]["step"] > self.budget.steps:
+            done = state["progress"]["step"]
+            raise ConservatorError(
+                f"{path} has {done} steps already, more than the {self.budget.steps} that are asked for"
+            )
         self.network.load_state_dict(state["network"])
         self.mean.load_state_dict(state["mean"])
         self.optimizer.load_state_dict(state["optimizer"])

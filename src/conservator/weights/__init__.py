@@ -6,7 +6,6 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,13 @@ from torch import Tensor
 from conservator.errors import ConservatorError, name_not_found
 from conservator.files import replacing, write_text
 
+WEIGHTS = Path(str(files(__name__)))
+"""The folder of this installation's weights."""
 
-@cache
+
 def manifest() -> dict[str, dict[str, Any]]:
     """Every file by name: ``sha256``, ``bytes``, ``license``, ``data``, ``recipe``, ``command`` and ``scores``."""
-    entries: dict[str, dict[str, Any]] = tomllib.loads((files(__name__) / "manifest.toml").read_text("utf-8"))
+    entries: dict[str, dict[str, Any]] = tomllib.loads((WEIGHTS / "manifest.toml").read_text("utf-8"))
     return entries
 
 
@@ -33,7 +34,7 @@ def load_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     if name not in manifest():
         raise name_not_found("weights file", name, manifest())
-    data = (files(__name__) / f"{name}.safetensors").read_bytes()
+    data = (WEIGHTS / f"{name}.safetensors").read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != manifest()[name]["sha256"]:
         raise ConservatorError(f"weights {name}: sha256 is {found}, not what the manifest lists; reinstall conservator")
@@ -73,5 +74,7 @@ def _toml(name: str, values: Mapping[str, Any]) -> str:
     """One entry of the manifest: strings and numbers, and a table of scores. JSON writes both as TOML does."""
     scores = values.get("scores", {})
     facts = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "scores"]
-    table = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in scores.items()]
+    table = [
+        f"{json.dumps(key)} = {value!r}" for key, value in scores.items()
+    ]  # TOML writes nan and inf as Python does
     return "\n".join([f"[{name}]", *facts, f"\n[{name}.scores]", *table, ""])
