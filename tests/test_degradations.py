@@ -115,6 +115,14 @@ class _Broken(Degradation):
         gain = by_severity(severity, 0.9, 0.8, 0.7, 0.6)
         return cls(1.5 - gain if cls.flaw == "order" else gain)
 
+    @property
+    def severity(self) -> Severity:
+        return Severity.LOW if self.flaw == "severity" else Severity(round(10 - 10 * self._sampled))
+
+    @property
+    def _sampled(self) -> float:
+        return 1.5 - self.gain if self.flaw == "order" else self.gain
+
     def __call__(self, image: Image) -> Image:
         match self.flaw:
             case "range":
@@ -135,6 +143,7 @@ class _Broken(Degradation):
     [
         ("none", "must raise ValueError for severity NONE"),
         ("order", "mean PSNR must fall"),
+        ("severity", "was sampled as medium, but says low"),
         ("range", r"expected \[0, 1\]"),
         ("shape", "gives shape"),
         ("dtype", "expected float32"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -143,12 +144,22 @@ def _pair(clean: Image, lesson: Lesson) -> tuple[Image, Image]:
 
 
 def _overview(pyramid: Sequence[NDArray[np.uint8]], side: int, rng: np.random.Generator) -> Image:
+    """Most of a photo, or a detail of it, reduced to ``side``, its tones changed a little.
+
+    A network that sees whole photos would otherwise learn by heart how bright each of a few hundred photos is.
+    """
     array = pyramid[-1]
-    height, width = (round(n * rng.uniform(0.5, 1.0)) for n in array.shape[:2])
-    top, left = (int(rng.integers(n - m + 1)) for n, m in zip(array.shape[:2], (height, width), strict=True))
+    least = 0.2 if rng.random() < 0.3 else 0.5
+    height, width = (max(32, round(n * rng.uniform(least, 1.0))) for n in array.shape[:2])
+    top, left = (int(rng.integers(max(1, n - m + 1))) for n, m in zip(array.shape[:2], (height, width), strict=True))
     crop = to_image(array[top : top + height, left : left + width])
     crop = F.interpolate(crop, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
-    return crop.flip(-1) if rng.random() < 0.5 else crop
+    if rng.random() < 0.5:
+        crop = crop.flip(-1)
+    tint = torch.from_numpy(rng.uniform(0.93, 1.0, (1, 3, 1, 1)).astype(np.float32))
+    gray = crop.mean(1, keepdim=True)
+    crop = gray + (crop - gray) * rng.uniform(0.6, 1.2)
+    return (crop.clamp(0, 1) ** math.exp(rng.uniform(-0.25, 0.25)) * tint * rng.uniform(0.85, 1.0)).clamp(0, 1)
 
 
 def batches(crops: Crops, start: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
