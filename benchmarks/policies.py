@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +22,16 @@ from conservator.degradations import degrade
 from conservator.degradations.protocols import MIO_GROUPS, mio_recipe
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr
-from conservator.perception import StatisticalPerception, study
+from conservator.perception import NetworkPerception, Perception, StatisticalPerception, study
 from conservator.photo import Photo, load_photo
 from conservator.policies import PolicyContext, make_policy
 from conservator.pool import LocalPool, MemoPool
 from conservator.resample import bicubic_to
 from conservator.restoration import Restored, restore
 from conservator.tools import Toolbox, make_toolbox
+
+ORDER = tuple(MIO_GROUPS)
+"""Part of each case's seed, so that a group is damaged the same way whichever others run beside it."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,18 @@ def score(image: Image, clean: Image) -> float:
     return psnr(image, clean)
 
 
-def treat(name: str, damaged: Image, clean: Image, toolbox: Toolbox, seed: int) -> tuple[Restored, float]:
-    perception = StatisticalPerception()
+EYES: dict[str, Callable[[], Perception]] = {"network": NetworkPerception, "statistics": StatisticalPerception}
+
+
+@dataclass(frozen=True)
+class Setting:
+    toolbox: Toolbox
+    perception: Perception
+    seed: int
+
+
+def treat(name: str, damaged: Image, clean: Image, setting: Setting) -> tuple[Restored, float]:
+    toolbox, perception, seed = setting.toolbox, setting.perception, setting.seed
     with MemoPool(LocalPool(toolbox, max_batch=1)) as pool:
         upscale = damaged.shape != clean.shape
         reference = None
@@ -61,16 +75,18 @@ def treat(name: str, damaged: Image, clean: Image, toolbox: Toolbox, seed: int) 
         return restored, time.perf_counter() - start
 
 
-def damaged_rows(photos: list[Path], groups: list[str], policies: list[str], toolbox: Toolbox, seed: int) -> list[Row]:
+def damaged_rows(photos: list[Path], groups: list[str], policies: list[str], setting: Setting) -> list[Row]:
     rows = []
-    for g, group in enumerate(groups):
+    for group in groups:
         for c, combination in enumerate(MIO_GROUPS[group]):
             for p, path in enumerate(photos):
                 clean = load_photo(path).image
-                damaged = degrade(clean, mio_recipe(combination, np.random.default_rng([seed, g, c, p])))
+                damaged = degrade(
+                    clean, mio_recipe(combination, np.random.default_rng([setting.seed, ORDER.index(group), c, p]))
+                )
                 before = score(damaged, clean)
                 for name in policies:
-                    restored, seconds = treat(name, damaged, clean, toolbox, seed)
+                    restored, seconds = treat(name, damaged, clean, setting)
                     after = score(restored.photo.image, clean)
                     label = "+".join(kind.label for kind in combination)
                     rows.append(Row(name, group, label, path.stem, before, after, restored.toolchain, seconds))
@@ -107,13 +123,13 @@ def table(rows: list[Row]) -> list[str]:
     return lines
 
 
-def clean_lines(photos: list[Path], policies: list[str], toolbox: Toolbox, seed: int) -> list[str]:
+def clean_lines(photos: list[Path], policies: list[str], setting: Setting) -> list[str]:
     lines = ["| policy | clean photos | left untouched | tools applied to the others |", "|---|---|---|---|"]
     for name in policies:
         touched = {}
         for path in photos:
             clean = load_photo(path).image
-            restored, _ = treat(name, clean, clean, toolbox, seed)
+            restored, _ = treat(name, clean, clean, setting)
             if not restored.untouched:
                 touched[path.stem] = "+".join(restored.toolchain)
         left = len(photos) - len(touched)
@@ -127,7 +143,8 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--groups", default="A")
     parser.add_argument("--policies", default="greedy,rules,none")
-    parser.add_argument("--toolbox", default="classical")
+    parser.add_argument("--toolbox", default="conservator")
+    parser.add_argument("--eye", choices=EYES, default="network")
     parser.add_argument("--limit", type=int, default=None, help="use the first photos only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -136,10 +153,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     photos = sorted(args.photos.glob("*.*"))[: args.limit]
-    toolbox, policies = make_toolbox(args.toolbox), args.policies.split(",")
-    clean = clean_lines(photos, [p for p in policies if p not in {"oracle", "none"}], toolbox, args.seed)
+    policies = args.policies.split(",")
+    setting = Setting(make_toolbox(args.toolbox), EYES[args.eye](), args.seed)
+    clean = clean_lines(photos, [p for p in policies if p not in {"oracle", "none"}], setting)
     print("\n".join(clean), flush=True)
-    rows = damaged_rows(photos, args.groups.split(","), policies, toolbox, args.seed)
+    rows = damaged_rows(photos, args.groups.split(","), policies, setting)
     lines = table(rows)
     print("\n".join(lines))
     if args.details:
@@ -150,11 +168,9 @@ def main() -> None:
     if args.output:
         command = (
             f"python benchmarks/policies.py PHOTOS --groups {args.groups} --policies {args.policies} --seed {args.seed}"
-            + (f" --limit {args.limit}" if args.limit else "")
+            f" --toolbox {args.toolbox} --eye {args.eye}" + (f" --limit {args.limit}" if args.limit else "")
         )
-        text = "\n".join(
-            ["# Policies on MiO damage, and on clean photos", "", f"`{command}`, toolbox `{args.toolbox}`", ""]
-        )
+        text = "\n".join(["# Policies on MiO damage, and on clean photos", "", f"`{command}`", ""])
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(text + "\n" + "\n".join([*clean, "", *lines]) + "\n")
 
