@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from conservator.apps.batch import Restorer, Task
+from conservator.apps.batch import Restorer, Task, split
 from conservator.degradations import degrade, parse_recipe, save_recipe
 from conservator.errors import ConservatorError
 from conservator.image import to_image
@@ -44,7 +44,7 @@ def run_demo(folder: Path, recipe_text: str, seed: int) -> None:
     before, after = psnr(damaged, clean), psnr(restored, clean)
     pair = torch.cat([damaged, torch.ones_like(damaged[..., :8]), restored], dim=3)
     save_photo(Photo(pair), folder / "sample_before_after.jpg", overwrite=True, quality=90)
-    console.print(f"{outcome.message} ({outcome.seconds:.1f} s)")
+    console.print(f"{outcome.message} ({split(outcome.stages)})")
     console.print(f"PSNR (RGB) before {before:.2f} dB, after {after:.2f} dB, gain {after - before:+.2f} dB")
     for what, path in (
         ("damaged", task.source),

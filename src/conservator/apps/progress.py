@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from conservator.apps.batch import Outcome, Summary, Task
+from conservator.apps.batch import Outcome, Summary, Task, split
 
 _MARKS = {"restored": "[green]✓[/]", "untouched": "[cyan]=[/]", "skipped": "[dim]–[/]", "failed": "[red]✗[/]"}
 
@@ -56,7 +56,7 @@ class BatchDisplay:
         with self._lock:
             self._progress.remove_task(self._lines.pop(task))  # type: ignore[arg-type]
             self._progress.advance(self._all)
-            seconds = f" [dim]{outcome.seconds:.1f} s[/]" if outcome.seconds else ""
+            seconds = f" [dim]({split(outcome.stages)})[/]" if outcome.stages else ""
             named = outcome.status == "failed" and outcome.source in outcome.message
             text = outcome.message if named else f"{outcome.source}: {outcome.message}"
             self._console.print(f"{_MARKS[outcome.status]} {escape(text)}{seconds}")
