@@ -137,7 +137,7 @@ def test_a_course_meets_its_damage(kind: Kind) -> None:
     name = {Kind.RAIN: "derain", Kind.HAZE: "dehaze", Kind.NOISE: "denoise_medium"}[kind]
     recipes = [COURSES[name].damage(np.random.default_rng(seed)).recipe for seed in range(200)]
     met = [any(degradation.kind is kind for degradation in recipe) for recipe in recipes]
-    assert 0.85 < np.mean(met) < 0.99  # some crops stay clean
+    assert 0.7 < np.mean(met) < 0.99  # some crops stay clean
     assert len({str(recipe_to_json(recipe)) for recipe in recipes}) > 150
     assert max(d.severity for recipe in recipes for d in recipe) == Severity.VERY_HIGH
 
