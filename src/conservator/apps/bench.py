@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -55,3 +55,42 @@ def bench_eye(
     if output:
         head = ["# The eye", "", f"`conservator bench eye PHOTOS --seed {seed}`, {len(files)} photos", ""]
         write_text(output, "\n".join([*head, *lines]) + "\n")
+
+
+@bench_app.command("policies")
+def bench_policies(
+    benchmark: Annotated[str, typer.Argument(help="mio, restoreagent, clean, pairs or real.")],
+    photos: Annotated[Path, typer.Option(help="Folder of photos; for pairs, of an input and a target folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
+    policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "none,generalist,rules,greedy",
+    toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
+    eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "network",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
+) -> None:
+    """Gain, harm and cost of policies; writes results.csv, settings.json and summary.md."""
+    import torch
+
+    from conservator.evaluation.cases import make_cases
+    from conservator.evaluation.evaluate import Row, Settings, evaluate
+    from conservator.evaluation.tables import summary
+    from conservator.files import write_text
+    from conservator.perception import NetworkPerception, StatisticalPerception
+    from conservator.tools import make_toolbox
+
+    def tell(done: int, total: int, row: Row | None) -> None:
+        if row is not None:
+            treated = f"{row.psnr - row.psnr_in:+.2f} dB {row.toolchain or 'untouched'} ({row.seconds:.1f} s)"
+            typer.echo(f"{done}/{total} {row.combination} {row.photo} {row.policy}: {treated}")
+
+    torch.set_num_threads(threads)
+    perception = NetworkPerception() if eye == "network" else StatisticalPerception()
+    settings = Settings(benchmark, photos.name, toolbox, eye, seed, limit)
+    cases = make_cases(benchmark, photos, seed, limit)
+    rows = evaluate(cases, policies.split(","), make_toolbox(toolbox), perception, settings, output, tell)
+    command = f"conservator bench policies {benchmark} --photos {photos.name} --policies {policies}"
+    command += f" --toolbox {toolbox} --eye {eye} --seed {seed}" + (f" --limit {limit}" if limit else "")
+    lines = [f"# {benchmark}", "", f"`{command}`", "", *summary(rows)]
+    write_text(output / "summary.md", "\n".join(lines))
+    typer.echo("\n".join(lines))

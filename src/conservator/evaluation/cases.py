@@ -1,0 +1,129 @@
+"""The cases of a benchmark: which pictures are damaged how. Seed, combination and photo fix every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Recipe, degrade, mio_recipe
+from conservator.degradations.protocols import Combination
+from conservator.errors import ConservatorError, name_not_found
+from conservator.image import Image
+from conservator.photo import PHOTO_SUFFIXES, load_photo
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture to restore: made when it is asked for, so that a resumed run skips it at no cost."""
+
+    group: str
+    combination: str
+    photo: str
+    make: Callable[[], tuple[Image, Image | None]]
+    """The damaged image, and the undamaged one where there is one."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its benchmark."""
+        return f"{self.group}/{self.combination}/{self.photo}"
+
+
+def photos_in(folder: Path, limit: int | None = None) -> list[Path]:
+    """The photos under a folder by name; ConservatorError when there are none."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    if not found:
+        raise ConservatorError(f"{folder} holds no photos; give a folder of photos")
+    return found[:limit]
+
+
+def mio(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+    """AgenticIR's 16 combinations in groups A, B and C, its test ranges, haze by a made-up depth."""
+    for g, (group, combinations) in enumerate(MIO_GROUPS.items()):
+        yield from _combinations(group, combinations, folder, limit, (seed, g))
+
+
+def restoreagent(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+    """RestoreAgent's seven combinations with the ranges of the MiO protocol, for its own were not published."""
+    return _combinations("restoreagent", RESTOREAGENT_COMBINATIONS, folder, limit, (seed, len(MIO_GROUPS)))
+
+
+def _combinations(
+    group: str, combinations: Sequence[Combination], folder: Path, limit: int | None, seed: tuple[int, ...]
+) -> Iterator[Case]:
+    for c, combination in enumerate(combinations):
+        label = "+".join(kind.label for kind in combination)
+        for p, path in enumerate(photos_in(folder, limit)):
+            yield Case(group, label, path.stem, _damaged(path, combination, (*seed, c, p)))
+
+
+def _damaged(path: Path, combination: Combination, seed: tuple[int, ...]) -> Callable[[], tuple[Image, Image | None]]:
+    def make() -> tuple[Image, Image | None]:
+        recipe: Recipe = mio_recipe(combination, np.random.default_rng(seed))
+        clean = load_photo(path).image
+        return degrade(clean, recipe), clean
+
+    return make
+
+
+def clean(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+    """Photos that need nothing: whatever is done to them is harm."""
+    for path in photos_in(folder, limit):
+        yield Case("clean", "clean", path.stem, _itself(path))
+
+
+def _itself(path: Path) -> Callable[[], tuple[Image, Image | None]]:
+    def make() -> tuple[Image, Image | None]:
+        image = load_photo(path).image
+        return image, image
+
+    return make
+
+
+def pairs(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+    """Photos that were really damaged: two subfolders, input (or noisy, hazy) and target (or GT, label)."""
+    damaged = _subfolder(folder, ("input", "noisy", "hazy", "damaged"))
+    undamaged = _subfolder(folder, ("target", "GT", "label", "clean"))
+    files = list(zip(photos_in(damaged, limit), photos_in(undamaged, limit), strict=True))
+    for damaged_path, clean_path in files:
+        yield Case("pairs", folder.name, damaged_path.stem, _both(damaged_path, clean_path))
+
+
+def _subfolder(folder: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        if (folder / name).is_dir():
+            return folder / name
+    raise ConservatorError(f"{folder} has no subfolder {' or '.join(names)}")
+
+
+def _both(damaged: Path, undamaged: Path) -> Callable[[], tuple[Image, Image | None]]:
+    return lambda: (load_photo(damaged).image, load_photo(undamaged).image)
+
+
+def real(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+    """Photos that were really damaged, without a reference."""
+    for path in photos_in(folder, limit):
+        yield Case("real", folder.name, path.stem, _alone(path))
+
+
+def _alone(path: Path) -> Callable[[], tuple[Image, Image | None]]:
+    return lambda: (load_photo(path).image, None)
+
+
+BENCHMARKS: Mapping[str, Callable[[Path, int, int | None], Iterator[Case]]] = {
+    "mio": mio,
+    "restoreagent": restoreagent,
+    "clean": clean,
+    "pairs": pairs,
+    "real": real,
+}
+"""(folder, seed, at most so many photos) -> cases."""
+
+
+def make_cases(name: str, folder: Path, seed: int, limit: int | None = None) -> list[Case]:
+    """The cases of a benchmark by name; raises NameNotFoundError with the nearest names."""
+    if name not in BENCHMARKS:
+        raise name_not_found("benchmark", name, BENCHMARKS)
+    return list(BENCHMARKS[name](folder, seed, limit))

@@ -1,0 +1,111 @@
+"""The policy benchmark: fixed cases, resumable results, honest tables."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from skimage import data
+from test_cli import conservator
+
+from conservator.errors import ConservatorError, NameNotFoundError
+from conservator.evaluation.cases import make_cases
+from conservator.evaluation.evaluate import Row, Settings, evaluate, read_rows
+from conservator.evaluation.tables import interval, summary
+from conservator.perception import StatisticalPerception
+from conservator.tools import make_toolbox
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos")
+    PillowImage.fromarray(data.coffee()[:256, :320]).save(path / "coffee.png")
+    return path
+
+
+def test_cases_are_the_same_in_every_run(folder: Path) -> None:
+    cases = make_cases("mio", folder, seed=3)
+    assert len(cases) == 16
+    assert len({case.name for case in cases}) == 16
+    first, again = cases[0].make(), make_cases("mio", folder, seed=3)[0].make()
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], make_cases("mio", folder, seed=4)[0].make()[0])
+    assert len(make_cases("restoreagent", folder, seed=0)) == 7
+
+
+def test_a_clean_case_is_its_own_reference(folder: Path) -> None:
+    (case,) = make_cases("clean", folder, seed=0)
+    damaged, clean = case.make()
+    assert clean is not None
+    assert torch.equal(damaged, clean)
+
+
+def test_an_unknown_benchmark_and_an_empty_folder_get_a_sentence(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NameNotFoundError, match="mio"):
+        make_cases("moi", folder, seed=0)
+    with pytest.raises(ConservatorError, match="no photos"):
+        make_cases("mio", tmp_path, seed=0)
+
+
+def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
+    settings = Settings("mio", "photos", "classical", "statistics", 0)
+    toolbox, eye = make_toolbox("classical"), StatisticalPerception()
+    cases = make_cases("mio", folder, seed=0)[:3]
+    whole = evaluate(cases, ["none", "random"], toolbox, eye, settings, tmp_path / "whole")
+    evaluate(cases[:2], ["none", "random"], toolbox, eye, settings, tmp_path / "cut")
+    table = tmp_path / "cut" / "results.csv"
+    table.write_text(table.read_text()[:-40])  # the last line is half written
+    resumed = evaluate(cases, ["none", "random"], toolbox, eye, settings, tmp_path / "cut")
+
+    def facts(rows: list[Row]) -> list[tuple[object, ...]]:
+        return sorted((r.combination, r.policy, r.toolchain, r.psnr_in, r.psnr, r.ssim) for r in rows)
+
+    assert facts(resumed) == facts(whole)
+    assert facts(read_rows(table)) == facts(whole)
+    assert all(row.psnr == row.psnr_in for row in whole if row.policy == "none")
+    with pytest.raises(ConservatorError, match="seed 0, now 1"):
+        evaluate(
+            cases, ["none"], toolbox, eye, Settings("mio", "photos", "classical", "statistics", 1), tmp_path / "cut"
+        )
+
+
+def row(policy: str, gain: float, photo: str, toolchain: str = "a") -> Row:
+    scores = {"psnr_y_in": 20.0, "psnr_y": 20 + gain, "ssim_in": 0.5, "ssim": 0.6}
+    rest = {"piqe": 1.0, "sharpness": 1.0, "noise": 1.0}
+    return Row("A", "rain", photo, policy, toolchain, 3, 0.1, 0.2, 0.3, 20.0, 20.0 + gain, **scores, **rest)
+
+
+def test_the_table_tells_gain_harm_and_the_oracles_share() -> None:
+    rows = [row("oracle", 4, "x"), row("oracle", 2, "y"), row("greedy", 2, "x"), row("greedy", -0.2, "y", "")]
+    lines = summary(rows)
+    greedy = next(line for line in lines if line.startswith("| greedy"))
+    assert "+0.90" in greedy
+    assert "| 30% |" in greedy  # of the oracle's 3 dB
+    assert "| 50.0% | 0.0% | 50% |" in greedy  # 0.1 dB worse, 0.3 dB worse, untouched
+
+
+def test_the_interval_holds_the_mean_and_shrinks_with_photos() -> None:
+    few = np.random.default_rng(0).normal(1, 1, 20)
+    many = np.tile(few, 25)
+    low, high = interval(few)
+    assert low < few.mean() < high
+    assert interval(many)[1] - interval(many)[0] < (high - low) / 3
+
+
+@pytest.mark.slow
+def test_the_command_writes_its_tables(folder: Path, tmp_path: Path) -> None:
+    result = conservator(
+        *("bench", "policies", "clean", "--photos", folder, "-o", tmp_path / "out", "--policies", "none,rules"),
+        *("--toolbox", "classical", "--eye", "statistics"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "| none | 1 | 100.00 | 100.00 |" in (tmp_path / "out" / "summary.md").read_text()
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["policy"] for r in rows] == ["none", "rules"]
+    assert not any(math.isnan(float(r["psnr"])) for r in rows)
