@@ -40,18 +40,13 @@ def test_an_expert_leaves_a_clean_photo_alone(expert: Tool, astronaut: Image) ->
 @pytest.mark.parametrize(
     ("name", "recipe", "gain"),
     [
-        ("denoise_light", "noise:low", 1),
         ("denoise_medium", "noise:medium", 4),
-        ("denoise_heavy", "noise:very_high", 7),
-        ("dejpeg_mild", "jpeg:low", 0.3),
         ("dejpeg_severe", "jpeg:very_high", 0.8),
-        ("deblur_motion", "motion_blur:medium", 1),
         ("deblur_defocus", "defocus_blur:medium", 1),
         ("derain", "rain:high", 3),
         ("dehaze", "haze:high", 3),
         ("brighten_mild", "low_light:medium", 2),
         ("brighten_dark", "low_light:very_high", 3),
-        ("generalist", "noise:high,jpeg:medium", 2),
     ],
 )
 def test_an_expert_gains_on_its_damage(name: str, recipe: str, gain: float) -> None:
@@ -65,7 +60,7 @@ def test_an_expert_gains_on_its_damage(name: str, recipe: str, gain: float) -> N
     assert np.mean(gains) > gain
 
 
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", [4])
 def test_an_upscaler_beats_bicubic(scale: int) -> None:
     from conservator.degradations import LowResolution
 
@@ -79,12 +74,11 @@ def test_an_upscaler_beats_bicubic(scale: int) -> None:
 
 def test_deblurring_does_not_explode_on_noise(coffee: Image) -> None:
     clean = coffee[..., :320, :320]
-    for kind, name in ((Kind.MOTION_BLUR, "deblur_motion"), (Kind.DEFOCUS_BLUR, "deblur_defocus")):
-        tool = make_toolbox("conservator")[name]
-        tool.setup("cpu")
-        rng = np.random.default_rng(0)
-        damaged = degrade(clean, (*mio_recipe((kind,), rng), *parse_recipe("noise:low", 1)))
-        assert psnr(tool(damaged), clean) > psnr(damaged, clean) - 0.1
+    tool = make_toolbox("conservator")["deblur_defocus"]
+    tool.setup("cpu")
+    rng = np.random.default_rng(0)
+    damaged = degrade(clean, (*mio_recipe((Kind.DEFOCUS_BLUR,), rng), *parse_recipe("noise:low", 1)))
+    assert psnr(tool(damaged), clean) > psnr(damaged, clean) - 0.1
 
 
 @pytest.mark.parametrize("name", ["unet", "bilateral", "upscaler_x4"])

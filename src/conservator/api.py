@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conservator.perception.network import NetworkPerception
 from conservator.perception.perception import Percept
+from conservator.perception.statistical import StatisticalPerception
 from conservator.perception.study import study
 from conservator.photo import load_photo
 from conservator.policies.catalog import PolicyContext, make_policy
@@ -34,7 +34,7 @@ def restore_file(
     """
     photo = load_photo(path)
     tools = make_toolbox(toolbox)
-    perception = NetworkPerception()
+    perception = StatisticalPerception()
     with MemoPool(LocalPool(tools, device, max_batch=1)) as pool:
         context = PolicyContext(pool, perception, objective, seed, upscale)
         return restore(photo, make_policy(policy, context), tools, pool, perception, strength=strength)
@@ -42,4 +42,4 @@ def restore_file(
 
 def examine_file(path: str | Path) -> Percept:
     """Look at the photo in a file and say what is wrong with it; raises PhotoError when it cannot be read."""
-    return NetworkPerception().perceive(study(load_photo(path).working_image()))
+    return StatisticalPerception().perceive(study(load_photo(path).working_image()))

@@ -44,14 +44,18 @@ def bench_eye(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the tables as Markdown.")] = None,
 ) -> None:
-    """How well damage is seen: both eyes, on the combinations of the public protocols and on the clean photos."""
+    """How well damage is seen: the eyes that ship, on the combinations of the public protocols and on the clean photos."""
     from conservator.evaluation.eye import bench_eye as bench
     from conservator.files import write_text
-    from conservator.perception import NetworkPerception, StatisticalPerception
+    from conservator.perception import NetworkPerception, Perception, StatisticalPerception
     from conservator.photo import PHOTO_SUFFIXES
+    from conservator.weights import manifest
 
     files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-    lines = bench({"network": NetworkPerception(), "statistics": StatisticalPerception()}, files, typer.echo, seed)
+    eyes: dict[str, Perception] = {"statistics": StatisticalPerception()}
+    if "eye" in manifest():
+        eyes["network"] = NetworkPerception()
+    lines = bench(eyes, files, typer.echo, seed)
     if output:
         head = ["# The eye", "", f"`conservator bench eye PHOTOS --seed {seed}`, {len(files)} photos", ""]
         write_text(output, "\n".join([*head, *lines]) + "\n")
@@ -62,9 +66,9 @@ def bench_policies(
     benchmark: Annotated[str, typer.Argument(help="mio, restoreagent, clean, pairs or real.")],
     photos: Annotated[Path, typer.Option(help="Folder of photos; for pairs, of an input and a target folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
-    policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "none,generalist,rules,greedy",
+    policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "none,rules,greedy",
     toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
-    eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "network",
+    eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "statistics",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,

@@ -9,7 +9,7 @@ from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, name_not_found
 from conservator.image import Image
 from conservator.perception.perception import Look, Percept, Perception
-from conservator.policies.fixed import FixedOrder, NoPolicy, RandomPolicy, Rules
+from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, Greedy, Objective, ReferenceJudge
 from conservator.pool.pool import Pool
 from conservator.session.session import Policy
@@ -62,7 +62,6 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "rules": lambda context: Rules(context.perception, context.kinds),
     "beam": lambda context: Beam(_greedy(context)),
     "random": lambda context: RandomPolicy(context.seed),
-    "generalist": lambda context: FixedOrder("generalist", name="generalist"),
     "none": lambda context: NoPolicy(),
     "oracle": _oracle,
 }

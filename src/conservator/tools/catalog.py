@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from conservator.degradations.kinds import Kind
 from conservator.errors import name_not_found
 from conservator.tools.tool import Tool, Toolbox
 
@@ -15,6 +16,14 @@ def _classical() -> Iterable[Tool]:
 
 
 def _conservator() -> Iterable[Tool]:
+    """The experts, and the classical tools for damage that has no expert yet."""
+    from conservator.tools.experts import EXPERTS
+
+    treated = frozenset[Kind]().union(*(tool.spec.removes for tool in EXPERTS))
+    return (*EXPERTS, *(tool for tool in _classical() if not tool.spec.removes & treated))
+
+
+def _experts() -> Iterable[Tool]:
     from conservator.tools.experts import EXPERTS
 
     return EXPERTS
@@ -34,14 +43,14 @@ def _user() -> Iterable[Tool]:
 
 TOOLBOXES: Mapping[str, Callable[[], Iterable[Tool]]] = {
     "conservator": _conservator,
+    "experts": _experts,
     "classical": _classical,
     "rl-restore": _rl_restore,
     "user": _user,
 }
-"""``conservator``: the small networks that ship. ``classical``: textbook methods. ``rl-restore``: the published twelve
-networks, once imported. ``user``: what you added or trained, and what installed packages offer through the entry point
-``conservator.tools``."""
-
+"""``conservator``: the networks that ship, and textbook methods for the rest. ``experts``: the networks alone.
+``classical``: textbook methods alone. ``rl-restore``: the published twelve networks, once imported. ``user``: what you
+added or trained, and what installed packages offer through the entry point ``conservator.tools``."""
 
 DEFAULT_TOOLBOX = "conservator+user"
 

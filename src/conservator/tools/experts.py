@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from conservator.degradations.kinds import Kind, Severity
+from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks import make_network
@@ -112,61 +112,13 @@ def make_spec(
     return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=128)
 
 
-def _expert(
-    name: str,
-    removes: set[Kind],
-    description: str,
-    network: str = "unet",
-    severities: tuple[Severity, ...] = tuple(Severity),
-) -> Expert:
-    spec = replace(make_spec(name, frozenset(removes), description, network), severities=frozenset(severities))
-    return Expert(spec, network, Shipped(name))
+def _expert(name: str, removes: set[Kind], description: str, network: str = "unet") -> Expert:
+    return Expert(make_spec(name, frozenset(removes), description, network), network, Shipped(name))
 
-
-LOW, MEDIUM, HIGH, VERY_HIGH = Severity.LOW, Severity.MEDIUM, Severity.HIGH, Severity.VERY_HIGH
-_SOFT = {Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR}
-_ANY = set(Kind) - {Kind.LOW_RESOLUTION}
 
 EXPERTS: tuple[Expert, ...] = (
-    _expert(
-        "denoise_light",
-        {Kind.NOISE},
-        "Removes faint noise, Gaussian, photon or camera noise, up to sigma 20 of 255.",
-        severities=(LOW, MEDIUM),
-    ),
-    _expert(
-        "denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255.", severities=(MEDIUM, HIGH)
-    ),
-    _expert(
-        "denoise_heavy", {Kind.NOISE}, "Removes strong noise, sigma 25 to 70 of 255.", severities=(HIGH, VERY_HIGH)
-    ),
-    _expert("dejpeg_mild", {Kind.JPEG}, "Removes JPEG artefacts of quality 35 to 95.", severities=(LOW, MEDIUM)),
-    _expert(
-        "dejpeg_severe",
-        {Kind.JPEG},
-        "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice.",
-        severities=(MEDIUM, HIGH, VERY_HIGH),
-    ),
-    _expert("deblur_motion", {Kind.MOTION_BLUR}, "Sharpens blur of a camera that moved, up to 30 pixels long."),
-    _expert("deblur_defocus", _SOFT, "Sharpens a photo out of focus or softly blurred, up to a radius of 7 pixels."),
+    _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255."),
+    _expert("dejpeg_severe", {Kind.JPEG}, "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice."),
     _expert("derain", {Kind.RAIN}, "Removes streaks of rain of any slope, length and width."),
-    _expert("dehaze", {Kind.HAZE}, "Removes haze and fog, also uneven and coloured.", "bilateral"),
-    _expert(
-        "brighten_mild",
-        {Kind.LOW_LIGHT},
-        "Brightens a photo that is somewhat too dark.",
-        "bilateral",
-        severities=(LOW, MEDIUM, HIGH),
-    ),
-    _expert(
-        "brighten_dark",
-        {Kind.LOW_LIGHT},
-        "Brightens a photo taken in the dark.",
-        "bilateral",
-        severities=(HIGH, VERY_HIGH),
-    ),
-    _expert("upscale_x2", {Kind.LOW_RESOLUTION}, "Enlarges a small photo twice.", "upscaler_x2"),
-    _expert("upscale_x4", {Kind.LOW_RESOLUTION}, "Enlarges a small photo four times.", "upscaler_x4"),
-    _expert("generalist", _ANY, "One network for all damages at once: the baseline of every table."),
 )
-"""In the order of a DQN's actions."""
+"""Those that beat the classical tools of their kind so far, in the order of a DQN's actions; courses.py has more."""
