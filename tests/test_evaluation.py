@@ -71,7 +71,7 @@ def test_the_report_is_markdown(folder: Path) -> None:
 
 
 def test_size_counts_a_networks_work() -> None:
-    tool = make_toolbox("conservator")["denoise_light"]
+    tool = make_toolbox("conservator")["denoise_medium"]
     tool.setup("cpu")
     parameters, macs = size(tool)
     assert 1 < parameters < 4

@@ -44,7 +44,7 @@ def bench_eye(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the tables as Markdown.")] = None,
 ) -> None:
-    """How well damage is seen: the eyes that ship, on the combinations of the public protocols and on the clean photos."""
+    """How well the eyes that ship see damage: the public protocols' combinations, and clean photos."""
     from conservator.evaluation.eye import bench_eye as bench
     from conservator.files import write_text
     from conservator.perception import NetworkPerception, Perception, StatisticalPerception
