@@ -6,35 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conservator.networks.unet import Encoder
+
 OVERVIEW = 128
 """Side of the overview in pixels."""
 
 
-def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
-
-
 class Trunk(nn.Module):
-    """Maps views (B, 3, H, W), sides multiples of 16, to features (B, features): mean, spread and peaks of its maps.
+    """Maps views (B, 3, H, W), sides multiples of 16, to features (B, features): the mean and the spread of each map.
 
-    It gets each view and, four times as strong, what a 3x3 mean takes away: noise, blocks and blur show there.
+    Its layers are the encoder of an expert, so that it can start from one: to remove a damage is to know it.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128)) -> None:
+    def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.features = 3 * widths[-1]
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2), _layer(24, widths[0])]
-        for before, width in zip((widths[0], *widths), widths, strict=False):
-            layers += [_layer(before, width, 1 if before == width else 2), _layer(width, width)]
-        self.layers = nn.Sequential(*layers)
+        self.encoder = Encoder(widths)
+        self.features = 3 * sum(widths)
 
     def forward(self, views: Tensor) -> Tensor:
-        fine = 4 * (views - F.avg_pool2d(views, 3, 1, 1, count_include_pad=False))
-        x = torch.cat([views - 0.5, fine], 1).contiguous(memory_format=torch.channels_last)
-        maps = self.layers(x).flatten(2).float()
-        peaks = maps.topk(max(1, maps.shape[2] // 16), dim=2).values.mean(2)
-        return torch.cat([maps.mean(2), maps.std(2, correction=0), peaks], 1)
+        pooled = []
+        for maps in self.encoder.levels(views.contiguous(memory_format=torch.channels_last)):
+            values = maps.flatten(2).float()
+            spread = values.std(2, correction=0)
+            pooled += [values.mean(2), spread, (spread + 1e-3).log()]
+        return torch.cat(pooled, 1)
+
+
+def _projection(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm1d(inputs), nn.Dropout(0.1), nn.Linear(inputs, outputs), nn.SiLU())
 
 
 class EyeNet(nn.Module):
@@ -42,9 +41,9 @@ class EyeNet(nn.Module):
 
     def __init__(self, kinds: int = 8, hidden: int = 192) -> None:
         super().__init__()
-        self.near, self.far = Trunk(), Trunk((24, 48, 64, 96))
-        self.crop = nn.Sequential(nn.LayerNorm(self.near.features), nn.Linear(self.near.features, hidden), nn.SiLU())
-        self.whole = nn.Sequential(nn.LayerNorm(self.far.features), nn.Linear(self.far.features, hidden), nn.SiLU())
+        self.near, self.far = Trunk((32, 64, 128, 192)), Trunk((24, 48, 64, 96))
+        self.crop = _projection(self.near.features, hidden)
+        self.whole = _projection(self.far.features, hidden)
         self.head = nn.Sequential(
             *(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Dropout(0.1)), nn.Linear(hidden, 4 * kinds + 1)
         )

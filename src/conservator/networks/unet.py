@@ -33,35 +33,50 @@ def blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
 
 
-class ResidualUNet(nn.Module):
-    """Maps images (B, 3, H, W), H and W multiples of 16, to images of the same size: the input plus a residual.
+class Encoder(nn.Module):
+    """The first half of the U-Net: maps images (B, 3, H, W), H and W multiples of 16, to features of every level.
 
     ``widths`` are the channels of the levels, each at half the resolution of the one before, the first at half that of
-    the image. As initialised it is the identity.
+    the image.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 192), depth: int = 1, middle: int = 2) -> None:
-        """``depth`` residual blocks before and after each step in resolution, ``middle`` at the lowest."""
+        """``depth`` residual blocks at each level but the lowest, ``middle`` there."""
         super().__init__()
         *upper, lowest = widths
         self.enter = nn.Conv2d(12, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(blocks(width, depth) for width in upper)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
         self.middle = blocks(lowest, middle)
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The features, from the first level to the lowest."""
+        x = self.enter(F.pixel_unshuffle(image, 2))
+        found = []
+        for encode, down in zip(self.encoder, self.down, strict=True):
+            x = encode(x)
+            found.append(x)
+            x = down(x)
+        return [*found, self.middle(x)]
+
+
+class ResidualUNet(Encoder):
+    """Maps images (B, 3, H, W), H and W multiples of 16, to images of the same size: the input plus a residual.
+
+    As initialised it is the identity.
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 192), depth: int = 1, middle: int = 2) -> None:
+        """``depth`` residual blocks before and after each step in resolution, ``middle`` at the lowest."""
+        super().__init__(widths, depth, middle)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
-        self.decoder = nn.ModuleList(blocks(width, depth) for width in upper)
+        self.decoder = nn.ModuleList(blocks(width, depth) for width in widths[:-1])
         self.leave = nn.Conv2d(widths[0], 12, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(cast("Tensor", self.leave.bias))
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.enter(F.pixel_unshuffle(image, 2))
-        skips = []
-        for encode, down in zip(self.encoder, self.down, strict=True):
-            x = encode(x)
-            skips.append(x)
-            x = down(x)
-        x = self.middle(x)
+        *skips, x = self.levels(image)
         for decode, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             x = decode(F.pixel_shuffle(up(x), 2) + skips.pop())
         return image + F.pixel_shuffle(self.leave(x), 2)

@@ -42,7 +42,7 @@ from conservator.perception.perception import GRADED_KINDS
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox, is_specialist
 from conservator.training.crops import Photos, random_crop, training_data
-from conservator.weights import store_weights
+from conservator.weights import load_weights, store_weights
 
 NATURE = (
     *(Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN, Kind.DEFOCUS_BLUR),
@@ -52,6 +52,8 @@ NATURE = (
 
 STEPS, TOOLBOX = 3000, "conservator"
 """Of the eye that ships."""
+START = "derain"
+"""The expert whose encoder it starts from: it knows noise and JPEG, too."""
 HELD_OUT = 960
 """Pictures that thresholds and scores are measured on."""
 _CROPS, _CROP = 2, 192
@@ -240,7 +242,9 @@ def train(
     identity = {"seed": seed, "rate": rate, "batch": batch, "fresh": fresh, "tools": ",".join(tools or ())}
     eye = eye.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     mean = copy.deepcopy(eye).requires_grad_(False)
-    optimizer = torch.optim.AdamW(eye.parameters(), lr=rate, weight_decay=0.02)
+    slowly = {id(value) for value in eye.near.parameters()}  # they know something already
+    groups = [[v for v in eye.parameters() if (id(v) in slowly) == slow] for slow in (False, True)]
+    optimizer = torch.optim.AdamW([{"params": group} for group in groups], lr=rate, weight_decay=0.02)
     checkpoint, done = folder / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -273,8 +277,8 @@ def train(
         for _ in range(fresh):
             pictures.add(next(loader))
         share = step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * share))
+        for group, factor in zip(optimizer.param_groups, (1.0, 0.3), strict=True):
+            group["lr"] = factor * rate * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * share))
         loss = loss_of(eye, [x.to(device) for x in pictures.draw(batch, rng)])
         optimizer.zero_grad()
         loss.backward()
@@ -367,8 +371,12 @@ def make_eye(
         tool.setup("cpu")
     photos = Photos(folder)
     torch.manual_seed(seed)
+    eye = EyeNet(len(GRADED_KINDS))
+    expert = load_weights(START)[0]
+    known = eye.near.encoder.state_dict().keys()
+    eye.near.encoder.load_state_dict({name: expert[name].float() for name in known})
     eye = train(
-        EyeNet(len(GRADED_KINDS)),
+        eye,
         photos,
         output / "eye",
         steps=steps,
