@@ -217,11 +217,15 @@ class _Walk:
         for parent in parents:
             for name in self.space.following(parent.toolchain):
                 wanted.setdefault((name, tuple(parent.image.shape)), []).append(parent)
+        calls = [
+            (name, group, self.pool.submit(name, torch.cat([parent.image for parent in group])))
+            for (name, _), group in wanted.items()
+        ]  # the pool works on several tools at a time
         children: list[_Node] = []
-        for (name, _), group in wanted.items():
+        for name, group, call in calls:
             self.calls += len(group)
             try:
-                images = self.pool.submit(name, torch.cat([parent.image for parent in group])).result()
+                images = call.result()
             except ToolFailedError:
                 children.extend(self._one_by_one(name, group))
                 continue
