@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from conservator.degradations import Kind, Severity, degrade, parse_recipe
 from conservator.errors import ConservatorError
 from conservator.image import Image
+from conservator.networks.eye import EyeNet, views
 from conservator.perception import StatisticalPerception, study
+from conservator.perception.statistics import statistics
 from conservator.weights import load_weights, manifest
 
 EYE = StatisticalPerception()
@@ -82,3 +84,16 @@ def test_shipped_weights_are_what_the_manifest_lists(tmp_path: Path) -> None:
         assert entry["command"]
     with pytest.raises(ConservatorError, match="no weights file"):
         load_weights("nothing")
+
+
+@pytest.mark.parametrize("size", [(10, 7), (33, 120), (300, 420), (700, 500)])
+def test_the_eyes_network_grades_pictures_of_any_size(size: tuple[int, int]) -> None:
+    small = study(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)))
+    measured = torch.tensor([list(statistics(small).values())])
+    torch.manual_seed(0)
+    eye = EyeNet(measured.shape[1]).eval()
+    with torch.inference_mode():
+        logits, quality = eye(*views(small), measured)
+    assert logits.shape == (1, 8, 4)
+    assert bool(logits.isfinite().all())
+    assert bool(quality.isfinite().all())

@@ -1,4 +1,8 @@
-"""The eye: a small network that looks at an overview and a few native crops of a photo and grades its damages."""
+"""The eye: a small network that looks at an overview and a few native crops of a photo and grades its damages.
+
+It is told the statistics of the photo, too: they know noise, blocks and blur without any training, the network sees the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -39,22 +43,24 @@ def _projection(inputs: int, outputs: int) -> nn.Sequential:
 class EyeNet(nn.Module):
     """Grades ``kinds`` damages and estimates the PSNR to the undamaged photo."""
 
-    def __init__(self, kinds: int = 8, hidden: int = 192) -> None:
+    def __init__(self, statistics: int, kinds: int = 8, hidden: int = 192) -> None:
+        """``statistics`` is how many there are (perception/statistics.py)."""
         super().__init__()
         self.near, self.far = Trunk((32, 64, 128, 192)), Trunk((24, 48, 64, 96))
         self.crop = _projection(self.near.features, hidden)
         self.whole = _projection(self.far.features, hidden)
+        self.measured = _projection(statistics, hidden)
         self.head = nn.Sequential(
-            *(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Dropout(0.1)), nn.Linear(hidden, 4 * kinds + 1)
+            *(nn.Linear(3 * hidden, hidden), nn.SiLU(), nn.Dropout(0.1)), nn.Linear(hidden, 4 * kinds + 1)
         )
 
-    def forward(self, overview: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Map overviews (B, 3, 128, 128) and crops (B, N, 3, S, S) to logits and quality.
+    def forward(self, overview: Tensor, crops: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Map overviews (B, 3, 128, 128), crops (B, N, 3, S, S) and statistics (B, statistics) to logits and quality.
 
         Logits (B, kinds, 4) say "the severity is at least 1 to 4"; the quality (B,) is in dB.
         """
         near = self.crop(self.near(crops.flatten(0, 1))).unflatten(0, crops.shape[:2]).mean(1)
-        out = self.head(torch.cat([near, self.whole(self.far(overview))], 1))
+        out = self.head(torch.cat([near, self.whole(self.far(overview)), self.measured(statistics)], 1))
         return out[:, :-1].unflatten(1, (-1, 4)), 30 + 10 * out[:, -1]
 
 

@@ -12,7 +12,7 @@ from conservator.image import Image
 from conservator.networks.eye import EyeNet, views
 from conservator.perception.perception import GRADED_KINDS, Look, Percept
 from conservator.perception.statistical import StatisticalPerception, smallness
-from conservator.perception.statistics import Statistics
+from conservator.perception.statistics import statistics
 from conservator.weights import load_weights
 
 
@@ -24,9 +24,10 @@ class NetworkPerception:
 
     def perceive(self, image: Image) -> Percept:
         """Judge one image (1, 3, H, W), or a study (item 0 an overview, the others native crops)."""
-        eye, thresholds = _eye()
+        eye, names, thresholds = _eye()
+        measures = statistics(image)
         with torch.inference_mode():
-            logits, quality = eye(*views(image))
+            logits, quality = eye(*views(image), torch.tensor([[measures[name] for name in names]]))
             probabilities = torch.cummin(logits[0].sigmoid(), dim=1).values
         severities: dict[Kind, Severity] = {}
         confidences: dict[Kind, float] = {}
@@ -36,7 +37,7 @@ class NetworkPerception:
             level = max(1, int((probability > 0.5).sum())) if present > threshold else 0
             severities[kind] = Severity(level)
         severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = smallness(image)
-        return Percept(severities, confidences, float(quality[0]), Statistics(image))
+        return Percept(severities, confidences, float(quality[0]), measures)
 
     def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
         """Estimate the gain of a treatment in dB, cautiously; an enlargement counts half a dB."""
@@ -44,11 +45,12 @@ class NetworkPerception:
 
 
 @cache
-def _eye() -> tuple[EyeNet, tuple[float, ...]]:
+def _eye() -> tuple[EyeNet, tuple[str, ...], tuple[float, ...]]:
     tensors, metadata = load_weights("eye")
     if json.loads(metadata["kinds"]) != [str(kind) for kind in GRADED_KINDS]:
         raise ValueError("the shipped eye was trained for other kinds; train it again")
-    eye = EyeNet(len(GRADED_KINDS))
+    names = tuple(json.loads(metadata["statistics"]))
+    eye = EyeNet(len(names), len(GRADED_KINDS))
     eye.load_state_dict({name: value.float() for name, value in tensors.items()})
     eye.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return eye, tuple(json.loads(metadata["thresholds"]))
+    return eye, names, tuple(json.loads(metadata["thresholds"]))

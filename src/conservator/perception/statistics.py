@@ -6,8 +6,7 @@ Every function takes luma or colour planes in [0, 1] and returns one number (or 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from functools import cache, cached_property
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -42,26 +41,6 @@ def statistics(image: Image) -> dict[str, float]:
         measures[f"{name}_calm"] = float(values[calm])
         measures[f"{name}_busy"] = float(values[busy])
     return measures | _light(overview)
-
-
-class Statistics(Mapping[str, float]):
-    """The statistics of an image or study, measured when they are first asked for."""
-
-    def __init__(self, image: Image) -> None:
-        self._image = image
-
-    @cached_property
-    def _values(self) -> dict[str, float]:
-        return statistics(self._image)
-
-    def __getitem__(self, name: str) -> float:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 def _windows(native: Image, side: int) -> Image:

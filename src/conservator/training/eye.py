@@ -39,6 +39,8 @@ from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.networks.eye import OVERVIEW, EyeNet
 from conservator.perception.perception import GRADED_KINDS
+from conservator.perception.statistics import statistics
+from conservator.perception.study import study
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox, is_specialist
 from conservator.training.crops import Photos, random_crop, training_data
@@ -91,8 +93,8 @@ def severities(recipe: Recipe) -> dict[Kind, Severity]:
 
 
 @dataclass(frozen=True)
-class States(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Item i: overview (3, 128, 128) and crops (2, 3, 192, 192) as uint8, severities (8,), PSNR to the clean photo."""
+class States(Dataset[tuple[Tensor, ...]]):
+    """Item i: overview (3, 128, 128) and crops (2, 3, 192, 192) as uint8, statistics (S,), severities (8,), PSNR."""
 
     photos: Sequence[Sequence[NDArray[np.uint8]]]
     seed: int
@@ -103,7 +105,7 @@ class States(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return 2**40
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng([self.seed, index])
         recipe = random_recipe(rng)
         picture = self._picture(recipe, rng)
@@ -113,7 +115,8 @@ class States(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             image, found = self._treated(image, picture, recipe, rng)
         levels = torch.tensor([int(found.get(kind, Severity.NONE)) for kind in GRADED_KINDS])
         quality = torch.tensor(min(_BEST_QUALITY, psnr(image, clean)))
-        return *_views(image, rng), levels, quality
+        measured = torch.tensor(list(statistics(study(image, views=_CROPS)).values()))
+        return *_views(image, rng), measured, levels, quality
 
     def _picture(self, recipe: Recipe, rng: np.random.Generator) -> _Picture:
         """A whole photo, or a part of one, which is larger where the recipe makes it smaller."""
@@ -204,17 +207,17 @@ class Replay:
     def draw(self, count: int, rng: np.random.Generator) -> list[Tensor]:
         """A batch, mirrored half of the time."""
         chosen = [self.items[i] for i in rng.integers(len(self.items), size=count)]
-        overview, crops, levels, quality = (torch.stack(parts) for parts in zip(*chosen, strict=True))
+        overview, crops, measured, levels, quality = (torch.stack(parts) for parts in zip(*chosen, strict=True))
         if rng.random() < 0.5:
             overview, crops = overview.flip(-1), crops.flip(-1)
-        return [overview.float() / 255, crops.float() / 255, levels, quality]
+        return [overview.float() / 255, crops.float() / 255, measured, levels, quality]
 
 
 def loss_of(eye: EyeNet, batch: Sequence[Tensor]) -> Tensor:
     """Cumulative cross-entropy of the severities, and a Huber loss of the quality."""
-    overview, crops, levels, quality = batch
+    overview, crops, measured, levels, quality = batch
     with torch.autocast(overview.device.type, torch.bfloat16):
-        logits, estimate = eye(overview, crops)
+        logits, estimate = eye(overview, crops, measured)
     target = (levels[..., None] > torch.arange(4, device=levels.device)).float()
     graded = F.binary_cross_entropy_with_logits(logits.float(), target)
     return graded + 0.02 * F.huber_loss(estimate.float(), quality, delta=3.0)
@@ -301,7 +304,7 @@ def train(
 
 
 def held_out_set(photos: Photos, tools: Toolbox | None, count: int, seed: int) -> list[Tensor]:
-    """Pictures of photos that no step sees: overviews, crops, severities, PSNR."""
+    """Pictures of photos that no step sees: overviews, crops, statistics, severities, PSNR."""
     states = States(photos.held_out, seed + 1, tools, treated=0.25)
     return [torch.stack(parts) for parts in zip(*(states[i] for i in range(count)), strict=True)]
 
@@ -312,8 +315,8 @@ def probabilities(eye: EyeNet, batch: Sequence[Tensor]) -> Tensor:
     eye.eval()
     parts = []
     with torch.inference_mode():
-        for overview, crops in zip(batch[0].split(16), batch[1].split(16), strict=True):
-            logits, _ = eye(overview.float() / 255, crops.float() / 255)
+        for overview, crops, measured in zip(*(x.split(16) for x in batch[:3]), strict=True):
+            logits, _ = eye(overview.float() / 255, crops.float() / 255, measured)
             parts.append(torch.cummin(logits.sigmoid(), dim=2).values)
     eye.train(was)
     return torch.cat(parts)
@@ -321,7 +324,7 @@ def probabilities(eye: EyeNet, batch: Sequence[Tensor]) -> Tensor:
 
 def scores(eye: EyeNet, batch: Sequence[Tensor], thresholds: Sequence[float]) -> dict[str, float]:
     """Presence F1 per kind and mean, exact sets, severities within one level, clean photos called clean."""
-    found, truth = probabilities(eye, batch), batch[2]
+    found, truth = probabilities(eye, batch), batch[3]
     present = found[..., 0] > torch.tensor(thresholds)
     hits = (present & (truth > 0)).sum(0)
     f1 = 2 * hits / (present.sum(0) + (truth > 0).sum(0)).clamp(min=1)
@@ -338,7 +341,7 @@ def scores(eye: EyeNet, batch: Sequence[Tensor], thresholds: Sequence[float]) ->
 
 def thresholds_of(eye: EyeNet, batch: Sequence[Tensor], false_alarms: float = 0.003) -> list[float]:
     """Per kind the probability of best F1, but at least such that few clean photos raise an alarm."""
-    found, truth = probabilities(eye, batch)[..., 0].numpy(), batch[2].numpy() > 0
+    found, truth = probabilities(eye, batch)[..., 0].numpy(), batch[3].numpy() > 0
     clean = ~truth.any(1)
     grid = np.linspace(0.2, 0.9, 71)
     chosen = []
@@ -371,7 +374,8 @@ def make_eye(
         tool.setup("cpu")
     photos = Photos(folder)
     torch.manual_seed(seed)
-    eye = EyeNet(len(GRADED_KINDS))
+    names = tuple(statistics(torch.zeros(1, 3, 64, 64)))
+    eye = EyeNet(len(names), len(GRADED_KINDS))
     expert = load_weights(START)[0]
     known = eye.near.encoder.state_dict().keys()
     eye.near.encoder.load_state_dict({name: expert[name].float() for name in known})
@@ -396,7 +400,11 @@ def make_eye(
         "command": f"conservator train eye --photos train/free --steps {steps}",
         "seed": seed,
     }
-    metadata = {"thresholds": json.dumps(thresholds), "kinds": json.dumps([str(kind) for kind in GRADED_KINDS])}
+    metadata = {
+        "thresholds": json.dumps(thresholds),
+        "kinds": json.dumps([str(kind) for kind in GRADED_KINDS]),
+        "statistics": json.dumps(names),
+    }
     tensors = {name: value.half() for name, value in eye.state_dict().items()}
     store_weights(into, "eye", tensors, entry, found, metadata)
     return found
