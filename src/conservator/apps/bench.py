@@ -48,10 +48,10 @@ def bench_eye(
     from conservator.evaluation.eye import bench_eye as bench
     from conservator.files import write_text
     from conservator.perception import NetworkPerception, Perception, StatisticalPerception
-    from conservator.photo import PHOTO_SUFFIXES
+    from conservator.photo import find_photos
     from conservator.weights import manifest
 
-    files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    files = find_photos(photos)
     eyes: dict[str, Perception] = {"statistics": StatisticalPerception()}
     if "eye" in manifest():
         eyes["network"] = NetworkPerception()

@@ -25,6 +25,13 @@ class Kind(StrEnum):
         return special.get(self.value, self.value.replace("_", " "))
 
 
+NATURE = (
+    *(Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN, Kind.DEFOCUS_BLUR),
+    *(Kind.GAUSSIAN_BLUR, Kind.MOTION_BLUR, Kind.NOISE, Kind.JPEG),
+)
+"""The order in which damage befalls a photo: scene, optics, sensor, codec."""
+
+
 class Severity(IntEnum):
     """How wrong: AgenticIR's five levels, its "very low" being our NONE (nothing a viewer would notice)."""
 

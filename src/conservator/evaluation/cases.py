@@ -12,7 +12,7 @@ from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Reci
 from conservator.degradations.protocols import Combination
 from conservator.errors import ConservatorError, name_not_found
 from conservator.image import Image
-from conservator.photo import PHOTO_SUFFIXES, load_photo
+from conservator.photo import find_photos, load_photo
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Case:
 
 def photos_in(folder: Path, limit: int | None = None) -> list[Path]:
     """The photos under a folder by name; ConservatorError when there are none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    found = find_photos(folder)
     if not found:
         raise ConservatorError(f"{folder} holds no photos; give a folder of photos")
     return found[:limit]

@@ -8,20 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from conservator.degradations import Recipe, degrade
 from conservator.errors import ConservatorError
 from conservator.image import Image, to_array, to_image
-from conservator.photo import PHOTO_SUFFIXES, load_photo
+from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_resize
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Photos:
 
         Raises ConservatorError for a folder with fewer than two photos, or with one that cannot be read.
         """
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+        paths = find_photos(folder)
         if len(paths) < 2:
             raise ConservatorError(f"{folder} holds {len(paths)} photos, expected at least 2; give a folder of photos")
         every = max(2, round(1 / held_out_share))
@@ -162,12 +163,12 @@ def _overview(pyramid: Sequence[NDArray[np.uint8]], side: int, rng: np.random.Ge
     return (crop.clamp(0, 1) ** math.exp(rng.uniform(-0.25, 0.25)) * tint * rng.uniform(0.85, 1.0)).clamp(0, 1)
 
 
-def batches(crops: Crops, start: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches from step ``start`` on, made by ``workers`` processes ahead of their use (0: in this process)."""
-    loader = DataLoader(
-        crops,
+def ahead(items: Dataset[Item], indices: range, workers: int) -> Iterator[Item]:
+    """The items of these indices, made by ``workers`` processes ahead of their use (0: in this process)."""
+    loader: DataLoader[Item] = DataLoader(
+        items,
         batch_size=None,
-        sampler=range(start, crops.steps),
+        sampler=indices,
         num_workers=workers,
         prefetch_factor=8 if workers else None,
         multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,

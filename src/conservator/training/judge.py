@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from conservator.degradations import BY_KIND, Degradation, Kind, Severity, degrade
+from conservator.degradations import BY_KIND, NATURE, Degradation, Kind, Severity, degrade
 from conservator.errors import ConservatorError, ToolFailedError
 from conservator.files import replacing
 from conservator.image import Image
@@ -26,24 +26,12 @@ from conservator.perception.perception import GRADED_KINDS, Look, Percept
 from conservator.perception.statistical import cautious, changes
 from conservator.perception.statistics import statistics
 from conservator.perception.study import study
-from conservator.photo import PHOTO_SUFFIXES, load_photo
+from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_resize
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
 from conservator.training.crops import training_data
 from conservator.weights import store_weights
-
-ORDER = (
-    Kind.LOW_LIGHT,
-    Kind.HAZE,
-    Kind.RAIN,
-    Kind.DEFOCUS_BLUR,
-    Kind.GAUSSIAN_BLUR,
-    Kind.MOTION_BLUR,
-    Kind.NOISE,
-    Kind.JPEG,
-)
-"""The order in which damage befalls a photo: scene, optics, sensor, codec."""
 
 COUNT, TOOLBOX = 5238, "classical"
 """Of the judge that ships: samples, and the tools that it judges."""
@@ -69,10 +57,10 @@ class Sample:
 def random_recipe(rng: np.random.Generator) -> tuple[tuple[Degradation, ...], dict[Kind, Severity]]:
     """Draw up to four damages in the order of nature, and their severities; one photo in seven stays clean."""
     count = int(rng.choice([0, 1, 2, 3, 4], p=[0.14, 0.32, 0.30, 0.18, 0.06]))
-    chosen = set(rng.choice(len(ORDER), count, replace=False).tolist())
+    chosen = set(rng.choice(len(NATURE), count, replace=False).tolist())
     recipe: list[Degradation] = []
     severities: dict[Kind, Severity] = {}
-    for i, kind in enumerate(ORDER):
+    for i, kind in enumerate(NATURE):
         if i not in chosen:
             continue
         makers = BY_KIND[kind]
@@ -298,7 +286,7 @@ def make_judge(
 
     The samples, which take the time, are kept in ``output`` and used again. Returns the scores on held-out photos.
     """
-    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+    photos = find_photos(folder)
     if len(photos) < 8:
         raise ConservatorError(f"{folder} holds {len(photos)} photos, expected at least 8; give a folder of photos")
     cache = output / "judge" / f"samples-{toolbox}-{len(photos)}-{count}-{chains}-{seed}.pt"

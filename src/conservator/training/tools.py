@@ -18,7 +18,7 @@ from conservator.errors import ConservatorError
 from conservator.files import replacing
 from conservator.image import Image
 from conservator.resample import bicubic_to
-from conservator.training.crops import Crops, Damage, Photos, batches, validation_set
+from conservator.training.crops import Crops, Damage, Photos, ahead, validation_set
 
 NO_LIMIT = 10_000_000
 """Steps; more than any budget of minutes has room for."""
@@ -109,7 +109,7 @@ def train_expert(
     enlarged = bicubic_to(damaged, *clean.shape[-2:]) if scale > 1 else damaged
     before = _psnr(enlarged, clean)
     started = saved = time.monotonic() - run.progress.seconds
-    for noisy, target in batches(crops, run.progress.step, budget.workers):
+    for noisy, target in ahead(crops, range(run.progress.step, budget.steps), budget.workers):
         if run.progress.share(budget) >= 1:
             break
         run.step(noisy.to(device), target.to(device))
