@@ -42,6 +42,8 @@ _FREE = "291 clean photos: CLIC 2025, CID22, wallpapers (Unsplash, CC0, CC-BY, C
 _REDUCTIONS = (1.0, 1.5, 2.25)
 _LONGEST = 1536
 """Pixels; larger photos are reduced when loaded, for what they show beyond it is mostly the lens."""
+_DETAILS = 0.3
+"""Of the crops that show a whole photo are a quarter of one that was damaged whole: planning shows tools such crops."""
 _MARGIN = 32
 """Pixels around a crop that are damaged with it and cut off, so that few crops show the border of a photo."""
 
@@ -101,7 +103,7 @@ def random_crop(
 class Crops(Dataset[tuple[Image, Image]]):
     """Item ``step`` is the batch of that step: damaged and clean (B, 3, side, side), the same in every run.
 
-    With ``whole`` the crop shows most of the photo, reduced to ``side``: for damage of the scene, such as haze.
+    With ``whole`` most crops show most of the photo, reduced to ``side``: for damage of the scene, such as haze.
     """
 
     photos: Sequence[Sequence[NDArray[np.uint8]]]
@@ -125,7 +127,12 @@ class Crops(Dataset[tuple[Image, Image]]):
     def _pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
         photo = self.photos[int(rng.integers(len(self.photos)))]
         if self.whole:
-            return _pair(_overview(photo, self.side, rng), self.damage(rng))
+            lesson = self.damage(rng)
+            if rng.random() > _DETAILS:
+                return _pair(_overview(photo, self.side, rng), lesson)
+            damaged, clean = _pair(_overview(photo, 2 * self.side, rng), lesson)
+            top, left = (int(rng.integers(self.side + 1)) for _ in range(2))
+            return tuple(x[..., top : top + self.side, left : left + self.side] for x in (damaged, clean))  # type: ignore[return-value]
         if self.scale > 1:
             return _pair(random_crop(photo, self.side * self.scale, rng), self.damage(rng))
         # some crops are damaged large and then reduced, as the protocols' low resolution has it

@@ -25,6 +25,9 @@ NO_LIMIT = 10_000_000
 _EMA = 0.999
 _EPSILON = 5e-5
 """Mean square error (43 dB) below which an improvement counts no more."""
+_EPSILON_OF_SCENES = 1e-3
+"""The same (30 dB) for haze and darkness. With less, what it costs to touch a clean photo outweighs all that treating a
+hazy one can gain, and the network stays the identity."""
 _CHECKPOINT_SECONDS = 120.0
 _VALIDATION_CROPS = 32
 
@@ -101,7 +104,7 @@ def train_expert(
     crops = Crops(photos.training, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
     unseen = Crops(photos.held_out, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
     damaged, clean = (x.to(device) for x in validation_set(unseen, _VALIDATION_CROPS))
-    run = _Run(network, budget, device, dict(identity or {}))
+    run = _Run(network, budget, device, dict(identity or {}), _EPSILON_OF_SCENES if whole else _EPSILON)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         run.load(checkpoint)
@@ -129,11 +132,13 @@ def train_expert(
 class _Run:
     """Network, running mean, optimiser and progress of one training."""
 
-    def __init__(self, network: nn.Module, budget: Budget, device: str, identity: dict[str, str]) -> None:
+    def __init__(
+        self, network: nn.Module, budget: Budget, device: str, identity: dict[str, str], epsilon: float
+    ) -> None:
         self.network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.mean = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=budget.rate, weight_decay=1e-4)
-        self.budget, self.device, self.progress = budget, torch.device(device), Progress()
+        self.budget, self.device, self.progress, self.epsilon = budget, torch.device(device), Progress(), epsilon
         # a longer budget may continue a shorter one
         free = {"minutes", "steps", "workers"}
         self.identity = {**identity, **{k: str(v) for k, v in asdict(budget).items() if k not in free}}
@@ -150,7 +155,7 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16):
             restored = self.network(damaged)
         errors = (restored.float() - clean).square().mean(dim=(1, 2, 3))
-        loss = (errors + _EPSILON).log().mean()
+        loss = (errors + self.epsilon).log().mean()
         if not torch.isfinite(loss):
             raise ConservatorError(f"the training diverged at step {self.progress.step}; lower the learning rate")
         self.optimizer.zero_grad(set_to_none=True)
