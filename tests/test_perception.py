@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,8 @@ import torch.nn.functional as F
 from conservator.degradations import Kind, Severity, degrade, parse_recipe
 from conservator.errors import ConservatorError
 from conservator.image import Image
-from conservator.networks.eye import EyeNet, views
-from conservator.perception import StatisticalPerception, study
-from conservator.perception.statistics import statistics
+from conservator.perception import Look, NetworkPerception, StatisticalPerception, study
+from conservator.perception.perception import OBJECTIVES
 from conservator.weights import load_weights, manifest
 
 EYE = StatisticalPerception()
@@ -86,14 +86,21 @@ def test_shipped_weights_are_what_the_manifest_lists(tmp_path: Path) -> None:
         load_weights("nothing")
 
 
+@pytest.mark.parametrize("eye", [StatisticalPerception, NetworkPerception])
 @pytest.mark.parametrize("size", [(10, 7), (33, 120), (300, 420), (700, 500)])
-def test_the_eyes_network_grades_pictures_of_any_size(size: tuple[int, int]) -> None:
+def test_an_eye_grades_pictures_of_any_size(size: tuple[int, int], eye: type[StatisticalPerception]) -> None:
     small = study(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)))
-    measured = torch.tensor([list(statistics(small).values())])
-    torch.manual_seed(0)
-    eye = EyeNet(measured.shape[1]).eval()
-    with torch.inference_mode():
-        logits, quality = eye(*views(small), measured)
-    assert logits.shape == (1, 8, 4)
-    assert bool(logits.isfinite().all())
-    assert bool(quality.isfinite().all())
+    seen = eye().perceive(small)
+    assert set(seen.severities) == set(Kind)
+    assert all(0 <= confidence <= 1 for confidence in seen.confidences.values())
+    assert math.isfinite(seen.quality)
+
+
+@pytest.mark.parametrize("eye", [StatisticalPerception, NetworkPerception])
+def test_an_eye_prefers_the_undamaged_photo(eye: type[StatisticalPerception], coffee: Image) -> None:
+    damaged, clean = study(degrade(coffee, parse_recipe("noise:high", seed=1))), study(coffee)
+    before, after = Look(damaged, eye().perceive(damaged)), Look(clean, eye().perceive(clean))
+    for objective in OBJECTIVES:
+        gain = eye().compare(before, after, frozenset({Kind.NOISE}), objective)
+        assert gain > 0.5
+        assert gain > eye().compare(after, before, frozenset({Kind.NOISE}), objective)

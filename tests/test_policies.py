@@ -13,6 +13,7 @@ from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr
 from conservator.perception import Look, Percept, StatisticalPerception, study
+from conservator.perception.perception import Objective
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, Greedy, PolicyContext, ReferenceJudge, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
@@ -39,7 +40,7 @@ def noisy(coffee: Image) -> Image:
     return degrade(coffee[..., :320, :400], parse_recipe("noise:high", seed=4))
 
 
-@pytest.mark.parametrize("name", ["greedy", "rules", "beam", "random", "none"])
+@pytest.mark.parametrize("name", ["greedy", "search", "rules", "beam", "random", "none"])
 def test_every_policy_holds_the_contract(name: str, noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
     small = toolbox.only("wavelet_denoise", "tv_denoise", "gamma_brighten")
     policy = make_policy(name, PolicyContext(pool, EYE))
@@ -47,7 +48,7 @@ def test_every_policy_holds_the_contract(name: str, noisy: Image, toolbox: Toolb
     check_policy(policy, Session(study(noisy), small, pool, EYE))
 
 
-@pytest.mark.parametrize("name", ["greedy", "rules", "beam"])
+@pytest.mark.parametrize("name", ["greedy", "search", "rules", "beam"])
 def test_policies_that_look_gain_on_noise(name: str, noisy: Image, coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
     clean = coffee[..., :320, :400]
     policy = make_policy(name, PolicyContext(pool, EYE))
@@ -72,7 +73,7 @@ def test_the_oracle_beats_the_eye_and_needs_a_reference(
 
 
 def test_clean_photos_stay_untouched_to_the_pixel(coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
-    for name in ("greedy", "rules", "beam"):
+    for name in ("greedy", "search", "rules", "beam"):
         restored = restore(Photo(coffee), make_policy(name, PolicyContext(pool, EYE)), toolbox, pool, EYE)
         assert restored.untouched, f"{name} applied {restored.toolchain}"
         assert torch.equal(restored.photo.image, coffee)
@@ -90,7 +91,7 @@ class Pessimist:
         same = image.shape == self._start.shape and torch.equal(image, self._start)
         return Percept(EYE.perceive(image).severities, quality=30.0 if same else 20.0)
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
         return after.percept.quality - before.percept.quality
 
 

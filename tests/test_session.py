@@ -9,6 +9,7 @@ from conservator.degradations import Kind
 from conservator.errors import InvalidActionError
 from conservator.image import Image
 from conservator.perception import Look, Percept
+from conservator.perception.perception import Objective
 from conservator.policies import FixedOrder, NoPolicy, RandomPolicy, check_policy
 from conservator.pool import LocalPool, Pool
 from conservator.session import Apply, Decision, Rollback, Session, Stop, run
@@ -21,7 +22,7 @@ class Brightness:
     def perceive(self, image: Image) -> Percept:
         return Percept(quality=float(image.mean()))
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
         return after.percept.quality - before.percept.quality
 
 

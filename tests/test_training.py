@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,24 +222,24 @@ def test_the_same_seed_gives_the_same_weights(photos: Photos, folder: Path, tmp_
 
 
 @pytest.mark.slow
-def test_an_eye_and_a_judge_are_trained_and_stored(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from conservator.training import eye, judge
+def test_eyes_are_trained_and_stored_and_a_broken_run_resumes(folder: Path, tmp_path: Path) -> None:
+    from conservator.training.eye import make_eyes
 
-    for i in range(2, 7):  # a judge wants eight photos
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(2, 7):  # an eye wants eight photos
         picture = PillowImage.fromarray(data.coffee()[: 100 * i, :300]).resize((320, 320))
-        picture.save(tmp_path / f"{i}.png")
+        picture.save(photos / f"{i}.png")
     for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(eye, "HELD_OUT", 24)
+        (photos / path.name).write_bytes(path.read_bytes())
     into, output = tmp_path / "weights", tmp_path / "out"
-    found = eye.make_eye(tmp_path, into, output, steps=2, toolbox="classical", workers=0)
-    assert set(found) > {"f1_mean", "exact_set", "clean_called_clean"}
-    found = judge.make_judge(tmp_path, into, output, count=12, chains=1, jobs=1)
-    assert "gain_sign_right" in found
-    import tomllib
-
+    found = make_eyes(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
+    assert set(found["eye"]) == set(found["statistics"]) > {"f1_mean", "gain_sign_right", "better_of_two_1dB"}
     listed = tomllib.loads((into / "manifest.toml").read_text())
     assert set(listed) == {"eye", "statistics"}
-    assert listed["eye"]["data"] == f"the photos of {tmp_path.name}, damaged on the fly"
+    assert listed["eye"]["data"] == "the photos of photos, damaged on the fly"
+    shard = next((output / "eye").iterdir())
+    written = shard.stat().st_mtime_ns
+    again = make_eyes(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
+    assert again == found
+    assert shard.stat().st_mtime_ns == written

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conservator.perception.perception import Percept
-from conservator.perception.statistical import StatisticalPerception
+from conservator.perception.eyes import NetworkPerception
+from conservator.perception.perception import Objective, Percept
 from conservator.perception.study import study
 from conservator.photo import load_photo
 from conservator.policies.catalog import PolicyContext, make_policy
-from conservator.policies.search import Objective
 from conservator.pool.pool import LocalPool, MemoPool
 from conservator.restoration import Restored, restore
 from conservator.tools.catalog import DEFAULT_TOOLBOX, make_toolbox
@@ -34,7 +33,7 @@ def restore_file(
     """
     photo = load_photo(path)
     tools = make_toolbox(toolbox)
-    perception = StatisticalPerception()
+    perception = NetworkPerception()
     with MemoPool(LocalPool(tools, device, max_batch=1)) as pool:
         context = PolicyContext(pool, perception, objective, seed, upscale)
         return restore(photo, make_policy(policy, context), tools, pool, perception, strength=strength)
@@ -42,4 +41,4 @@ def restore_file(
 
 def examine_file(path: str | Path) -> Percept:
     """Look at the photo in a file and say what is wrong with it; raises PhotoError when it cannot be read."""
-    return StatisticalPerception().perceive(study(load_photo(path).working_image()))
+    return NetworkPerception().perceive(study(load_photo(path).working_image()))

@@ -129,12 +129,12 @@ def _restore(
 ) -> int:
     from conservator.apps.batch import MANIFEST, Manifest, Restorer, find_tasks, run_batch
     from conservator.apps.progress import BatchDisplay
-    from conservator.perception import StatisticalPerception
+    from conservator.perception import NetworkPerception
     from conservator.policies.catalog import check_policy_name
     from conservator.tools.catalog import make_toolbox
 
     check_policy_name(settings.policy, reference=False)
-    restorer = Restorer(settings, make_toolbox(settings.toolbox), StatisticalPerception(), report)
+    restorer = Restorer(settings, make_toolbox(settings.toolbox), NetworkPerception(), report)
     tasks = find_tasks(paths, output, suffix)
     folder = tasks[0].target.parent
     if output is not None and not (len(tasks) == 1 and tasks[0].target == output):
@@ -165,12 +165,12 @@ def examine(
 ) -> None:
     """Say what is wrong with photos, without changing anything."""
     from conservator.apps.display import print_percept, print_percept_json
-    from conservator.perception import StatisticalPerception, study
+    from conservator.perception import NetworkPerception, study
     from conservator.photo import load_photo
 
     for path in paths:
         photo = load_photo(path, max_pixels=max_pixels, allow_truncated=allow_truncated)
-        percept = StatisticalPerception().perceive(study(photo.working_image()))
+        percept = NetworkPerception().perceive(study(photo.working_image()))
         (print_percept_json if as_json else print_percept)(path, photo, percept)
 
 

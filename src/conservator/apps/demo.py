@@ -12,7 +12,7 @@ from conservator.degradations import degrade, parse_recipe, save_recipe
 from conservator.errors import ConservatorError
 from conservator.image import to_image
 from conservator.metrics.fidelity import psnr
-from conservator.perception import StatisticalPerception
+from conservator.perception import NetworkPerception
 from conservator.photo import Photo, load_photo, save_photo
 from conservator.record import Settings
 from conservator.tools.catalog import make_toolbox
@@ -36,7 +36,7 @@ def run_demo(folder: Path, recipe_text: str, seed: int) -> None:
     console.print(f"damaged the sample: {', '.join(step.kind.label for step in recipe)}")
     task = Task(folder / "sample_damaged.png", folder / "sample_restored.png")
     settings = Settings()
-    restorer = Restorer(settings, make_toolbox(settings.toolbox), StatisticalPerception(), report=True)
+    restorer = Restorer(settings, make_toolbox(settings.toolbox), NetworkPerception(), report=True)
     outcome = restorer(task, lambda stage: None, True)
     if outcome.status == "failed":
         raise ConservatorError(outcome.message)

@@ -60,45 +60,27 @@ def train_expert(
 @train_app.command("eye")
 def train_eye(
     photos: PhotosOption,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps (default: as it was made).")] = None,
-    output: Output = _OUTPUT,
-    into: Into = None,
-    workers: Workers = 1,
-    seed: Seed = 0,
-) -> None:
-    """Train the eye that sees what is wrong with a photo."""
-    from conservator.training.eye import STEPS, make_eye
-
-    _tell(make_eye(photos, into or output / "weights", output, steps=steps or STEPS, workers=workers, seed=seed))
-
-
-@train_app.command("judge")
-def train_judge(
-    photos: PhotosOption,
     count: Annotated[int | None, typer.Option(min=100, help="Damaged photos (default: as it was made).")] = None,
     output: Output = _OUTPUT,
     into: Into = None,
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that make the samples.")] = 2,
 ) -> None:
-    """Train the judge that weighs a treatment by the statistics before and after it."""
-    from conservator.training.judge import COUNT, make_judge
+    """Train what sees the damage of a photo and weighs its treatments."""
+    from conservator.training.eye import COUNT, make_eyes
 
-    _tell(make_judge(photos, into or output / "weights", output, count=count or COUNT, seed=seed, jobs=jobs))
+    scores = make_eyes(photos, into or output / "weights", output, count=count or COUNT, seed=seed, jobs=jobs)
+    for name, found in scores.items():
+        for score, value in found.items():
+            typer.echo(f"{name:12} {score:24} {value:.3f}")
 
 
 @train_app.command("all")
 def train_all(photos: PhotosOption, output: Output = _OUTPUT, workers: Workers = 1) -> None:
-    """Train everything that ships into this installation: the experts, the judge, the eye. Takes hours; resumes."""
+    """Train everything that ships into this installation: the experts, then the eye. Takes hours; resumes."""
     from conservator.training.courses import COURSES
     from conservator.weights import WEIGHTS
 
     for name in COURSES:
         train_expert(name, photos, output=output, into=WEIGHTS, workers=workers)
-    train_judge(photos, output=output, into=WEIGHTS)  # it judges the new experts, and the eye sees their results
-    train_eye(photos, output=output, into=WEIGHTS, workers=workers)
-
-
-def _tell(scores: dict[str, float]) -> None:
-    for name, value in scores.items():
-        typer.echo(f"{name:24} {value:.3f}")
+    train_eye(photos, output=output, into=WEIGHTS)  # it weighs what the new experts do

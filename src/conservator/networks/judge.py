@@ -1,6 +1,8 @@
-"""Small networks that turn vectors of image statistics into severities, a quality, and the gain of a treatment."""
+"""The network behind an eye: features of a picture in, severities, quality and the gain of a treatment out."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,44 +25,48 @@ class Standardise(nn.Module):
         self.deviation.copy_(values.std(0) + 1e-4)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Map (B, width) to the same; in training a little noise is added, for statistics of photos are few."""
+        """Map (B, width) to the same; in training a little noise is added, for photos are few."""
         x = ((values - self.mean) / self.deviation).clamp(-6, 6)
         return x + 0.03 * torch.randn_like(x) if self.training else x
 
 
 def _perceptron(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        *(nn.Linear(inputs, hidden), nn.SiLU(), nn.Dropout(dropout)),
+        *(nn.Dropout(dropout / 2), nn.Linear(inputs, hidden), nn.SiLU(), nn.Dropout(dropout)),
         *(nn.Linear(hidden, hidden), nn.SiLU(), nn.Dropout(dropout)),
         nn.Linear(hidden, outputs),
     )
 
 
-_MEMBERS = 5
+def _members(count: int, inputs: int, hidden: int, outputs: int, dropout: float) -> nn.ModuleList:
+    return nn.ModuleList(_perceptron(inputs, hidden, outputs, dropout) for _ in range(count))
 
 
 class Judge(nn.Module):
-    """Judges one picture by its statistics, and a treatment by the statistics before it and the change."""
+    """Judges one picture by its features, and a treatment by the features before it and the change."""
 
-    def __init__(self, statistics: int, changes: int, kinds: int, hidden: int = 128, dropout: float = 0.0) -> None:
-        """``statistics`` and ``changes`` are the widths of the two kinds of input vectors."""
+    def __init__(
+        self, features: int, changes: int, kinds: int, objectives: int, hidden: int = 128, dropout: float = 0.0
+    ) -> None:
+        """``features`` and ``changes`` are the widths of the two kinds of input vectors."""
         super().__init__()
-        self.picture = Standardise(statistics)
+        self.kinds, self.objectives = kinds, objectives
+        self.picture = Standardise(features)
         self.change = Standardise(changes)
-        self.severity = _perceptron(statistics, hidden, kinds * 4, dropout)
-        self.quality = _perceptron(statistics, hidden, 1, dropout)
-        self.gains = nn.ModuleList(_perceptron(statistics + changes, hidden, 1, dropout) for _ in range(_MEMBERS))
+        self.severity = _members(3, features, hidden, kinds * 4, dropout)
+        self.quality = _perceptron(features, hidden, 1, dropout)
+        self.gains = _members(5, features + changes, hidden, objectives, dropout)
 
-    def look(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (B, statistics) to logits (B, kinds, 4), "severity is at least 1 to 4", and to a quality (B,) in dB."""
-        x = self.picture(statistics)
-        logits: Tensor = self.severity(x)
-        return logits.unflatten(1, (-1, 4)), 20 + 10 * self.quality(x)[:, 0]
+    def look(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, features) to logits (B, kinds, 4), "severity is at least 1 to 4", and to a quality (B,) in dB."""
+        x = self.picture(features)
+        logits = torch.stack([member(x) for member in self.severity]).mean(0)
+        return logits.unflatten(1, (self.kinds, 4)), 20 + 10 * cast("Tensor", self.quality(x))[:, 0]
 
-    def compare(self, statistics: Tensor, changes: Tensor) -> Tensor:
-        """Map statistics (B, statistics) before a treatment and its changes (B, changes) to gains (B, members) in dB.
+    def compare(self, features: Tensor, changes: Tensor) -> Tensor:
+        """Map features (B, features) before a treatment and its changes (B, changes) to gains in dB.
 
-        Where the members differ, the treatment is unlike those of the training.
+        (B, members, objectives): where the members differ, the treatment is unlike those of the training.
         """
-        x = torch.cat([self.picture(statistics), self.change(changes)], 1)
-        return torch.cat([4 * member(x) for member in self.gains], 1)
+        x = torch.cat([self.picture(features), self.change(changes)], 1)
+        return torch.stack([4 * member(x) for member in self.gains], 1)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
 
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image
 
 GRADED_KINDS = tuple(kind for kind in Kind if kind is not Kind.LOW_RESOLUTION)
 """What is graded by looking; low resolution follows from the size alone."""
+
+Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
+OBJECTIVES: tuple[Objective, ...] = ("fidelity", "balanced", "perceptual")
+"""What a restoration is for: near to the undamaged photo, good to look at, or both; the order of a judge's outputs."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Percept:
     """No-reference quality, higher is better, in dB: an estimate of the PSNR to the undamaged photo."""
     measures: Mapping[str, float] = field(default_factory=dict)
     """The statistics behind the judgement, by name."""
+    features: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False, compare=False)
+    """All that the judge looked at, (F,)."""
 
     @property
     def present(self) -> tuple[Kind, ...]:
@@ -47,5 +56,8 @@ class Perception(Protocol):
     def perceive(self, image: Image) -> Percept:
         """Judge (B, 3, H, W): one image for B = 1; for more, a study (item 0 an overview, the others native crops)."""
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
-        """Estimate what a treatment of ``treated`` gained, in dB of PSNR to the undamaged photo."""
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
+        """Estimate what a treatment of ``treated`` gained towards the undamaged photo, in dB.
+
+        For ``fidelity`` that is mostly PSNR; the other objectives count structure (SSIM) for more.
+        """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -173,7 +174,7 @@ def _autocorrelation(y: Tensor) -> dict[str, Tensor]:
     spectrum = torch.fft.rfft2(plane * window).abs().pow(2)
     fy = torch.fft.fftfreq(plane.shape[-2])[:, None]
     fx = torch.fft.rfftfreq(plane.shape[-1])[None]
-    found = _sectors(spectrum, fy, fx)
+    found = _sectors(spectrum, plane.shape[-1])
     whitened = torch.log(spectrum + 1e-4) * (fx**2 + fy**2 > 0.0004)
     cepstrum = torch.fft.irfft2(whitened, s=(plane.shape[-2], plane.shape[-1]))
     cepstrum = cepstrum / cepstrum[:, :1, :1].abs().clamp(min=1e-6)
@@ -188,19 +189,28 @@ def _autocorrelation(y: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _sectors(spectrum: Tensor, fy: Tensor, fx: Tensor) -> dict[str, Tensor]:
-    """Log energy per ring of frequencies, and how unevenly it lies over 12 directions: a line blur kills one."""
+_RINGS = (0.03, 0.06, 0.1, 0.15, 0.22, 0.32, 0.48)
+
+
+@cache
+def _sector_means(height: int, width: int) -> Tensor:
+    """Weights (frequencies, rings * 12) that average a half spectrum over 12 directions of each ring of frequencies."""
+    fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
     radius, angle = (fx**2 + fy**2).sqrt(), torch.atan2(fy, fx) % math.pi
+    ring = torch.bucketize(radius, torch.tensor(_RINGS), right=True) - 1
     sector = (angle / math.pi * 12).long().clamp(max=11)
+    inside = (ring >= 0) & (ring < len(_RINGS) - 1)
+    masks = F.one_hot((ring * 12 + sector)[inside], (len(_RINGS) - 1) * 12).float()
+    weights = torch.zeros(radius.numel(), masks.shape[1])
+    weights[inside.flatten()] = masks / masks.sum(0).clamp(min=1)
+    return weights
+
+
+def _sectors(spectrum: Tensor, width: int) -> dict[str, Tensor]:
+    """Log energy per ring of frequencies, and how unevenly it lies over 12 directions: a line blur kills one."""
+    energies = spectrum.flatten(1) @ _sector_means(spectrum.shape[1], width)
     found: dict[str, Tensor] = {}
-    edges = (0.03, 0.06, 0.1, 0.15, 0.22, 0.32, 0.48)
-    for i in range(len(edges) - 1):
-        ring = (radius >= edges[i]) & (radius < edges[i + 1])
-        energies = torch.stack(
-            [spectrum[:, ring & (sector == k)].mean(1) for k in range(12)] if bool(ring.any()) else [spectrum[:, 0, 0]],
-            1,
-        )
-        log = torch.log10(torch.nan_to_num(energies) + 1e-6)
+    for i, log in enumerate(torch.log10(energies + 1e-6).split(12, dim=1)):
         lowest = log.argmin(1, keepdim=True)
         across = log.gather(1, (lowest + log.shape[1] // 2) % log.shape[1])[:, 0]
         found[f"ring_{i}"] = log.mean(1)
@@ -242,10 +252,13 @@ def _streaks(y: Tensor) -> dict[str, Tensor]:
     response = F.conv2d(y, _streak_kernels(), stride=2)
     energy = F.avg_pool2d(response.pow(2).mean(1, keepdim=True), 9, 1, 4, count_include_pad=False).sqrt()
     for name, lines in (("even", response / (energy + 2e-4)), ("plain", response)):
-        ordered = lines[..., ::2, ::2].flatten(2).sort(2).values
-        for percent in (60, 80, 95):
-            at = min(ordered.shape[2] - 1, ordered.shape[2] * percent // 100)
-            bright, dark = ordered[..., at], -ordered[..., -1 - at]
+        values = lines[..., ::2, ::2].flatten(2)
+        count = values.shape[2]
+        places = {percent: min(count - 1, count * percent // 100) for percent in (60, 80, 95)}
+        wanted = sorted({place for at in places.values() for place in (at, count - 1 - at)})
+        ordered = torch.from_numpy(np.partition(values.numpy(), wanted, axis=2))  # a sort takes five times as long
+        for percent, at in places.items():
+            bright, dark = ordered[..., at], -ordered[..., count - 1 - at]
             steep, median = bright[:, _STEEP], bright.median(1).values
             best = steep.argmax(1, keepdim=True)
             found[f"line_{name}_{percent}"] = _log(steep.amax(1).clamp(min=0)) - _log(median.clamp(min=0))
@@ -280,8 +293,7 @@ def _light(overview: Image) -> dict[str, float]:
         "black": float((value < 0.02).float().mean()),
         "white": float((value > 0.98).float().mean()),
     }
-    for q in (0.02, 0.25, 0.5, 0.75, 0.98):
-        found[f"value_{round(q * 100):02d}"] = float(_quantile(value, q))
-    for q in (0.02, 0.5, 0.98):
-        found[f"dark_channel_{round(q * 100):02d}"] = float(_quantile(dark, q))
+    for name, plane, percents in (("value", value, (2, 25, 50, 75, 98)), ("dark_channel", dark, (2, 50, 98))):
+        levels = plane.flatten().quantile(torch.tensor(percents) / 100)
+        found |= {f"{name}_{percent:02d}": float(level) for percent, level in zip(percents, levels, strict=True)}
     return found

@@ -3,7 +3,7 @@
 from conservator.policies.catalog import POLICIES, PolicyContext, make_policy
 from conservator.policies.check import check_policy
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
-from conservator.policies.search import Beam, EyeJudge, Greedy, Objective, ReferenceJudge
+from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 
 __all__ = [
     "EXPERT_ORDER",
@@ -13,11 +13,11 @@ __all__ = [
     "FixedOrder",
     "Greedy",
     "NoPolicy",
-    "Objective",
     "PolicyContext",
     "RandomPolicy",
     "ReferenceJudge",
     "Rules",
+    "Search",
     "check_policy",
     "make_policy",
 ]

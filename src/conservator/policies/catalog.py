@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, name_not_found
 from conservator.image import Image
-from conservator.perception.perception import Look, Percept, Perception
+from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
-from conservator.policies.search import Beam, Greedy, Objective, ReferenceJudge
+from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.pool.pool import Pool
 from conservator.session.session import Policy
 
@@ -40,7 +40,7 @@ class _Blind:
     def perceive(self, image: Image) -> Percept:
         return Percept()
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
         return 0.0
 
 
@@ -48,6 +48,10 @@ def _greedy(context: PolicyContext) -> Greedy:
     return Greedy(
         context.pool, context.perception, kinds=context.kinds, objective=context.objective, upscale=context.upscale
     )
+
+
+def _search(context: PolicyContext) -> Search:
+    return Search(_greedy(context), EyeJudge(context.perception, context.objective))
 
 
 def _oracle(context: PolicyContext) -> Greedy:
@@ -59,6 +63,7 @@ def _oracle(context: PolicyContext) -> Greedy:
 
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "greedy": _greedy,
+    "search": _search,
     "rules": lambda context: Rules(context.perception, context.kinds),
     "beam": lambda context: Beam(_greedy(context)),
     "random": lambda context: RandomPolicy(context.seed),

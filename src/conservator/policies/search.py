@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,12 @@ import torch.nn.functional as F
 from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ToolFailedError
 from conservator.image import Image
-from conservator.perception.perception import Look, Percept, Perception
+from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.pool.pool import Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
 from conservator.tools.tool import ToolSpec, is_specialist
 
-Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
-
-_ACUTANCE = {"fidelity": 0.0, "balanced": 0.5, "perceptual": 2.0}
-"""How many dB of quality one decade of edge steepness is worth."""
 _MARGIN = {"fidelity": 0.5, "balanced": 0.35, "perceptual": 0.25}
 """Gain in dB that a treatment must promise, since the eye errs."""
 _SUSPICION = 0.2
@@ -60,21 +56,17 @@ class EyeJudge:
     """
 
     def __init__(self, perception: Perception, objective: Objective = "balanced") -> None:
-        if objective not in _ACUTANCE:
-            raise ValueError(f"objective is {objective!r}, expected one of {', '.join(_ACUTANCE)}")
-        self._perception, self._acutance = perception, _ACUTANCE[objective]
+        self._perception, self._objective = perception, objective
 
     def __call__(self, before: State, tool: ToolSpec, image: Image, percept: Percept) -> float:
         """Gain in dB of one treatment."""
         if _harms_fidelity(before.image, image, tool):
             return float("-inf")
-        gain = self._perception.compare(Look(before.image, before.percept), Look(image, percept), tool.removes)
-        if tool.scale > 1:  # an enlargement lowers every steepness
-            return gain
-        if is_specialist(tool) and tool.removes & _SCENE:
+        was, now = Look(before.image, before.percept), Look(image, percept)
+        gain = self._perception.compare(was, now, tool.removes, self._objective)
+        if tool.scale == 1 and is_specialist(tool) and tool.removes & _SCENE:
             gain -= _SCENE_MARGIN
-        steeper = percept.measures.get("edge_steepness", 0.0) - before.percept.measures.get("edge_steepness", 0.0)
-        return gain + self._acutance * steeper
+        return gain
 
 
 class ReferenceJudge:
@@ -184,17 +176,14 @@ class Greedy:
         return any(max(seen[kind], Severity.LOW) in spec.severities for kind in spec.removes & self._kinds & suspected)
 
 
-class Beam:
-    """Keeps the ``width`` best toolchains of every length and follows the best one found."""
+class _Planner:
+    """Searches at the first step, on the study, and then carries out the toolchain that it found."""
 
-    def __init__(
-        self, greedy: Greedy, width: int = 3, depth: int = 4, margin: float = 0.35, name: str = "beam"
-    ) -> None:
-        """``greedy`` expands states; ``depth`` bounds the toolchain, ``margin`` (dB) is what each tool must add."""
-        self.name, self._greedy, self._width, self._depth, self._margin = name, greedy, width, depth, margin
+    name: str
+    _greedy: Greedy
 
     def act(self, observation: Observation) -> Decision:
-        """Search at the first step; then carry out the plan that the last decision left."""
+        """Search, or do what the last decision left to do."""
         last = observation.trajectory.last.decision
         if last is not None:
             plan = last.plan
@@ -206,6 +195,20 @@ class Beam:
         return Decision(Apply(first), tuple(rest), f"best of {count} toolchains tried, promises {best.gain:+.1f} dB")
 
     def _search(self, observation: Observation) -> tuple[State, int]:
+        """The best state found, and how many toolchains were tried."""
+        raise NotImplementedError
+
+
+class Beam(_Planner):
+    """Keeps the ``width`` best toolchains of every length and follows the best one found."""
+
+    def __init__(
+        self, greedy: Greedy, width: int = 3, depth: int = 4, margin: float = 0.35, name: str = "beam"
+    ) -> None:
+        """``greedy`` expands states; ``depth`` bounds the toolchain, ``margin`` (dB) is what each tool must add."""
+        self.name, self._greedy, self._width, self._depth, self._margin = name, greedy, width, depth, margin
+
+    def _search(self, observation: Observation) -> tuple[State, int]:
         start = State(observation.image, observation.percept)
         front, best, count = [start], start, 0
         for _ in range(min(self._depth, observation.steps_left - 1)):
@@ -214,10 +217,57 @@ class Beam:
             front = sorted(children, key=lambda state: -state.gain)[: self._width]
             if not front:
                 break
-            worth = front[0].gain - self._margin * len(front[0].toolchain)
-            if worth > best.gain - self._margin * len(best.toolchain):
+            if _worth(front[0], self._margin) > _worth(best, self._margin):
                 best = front[0]
         return best, count
+
+
+class Search(_Planner):
+    """Best first: opens the state that promises most, until the tool calls are spent or no open state comes near.
+
+    A state is worth what its steps promise one by one, or what the eye says of it beside the untouched photo, whichever
+    is less: an error of the eye then has to be made twice. All calls are on the study, so the cost does not grow with
+    the photo.
+    """
+
+    def __init__(
+        self, greedy: Greedy, judge: Judge, calls: int = 24, margin: float = 0.35, name: str = "search"
+    ) -> None:
+        """``judge`` compares a state with the untouched photo; ``calls`` is the budget, ``margin`` dB per tool."""
+        self.name, self._greedy, self._judge, self._calls, self._margin = name, greedy, judge, calls, margin
+
+    def _search(self, observation: Observation) -> tuple[State, int]:
+        start = State(observation.image, observation.percept)
+        opened, best, count = [start], start, 0
+        while opened and count < self._calls:
+            state = opened.pop(max(range(len(opened)), key=lambda i: opened[i].gain))
+            if state.gain < best.gain - _BEHIND or len(state.toolchain) >= observation.steps_left - 1:
+                continue
+            children = self._greedy.expand(state, observation.tools)
+            count += len(children)
+            for child in children:
+                seen = self._beside(start, child, observation.tools)
+                opened.append(seen)
+                if _worth(seen, self._margin) > _worth(best, self._margin):
+                    best = seen
+        return best, count
+
+    def _beside(self, start: State, state: State, tools: Sequence[ToolSpec]) -> State:
+        """The state with its gain beside the untouched photo, if that is less."""
+        if len(state.toolchain) < 2 or state.image.shape != start.image.shape:
+            return state
+        used = [spec for spec in tools if spec.name in state.toolchain]
+        together = replace(used[0], removes=frozenset[Kind]().union(*(spec.removes for spec in used)))
+        gain = self._judge(start, together, state.image, state.percept)
+        return replace(state, gain=min(state.gain, gain))
+
+
+_BEHIND = 1.0
+"""dB behind the best; a state further behind is not opened."""
+
+
+def _worth(state: State, margin: float) -> float:
+    return state.gain - margin * len(state.toolchain)
 
 
 def _tried(children: Sequence[State]) -> str:

@@ -120,5 +120,6 @@ EXPERTS: tuple[Expert, ...] = (
     _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255."),
     _expert("dejpeg_severe", {Kind.JPEG}, "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice."),
     _expert("derain", {Kind.RAIN}, "Removes streaks of rain of any slope, length and width."),
+    _expert("dehaze", {Kind.HAZE}, "Removes haze of any thickness and colour, even or uneven.", "bilateral"),
 )
 """Those that beat the classical tools of their kind so far, in the order of a DQN's actions; courses.py has more."""

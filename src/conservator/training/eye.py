@@ -1,16 +1,15 @@
-"""Train the eye.
+"""Train the eyes: from samples of treated photos to what grades damages and weighs treatments.
 
-Photos are damaged by the public protocols' combinations and by random recipes; tools work on some of them. The eye
-learns which damages are there, and how severe, from native crops and a small overview.
+One set of samples trains two: ``statistics``, the baseline, sees the statistics alone, ``eye`` the trunk's features,
+too. Severities are learned from the recipes, the quality from the PSNR of the states, the gain of a treatment, per
+objective, from PSNR and SSIM before and after, and from which of two states of one photo is the better.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,222 +18,243 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.errors import ConservatorError
-from conservator.files import replacing
-from conservator.networks.eye import EyeNet
-from conservator.perception.perception import GRADED_KINDS
-from conservator.perception.statistics import statistics
-from conservator.tools.catalog import make_toolbox
-from conservator.tools.tool import Toolbox
-from conservator.training.crops import Photos, ahead, training_data
-from conservator.training.states import Replay, States
-from conservator.weights import load_weights, store_weights
+from conservator.networks.eye import FEATURES
+from conservator.networks.judge import Judge
+from conservator.perception.eyes import cautious
+from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
+from conservator.photo import find_photos
+from conservator.training.crops import training_data
+from conservator.training.samples import TRUNK, Sample, build, expert_trunk
+from conservator.weights import store_weights
 
-STEPS, TOOLBOX = 3000, "conservator"
-"""Of the eye that ships."""
-START = "derain"
-"""The expert whose encoder it starts from: it knows noise and JPEG, too."""
-HELD_OUT = 960
-"""Pictures that thresholds and scores are measured on."""
-
-
-def loss_of(eye: EyeNet, batch: Sequence[Tensor]) -> Tensor:
-    """Cumulative cross-entropy of the severities, and a Huber loss of the quality."""
-    overview, crops, measured, levels, quality = batch
-    with torch.autocast(overview.device.type, torch.bfloat16):
-        logits, estimate = eye(overview, crops, measured)
-    target = (levels[..., None] > torch.arange(4, device=levels.device)).float()
-    graded = F.binary_cross_entropy_with_logits(logits.float(), target)
-    return graded + 0.02 * F.huber_loss(estimate.float(), quality, delta=3.0)
+COUNT, TOOLBOX, CHAINS = 3000, "conservator", 2
+"""Of the eyes that ship: damaged photos, the tools that work on them, and toolchains tried on each."""
+_SSIM = 25.0
+"""dB that a unit of SSIM counts: over toolchains of one photo PSNR spreads 3 dB where SSIM spreads 0.12."""
+_WEIGHTS = {"fidelity": (1.0, 0.5), "balanced": (1.0, 1.0), "perceptual": (0.25, 0.5)}
+"""PSNR and SSIM in each objective, as in OBJECTIVES of evaluation/enumerate.py; LPIPS and DISTS are not at hand."""
+_LARGEST = 10.0  # dB; gains beyond it count as this much
 
 
-def train(
-    eye: EyeNet,
-    photos: Photos,
-    folder: Path,
-    *,
-    steps: int,
-    tools: Toolbox | None,
-    rate: float = 2e-3,
-    batch: int = 16,
-    fresh: int = 3,
-    replay: int = 2000,
-    workers: int = 1,
+def gains(pairs: Tensor, scores: Tensor) -> Tensor:
+    """The true gain (P, objectives) in dB of each pair of states (P, 2) with these scores (S, 2)."""
+    change = (scores[pairs[:, 1]] - scores[pairs[:, 0]]) * torch.tensor([1.0, _SSIM])
+    weights = torch.tensor([_WEIGHTS[objective] for objective in OBJECTIVES])
+    return (change @ (weights / weights.sum(1, keepdim=True)).T).clamp(-_LARGEST, _LARGEST)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples put together: states one after another, pairs renumbered."""
+
+    features: Tensor
+    scores: Tensor
+    severities: Tensor
+    pairs: Tensor
+    changes: Tensor
+    first: Tensor
+    """(N,): the numbers of the damaged photos, (N,) after them of the clean ones."""
+    last: Tensor
+    rivals: Tensor
+    """(R, 2): pairs that start at the same damaged photo."""
+
+
+def put_together(samples: Sequence[Sample], features: int) -> Batch:
+    """One batch of samples, each with its first ``features`` features only."""
+    starts = np.cumsum([0, *(len(s.scores) for s in samples)])
+    at = np.cumsum([0, *(len(s.pairs) for s in samples)])
+    rivals = []
+    for sample, offset in zip(samples, at[:-1], strict=True):
+        roots = [int(offset) + i for i, (before, _) in enumerate(sample.pairs.tolist()) if before == 0]
+        rivals += [(a, b) for a in roots for b in roots if a < b]
+    whole = torch.cat([s.changes for s in samples])
+    seen = samples[0].features.shape[1]
+    return Batch(
+        torch.cat([s.features[:, :features] for s in samples]),
+        torch.cat([s.scores for s in samples]),
+        torch.cat([s.severities for s in samples]),
+        torch.cat([s.pairs + int(start) for s, start in zip(samples, starts, strict=False)]),
+        torch.cat([whole[:, :features], whole[:, seen:]], 1),
+        torch.from_numpy(starts[:-1]),
+        torch.from_numpy(starts[1:] - 1),
+        torch.tensor(rivals, dtype=torch.long).reshape(-1, 2),
+    )
+
+
+def loss_of(judge: Judge, batch: Batch) -> Tensor:
+    """Cumulative cross-entropy of the severities, Huber losses of quality and gains, and a ranking of rival states."""
+    logits, quality = judge.look(batch.features)
+    graded = batch.severities[:, 0] >= 0
+    target = (batch.severities[graded][..., None] > torch.arange(4)).float()
+    loss = 4 * F.binary_cross_entropy_with_logits(logits[graded], target)
+    loss = loss + 0.1 * F.huber_loss(quality, batch.scores[:, 0], delta=2.0)
+    if not len(batch.pairs):
+        return loss
+    said, truly = judge.compare(batch.features[batch.pairs[:, 0]], batch.changes), gains(batch.pairs, batch.scores)
+    loss = loss + F.huber_loss(said, truly[:, None].expand_as(said), delta=1.0)
+    if len(batch.rivals):
+        a, b = batch.rivals.T
+        better = (truly[a] - truly[b])[:, None]
+        ranking = F.softplus(-better.sign() * (said[a] - said[b])) * better.abs().clamp(max=2.0)
+        loss = loss + 0.3 * ranking.mean()
+    return loss
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained judge and how it does on the photos held out."""
+
+    judge: Judge
+    thresholds: list[float]
+    scores: dict[str, float]
+
+
+def fit(
+    samples: Sequence[Sample],
+    held_out: Sequence[Sample],
+    features: int,
+    epochs: int = 50,
+    hidden: int = 128,
     seed: int = 0,
-    device: str = "cpu",
-) -> EyeNet:
-    """Train; every step sees ``fresh`` new pictures. Resumes from ``folder``; returns the running mean."""
-    folder.mkdir(parents=True, exist_ok=True)
+) -> Fit:
+    """Train on ``samples``; set the threshold of each kind on ``held_out`` so that clean photos are left alone."""
     torch.manual_seed(seed)
-    replay = min(replay, 4 * steps * fresh)
-    identity: dict[str, object] = {
-        "seed": seed,
-        "rate": rate,
-        "batch": batch,
-        "fresh": fresh,
-        "tools": ",".join(tools or ()),
-    }
-    eye = eye.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    mean = copy.deepcopy(eye).requires_grad_(False)
-    slowly = {id(value) for value in eye.near.parameters()}  # they know something already
-    groups = [[v for v in eye.parameters() if (id(v) in slowly) == slow] for slow in (False, True)]
-    optimizer = torch.optim.AdamW([{"params": group} for group in groups], lr=rate, weight_decay=0.02)
-    checkpoint, done = folder / "checkpoint.pt", 0
-    if checkpoint.exists():
-        done = _resume(checkpoint, identity, steps, eye=eye, mean=mean, optimizer=optimizer)
-    held_out = held_out_set(photos, tools, HELD_OUT // 3, seed)
-    indices = range(done * fresh, done * fresh + replay // 2 + (steps - done) * fresh)
-    loader = ahead(States(photos.training, seed, tools), indices, workers)
-    pictures, rng, started = Replay(replay), np.random.default_rng([seed, done, 7]), time.monotonic()
-    for _ in range(replay // 2):
-        pictures.add(next(loader))
-    for step in range(done, steps):
-        for _ in range(fresh):
-            pictures.add(next(loader))
-        share = step / steps
-        for group, factor in zip(optimizer.param_groups, (1.0, 0.3), strict=True):
-            group["lr"] = factor * rate * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * share))
-        loss = loss_of(eye, [x.to(device) for x in pictures.draw(batch, rng)])
+    everything, unseen = put_together(samples, features), put_together(held_out, features)
+    widths = features, everything.changes.shape[1], len(GRADED_KINDS), len(OBJECTIVES)
+    judge = Judge(*widths, hidden, dropout=0.3)
+    judge.picture.fit(everything.features)
+    judge.change.fit(everything.changes)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=1.5e-3, weight_decay=0.1)
+    batches = max(1, len(samples) // 64)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
+    for chosen in _batches(len(samples), epochs, batches, seed):
+        loss = loss_of(judge, put_together([samples[i] for i in chosen], features))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(eye.parameters(), 1.0)
         optimizer.step()
-        _follow(mean, eye, max(0.004, 9 / (10 + step)))
-        if (step + 1) % 250 == 0 or step + 1 == steps:
-            state = {"eye": eye.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
-            with replacing(checkpoint) as file:
-                torch.save({**state, "step": step + 1, "identity": identity}, file)
-            found = scores(mean, held_out, [0.5] * len(GRADED_KINDS))
-            line = " ".join(f"{name} {value:.3f}" for name, value in found.items() if not name.startswith("f1_"))
-            minutes = (time.monotonic() - started) / 60
-            print(f"step {step + 1}, {minutes:.1f} min, f1 {found['f1_mean']:.3f} {line}", flush=True)  # noqa: T201
-    return mean.eval()
+        schedule.step()
+    judge.eval()
+    thresholds = _thresholds(judge, unseen)
+    return Fit(judge, thresholds, scores_of(judge, unseen, thresholds))
 
 
-def _resume(checkpoint: Path, identity: dict[str, object], steps: int, **parts: EyeNet | torch.optim.AdamW) -> int:
-    """Load the parts of a run and return its step; ConservatorError for a run of something else."""
-    state = torch.load(checkpoint, weights_only=True)
-    done = int(state["step"])
-    if state["identity"] != identity or done > steps:
-        raise ConservatorError(
-            f"{checkpoint} holds {done} steps of {state['identity']}, expected at most {steps} of {identity}; "
-            "use another folder"
-        )
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return done
+def _batches(count: int, epochs: int, batches: int, seed: int) -> Iterator[list[int]]:
+    rng = np.random.default_rng(seed)
+    for _ in range(epochs):
+        for part in np.array_split(rng.permutation(count), batches):
+            yield part.tolist()
 
 
-@torch.no_grad()
-def _follow(mean: EyeNet, eye: EyeNet, share: float) -> None:
-    """Move the running mean of the weights; batch statistics are running means already."""
-    for slow, fast in zip(mean.parameters(), eye.parameters(), strict=True):
-        slow.lerp_(fast, share)
-    for old, new in zip(mean.buffers(), eye.buffers(), strict=True):
-        old.copy_(new)
-
-
-def held_out_set(photos: Photos, tools: Toolbox | None, count: int, seed: int) -> list[Tensor]:
-    """Pictures of photos that no step sees: overviews, crops, statistics, severities, PSNR."""
-    states = States(photos.held_out, seed + 1, tools, treated=0.25)
-    return [torch.stack(parts) for parts in zip(*(states[i] for i in range(count)), strict=True)]
-
-
-def probabilities(eye: EyeNet, batch: Sequence[Tensor]) -> Tensor:
-    """(N, kinds, 4): the probability that each severity is at least 1 to 4, falling along the last axis."""
-    was = eye.training
-    eye.eval()
-    parts = []
+def _probabilities(judge: Judge, features: Tensor) -> Tensor:
     with torch.inference_mode():
-        for overview, crops, measured in zip(*(x.split(16) for x in batch[:3]), strict=True):
-            logits, _ = eye(overview.float() / 255, crops.float() / 255, measured)
-            parts.append(torch.cummin(logits.sigmoid(), dim=2).values)
-    eye.train(was)
-    return torch.cat(parts)
+        return judge.look(features)[0].sigmoid()
 
 
-def scores(eye: EyeNet, batch: Sequence[Tensor], thresholds: Sequence[float]) -> dict[str, float]:
-    """Presence F1 per kind and mean, exact sets, severities within one level, clean photos called clean."""
-    found, truth = probabilities(eye, batch), batch[3]
-    present = found[..., 0] > torch.tensor(thresholds)
-    hits = (present & (truth > 0)).sum(0)
-    f1 = 2 * hits / (present.sum(0) + (truth > 0).sum(0)).clamp(min=1)
-    level = torch.where(present, (found > 0.5).sum(-1).clamp(min=1), 0)
-    clean = (truth == 0).all(1)
-    per_kind = {f"f1_{kind}": float(value) for kind, value in zip(GRADED_KINDS, f1, strict=True)}
-    return per_kind | {
+def _thresholds(judge: Judge, batch: Batch) -> list[float]:
+    """Per kind the larger of: the best F1, and one false alarm in 200 clean photos."""
+    present = _probabilities(judge, batch.features[batch.first])[..., 0].numpy()
+    clean = _probabilities(judge, batch.features[batch.last])[..., 0].numpy()
+    truth = batch.severities[batch.first].numpy() > 0
+    found = []
+    for k in range(len(GRADED_KINDS)):
+        grid = np.linspace(0.2, 0.95, 76)
+        f1 = [
+            2 * (truth[:, k] & (present[:, k] > t)).sum() / max(1, truth[:, k].sum() + (present[:, k] > t).sum())
+            for t in grid
+        ]
+        found.append(float(max(grid[int(np.argmax(f1))], min(0.97, np.quantile(clean[:, k], 0.995)))))
+    return found
+
+
+def scores_of(judge: Judge, batch: Batch, thresholds: Sequence[float]) -> dict[str, float]:
+    """What a judge sees of damaged and clean photos, and how well it weighs treatments."""
+    present = _probabilities(judge, batch.features[batch.first])
+    clean = _probabilities(judge, batch.features[batch.last])
+    limit, truth = torch.tensor(thresholds), batch.severities[batch.first]
+    found = present[..., 0] > limit
+    hits = (found & (truth > 0)).sum(0)
+    f1 = 2 * hits / (found.sum(0) + (truth > 0).sum(0)).clamp(min=1)
+    level = torch.where(found, (present > 0.5).sum(-1).clamp(min=1), 0)
+    scores = {f"f1_{kind}": float(v) for kind, v in zip(GRADED_KINDS, f1, strict=True)}
+    return scores | {
         "f1_mean": float(f1.mean()),
-        "exact_set": float((present == (truth > 0)).all(1).float().mean()),
+        "exact_set": float((found == (truth > 0)).all(1).float().mean()),
         "within_one_level": float(((level - truth).abs() <= 1).float().mean()),
-        "clean_called_clean": float((~present[clean]).all(1).float().mean()),
+        "clean_called_clean": float((clean[..., 0] <= limit).all(1).float().mean()),
+        **_scores_of_gains(judge, batch),
     }
 
 
-def thresholds_of(eye: EyeNet, batch: Sequence[Tensor], false_alarms: float = 0.003) -> list[float]:
-    """Per kind the probability of best F1, but at least such that few clean photos raise an alarm."""
-    found, truth = probabilities(eye, batch)[..., 0].numpy(), batch[3].numpy() > 0
-    clean = ~truth.any(1)
-    grid = np.linspace(0.2, 0.9, 71)
-    chosen = []
-    for k in range(len(GRADED_KINDS)):
-        there = truth[:, k].sum()
-        f1 = [2 * (truth[:, k] & (found[:, k] > t)).sum() / max(1, there + (found[:, k] > t).sum()) for t in grid]
-        quiet = float(np.quantile(found[clean, k], 1 - false_alarms))
-        chosen.append(float(max(grid[int(np.argmax(f1))], min(0.9, quiet))))
-    return chosen
+def _scores_of_gains(judge: Judge, batch: Batch) -> dict[str, float]:
+    with torch.inference_mode():
+        members = judge.compare(batch.features[batch.pairs[:, 0]], batch.changes)
+    said, truly = cautious(members)[:, 0], gains(batch.pairs, batch.scores)[:, 0]
+    accepted, clear = said > 0.35, truly.abs() > 0.5
+    found = {
+        "gain_sign_right": float(((said > 0) == (truly > 0))[clear].float().mean()),
+        "gain_error_dB": float((said - truly).abs().mean()),
+        "accepted_gain_dB": float(truly[accepted].mean()),
+        "accepted_harm_0.3dB": float((truly[accepted] < -0.3).float().mean()),
+    }
+    balanced, true = members.mean(1)[:, 1], gains(batch.pairs, batch.scores)[:, 1]
+    a, b = batch.rivals.T
+    for margin in (1.0, 4.0):
+        apart = (true[a] - true[b]).abs() > margin
+        agrees = (balanced[a] > balanced[b]) == (true[a] > true[b])
+        found[f"better_of_two_{margin:g}dB"] = float(agrees[apart].float().mean())
+    return found
 
 
-def make_eye(
+def make_eyes(
     folder: Path,
     into: Path,
     output: Path,
     *,
-    steps: int = STEPS,
+    count: int = COUNT,
     toolbox: str = TOOLBOX,
-    workers: int = 1,
+    chains: int = CHAINS,
     seed: int = 0,
-    device: str = "cpu",
-) -> dict[str, float]:
-    """Train the eye on the photos of ``folder``, set its thresholds on held-out ones, store it in ``into``.
+    jobs: int = 2,
+) -> dict[str, dict[str, float]]:
+    """Train both eyes on ``count`` damaged versions of the photos in ``folder`` and store them in ``into``.
 
-    ``toolbox`` names the tools whose results the eye sees, too; ``output`` keeps checkpoints. Returns its scores.
+    The samples, which take the time, are kept in ``output`` and used again, so an interrupted run resumes. Returns the
+    scores of each eye on held-out photos.
     """
-    torch.set_flush_denormal(True)
-    tools = make_toolbox(toolbox) if toolbox else None
-    for tool in (tools or {}).values():
-        tool.setup("cpu")
-    photos = Photos(folder)
-    torch.manual_seed(seed)
-    names = tuple(statistics(torch.zeros(1, 3, 64, 64)))
-    eye = EyeNet(len(names), len(GRADED_KINDS))
-    expert = load_weights(START)[0]
-    known = eye.near.encoder.state_dict().keys()
-    eye.near.encoder.load_state_dict({name: expert[name].float() for name in known})
-    eye = train(
-        eye,
-        photos,
-        output / "eye",
-        steps=steps,
-        tools=tools,
-        workers=workers,
-        seed=seed,
-        device=device,
-    )
-    eye = eye.to("cpu")
-    held_out = held_out_set(photos, tools, HELD_OUT, seed)
-    thresholds = thresholds_of(eye, [x[::2] for x in held_out])
-    found = scores(eye, [x[1::2] for x in held_out], thresholds)
+    photos = find_photos(folder)
+    if len(photos) < 8:
+        raise ConservatorError(f"{folder} holds {len(photos)} photos, expected at least 8; give a folder of photos")
+    samples = build(photos, count, chains, toolbox, seed, jobs, output / "eye")
+    unseen = [i % len(photos) % 8 == 0 for i in range(len(samples))]  # whole photos are held out
+    training = [s for s, held in zip(samples, unseen, strict=True) if not held]
+    held_out = [s for s, held in zip(samples, unseen, strict=True) if held]
+    features = samples[0].features.shape[1]
+    found = {}
+    for name, width in (("statistics", features - FEATURES), ("eye", features)):
+        result = fit(training, held_out, width)
+        command = f"conservator train eye --photos {'/'.join(folder.parts[-2:])} --count {count} --seed {seed}"
+        _store(result, name, into, training_data(folder), command)
+        found[name] = result.scores
+    return found
+
+
+def _store(result: Fit, name: str, into: Path, data: str, command: str) -> None:
+    """Write the weights of an eye, for ``eye`` with its trunk, and the entry in the manifest."""
+    judge = result.judge
+    metadata = {
+        "kinds": json.dumps([str(kind) for kind in GRADED_KINDS]),
+        "thresholds": json.dumps(result.thresholds),
+        "features": str(len(judge.picture.mean)),
+        "changes": str(len(judge.change.mean)),
+        "hidden": str(judge.severity[0][1].out_features),  # type: ignore[index]
+    }
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
-        "data": training_data(folder),
-        "recipe": f"random_recipe and States in conservator.training.states, tools {toolbox or 'none'}",
-        "command": f"conservator train eye --photos train/free --steps {steps}",
-        "seed": seed,
+        "data": data,
+        "recipe": f"random_recipe and make_sample in conservator.training.samples, trunk {TRUNK}",
+        "command": command,
     }
-    metadata = {
-        "thresholds": json.dumps(thresholds),
-        "kinds": json.dumps([str(kind) for kind in GRADED_KINDS]),
-        "statistics": json.dumps(names),
-    }
-    tensors = {name: value.half() for name, value in eye.state_dict().items()}
-    store_weights(into, "eye", tensors, entry, found, metadata)
-    return found
+    tensors = dict(judge.state_dict())
+    if name == "eye":
+        tensors |= {f"trunk.{key}": value.half() for key, value in expert_trunk().state_dict().items()}
+    store_weights(into, name, tensors, entry, result.scores, metadata)
