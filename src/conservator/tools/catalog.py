@@ -15,12 +15,17 @@ def _classical() -> Iterable[Tool]:
     return CLASSICAL
 
 
+_BESIDE = ("stretch_brighten", "shift_brighten", "gamma_brighten")
+"""Classical tools that undo exactly what some exposures did, which an expert only comes near to."""
+
+
 def _conservator() -> Iterable[Tool]:
-    """The experts, and the classical tools for damage that has no expert yet."""
+    """The experts, the classical tools that are worth having beside them, and those for damage without an expert."""
     from conservator.tools.experts import EXPERTS
 
     treated = frozenset[Kind]().union(*(tool.spec.removes for tool in EXPERTS))
-    return (*EXPERTS, *(tool for tool in _classical() if not tool.spec.removes & treated))
+    rest = (t for t in _classical() if t.spec.name in _BESIDE or not t.spec.removes & treated)
+    return (*EXPERTS, *rest)
 
 
 def _experts() -> Iterable[Tool]:

@@ -121,5 +121,7 @@ EXPERTS: tuple[Expert, ...] = (
     _expert("dejpeg_severe", {Kind.JPEG}, "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice."),
     _expert("derain", {Kind.RAIN}, "Removes streaks of rain of any slope, length and width."),
     _expert("dehaze", {Kind.HAZE}, "Removes haze of any thickness and colour, even or uneven.", "bilateral"),
+    _expert("brighten_mild", {Kind.LOW_LIGHT}, "Brightens photos that are somewhat too dark.", "bilateral"),
+    _expert("brighten_dark", {Kind.LOW_LIGHT}, "Brightens dark photos, night included.", "bilateral"),
 )
 """Those that beat the classical tools of their kind so far, in the order of a DQN's actions; courses.py has more."""

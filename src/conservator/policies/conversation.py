@@ -1,0 +1,123 @@
+"""A restoration as a conversation: what a language model is shown, and how its reply is read.
+
+Planner data, fine-tuning and inference all use these functions, so that a model is asked as it was taught.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from conservator.image import Image
+from conservator.perception.perception import Objective
+from conservator.session.session import Observation
+from conservator.session.trajectory import Apply, Decision, Rollback, Step, Stop
+from conservator.tools.tool import ToolSpec
+
+IMAGE = "<image>"
+"""Stands in a text where a picture belongs."""
+_OBJECTIVES = {
+    "fidelity": "as near to the undamaged photo as can be",
+    "balanced": "near to the undamaged photo and good to look at",
+    "perceptual": "good to look at",
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: its text, and the pictures (1, 3, H, W) for each ``<image>`` in it."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    images: tuple[Image, ...] = field(default=(), repr=False)
+
+
+def ask(observation: Observation, objective: Objective) -> tuple[Message, Message]:
+    """What a model is told once, and what it is asked now: toolbox and objective; pictures and history."""
+    return (
+        Message("system", _instructions(observation.tools, objective)),
+        Message("user", _question(observation), observation.image.split(1)),
+    )
+
+
+def _instructions(tools: Sequence[ToolSpec], objective: Objective) -> str:
+    lines = [f"- {t.name} ({', '.join(sorted(k.label for k in t.removes))}): {t.description}" for t in tools]
+    return "\n".join(
+        [
+            "You restore damaged photos. You see a photo and decide on the next step. Your tools:",
+            *lines,
+            f"The result shall be {_OBJECTIVES[objective]}.",
+            'Answer with one line: "plan: " and the tools to apply in order, joined by ", "; or "rollback: " and the '
+            'number of the step to return to, when a step did harm; or "stop", when nothing more helps.',
+        ]
+    )
+
+
+def _question(observation: Observation) -> str:
+    steps = observation.trajectory.steps
+    count = len(observation.image)
+    what = "The photo now" if count == 1 else f"The photo now, the whole of it and {count - 1} details at full size"
+    lines = [f"{what}: {IMAGE * count}", *(f"Step {step.id}: {_told(step)}" for step in steps)]
+    return "\n".join([*lines, f"{observation.steps_left} steps are left. What is next?"])
+
+
+def _told(step: Step) -> str:
+    if step.decision is None:
+        return "the photo as it came"
+    failed = f", but {step.error}" if step.error else ""
+    match step.decision.action:
+        case Apply(tool):
+            return f"{tool}{failed}"
+        case Rollback(to):
+            return f"rolled back to step {to}{failed}"
+        case Stop():
+            return "stop"
+        case None:
+            return f"nothing{failed}"
+
+
+def write_reply(decision: Decision) -> str:
+    """The one line that stands for a decision: a model's reply, as it is taught."""
+    match decision.action:
+        case Apply(tool):
+            return f"plan: {', '.join((tool, *decision.plan))}"
+        case Rollback(to):
+            return f"rollback: {to}"
+        case _:
+            return "stop"
+
+
+def read_reply(reply: str, observation: Observation) -> Decision:
+    """A model's reply as a decision; ``action`` is None, and ``thought`` says why, when it is none.
+
+    The first line that is a plan, a rollback or a stop counts; what stands before it is the model's thought.
+    """
+    names = {spec.name for spec in observation.tools}
+    thought: list[str] = []
+    for line in reply.splitlines():
+        found = re.fullmatch(r"\W*(?:(plan|rollback)\s*:\s*(.*?)|(stop))[.\s`*]*", line.strip(), re.IGNORECASE)
+        if found is None:
+            thought.append(line.strip())
+            continue
+        said = " ".join(part for part in thought if part)
+        if found[3]:
+            return Decision(Stop(), thought=said, reply=reply)
+        if found[1].lower() == "rollback":
+            return _read_rollback(found[2], observation, said, reply)
+        plan = tuple(name for name in re.split(r"[\s,>]+", found[2]) if name)
+        unknown = [name for name in plan if name not in names]
+        if unknown or not plan:
+            wrong = f"the plan names {', '.join(unknown)}, not in the toolbox" if unknown else "the plan is empty"
+            return Decision(None, thought=wrong, reply=reply)
+        return Decision(Apply(plan[0]), plan[1:], said, reply)
+    return Decision(None, thought="the reply holds no plan, rollback or stop", reply=reply)
+
+
+def _read_rollback(text: str, observation: Observation, thought: str, reply: str) -> Decision:
+    last = observation.trajectory.last.id
+    number = re.fullmatch(r"(?:step\s*)?(\d{1,4})", text.strip(), re.IGNORECASE)
+    if number is None or int(number[1]) > last:
+        return Decision(None, thought=f"rollback to {text.strip()[:40]!r}, but steps are 0 to {last}", reply=reply)
+    return Decision(Rollback(int(number[1])), thought=thought, reply=reply)
