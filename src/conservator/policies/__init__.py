@@ -4,6 +4,7 @@ from conservator.policies.catalog import POLICIES, PolicyContext, make_policy
 from conservator.policies.check import check_policy
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, EyeJudge, Greedy, Objective, ReferenceJudge
+from conservator.policies.strategies import Predefined, RandomBoth
 
 __all__ = [
     "EXPERT_ORDER",
@@ -15,6 +16,8 @@ __all__ = [
     "NoPolicy",
     "Objective",
     "PolicyContext",
+    "Predefined",
+    "RandomBoth",
     "RandomPolicy",
     "ReferenceJudge",
     "Rules",
