@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conservator.apps.examples import Example, find_examples
-from conservator.apps.plots import curves, rows_of_dots, scatter
+from conservator.apps.plots import Point, curves, rows_of_dots, scatter
 from conservator.apps.report import picture_uri
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import OBJECTIVES
@@ -49,11 +50,16 @@ def save_bench_report(folder: Path, photos: Path | None = None) -> Path:
         plots="\n".join(_plots(rows)),
         examples="\n".join(map(_example, examples)) or _NO_EXAMPLES,
         tables="\n".join(map(_table, grids(rows))),
-        notes="\n".join(f"<li>{escape(note)}</li>" for note in _notes(settings, versions)),
+        notes="\n".join(f"<li>{_code(escape(note))}</li>" for note in _notes(settings, versions)),
     )
     path = folder / "report.html"
     write_text(path, page)
     return path
+
+
+def _code(text: str) -> str:
+    """Markdown's backticks as HTML."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text)
 
 
 def _results(folder: Path) -> tuple[list[Row], Settings, dict[str, str]]:
@@ -94,7 +100,7 @@ def _verdict(rows: list[Row]) -> str:
     cases = len({row.case for row in rows})
     text = f"{len(policies_of(rows))} policies and strategies on {cases} damaged photos."
     known = {policy: _known(gains(row for row in rows if row.policy == policy)) for policy in policies_of(rows)}
-    fair = {policy: values for policy, values in known.items() if policy not in ("oracle", "best") and len(values)}
+    fair = {p: values for p, values in known.items() if p not in ("oracle", "best") and ":" not in p and len(values)}
     if fair:
         leader = max(fair, key=lambda policy: float(fair[policy].mean()))
         low, high = interval(fair[leader])
@@ -126,13 +132,18 @@ def _plots(rows: list[Row]) -> list[str]:
         labels = [combination for _, combination in names]
         plots.append(rows_of_dots("Gain per combination", "mean gain, dB", labels, means, policies))
         axes = "seconds per photo", "mean gain, dB"
-        points = {p: (float(np.mean([row.seconds for row in part])), _mean_gain(part)) for p, part in parts.items()}
+        points = {policy: _point(part) for policy, part in parts.items()}
         plots.append(scatter("Quality against seconds", axes, points, policies))
     ranks = {policy: [row.rank for row in part if not np.isnan(row.rank)] for policy, part in parts.items()}
     if ranks := {policy: values for policy, values in ranks.items() if values}:
         axes = "cases, from the worst decision to the best", "toolchains beaten or equalled"
         plots.append(curves("Rank among all toolchains", axes, ranks, policies))
     return plots
+
+
+def _point(rows: list[Row]) -> Point:
+    low, high = interval(_known(gains(rows)))
+    return Point(float(np.mean([row.seconds for row in rows])), _mean_gain(rows), low, high)
 
 
 def _mean_gain(rows: Iterable[Row]) -> float:

@@ -49,10 +49,13 @@ class Scale:
 
     @classmethod
     def log(cls, values: Sequence[float], start: float, end: float) -> Scale:
-        """A logarithmic scale from a power of ten to a power of ten; values must be above 0."""
-        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-        ticks = tuple(10.0**i for i in range(first, max(last, first + 1) + 1))
-        return cls(ticks[0], ticks[-1], start, end, ticks, logarithmic=True)
+        """A logarithmic scale with ticks at 1, 2 and 5 times the powers of ten; values must be above 0."""
+        powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+        marks = [factor * 10.0**i for i in powers for factor in (1, 2, 5)]
+        low = max(mark for mark in marks if mark <= min(values))
+        high = min(mark for mark in [*marks, 10 * marks[-3]] if mark >= max(values) and mark > low)
+        ticks = tuple(mark for mark in dict.fromkeys([*marks, high]) if low <= mark <= high)
+        return cls(low, high, start, end, ticks, logarithmic=True)
 
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
@@ -60,6 +63,16 @@ class Scale:
             (math.log10(x) for x in (self.low, self.high, value)) if self.logarithmic else (self.low, self.high, value)
         )
         return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mark of a scatter, and the interval of its y."""
+
+    x: float
+    y: float
+    low: float
+    high: float
 
 
 def _nice(step: float) -> float:
@@ -80,31 +93,28 @@ def rows_of_dots(
         y = top + pitch * (i + 0.5)
         parts.append(f'<path class="grid" d="M{left},{y:.1f}H{_WIDTH - 18}"/>')
         parts.append(f'<text class="name" x="{left - 12}" y="{y + 4:.1f}">{escape(name)}</text>')
-        for policy, row in values.items():
+        for k, (policy, row) in enumerate(values.items()):
             if math.isfinite(row[i]):
                 told = f"{policy}, {name}: {row[i]:+.2f}"
-                parts.append(_mark(x(row[i]), y, policies.index(policy), told))
+                beside = (k + 0.5) / len(values) - 0.5  # equal values would hide each other
+                parts.append(_mark(x(row[i]), y + 0.6 * pitch * beside, policies.index(policy), told))
     return _figure(title, height, parts, list(values), policies)
 
 
-def scatter(
-    title: str, axes: tuple[str, str], points: Mapping[str, tuple[float, float]], policies: Sequence[str]
-) -> str:
-    """One labelled mark per policy: x on a logarithmic scale where it is above 0, y linear."""
+def scatter(title: str, axes: tuple[str, str], points: Mapping[str, Point], policies: Sequence[str]) -> str:
+    """One mark per policy, its interval a line: x on a logarithmic scale where it is above 0, y linear."""
     height, left, bottom = 360.0, 64.0, 314.0
-    x = Scale.log([max(point[0], 1e-3) for point in points.values()], left, _WIDTH - 120)
-    y = Scale.of([point[1] for point in points.values()], bottom, 14)
-    parts = [_vertical(x, 14, bottom, axes[0]), _horizontal(y, left, _WIDTH - 120, axes[1])]
-    heights: list[tuple[float, float]] = []
-    for policy, (at, value) in sorted(points.items(), key=lambda item: -item[1][1]):
-        across, down = x(max(at, 1e-3)), y(value)
-        parts.append(_mark(across, down, policies.index(policy), f"{policy}: {at:.2f}, {value:+.2f}"))
-        level = down + 4
-        while any(abs(level - other) < 14 and abs(across - beside) < 130 for beside, other in heights):
-            level += 2  # a label gives way to those above it
-        heights.append((across, level))
-        parts.append(f'<text x="{across + 10:.1f}" y="{level:.1f}">{escape(policy)}</text>')
-    return _figure(title, height, parts, [], policies)
+    x = Scale.log([max(point.x, 1e-3) for point in points.values()], left, _WIDTH - 18)
+    y = Scale.of([value for point in points.values() for value in (point.low, point.high)], bottom, 14)
+    parts = [_vertical(x, 14, bottom, axes[0]), _horizontal(y, left, _WIDTH - 18, axes[1])]
+    for policy, point in points.items():
+        index, across = policies.index(policy), x(max(point.x, 1e-3))
+        parts.append(
+            f'<path class="span c{index % _COLOURS}" d="M{across:.1f},{y(point.low):.1f}V{y(point.high):.1f}"/>'
+        )
+        told = f"{policy}: {point.y:+.2f} ({point.low:+.2f} to {point.high:+.2f}) at {point.x:.2f}"
+        parts.append(_mark(across, y(point.y), index, told))
+    return _figure(title, height, parts, list(points), policies)
 
 
 def curves(title: str, axes: tuple[str, str], values: Mapping[str, Sequence[float]], policies: Sequence[str]) -> str:

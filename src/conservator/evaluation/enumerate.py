@@ -289,7 +289,8 @@ class _Walk:
             node = _Node(toolchain, self._pool.submit(name, parent.image).result())
         except ToolFailedError:
             for lost in toolchains_of(self._space, toolchain):
-                self._journal.add(lost, Scored("", (math.nan,) * len(self._metrics)))
+                if lost not in self._journal.known:
+                    self._journal.add(lost, Scored("", (math.nan,) * len(self._metrics)))
             return
         if self._arrive(node):
             yield node

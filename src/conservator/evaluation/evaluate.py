@@ -30,9 +30,6 @@ from conservator.restoration import Restored, restore
 from conservator.session.session import Policy, Session, run
 from conservator.tools.tool import Toolbox
 
-FULL_REFERENCE = ("psnr", "psnr_y", "ssim")
-"""Measured always; Settings.metrics names what else is."""
-
 
 class Counted(Pool):
     """Counts the calls that reach the pool beneath."""
@@ -76,8 +73,8 @@ def evaluate(
     with LocalPool(toolbox, max_batch=1) as pool, Table(output / "results.csv") as table:
         ranking = None
         if settings.rank is not None:
-            metrics = settings.metrics or FULL_REFERENCE
-            ranking = Ranking(toolbox, pool, settings.rank, metrics, output / "enumerations", enumerating)
+            journals = output / "enumerations"
+            ranking = Ranking(toolbox, pool, settings.rank, settings.metrics, journals, enumerating)
         for case in cases:
             waiting = [policy for policy in policies if (case.name, policy) not in done]
             if not waiting:
@@ -175,7 +172,7 @@ class _Trial:
 
     def _scores(self, restored: Restored) -> dict[str, float]:
         image, scores = restored.photo.image, dict[str, float]()
-        for name in self.settings.metrics or FULL_REFERENCE:
+        for name in self.settings.metrics:
             scores[f"{name}_in"] = scores[name] = math.nan
             if self.clean is not None:
                 scores[f"{name}_in"], scores[name] = (_score(name, x, self.clean) for x in (self.damaged, image))

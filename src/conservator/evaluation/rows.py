@@ -19,6 +19,9 @@ from conservator.errors import ConservatorError
 from conservator.evaluation.journal import whole_lines
 from conservator.files import write_text
 
+FULL_REFERENCE = ("psnr", "psnr_y", "ssim")
+"""What can be measured everywhere."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -88,8 +91,8 @@ class Settings:
     limit: int | None = None
     rank: str | None = None
     """The objective by which toolchains are ranked; None where they are not."""
-    metrics: tuple[str, ...] = ()
-    """The full-reference metrics that were at hand."""
+    metrics: tuple[str, ...] = FULL_REFERENCE
+    """The full-reference metrics that are measured: all that are at hand."""
 
 
 def claim(path: Path, settings: Settings) -> None:
