@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from conservator.evaluation.rows import Row
+    from conservator.evaluation.rows import Row, Settings
 
 bench_app = typer.Typer(help="Measure tools, eyes and policies, and report on it.", no_args_is_help=True)
 
@@ -97,8 +97,15 @@ def _register(benchmark: str, told: str) -> None:
         limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
         threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
     ) -> None:
-        ranked = objective if rank else None
-        _run(benchmark, photos, output, policies, (toolbox, eye, seed, limit, ranked), threads)
+        import torch
+
+        from conservator.evaluation.rows import Settings
+        from conservator.metrics import full_reference_at_hand
+
+        torch.set_num_threads(threads)
+        ranked, metrics = objective if rank else None, full_reference_at_hand()
+        settings = Settings(benchmark, photos.name, toolbox, eye, seed, limit, ranked, metrics)
+        _run(settings, photos, output, policies)
 
 
 for _name, _told in BENCHMARKS.items():
@@ -138,39 +145,16 @@ class Telling:
             typer.echo(f"{case}: {done} of {total} toolchains, about {left:.0f} s left", err=True)
 
 
-def _run(
-    benchmark: str,
-    photos: Path,
-    output: Path,
-    policies: str,
-    chosen: tuple[str, Literal["network", "statistics"], int, int | None, str | None],
-    threads: int,
-) -> None:
-    """Measure policies, telling each result as it comes; ``chosen``: toolbox, eye, seed, limit, objective of ranks."""
-    import torch
-
+def _run(settings: Settings, photos: Path, output: Path, policies: str) -> None:
+    """Measure policies, telling each result as it comes, then the tables."""
     from conservator.apps.bench_report import write_summary
     from conservator.evaluation.cases import make_cases
     from conservator.evaluation.evaluate import evaluate
-    from conservator.evaluation.rows import Settings
-    from conservator.metrics import full_reference_at_hand
     from conservator.perception import NetworkPerception, StatisticalPerception
     from conservator.tools import make_toolbox
 
-    torch.set_num_threads(threads)
-    toolbox, eye, seed, limit, _ = chosen
-    settings = Settings(benchmark, photos.name, *chosen, full_reference_at_hand())
-    perception = NetworkPerception() if eye == "network" else StatisticalPerception()
-    cases = make_cases(benchmark, photos, seed, limit)
-    told = Telling()
-    evaluate(
-        cases,
-        policies.split(","),
-        make_toolbox(toolbox),
-        perception,
-        settings,
-        output,
-        told.result,
-        told.enumeration,
-    )
+    eye = NetworkPerception() if settings.eye == "network" else StatisticalPerception()
+    cases = make_cases(settings.benchmark, photos, settings.seed, settings.limit)
+    told, toolbox = Telling(), make_toolbox(settings.toolbox)
+    evaluate(cases, policies.split(","), toolbox, eye, settings, output, told.result, told.enumeration)
     typer.echo("\n".join(write_summary(output)))
