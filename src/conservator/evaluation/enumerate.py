@@ -37,8 +37,8 @@ __all__ = [
 
 MEMORY = 2**30
 """Bytes of pictures that an enumeration holds at a time, unless told otherwise."""
-_BATCH = 8
-"""Pictures of one call: while it runs, the results of the one before are scored."""
+_BATCH = 4
+"""Pictures of one call: few fit into a CPU's caches, and while it runs the results of the one before are scored."""
 OBJECTIVES: Mapping[str, Mapping[str, float]] = {
     "fidelity": {"psnr": 1.0, "ssim": 0.5},
     "balanced": {"psnr": 1.0, "ssim": 1.0, "lpips": 1.0, "dists": 1.0, "st_lpips": 1.0},
