@@ -34,7 +34,7 @@ format: $(READY)
 
 # PSNR, harm and calls of the policies on damaged and clean photos: make bench PHOTOS=folder
 bench: $(READY)
-	$(BIN)/conservator bench policies mio --photos "$(PHOTOS)" --output out/bench
+	$(BIN)/conservator bench mio --photos "$(PHOTOS)" --output out/bench
 
 # Train everything that ships again, in hours: make weights PHOTOS=folder-of-clean-photos
 weights: $(READY)

@@ -15,8 +15,9 @@ from test_cli import conservator
 
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.cases import make_cases
-from conservator.evaluation.evaluate import Row, Settings, evaluate, read_rows
-from conservator.evaluation.tables import interval, summary
+from conservator.evaluation.evaluate import evaluate
+from conservator.evaluation.rows import Row, Settings, read_rows
+from conservator.evaluation.tables import interval, share_of, summary
 from conservator.perception import StatisticalPerception
 from conservator.tools import make_toolbox
 
@@ -74,19 +75,56 @@ def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
         evaluate(cases, ["none"], toolbox, eye, other, tmp_path / "cut")
 
 
-def row(policy: str, gain: float, photo: str, toolchain: str = "a") -> Row:
-    scores = {"psnr_y_in": 20.0, "psnr_y": 20 + gain, "ssim_in": 0.5, "ssim": 0.6}
-    rest = {"piqe": 1.0, "sharpness": 1.0, "noise": 1.0}
-    return Row("A", "rain", photo, policy, toolchain, 3, 0.1, 0.2, 0.3, 20.0, 20.0 + gain, **scores, **rest)
+def row(policy: str, gain: float, photo: str, toolchain: str = "a", rank: float = math.nan) -> Row:
+    return Row(
+        group="A",
+        combination="rain",
+        photo=photo,
+        policy=policy,
+        toolchain=toolchain,
+        calls=3,
+        treatments=1,
+        examining=0.1,
+        deciding=0.2,
+        treating=0.3,
+        psnr_in=20.0,
+        psnr=20.0 + gain,
+        psnr_y_in=20.0,
+        psnr_y=20.0 + gain,
+        ssim_in=0.5,
+        ssim=0.6,
+        piqe=1.0,
+        sharpness=1.0,
+        noise=1.0,
+        rank=rank,
+    )
 
 
-def test_the_table_tells_gain_harm_and_the_oracles_share() -> None:
-    rows = [row("oracle", 4, "x"), row("oracle", 2, "y"), row("greedy", 2, "x"), row("greedy", -0.2, "y", "")]
-    lines = summary(rows)
-    greedy = next(line for line in lines if line.startswith("| greedy"))
-    assert "+0.90" in greedy
-    assert "| 30% |" in greedy  # of the oracle's 3 dB
-    assert "| 50.0% | 0.0% | 50% |" in greedy  # 0.1 dB worse, 0.3 dB worse, untouched
+def cells(lines: list[str], policy: str) -> dict[str, str]:
+    """The first table's row of a policy, by heading."""
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return dict(zip(table[0], next(line for line in table if line[0] == policy), strict=True))
+
+
+def test_the_table_tells_gain_harm_rank_and_the_oracles_share() -> None:
+    rows = [row("oracle", 4, "x", rank=1), row("oracle", 2, "y", rank=0.9)]
+    rows += [row("greedy", 2, "x", rank=0.5), row("greedy", -0.2, "y", "", rank=0.25)]
+    greedy = cells(summary(rows), "greedy")
+    assert greedy["gain, dB (95 % CI)"].startswith("+0.90")
+    assert greedy["of oracle's"] == "30%"  # of 3 dB
+    assert greedy["rank"] == "37.5%"
+    assert (greedy["0.1 dB worse"], greedy["0.3 dB worse"], greedy["untouched"]) == ("50.0%", "0.0%", "50%")
+
+
+def test_the_oracles_share_is_of_the_cases_that_both_have() -> None:
+    oracle = [row("oracle", 4, "x"), row("oracle", 2, "y")]
+    assert share_of([row("greedy", 3, "x")], oracle) == 0.75
+    assert math.isnan(share_of([row("greedy", 3, "z")], oracle))
+
+
+def test_what_was_not_measured_has_no_column() -> None:
+    lines = summary([row("greedy", 1, "x")])
+    assert not any(word in line for line in lines for word in ("rank", "lpips", "dists", "nan"))
 
 
 def test_the_interval_holds_the_mean_and_shrinks_with_photos() -> None:
@@ -100,11 +138,13 @@ def test_the_interval_holds_the_mean_and_shrinks_with_photos() -> None:
 @pytest.mark.slow
 def test_the_command_writes_its_tables(folder: Path, tmp_path: Path) -> None:
     result = conservator(
-        *("bench", "policies", "clean", "--photos", folder, "-o", tmp_path / "out", "--policies", "none,rules"),
+        *("bench", "clean", "--photos", folder, "-o", tmp_path / "out", "--policies", "none,rules"),
         *("--toolbox", "classical", "--eye", "statistics"),
     )
     assert result.returncode == 0, result.stderr
-    assert "| none | 1 | 100.00 | 100.00 |" in (tmp_path / "out" / "summary.md").read_text()
+    summary = (tmp_path / "out" / "summary.md").read_text()
+    assert "`conservator bench clean --photos" in summary
+    assert "| none | 1 | 100.00 | 100.00 |" in summary
     with (tmp_path / "out" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [r["policy"] for r in rows] == ["none", "rules"]

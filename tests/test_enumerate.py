@@ -74,7 +74,7 @@ def test_every_toolchain_scores_as_it_does_alone(toolbox: Toolbox, damaged: tupl
         found = enumerate_toolchains(image, clean, space, pool, memory=memory, progress=seen.append)
     assert len(found.toolchains) == space.count() == seen[-1]
     assert found.toolchains[0] == ()
-    assert found.calls == len(found.toolchains) - 1
+    assert 0 < found.calls <= len(found.toolchains) - 1
     for toolchain, row in zip(found.toolchains, found.scores, strict=True):
         result = image
         for name in toolchain:

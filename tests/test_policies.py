@@ -40,7 +40,7 @@ def noisy(coffee: Image) -> Image:
     return degrade(coffee[..., :320, :400], parse_recipe("noise:high", seed=4))
 
 
-@pytest.mark.parametrize("name", ["greedy", "search", "rules", "beam", "random", "none"])
+@pytest.mark.parametrize("name", ["greedy", "search", "rules", "beam", "random", "random_both", "predefined", "none"])
 def test_every_policy_holds_the_contract(name: str, noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
     small = toolbox.only("wavelet_denoise", "tv_denoise", "gamma_brighten")
     policy = make_policy(name, PolicyContext(pool, EYE))

@@ -1,13 +1,17 @@
-"""``conservator bench``: what tools and policies are worth, on photos with references."""
+"""``conservator bench``: what tools, eyes and policies are worth; one command per policy benchmark."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-bench_app = typer.Typer(help="Measure tools and policies on photos with references.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from conservator.evaluation.rows import Row, Settings
+
+bench_app = typer.Typer(help="Measure tools, eyes and policies, and report on it.", no_args_is_help=True)
 
 
 @bench_app.command("tools")
@@ -61,40 +65,96 @@ def bench_eye(
         write_text(output, "\n".join([*head, *lines]) + "\n")
 
 
-@bench_app.command("policies")
-def bench_policies(
-    benchmark: Annotated[str, typer.Argument(help="mio, restoreagent, clean, pairs or real.")],
-    photos: Annotated[Path, typer.Option(help="Folder of photos; for pairs, of an input and a target folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
-    policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "none,rules,greedy",
-    toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
-    eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "statistics",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
-) -> None:
-    """Gain, harm and cost of policies; writes results.csv, settings.json and summary.md."""
-    import torch
+BENCHMARKS = {
+    "mio": "AgenticIR's 16 combinations of two and three damages (MiO), on clean photos damaged by seed.",
+    "restoreagent": "RestoreAgent's seven combinations of two to four damages, on clean photos damaged by seed.",
+    "clean": "Photos that need nothing: whatever is done to them is harm.",
+    "pairs": "Photos that were really damaged, in a folder with subfolders input and target.",
+    "real": "Photos that were really damaged, without references: what is done, its cost, no-reference scores.",
+}
+"""The policy benchmarks, evaluation/cases.py makes them; each is a command."""
 
+
+def _register(benchmark: str, told: str) -> None:
+    """Make ``conservator bench BENCHMARK``."""
+
+    @bench_app.command(benchmark, help=told + " Writes results.csv, settings.json and summary.md; resumes.")
+    def command(
+        photos: Annotated[Path, typer.Option(help="Folder of photos; for pairs, of an input and a target folder.")],
+        output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
+        policies: Annotated[
+            str, typer.Option(help="Policies and strategies, joined by commas; random_order:greedy derives one.")
+        ] = "none,rules,greedy",
+        toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
+        eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "statistics",
+        rank: Annotated[
+            bool, typer.Option("--rank", help="Enumerate all toolchains of each case and rank each policy's.")
+        ] = False,
+        objective: Annotated[
+            Literal["fidelity", "balanced", "perceptual"], typer.Option(help="What toolchains are ranked by.")
+        ] = "balanced",
+        seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
+        limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
+        threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
+    ) -> None:
+        import torch
+
+        from conservator.evaluation.rows import Settings
+        from conservator.metrics import full_reference_at_hand
+
+        torch.set_num_threads(threads)
+        ranked, metrics = objective if rank else None, full_reference_at_hand()
+        settings = Settings(benchmark, photos.name, toolbox, eye, seed, limit, ranked, metrics)
+        _run(settings, photos, output, policies)
+
+
+for _name, _told in BENCHMARKS.items():
+    _register(_name, _told)
+
+
+@bench_app.command("report")
+def bench_report(
+    results: Annotated[Path, typer.Argument(help="Output folder of a policy benchmark.")],
+    photos: Annotated[
+        Path | None, typer.Option(help="The folder of photos that was used: examples are made from it again.")
+    ] = None,
+) -> None:
+    """One HTML page (report.html) and Markdown tables (summary.md) of a benchmark's results, plots, examples."""
+    from conservator.apps.bench_report import save_bench_report
+
+    typer.echo(save_bench_report(results, photos))
+
+
+class Telling:
+    """Lines about a benchmark as it runs: each result, and now and then how far an enumeration is."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def result(self, done: int, total: int, row: Row | None) -> None:
+        """Print what a policy made of a case."""
+        if row is not None:
+            rank = f", rank {row.rank:.0%}" if row.toolchains else ""
+            treated = f"{row.gain:+.2f} dB {row.toolchain or 'untouched'}{rank} ({row.seconds:.1f} s)"
+            typer.echo(f"{done}/{total} {row.combination} {row.photo} {row.policy}: {treated}")
+
+    def enumeration(self, case: str, done: int, total: int, left: float) -> None:
+        """Print how many toolchains are scored, at most every five seconds."""
+        if time.monotonic() - self._told > 5:
+            self._told = time.monotonic()
+            typer.echo(f"{case}: {done} of {total} toolchains, about {left:.0f} s left", err=True)
+
+
+def _run(settings: Settings, photos: Path, output: Path, policies: str) -> None:
+    """Measure policies, telling each result as it comes, then the tables."""
+    from conservator.apps.bench_report import write_summary
     from conservator.evaluation.cases import make_cases
-    from conservator.evaluation.evaluate import Row, Settings, evaluate
-    from conservator.evaluation.tables import summary
-    from conservator.files import write_text
+    from conservator.evaluation.evaluate import evaluate
     from conservator.perception import NetworkPerception, StatisticalPerception
     from conservator.tools import make_toolbox
 
-    def tell(done: int, total: int, row: Row | None) -> None:
-        if row is not None:
-            treated = f"{row.psnr - row.psnr_in:+.2f} dB {row.toolchain or 'untouched'} ({row.seconds:.1f} s)"
-            typer.echo(f"{done}/{total} {row.combination} {row.photo} {row.policy}: {treated}")
-
-    torch.set_num_threads(threads)
-    perception = NetworkPerception() if eye == "network" else StatisticalPerception()
-    settings = Settings(benchmark, photos.name, toolbox, eye, seed, limit)
-    cases = make_cases(benchmark, photos, seed, limit)
-    rows = evaluate(cases, policies.split(","), make_toolbox(toolbox), perception, settings, output, tell)
-    command = f"conservator bench policies {benchmark} --photos {photos.name} --policies {policies}"
-    command += f" --toolbox {toolbox} --eye {eye} --seed {seed}" + (f" --limit {limit}" if limit else "")
-    lines = [f"# {benchmark}", "", f"`{command}`", "", *summary(rows)]
-    write_text(output / "summary.md", "\n".join(lines))
-    typer.echo("\n".join(lines))
+    eye = NetworkPerception() if settings.eye == "network" else StatisticalPerception()
+    cases = make_cases(settings.benchmark, photos, settings.seed, settings.limit)
+    told, toolbox = Telling(), make_toolbox(settings.toolbox)
+    evaluate(cases, policies.split(","), toolbox, eye, settings, output, told.result, told.enumeration)
+    typer.echo("\n".join(write_summary(output)))

@@ -34,8 +34,8 @@ def save_report(path: Path, record: Record, photo: Photo, restored: Restored) ->
     page = Template((files(__package__) / "report.html").read_text("utf-8")).substitute(
         title=escape(Path(record.input.path).name),
         verdict=escape(_sentence(record)),
-        before=_picture(photo.working_image(), size),
-        after=_picture(restored.photo.working_image(), size),
+        before=picture_uri(photo.working_image(), size),
+        after=picture_uri(restored.photo.working_image(), size),
         severities="\n".join(_severity_row(kind, record) for kind in Kind),
         treatments=_treatment_rows(record),
         steps="\n".join(_step(s, steps[s.id].image, s.id in kept, width / height) for s in record.steps),
@@ -51,7 +51,7 @@ def _sentence(record: Record) -> str:
     return text
 
 
-def _picture(image: Image, size: tuple[int, int]) -> str:
+def picture_uri(image: Image, size: tuple[int, int]) -> str:
     """The image as a data URI, JPEG."""
     if tuple(image.shape[-2:]) != size:
         shrinking = size[0] < image.shape[-2]
@@ -102,7 +102,7 @@ def _kept_steps(record: Record) -> set[int]:
 def _step(step: StepRecord, image: Image, kept: bool, aspect: float) -> str:
     """One figure; the overview is square whatever the photo's ``aspect`` (width over height), which it gets back."""
     size = (max(1, round(_THUMBNAIL / max(1, aspect))), max(1, round(_THUMBNAIL * min(1, aspect))))
-    picture = "" if step.action == "stop" else f'<img src="{_picture(image[:1], size)}" alt="">'
+    picture = "" if step.action == "stop" else f'<img src="{picture_uri(image[:1], size)}" alt="">'
     title = {"start": "the photo", "stop": "stop"}.get(step.action, f"{step.action} {step.argument}")
     quality = "" if step.seen.quality is None else f" · {step.seen.quality:.1f} dB"
     error = f"<br>failed: {escape(step.error)}" if step.error else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Recipe, degrade, mio_recipe
+from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Recipe, degrade, mio_recipe
 from conservator.degradations.protocols import Combination
 from conservator.errors import ConservatorError, name_not_found
 from conservator.image import Image
@@ -24,6 +24,8 @@ class Case:
     photo: str
     make: Callable[[], tuple[Image, Image | None]]
     """The damaged image, and the undamaged one where there is one."""
+    kinds: frozenset[Kind] | None = None
+    """What is wrong with it; None where nobody knows."""
 
     @property
     def name(self) -> str:
@@ -56,7 +58,8 @@ def _combinations(
     for c, combination in enumerate(combinations):
         label = "+".join(kind.label for kind in combination)
         for p, path in enumerate(photos_in(folder, limit)):
-            yield Case(group, label, path.stem, _damaged(path, combination, (*seed, c, p)))
+            make = _damaged(path, combination, (*seed, c, p))
+            yield Case(group, label, path.stem, make, frozenset(combination))
 
 
 def _damaged(path: Path, combination: Combination, seed: tuple[int, ...]) -> Callable[[], tuple[Image, Image | None]]:
@@ -71,7 +74,7 @@ def _damaged(path: Path, combination: Combination, seed: tuple[int, ...]) -> Cal
 def clean(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """Photos that need nothing: whatever is done to them is harm."""
     for path in photos_in(folder, limit):
-        yield Case("clean", "clean", path.stem, _itself(path))
+        yield Case("clean", "clean", path.stem, _itself(path), frozenset())
 
 
 def _itself(path: Path) -> Callable[[], tuple[Image, Image | None]]:

@@ -1,15 +1,37 @@
-"""Tables of a benchmark: gain with its confidence interval, harm, cost, and the share of the oracle's gain."""
+"""Tables of a benchmark: what policies gain, what they cost, where they rank; as Markdown, or as cells for a page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conservator.evaluation.evaluate import Row
+from conservator.evaluation.rows import Row
 
 _DRAWS = 2000
+_HARM = 0.1
+"""A photo that loses more dB of PSNR than this was made worse."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text: a title, a head, and rows of as many cells."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> list[str]:
+        """The table, its title above it, an empty line after it."""
+        lines = [f"| {' | '.join(row)} |" for row in (self.head, *self.rows)]
+        return [f"### {self.title}", "", lines[0], "|---" * len(self.head) + "|", *lines[1:], ""]
+
+
+Column: TypeAlias = tuple[str, Callable[[Sequence[Row]], str]]
+"""A heading, and the cell for the rows of one policy; "" where there is nothing to say."""
 
 
 def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
@@ -19,61 +41,143 @@ def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def gains(rows: Sequence[Row]) -> NDArray[np.float64]:
-    """Gain in PSNR (RGB, dB) over the untouched input, (N,)."""
-    return np.array([row.psnr - row.psnr_in for row in rows])
+def gains(rows: Iterable[Row]) -> NDArray[np.float64]:
+    """Gain in PSNR (RGB, dB) over the untouched input, (N,); NaN without a reference."""
+    return np.array([row.gain for row in rows])
 
 
-def by_policy(rows: Sequence[Row], title: str) -> list[str]:
-    """One row per policy over these rows, as Markdown."""
-    policies = list(dict.fromkeys(row.policy for row in rows))
-    oracle = [row for row in rows if row.policy == "oracle"]
-    best = float(gains(oracle).mean()) if oracle else float("nan")
-    lines = [
-        f"### {title}",
-        "",
-        "| policy | cases | PSNR in | PSNR out | gain, dB (95 % CI) | of the oracle's | SSIM | 0.1 dB worse "
-        "| 0.3 dB worse | untouched | calls | examining | deciding | treating, s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+def policies_of(rows: Sequence[Row]) -> list[str]:
+    """The policies, in the order in which they were asked for."""
+    return list(dict.fromkeys(row.policy for row in rows))
+
+
+def share_of(rows: Sequence[Row], ideal: Sequence[Row]) -> float:
+    """What part of the mean gain of ``ideal`` these rows reach, over the cases that both have; NaN without any."""
+    reached = {row.case: row.gain for row in ideal}
+    common = [(row.gain, reached[row.case]) for row in rows if row.case in reached]
+    whole = sum(best for _, best in common)
+    return sum(gain for gain, _ in common) / whole if whole > 0 else float("nan")
+
+
+def quality(rows: Sequence[Row], title: str) -> Grid:
+    """One line per policy: gain with its interval, share of the oracles' gain, rank, harm."""
+    columns: list[Column] = [
+        ("cases", lambda part: str(len(part))),
+        ("PSNR in", _mean("psnr_in", ".2f")),
+        ("PSNR out", _mean("psnr", ".2f")),
+        ("gain, dB (95 % CI)", _gain),
     ]
-    for policy in policies:
-        part = [row for row in rows if row.policy == policy]
-        gain = gains(part)
-        low, high = interval(gain)
-        share = f"{gain.mean() / best:.0%}" if oracle else ""
-        mean = {
-            name: float(np.mean([getattr(row, name) for row in part]))
-            for name in ("psnr_in", "psnr", "ssim", "calls", "examining", "deciding", "treating")
-        }
-        untouched = float(np.mean([not row.toolchain for row in part]))
-        lines.append(
-            f"| {policy} | {len(part)} | {mean['psnr_in']:.2f} | {mean['psnr']:.2f} "
-            f"| {gain.mean():+.2f} ({low:+.2f}, {high:+.2f}) | {share} | {mean['ssim']:.4f} "
-            f"| {(gain < -0.1).mean():.1%} | {(gain < -0.3).mean():.1%} | {untouched:.0%} | {mean['calls']:.1f} "
-            f"| {mean['examining']:.2f} | {mean['deciding']:.2f} | {mean['treating']:.2f} |"
-        )
-    return [*lines, ""]
+    columns += [_share(rows, name) for name in ("oracle", "best")]
+    columns += [
+        ("rank", lambda part: _percent(_finite_mean([row.rank for row in part]), 1)),
+        ("SSIM", _mean("ssim", ".4f")),
+        ("0.1 dB worse", lambda part: _worse(part, _HARM)),
+        ("0.3 dB worse", lambda part: _worse(part, 0.3)),
+        ("untouched", lambda part: _percent(float(np.mean([not row.toolchain for row in part])), 0)),
+    ]
+    return _grid(rows, title, columns)
+
+
+def cost(rows: Sequence[Row], title: str) -> Grid:
+    """One line per policy: tool calls and seconds per photo."""
+    return _grid(
+        rows,
+        title,
+        [
+            ("calls on the study", _mean("calls", ".1f")),
+            ("calls on the photo", _mean("treatments", ".1f")),
+            ("examining, s", _mean("examining", ".2f")),
+            ("deciding, s", _mean("deciding", ".2f")),
+            ("treating, s", _mean("treating", ".2f")),
+        ],
+    )
+
+
+def scores(rows: Sequence[Row], title: str) -> Grid:
+    """One line per policy: every metric that was measured; better is up for the first five, down for those marked."""
+    names = ("psnr", "psnr_y", "ssim", "lpips", "dists", "st_lpips", "piqe", "sharpness", "noise")
+    down = {"lpips", "dists", "st_lpips", "piqe", "noise"}
+    columns = [(name + (" ↓" if name in down else ""), _mean(name, ".4f")) for name in names]
+    return _grid(rows, title, columns)
+
+
+def combinations(rows: Sequence[Row]) -> Grid | None:
+    """The mean gain of every policy on every combination of damages; None where there is one only."""
+    policies, names = policies_of(rows), combinations_of(rows)
+    if len(names) < 2 or np.isnan(gains(rows)).all():
+        return None
+    lines = []
+    for group, combination in names:
+        part = [row for row in rows if (row.group, row.combination) == (group, combination)]
+        cells = [_mean("gain", "+.2f")([row for row in part if row.policy == policy]) for policy in policies]
+        lines.append((group, combination, _mean("psnr_in", ".2f")(part), *cells))
+    head = ("group", "combination", "input", *policies)
+    return Grid("Gain per combination, PSNR (RGB) in dB", head, tuple(lines))
+
+
+def combinations_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(group, combination), in the order of the benchmark."""
+    return list(dict.fromkeys((row.group, row.combination) for row in rows))
+
+
+def grids(rows: Sequence[Row]) -> list[Grid]:
+    """All tables of a benchmark: all cases, each group, every metric, the cost, the gain per combination."""
+    groups = list(dict.fromkeys(row.group for row in rows))
+    found = [quality(rows, "All cases")] if len(groups) > 1 else []
+    found += [quality([row for row in rows if row.group == group], f"Group {group}") for group in groups]
+    found += [scores(rows, "Every metric, means"), cost(rows, "Cost per photo, means")]
+    gain = combinations(rows)
+    return found if gain is None else [*found, gain]
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """All cases, each group, and the gain of every policy per combination, as Markdown."""
-    groups = list(dict.fromkeys(row.group for row in rows))
-    lines = by_policy(rows, "All cases") if len(groups) > 1 else []
-    for group in groups:
-        lines += by_policy([row for row in rows if row.group == group], f"Group {group}")
-    return lines + _combinations(rows)
+    """All tables as lines of Markdown."""
+    return [line for grid in grids(rows) for line in grid.markdown()]
 
 
-def _combinations(rows: Sequence[Row]) -> list[str]:
-    policies = list(dict.fromkeys(row.policy for row in rows))
-    names = list(dict.fromkeys((row.group, row.combination) for row in rows))
-    if len(names) < 2:
-        return []
-    head = f"| group | combination | input | {' | '.join(policies)} |"
-    lines = ["### Gain per combination, PSNR (RGB) in dB", "", head, "|---|---|---|" + "---|" * len(policies)]
-    for group, combination in names:
-        part = [row for row in rows if (row.group, row.combination) == (group, combination)]
-        cells = [f"{gains([row for row in part if row.policy == policy]).mean():+.2f}" for policy in policies]
-        before = np.mean([row.psnr_in for row in part])
-        lines.append(f"| {group} | {combination} | {before:.2f} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+def _grid(rows: Sequence[Row], title: str, columns: Sequence[Column]) -> Grid:
+    """One line per policy; a column without any content is left out."""
+    parts = {policy: [row for row in rows if row.policy == policy] for policy in policies_of(rows)}
+    filled = [
+        (heading, cells) for heading, cell in columns if any(cells := tuple(cell(part) for part in parts.values()))
+    ]
+    lines = zip(parts, *(cells for _, cells in filled), strict=True)
+    return Grid(title, ("policy", *(heading for heading, _ in filled)), tuple(lines))
+
+
+def _share(rows: Sequence[Row], name: str) -> Column:
+    ideal = [row for row in rows if row.policy == name]
+    return f"of {name}'s", lambda part: _percent(share_of(part, ideal), 0)
+
+
+def _mean(field: str, form: str) -> Callable[[Sequence[Row]], str]:
+    def cell(rows: Sequence[Row]) -> str:
+        value = _finite_mean([getattr(row, field) for row in rows])
+        return "" if np.isnan(value) else format(value, form)
+
+    return cell
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    """The mean of the values that could be computed, NaN where none could."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _gain(rows: Sequence[Row]) -> str:
+    values = gains(rows)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return ""
+    low, high = interval(values)
+    return f"{values.mean():+.2f} ({low:+.2f}, {high:+.2f})"
+
+
+def _worse(rows: Sequence[Row], decibel: float) -> str:
+    values = gains(rows)
+    values = values[~np.isnan(values)]
+    return _percent(float((values < -decibel).mean()), 1) if len(values) else ""
+
+
+def _percent(value: float, digits: int) -> str:
+    return "" if np.isnan(value) else f"{value:.{digits}%}"

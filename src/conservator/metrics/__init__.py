@@ -9,6 +9,7 @@ from conservator.metrics.catalog import (
     METRICS,
     NO_REFERENCE,
     Metric,
+    full_reference_at_hand,
     make_metric,
 )
 from conservator.metrics.check import check_metric
@@ -24,5 +25,6 @@ __all__ = [
     "Metric",
     "NoReference",
     "check_metric",
+    "full_reference_at_hand",
     "make_metric",
 ]

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
-from conservator.errors import name_not_found
+import torch
+
+from conservator.errors import MissingExtraError, name_not_found
 from conservator.metrics.fidelity import ms_ssim, psnr, psnr_y, ssim
 from conservator.metrics.metric import FullReference, NoReference
 from conservator.metrics.noreference import noise, piqe, sharpness
@@ -34,6 +36,24 @@ METRICS: Mapping[str, Metric] = MappingProxyType({m.name: m for m in (*FULL_REFE
 DEFAULT_FULL_REFERENCE = ("psnr", "psnr_y", "ssim", "ms_ssim")
 """The ones that need no optional package."""
 DEFAULT_NO_REFERENCE = ("piqe", "sharpness", "noise")
+
+
+def full_reference_at_hand() -> tuple[str, ...]:
+    """What a benchmark can measure here: ``psnr``, ``psnr_y``, ``ssim``, then ``lpips`` and ``dists`` as far as their
+    packages and backbones can be had, or ``st_lpips`` where neither can and its package is installed."""
+    classical = ("psnr", "psnr_y", "ssim")
+    learned = tuple(filter(_works, ("lpips", "dists"))) or tuple(filter(_works, ("st_lpips",)))
+    return classical + learned
+
+
+def _works(name: str) -> bool:
+    metric = next(metric for metric in FULL_REFERENCE if metric.name == name)
+    probe = torch.zeros(1, 3, 64, 64)
+    try:
+        metric.score(probe, probe)
+    except MissingExtraError:
+        return False
+    return True
 
 
 def make_metric(name: str) -> Metric:

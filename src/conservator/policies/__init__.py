@@ -4,6 +4,7 @@ from conservator.policies.catalog import POLICIES, PolicyContext, make_policy
 from conservator.policies.check import check_policy
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
+from conservator.policies.strategies import Predefined, RandomBoth
 
 __all__ = [
     "EXPERT_ORDER",
@@ -14,6 +15,8 @@ __all__ = [
     "Greedy",
     "NoPolicy",
     "PolicyContext",
+    "Predefined",
+    "RandomBoth",
     "RandomPolicy",
     "ReferenceJudge",
     "Rules",

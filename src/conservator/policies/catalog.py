@@ -11,6 +11,7 @@ from conservator.image import Image
 from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
+from conservator.policies.strategies import Predefined, RandomBoth
 from conservator.pool.pool import Pool
 from conservator.session.session import Policy
 
@@ -67,6 +68,8 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "rules": lambda context: Rules(context.perception, context.kinds),
     "beam": lambda context: Beam(_greedy(context)),
     "random": lambda context: RandomPolicy(context.seed),
+    "random_both": lambda context: RandomBoth(context.kinds, context.seed),
+    "predefined": lambda context: Predefined(context.kinds),
     "none": lambda context: NoPolicy(),
     "oracle": _oracle,
 }

@@ -1,0 +1,178 @@
+"""What a benchmark's results say: Markdown tables, and one self-contained HTML page with plots and examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conservator.apps.examples import Example, find_examples
+from conservator.apps.plots import Point, curves, rows_of_dots, scatter
+from conservator.apps.report import picture_uri
+from conservator.errors import ConservatorError
+from conservator.evaluation.enumerate import OBJECTIVES
+from conservator.evaluation.rows import Row, Settings, read_rows, read_settings
+from conservator.evaluation.tables import Grid, combinations_of, gains, grids, interval, policies_of
+from conservator.files import write_text
+
+_NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
+
+
+def write_summary(folder: Path) -> list[str]:
+    """Write ``summary.md`` of a folder of results; its lines. Raises ConservatorError where there are no results."""
+    rows, settings, versions = _results(folder)
+    lines = [f"# {settings.benchmark}", "", f"`{_command(settings, rows)}`", "", *_notes(settings, versions), ""]
+    for grid in grids(rows):
+        lines += grid.markdown()
+    write_text(folder / "summary.md", "\n".join(lines))
+    return lines
+
+
+def save_bench_report(folder: Path, photos: Path | None = None) -> Path:
+    """Write ``summary.md`` and ``report.html``, atomically; the page.
+
+    The results hold no pictures: with the folder of photos the best, the median and the worst case of every policy
+    are made again. Raises ConservatorError where there are no results, or where the photos are others.
+    """
+    write_summary(folder)
+    rows, settings, versions = _results(folder)
+    examples = [] if photos is None else find_examples(rows, settings, photos)
+    page = Template((files(__package__) / "bench_report.html").read_text("utf-8")).substitute(
+        title=escape(f"{settings.benchmark} on {settings.photos}"),
+        verdict=escape(_verdict(rows)),
+        command=escape(_command(settings, rows)),
+        plots="\n".join(_plots(rows)),
+        examples="\n".join(map(_example, examples)) or _NO_EXAMPLES,
+        tables="\n".join(map(_table, grids(rows))),
+        notes="\n".join(f"<li>{_code(escape(note))}</li>" for note in _notes(settings, versions)),
+    )
+    path = folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _code(text: str) -> str:
+    """Markdown's backticks as HTML."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text)
+
+
+def _results(folder: Path) -> tuple[list[Row], Settings, dict[str, str]]:
+    settings, versions = read_settings(folder)
+    rows = read_rows(folder / "results.csv")
+    if not rows:
+        raise ConservatorError(f"{folder} holds no results yet")
+    return rows, settings, versions
+
+
+def _command(settings: Settings, rows: list[Row]) -> str:
+    command = f"conservator bench {settings.benchmark} --photos {settings.photos} --policies "
+    command += f"{','.join(policies_of(rows))} --toolbox {settings.toolbox} --eye {settings.eye} --seed {settings.seed}"
+    if settings.limit:
+        command += f" --limit {settings.limit}"
+    return command + (f" --rank --objective {settings.rank}" if settings.rank else "")
+
+
+def _notes(settings: Settings, versions: dict[str, str]) -> list[str]:
+    """What a reader must know to read the tables, as sentences."""
+    made = ", ".join(f"{name} {version}" for name, version in versions.items())
+    notes = [
+        f"Seed {settings.seed}, eye: {settings.eye}, toolbox: {settings.toolbox}; {made}.",
+        "Gains are PSNR (RGB) in dB over the untouched input, with the 95 % bootstrap interval of the mean over cases.",
+        "An oracle knows the undamaged photo. `oracle` is rewarded with PSNR on the study, so its PSNR is a bound to "
+        "compare with, not a result.",
+    ]
+    if settings.rank:
+        notes.append(
+            "Rank: the share of all toolchains (each damage that is present treated at most once, by one of its tools) "
+            f"that a decision beats or equals on the study, by the objective {settings.rank}, made of z-scores of "
+            f"{', '.join(_weighed(settings))}. `best` is the best of them by this objective."
+        )
+    return notes
+
+
+def _verdict(rows: list[Row]) -> str:
+    cases = len({row.case for row in rows})
+    text = f"{len(policies_of(rows))} policies and strategies on {cases} damaged photos."
+    known = {policy: _known(gains(row for row in rows if row.policy == policy)) for policy in policies_of(rows)}
+    fair = {p: values for p, values in known.items() if p not in ("oracle", "best") and ":" not in p and len(values)}
+    if fair:
+        leader = max(fair, key=lambda policy: float(fair[policy].mean()))
+        low, high = interval(fair[leader])
+        mean = fair[leader].mean()
+        text += f" Without a reference in hand {leader} gains most: {mean:+.2f} dB ({low:+.2f} to {high:+.2f})."
+    return text
+
+
+def _weighed(settings: Settings) -> list[str]:
+    return [metric for metric in OBJECTIVES[settings.rank or ""] if metric in settings.metrics]
+
+
+def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array(values[~np.isnan(values)])
+
+
+def _plots(rows: list[Row]) -> list[str]:
+    """Gain per combination, quality against seconds, distribution of ranks; each only where there is something."""
+    policies = policies_of(rows)
+    parts = {policy: [row for row in rows if row.policy == policy] for policy in policies}
+    plots = []
+    if not np.isnan(gains(rows)).all():
+        names = combinations_of(rows)
+        means = {
+            policy: [_mean_gain(row for row in part if (row.group, row.combination) == name) for name in names]
+            for policy, part in parts.items()
+            if policy != "none"  # gains nothing by its nature
+        }
+        labels = [combination for _, combination in names]
+        plots.append(rows_of_dots("Gain per combination", "mean gain, dB", labels, means, policies))
+        axes = "seconds per photo", "mean gain, dB"
+        points = {policy: _point(part) for policy, part in parts.items()}
+        plots.append(scatter("Quality against seconds", axes, points, policies))
+    ranks = {policy: [row.rank for row in part if not np.isnan(row.rank)] for policy, part in parts.items()}
+    if ranks := {policy: values for policy, values in ranks.items() if values}:
+        axes = "cases, from the worst decision to the best", "toolchains beaten or equalled"
+        plots.append(curves("Rank among all toolchains", axes, ranks, policies))
+    return plots
+
+
+def _point(rows: list[Row]) -> Point:
+    low, high = interval(_known(gains(rows)))
+    return Point(float(np.mean([row.seconds for row in rows])), _mean_gain(rows), low, high)
+
+
+def _mean_gain(rows: Iterable[Row]) -> float:
+    values = _known(gains(rows))
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _table(grid: Grid) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in grid.head)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in grid.rows
+    )
+    return f'<h3>{escape(grid.title)}</h3><div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+
+
+def _example(example: Example) -> str:
+    """One case: the damaged photo, the policy's result, the undamaged photo."""
+    row = example.row
+    pictures = [("damaged", example.damaged), (row.policy, example.restored), ("undamaged", example.clean)]
+    figures = "".join(
+        f'<figure><img loading="lazy" src="{picture_uri(image, example.size)}" alt="{escape(name)}">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+        for name, image in pictures
+        if image is not None
+    )
+    said = f"{row.gain:+.2f} dB" + ("" if np.isnan(row.rank) else f", rank {row.rank:.0%}")
+    chain = row.toolchain.replace(">", " → ") or "untouched"
+    return (
+        f'<section class="example"><h3>{escape(row.policy)}: {escape(example.which)} gain, {said}</h3>'
+        f'<p class="soft">{escape(row.case)}: {escape(chain)}</p><div class="trio">{figures}</div></section>'
+    )

@@ -1,0 +1,103 @@
+"""How good a decision was among all that could have been made: every case enumerated once, every policy placed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conservator.errors import ConservatorError, ToolFailedError
+from conservator.evaluation.cases import Case
+from conservator.evaluation.enumerate import EachKindOnce, Enumeration, enumerate_toolchains, scores_of, share_below
+from conservator.evaluation.spaces import Toolchain, toolchains_of
+from conservator.image import Image
+from conservator.perception.study import study
+from conservator.pool.pool import Pool
+from conservator.resample import bicubic_to
+from conservator.tools.tool import Toolbox, is_specialist
+
+
+def study_of_reference(damaged: Image, clean: Image) -> Image:
+    """The undamaged photo at the places and in the size of the damaged one's study."""
+    return study(bicubic_to(clean, *damaged.shape[-2:]), like=damaged)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Ranks toolchains on the study of a case, so that the cost does not grow with the photo."""
+
+    toolbox: Toolbox
+    pool: Pool
+    objective: str
+    """What decides: a name in OBJECTIVES."""
+    metrics: tuple[str, ...]
+    """The full-reference metrics at hand; the objective uses those that it weighs."""
+    folder: Path
+    """Keeps one journal per case, so that each is enumerated once, and goes on after an interruption."""
+    tell: Callable[[str, int, int, float], None] = lambda case, done, total, left: None
+    """Told the case, how many of how many toolchains are scored, and about how many seconds are left."""
+
+    def enumerate(self, case: Case, damaged: Image, clean: Image) -> Enumeration:
+        """All toolchains of the specialists for the damages that the case is known to have, each kind once.
+
+        Raises ConservatorError for a case whose damages nobody knows.
+        """
+        space = self._space(case)
+        picture, reference = self._pictures(damaged, clean)
+        total, start, first = len(toolchains_of(space)), time.perf_counter(), [0]
+
+        def tell(done: int) -> None:
+            first[0] = first[0] or done  # what a journal held took no time
+            pace = (time.perf_counter() - start) / max(1, done - first[0])
+            self.tell(case.name, done, total, pace * (total - done))
+
+        journal = self.folder / f"{_file_name(case.name)}.jsonl"
+        return enumerate_toolchains(
+            picture, reference, space, self.pool, metrics=self.metrics, journal=journal, progress=tell
+        )
+
+    def best(self, found: Enumeration) -> Toolchain:
+        """The toolchain of the highest value; the shortest, then the first, of those that tie."""
+        values, _ = found.objective(self.objective)
+        return found.toolchains[int(np.nanargmax(values))]
+
+    def rank(self, found: Enumeration, toolchain: Toolchain, damaged: Image, clean: Image) -> float:
+        """The share, 0 to 1, of the enumerated toolchains that this one beats or equals, NaN where a tool failed.
+
+        One that is not among them (it repeats a tool, or has one for a damage that is not there) is run on the study
+        and placed by its scores.
+        """
+        values, _ = found.objective(self.objective)
+        if toolchain in found.toolchains:
+            return found.percentile(toolchain, values)
+        picture, reference = self._pictures(damaged, clean)
+        try:
+            for tool in toolchain:
+                picture = self.pool.submit(tool, picture).result()
+        except ToolFailedError:
+            return math.nan
+        scores = np.array([scores_of(picture, reference, self.metrics)])
+        return share_below(float(found.objective(self.objective, scores)[0][0]), values)
+
+    def _space(self, case: Case) -> EachKindOnce:
+        if case.kinds is None:
+            raise ConservatorError(f"{case.name} cannot be ranked: nobody knows which damages it has")
+        specs = [spec for spec in self.toolbox.specs if is_specialist(spec)]
+        return EachKindOnce.of(specs, case.kinds)
+
+    def _pictures(self, damaged: Image, clean: Image) -> tuple[Image, Image]:
+        """The study, and its reference; a small photo is its own study, and keeps a reference of the full size."""
+        picture = study(damaged)
+        whole = picture.shape == damaged.shape
+        return picture, clean if whole else study_of_reference(damaged, clean)
+
+
+def _file_name(case: str) -> str:
+    """Legal on every system, and different for different cases."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", case)[:80] + "-" + hashlib.sha256(case.encode()).hexdigest()[:8]

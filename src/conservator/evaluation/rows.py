@@ -1,0 +1,183 @@
+"""Results on disk: one line of ``results.csv`` per policy and case, and ``settings.json``, which they belong to."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conservator.errors import ConservatorError
+from conservator.evaluation.journal import whole_lines
+from conservator.files import write_text
+
+FULL_REFERENCE = ("psnr", "psnr_y", "ssim")
+"""What can be measured everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one policy made of one case. A score that could not be computed is NaN, an empty cell on disk."""
+
+    group: str
+    combination: str
+    photo: str
+    policy: str
+    toolchain: str
+    """Tools whose effect is in the result, joined by ">"."""
+    calls: int
+    """Tool calls on the study while deciding."""
+    treatments: int
+    """Tool calls on the whole photo."""
+    examining: float
+    """Seconds, as the next two."""
+    deciding: float
+    treating: float
+    psnr_in: float
+    psnr: float
+    psnr_y_in: float
+    psnr_y: float
+    ssim_in: float
+    ssim: float
+    lpips_in: float = math.nan
+    """This and the next five only where their packages and backbones can be had."""
+    lpips: float = math.nan
+    dists_in: float = math.nan
+    dists: float = math.nan
+    st_lpips_in: float = math.nan
+    st_lpips: float = math.nan
+    piqe: float
+    sharpness: float
+    noise: float
+    rank: float = math.nan
+    """The share of all enumerated toolchains that this one beats or equals, 0 to 1."""
+    toolchains: int = 0
+    """How many were enumerated."""
+
+    @property
+    def seconds(self) -> float:
+        """The whole time of the photo."""
+        return self.examining + self.deciding + self.treating
+
+    @property
+    def gain(self) -> float:
+        """PSNR (RGB, dB) gained over the untouched input."""
+        return self.psnr - self.psnr_in
+
+    @property
+    def case(self) -> str:
+        """The name of its case."""
+        return f"{self.group}/{self.combination}/{self.photo}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on; a folder of results belongs to one."""
+
+    benchmark: str
+    photos: str
+    """The name of the folder, not where it lies."""
+    toolbox: str
+    eye: str
+    seed: int
+    limit: int | None = None
+    rank: str | None = None
+    """The objective by which toolchains are ranked; None where they are not."""
+    metrics: tuple[str, ...] = FULL_REFERENCE
+    """The full-reference metrics that are measured: all that are at hand."""
+
+
+def claim(path: Path, settings: Settings) -> None:
+    """Write ``settings.json``, or raise ConservatorError where the one that is there tells of another run."""
+    versions = {"conservator": version("conservator"), "torch": torch.__version__}
+    now: dict[str, Any] = json.loads(json.dumps(asdict(settings) | {"versions": versions}))
+    if path.exists():
+        was = _settings(path)
+        other = sorted(key for key in now if was.get(key) != now[key])
+        if other:
+            told = "; ".join(f"{key} {was.get(key)}, now {now[key]}" for key in other)
+            raise ConservatorError(f"{path.parent} holds results of other settings ({told}); use another folder")
+    else:
+        now["started"] = time.strftime("%Y-%m-%d")
+        write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def read_settings(folder: Path) -> tuple[Settings, dict[str, str]]:
+    """The settings of a folder of results, and the versions of what made them; ConservatorError when it has none."""
+    was = _settings(folder / "settings.json")
+    try:
+        values = {field.name: was[field.name] for field in fields(Settings)}
+        return Settings(**values | {"metrics": tuple(values["metrics"])}), dict(was["versions"])
+    except (KeyError, TypeError) as error:
+        raise ConservatorError(f"{folder / 'settings.json'} is not of this version's benchmark ({error})") from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConservatorError(f"{path} cannot be read ({error}); give the output folder of a benchmark") from error
+    if not isinstance(found, dict):
+        raise ConservatorError(f"{path} holds no settings; give the output folder of a benchmark")
+    return found
+
+
+class Table:
+    """``results.csv``: grows by whole lines, each on disk before the next is computed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Table:
+        fresh = not whole_lines(self._path)
+        self._file = self._path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, [field.name for field in fields(Row)], lineterminator="\n")
+        if fresh:
+            self._writer.writeheader()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def append(self, row: Row) -> None:
+        """Write one line, flushed to the disk."""
+        self._writer.writerow({name: _cell(value) for name, value in asdict(row).items()})
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _cell(value: object) -> object:
+    return "" if isinstance(value, float) and math.isnan(value) else value
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": lambda text: float(text) if text else math.nan,
+}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results file, none where there is no file; a line that a killed run left half written is not one.
+
+    Raises ConservatorError where the columns are not this version's.
+    """
+    lines = whole_lines(path)
+    kinds = {field.name: _READ[str(field.type)] for field in fields(Row)}
+    rows = []
+    for line in csv.DictReader(lines):
+        if line.keys() != kinds.keys():
+            raise ConservatorError(f"{path} has not the columns of this version; use another folder")
+        try:
+            rows.append(Row(**{name: kind(line[name]) for name, kind in kinds.items()}))
+        except (TypeError, ValueError) as error:
+            raise ConservatorError(f"{path} has a line that is no result ({error}); use another folder") from error
+    return rows

@@ -1,0 +1,217 @@
+"""Ranking: strategies that are what they say, enumerations that resume, ranks as a count by hand has them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BoxBlur, Gamma
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conservator.degradations import Kind, degrade, parse_recipe
+from conservator.errors import ConservatorError, NameNotFoundError, ToolFailedError
+from conservator.evaluation.cases import Case
+from conservator.evaluation.enumerate import AnyUpTo, EachKindOnce, Enumeration, enumerate_toolchains
+from conservator.evaluation.ranking import Ranking
+from conservator.evaluation.spaces import toolchains_of
+from conservator.evaluation.strategies import check_names, derive
+from conservator.image import Image
+from conservator.pool import LocalPool, Pool
+from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
+
+
+class Nothing(Tool):
+    """Returns what it is given."""
+
+    spec = ToolSpec("nothing", frozenset({Kind.NOISE}), "Does nothing.", "none", "Apache-2.0")
+
+    def restore(self, image: Image) -> Image:
+        return image
+
+
+class FailsInTheDark(Tool):
+    """Fails below a mean of 0.2."""
+
+    spec = ToolSpec("picky", frozenset({Kind.JPEG}), "Fails on a dark picture.", "none", "Apache-2.0")
+
+    def restore(self, image: Image) -> Image:
+        if float(image.flatten(1).mean(1).min()) < 0.2:
+            raise ToolFailedError("too dark")
+        return (image * 1.1).clamp(0, 1)
+
+
+TOOLBOX = Toolbox(Gamma(), BoxBlur(), Nothing(), FailsInTheDark())
+SPACE = EachKindOnce.of(TOOLBOX.specs, frozenset({Kind.NOISE, Kind.LOW_LIGHT, Kind.JPEG}))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with LocalPool(TOOLBOX) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def pair(coffee: Image) -> tuple[Image, Image]:
+    clean = coffee[..., 100:148, 200:264].contiguous()
+    return degrade(clean, parse_recipe("dark:high,noise:low,jpeg:low", 1)) * 0.5, clean
+
+
+@pytest.fixture(scope="module")
+def finished(
+    pair: tuple[Image, Image], pool: Pool, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Enumeration, Path]:
+    journal = tmp_path_factory.mktemp("journal") / "case.jsonl"
+    return enumerate_toolchains(*pair, SPACE, pool, journal=journal), journal
+
+
+@given(share=st.floats(0, 1))
+@settings(max_examples=25, deadline=None)
+def test_an_enumeration_goes_on_wherever_it_was_cut(
+    finished: tuple[Enumeration, Path],
+    pair: tuple[Image, Image],
+    pool: Pool,
+    share: float,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    whole, journal = finished
+    cut = tmp_path_factory.mktemp("cut") / "case.jsonl"
+    written = journal.read_bytes()
+    cut.write_bytes(written[: round(share * len(written))])
+    resumed = enumerate_toolchains(*pair, SPACE, pool, journal=cut)
+    assert resumed.toolchains == whole.toolchains
+    assert np.array_equal(resumed.scores, whole.scores, equal_nan=True)
+    assert resumed.calls <= whole.calls
+    assert sorted(cut.read_text().splitlines()) == sorted(written.decode().splitlines())
+
+
+def test_a_finished_enumeration_costs_no_call(
+    finished: tuple[Enumeration, Path], pair: tuple[Image, Image], pool: Pool
+) -> None:
+    whole, journal = finished
+    assert np.isnan(whole.scores).any()  # the picky tool did fail
+    again = enumerate_toolchains(*pair, SPACE, pool, journal=journal)
+    assert again.calls == 0
+    assert np.array_equal(again.scores, whole.scores, equal_nan=True)
+
+
+def test_a_journal_of_another_picture_is_refused(
+    finished: tuple[Enumeration, Path], pair: tuple[Image, Image], pool: Pool, tmp_path: Path
+) -> None:
+    journal = Path(shutil.copy(finished[1], tmp_path))
+    with pytest.raises(ConservatorError, match="another picture"):
+        enumerate_toolchains(pair[0].flip(-1), pair[1], SPACE, pool, journal=journal)
+
+
+def test_what_changes_nothing_is_run_once_and_scored_as_it_is_alone(pair: tuple[Image, Image], pool: Pool) -> None:
+    image, clean = pair
+    space = AnyUpTo(("nothing", "gamma"), 3)
+    found = enumerate_toolchains(image, clean, space, pool)
+    assert len(found.toolchains) == space.count() == 15
+    assert found.calls < 14
+    for toolchain, row in zip(found.toolchains, found.scores, strict=True):
+        alone = image
+        for name in toolchain:
+            alone = TOOLBOX[name](alone)
+        assert row.tolist() == enumerate_toolchains(alone, clean, AnyUpTo((), 0), pool).scores[0].tolist()
+
+
+def test_nothing_follows_an_enlargement() -> None:
+    specs = make_toolbox("classical").specs
+    space = EachKindOnce.of(specs, frozenset({Kind.HAZE, Kind.LOW_RESOLUTION, Kind.LOW_LIGHT}))
+    found = toolchains_of(space)
+    assert space.count() == len(found) == len(set(found))
+    assert all(name not in space.last for toolchain in found for name in toolchain[:-1])
+    assert any(toolchain[-1:] == ("lanczos_x4",) and len(toolchain) == 3 for toolchain in found)
+
+
+def test_a_study_is_scored_by_the_mean_of_its_views(coffee: Image, pool: Pool) -> None:
+    views = [coffee[..., i : i + 64, i : i + 64] for i in (0, 100, 200)]
+    clean = torch.cat(views)
+    found = enumerate_toolchains(clean * 0.5, clean, AnyUpTo(("gamma",), 1), pool)
+    alone = [enumerate_toolchains(v * 0.5, v, AnyUpTo(("gamma",), 1), pool).scores for v in views]
+    assert found.scores == pytest.approx(np.mean(alone, axis=0))
+
+
+@pytest.fixture
+def ranking(pool: Pool, tmp_path: Path) -> Ranking:
+    return Ranking(TOOLBOX, pool, "balanced", ("psnr", "ssim"), tmp_path)
+
+
+def test_ranks_are_a_count_of_the_others(ranking: Ranking, pair: tuple[Image, Image]) -> None:
+    image, clean = pair
+    case = Case("A", "dark+noise", "x", lambda: (image, clean), frozenset({Kind.NOISE, Kind.LOW_LIGHT}))
+    found = ranking.enumerate(case, image, clean)
+    values, _ = found.objective("balanced")
+    for i, toolchain in enumerate(found.toolchains):
+        beaten = [value <= values[i] for j, value in enumerate(values) if j != i]
+        assert ranking.rank(found, toolchain, image, clean) == pytest.approx(np.mean(beaten))
+    best = ranking.best(found)
+    assert ranking.rank(found, best, image, clean) == 1
+    assert len(list(ranking.folder.iterdir())) == 1
+
+
+def test_a_toolchain_that_is_no_choice_is_placed_by_its_scores(ranking: Ranking, pair: tuple[Image, Image]) -> None:
+    image, clean = pair
+    case = Case("A", "dark", "x", lambda: (image, clean), frozenset({Kind.LOW_LIGHT}))
+    found = ranking.enumerate(case, image, clean)
+    assert found.toolchains == ((), ("gamma",))
+    same = ranking.rank(found, ("nothing",), image, clean)  # as good as the untouched picture
+    assert same == 0.5
+    assert ranking.rank(found, ("gamma", "nothing"), image, clean) == 1
+    assert np.isnan(ranking.rank(found, ("picky",), image * 0, clean))
+
+
+def test_where_nothing_is_wrong_nothing_is_best(ranking: Ranking, coffee: Image) -> None:
+    image = coffee[..., :64, :64].contiguous()
+    case = Case("clean", "clean", "x", lambda: (image, image), frozenset())
+    found = ranking.enumerate(case, image, image)
+    assert ranking.best(found) == ()
+    assert ranking.rank(found, (), image, image) == 1
+    assert ranking.rank(found, ("box_blur",), image, image) == 0
+    with pytest.raises(ConservatorError, match="nobody knows"):
+        ranking.enumerate(replace(case, kinds=None), image, image)
+
+
+NAMES = [spec.name for spec in make_toolbox("classical").specs]
+
+
+@given(toolchain=st.lists(st.sampled_from(NAMES), max_size=5).map(tuple), seed=st.integers(0, 99))
+def test_derived_strategies_change_what_they_say_and_nothing_else(toolchain: tuple[str, ...], seed: int) -> None:
+    toolbox, picture = make_toolbox("classical"), torch.full((1, 3, 8, 8), 0.5)
+    shuffled = derive("random_order:greedy", toolchain, toolbox, picture, seed)
+    assert sorted(shuffled) == sorted(toolchain)
+    assert shuffled == derive("random_order:greedy", toolchain, toolbox, picture, seed)
+    other = derive("random_tools:greedy", toolchain, toolbox, picture, seed)
+    assert len(other) == len(toolchain)
+    for a, b in zip(toolchain, other, strict=True):
+        assert toolbox[a].spec.removes & toolbox[b].spec.removes
+
+
+def test_chance_reaches_every_order_and_every_tool() -> None:
+    toolbox, picture = make_toolbox("classical"), torch.full((1, 3, 8, 8), 0.5)
+    chain = ("deblock", "tv_denoise")
+    assert {derive("random_order:x", chain, toolbox, picture, seed) for seed in range(20)} == {chain, chain[::-1]}
+    tools = {derive("random_tools:x", ("deblock",), toolbox, picture, seed) for seed in range(20)}
+    assert tools == {("deblock",), ("dct_dejpeg",)}
+
+
+def test_what_cannot_be_compared_gets_a_sentence(coffee: Image) -> None:
+    cases = [Case("real", "real", "x", lambda: (coffee, None))]
+    check_names(["none", "random_order:rules", "random_tools:oracle", "random_both"], cases, TOOLBOX, False)
+    for names, ranked, told in (
+        (["random_order"], False, "random_order:greedy"),
+        (["generalist"], False, "no tool 'generalist'"),
+        (["best"], False, "--rank"),
+        (["none"], True, "nobody knows"),
+    ):
+        with pytest.raises(ConservatorError, match=told):
+            check_names(names, cases, TOOLBOX, ranked)
+    for names in (["gredy"], ["random_order:gredy"], ["random_ordr:greedy"], ["random_order:best"]):
+        with pytest.raises(NameNotFoundError):
+            check_names(names, cases, TOOLBOX, False)
