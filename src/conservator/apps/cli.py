@@ -10,6 +10,7 @@ import typer
 
 from conservator import __version__
 from conservator.apps.bench import bench_app
+from conservator.apps.data import data_app
 from conservator.apps.train import train_app
 from conservator.errors import ConservatorError
 
@@ -29,6 +30,7 @@ tools_app = typer.Typer(help="List the tools, import published ones, add your ow
 app.add_typer(tools_app, name="tools")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
+app.add_typer(data_app, name="data")
 
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels than this.")]
