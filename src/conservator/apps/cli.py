@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conservator import __version__
+from conservator.apps import bench_rl_restore  # noqa: F401 - adds its command
 from conservator.apps.bench import bench_app
 from conservator.apps.train import train_app
 from conservator.errors import ConservatorError

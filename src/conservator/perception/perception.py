@@ -49,3 +49,15 @@ class Perception(Protocol):
 
     def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
         """Estimate what a treatment of ``treated`` gained, in dB of PSNR to the undamaged photo."""
+
+
+class Blind:
+    """A perception that looks at nothing, for those who judge by a reference or by the pixels alone."""
+
+    def perceive(self, image: Image) -> Percept:
+        """Nothing is seen."""
+        return Percept()
+
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+        """Nothing is gained."""
+        return 0.0

@@ -2,13 +2,16 @@
 
 from conservator.policies.catalog import POLICIES, PolicyContext, make_policy
 from conservator.policies.check import check_policy
+from conservator.policies.dqn import Agent, DqnPolicy, load_agent
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, EyeJudge, Greedy, Objective, ReferenceJudge
 
 __all__ = [
     "EXPERT_ORDER",
     "POLICIES",
+    "Agent",
     "Beam",
+    "DqnPolicy",
     "EyeJudge",
     "FixedOrder",
     "Greedy",
@@ -19,5 +22,6 @@ __all__ = [
     "ReferenceJudge",
     "Rules",
     "check_policy",
+    "load_agent",
     "make_policy",
 ]
