@@ -158,11 +158,8 @@ def table(rows: Sequence[Row], oracles: Sequence[Row]) -> list[str]:
     for method in dict.fromkeys(row.method for row in rows):
         part = {row.level: row for row in rows if row.method == method}
         cells = [_cell(part[level]) if level in part else "" for level in levels]
-        damaged = [level for level in levels if level != "clean" and level in part]
-        shares = [
-            float(part[le].gains.mean()) / best.get((method.partition(":")[0], le), float("nan")) for le in damaged
-        ]
-        share = "" if any(np.isnan(s) for s in shares) else " / ".join(f"{s:.0%}" for s in shares)
+        shared = [le for le in levels if le != "clean" and (_entry(method), le) in best]
+        share = " / ".join(f"{float(part[le].gains.mean()) / best[_entry(method), le]:.0%}" for le in shared)
         used = " / ".join(f"{part[le].tools.float().mean():.1f}" for le in levels if le in part)
         stops = " / ".join(f"{part[le].stopped.float().mean():.0%}" for le in levels if le in part)
         lines.append(f"| {method} | {' | '.join(cells)} | {share} | {used} | {stops} |")
