@@ -113,11 +113,11 @@ class DqnPolicy:
         for members in groups.values():
             patches = torch.cat([episodes[i][0] for i in members])
             counts = [len(episodes[i][0]) for i in members]
-            previous = torch.cat(
+            before = torch.cat(
                 [torch.tensor([episodes[i][1]] * n, dtype=torch.int64) for i, n in zip(members, counts, strict=True)]
             )
             with torch.inference_mode():
-                parts = zip(patches.split(_ROWS), previous.split(_ROWS), strict=True)
+                parts = zip(patches.split(_ROWS), before.split(_ROWS), strict=True)
                 last = torch.cat([self._agent.network(p.to(device), q.to(device))[:, -1].cpu() for p, q in parts])
             found.update(zip(members, last.split(counts), strict=True))
         return [found[i] for i in range(len(observations))]

@@ -105,8 +105,8 @@ class RestorationEnv(gymnasium.Env[Observed, np.int64]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own declaration
 
     def __init__(self, rules: Rules) -> None:
-        self._rules, self._episode = rules, None
-        self._episode: Episode | None
+        self._rules = rules
+        self._episode: Episode | None = None
         self.observation_space, self.action_space = rules.observation_space(), rules.action_space()
 
     def reset(
@@ -126,7 +126,7 @@ class RestorationEnv(gymnasium.Env[Observed, np.int64]):
         return self._episode.observed(), reward, terminated, truncated, self._episode.info()
 
 
-class VectorRestorationEnv(VectorEnv[Observed, NDArray[np.int64], NDArray[np.int64]]):
+class VectorRestorationEnv(VectorEnv[Observed, NDArray[np.int64], NDArray[Any]]):
     """Many sessions that step together: the calls of one tool run as one batch through the pool.
 
     A session that ends is followed by the next in the same step; ``final_obs`` and ``final_info`` in the info, and
@@ -157,7 +157,7 @@ class VectorRestorationEnv(VectorEnv[Observed, NDArray[np.int64], NDArray[np.int
 
     def step(
         self, actions: NDArray[np.int64]
-    ) -> tuple[Observed, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    ) -> tuple[Observed, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Carry out one action in each session. Raises InvalidActionError for what is no action."""
         if not self._episodes:
             raise InvalidActionError("there are no episodes; call reset first")
