@@ -57,6 +57,7 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "none": lambda context: NoPolicy(),
     "oracle": _oracle,
     "dqn": lambda context: DqnPolicy(shipped_agent()),
+    "dqn:compact": lambda context: DqnPolicy(shipped_agent("dqn_compact"), "dqn:compact"),
     "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published"),
 }
 

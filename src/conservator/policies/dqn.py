@@ -63,14 +63,15 @@ def load_agent(path: Path) -> Agent:
         raise ConservatorError(f"{path} cannot be read as an agent; expected a .safetensors file") from error
 
 
-def shipped_agent() -> Agent:
-    """The agent that ships; ConservatorError where this installation has none."""
+def shipped_agent(name: str = "dqn") -> Agent:
+    """An agent that ships; ConservatorError where this installation has none."""
     from conservator.weights import load_weights, manifest
 
-    if "dqn" not in manifest():
-        raise ConservatorError("no agent ships with this version; train one with: conservator train dqn")
-    tensors, metadata = load_weights("dqn")
-    return make_agent(tensors, metadata, "the shipped file of weights dqn")
+    if name not in manifest():
+        raise ConservatorError(
+            f"the agent {name} does not ship with this version; train it with: conservator train dqn"
+        )
+    return make_agent(*load_weights(name), where=f"the shipped file of weights {name}")
 
 
 def published_agent() -> Agent:

@@ -67,10 +67,15 @@ def shipped_tools(name: str) -> tuple[RlRestoreTool, ...]:
 
 def trained_tools(path: Path) -> tuple[RlRestoreTool, ...]:
     """Twelve tools that ``conservator train rl-restore-tools`` wrote; ConservatorError when the file is none."""
+    return own_tools(*read_tools(path))
+
+
+def read_tools(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of such a file; ConservatorError when it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return own_tools({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ConservatorError(f"{path} cannot be read as tools; expected a .safetensors file") from error

@@ -36,7 +36,7 @@ from conservator.training.tools import draw_curve
 
 @dataclass(frozen=True)
 class Settings:
-    """How an agent is trained. The defaults are those of the authors' code, ``FAST`` is ours."""
+    """How an agent is trained. The defaults are those of the authors' code."""
 
     steps: int = 2_000_000
     """Steps of the environment, all sessions together."""
@@ -73,23 +73,30 @@ class Settings:
     seed: int = 0
 
 
-FAST = Settings(
-    steps=20_000,
-    warmup=640,
-    memory=60_000,
-    rate=1e-3,
-    halving=7_000,
-    least_rate=5e-5,
-    explore=8_000,
-    least_explore=0.05,
-    target_every=640,
-    double=True,
-    duelling=True,
-    returns=3,
-    priority=0.6,
-    checkpoint_every=2_000,
-)
-"""A hundredth of the published number of steps."""
+def published(steps: int = 2_000_000, seed: int = 0) -> Settings:
+    """The authors' settings: schedules as they are, however many steps are played."""
+    return Settings(steps=steps, seed=seed)
+
+
+def fast(steps: int = 20_000, seed: int = 0) -> Settings:
+    """A hundredth of the published number of steps; schedules shrink with it."""
+    return Settings(
+        steps=steps,
+        warmup=steps // 30,
+        memory=60_000,
+        rate=1e-3,
+        halving=max(1, steps // 4),
+        least_rate=5e-5,
+        explore=int(0.4 * steps),
+        least_explore=0.05,
+        target_every=max(32, steps // 30),
+        double=True,
+        duelling=True,
+        returns=3,
+        priority=0.6,
+        checkpoint_every=max(64, steps // 10),
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def train_dqn(
     rules: Rules,
     held_out: Patches,
     folder: Path,
-    settings: Settings = FAST,
+    settings: Settings,
     *,
     start: Agent | None = None,
     device: str = "cpu",
