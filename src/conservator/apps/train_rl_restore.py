@@ -54,9 +54,11 @@ def train_rl_restore_tools(
 def train_dqn(
     photos: PhotosOption,
     toolbox: Toolbox = "rl-restore",
-    preset: Annotated[
-        Literal["fast", "published"], typer.Option(help="Hyper-parameters: ours, or the authors'.")
-    ] = "fast",
+    preset: Annotated[Literal["fast", "published"], typer.Option(help="Ours, or the authors'.")] = "fast",
+    without: Annotated[
+        str, typer.Option(help="Switch off, joined by commas: double, duelling, returns, priority.")
+    ] = "",
+    name: Annotated[Literal["dqn", "dqn_compact"], typer.Option(help="What --into calls it.")] = "dqn",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the environment (default: the preset's).")] = None,
     mixture: Mixture = "all",
     start: Annotated[Path | None, typer.Option(help="An agent's file to go on from.", exists=True)] = None,
@@ -75,6 +77,7 @@ def train_dqn(
     from conservator.training.patches import mixture as damage
 
     settings = fast(steps or 20_000, seed) if preset == "fast" else published(steps or 2_000_000, seed)
+    settings = settings.without(*(part for part in without.split(",") if part))
     found = _photos(photos, threads)
     with _rules(toolbox, found, mixture, threads) as rules:
         held_out = make_patches(found.held_out, "held out", damage(mixture), 256, seed)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conservator.errors import ConservatorError
+from conservator.errors import ConservatorError, MissingExtraError, name_not_found
 from conservator.evaluation.patches import SIDE, Patches
 from conservator.evaluation.rl_restore import measure
 from conservator.files import replacing
@@ -68,9 +68,20 @@ class Settings:
     """Rewards that are summed before the bootstrap (n-step)."""
     priority: float = 0.0
     """Exponent of prioritised replay, 0 for uniform."""
+    unit: float = 1.0
+    """dB per unit of the network's values while it learns: Adam moves a bias by no more than its rate, and tools that do
+    harm cost 20 dB. The agent that is saved has its values in dB."""
     checkpoint_every: int = 20_000
     """Steps between checkpoints; the sessions begin anew at each, so that a resumed run is the same run."""
     seed: int = 0
+
+    def without(self, *parts: str) -> Settings:
+        """The same without some of double, duelling, returns and priority; raises NameNotFoundError for others."""
+        plain: dict[str, bool | int | float] = {"double": False, "duelling": False, "returns": 1, "priority": 0.0}
+        for part in parts:
+            if part not in plain:
+                raise name_not_found("part", part, plain)
+        return replace(self, **{part: plain[part] for part in parts})  # type: ignore[arg-type]
 
 
 def published(steps: int = 2_000_000, seed: int = 0) -> Settings:
@@ -94,6 +105,7 @@ def fast(steps: int = 20_000, seed: int = 0) -> Settings:
         duelling=True,
         returns=3,
         priority=0.6,
+        unit=10.0,
         checkpoint_every=max(64, steps // 10),
         seed=seed,
     )
@@ -163,6 +175,7 @@ class _Run:
             if start.tools != self.tools or (start.network.state is not None) != settings.duelling:
                 raise ConservatorError("the agent to start from has other tools, or another network; train afresh")
             self.network.load_state_dict(start.network.state_dict())
+            _scaled(self.network, 1 / settings.unit)
         self.network.requires_grad_(True).train().to(device)
         self.target = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.rate)
@@ -172,8 +185,9 @@ class _Run:
         """How far exploration is skipped: an agent to go on from knows its way already."""
 
     def agent(self) -> Agent:
-        """The agent as it is now."""
-        return Agent(copy.deepcopy(self.network).cpu().eval().requires_grad_(False), self.tools)
+        """The agent as it is now, its values in dB."""
+        network = _scaled(copy.deepcopy(self.network), self.settings.unit)
+        return Agent(network.cpu().eval().requires_grad_(False), self.tools)
 
     def policy(self) -> DqnPolicy:
         """The agent as it is now, without chance."""
@@ -235,7 +249,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = max(s.least_rate, s.rate * 0.5 ** (self.step / s.halving))
         images, previous, actions, rewards, played = (
-            x.to(self.device) for x in (batch.images, batch.previous, batch.actions, batch.rewards, batch.played)
+            x.to(self.device)
+            for x in (batch.images, batch.previous, batch.actions, batch.rewards / s.unit, batch.played)
         )
         values = self.network(images, previous)
         with torch.no_grad():
@@ -306,14 +321,21 @@ def n_step_targets(rewards: Tensor, values: Tensor, played: Tensor, gamma: float
     return targets
 
 
+@torch.no_grad()
+def _scaled(network: QNetwork, factor: float) -> QNetwork:
+    """Multiply the values that a network gives by a factor."""
+    for layer in (network.values, network.state):
+        for parameter in layer.parameters() if layer is not None else ():
+            parameter *= factor
+    return network
+
+
 def _begin(observed: Observed, i: int) -> Played:
     return Played([observed["image"][i]], [int(observed["previous"][i])], [], [])
 
 
 def _tensorboard(folder: Path) -> Callable[[int, dict[str, float]], None]:
     """A function that writes scalars for TensorBoard; MissingExtraError where it is not installed."""
-    from conservator.errors import MissingExtraError
-
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
