@@ -48,7 +48,9 @@ def make_agent(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where
     try:
         network.load_state_dict({name: value.float() for name, value in tensors.items()})
     except RuntimeError as error:
-        raise ConservatorError(f"{where} holds no agent of {len(tools)} tools; train one with: train dqn") from error
+        raise ConservatorError(
+            f"{where} holds no agent of {len(tools)} tools; train one with: conservator train dqn"
+        ) from error
     return Agent(network.eval().requires_grad_(False), tools)
 
 

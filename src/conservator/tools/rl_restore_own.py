@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -36,8 +37,7 @@ def own_network(architecture: str, index: int) -> Callable[[], nn.Module]:
     if architecture == "paper":
         return network_of(index)
     if architecture == "compact":
-        widths = _COMPACT[index % 4 // 2]
-        return lambda: ResidualUNet(widths)
+        return partial(ResidualUNet, _COMPACT[index % 4 // 2])
     raise ConservatorError(f"the architecture is {architecture!r}, expected paper or compact")
 
 
@@ -49,7 +49,9 @@ def own_tools(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tup
         prefix = f"{spec.name}."
         mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if not mine:
-            raise ConservatorError(f"the file of weights has no tool {spec.name}; train it: train rl-restore-tools")
+            raise ConservatorError(
+                f"the file of weights has no tool {spec.name}; conservator train rl-restore-tools makes all"
+            )
         spec = replace(spec, source=_SOURCE, license="Apache-2.0", multiple_of=8 if architecture == "compact" else 1)
         tools.append(RlRestoreTool(spec, own_network(architecture, index), Loaded(mine)))
     return tuple(tools)

@@ -65,12 +65,12 @@ class Settings:
     duelling: bool = False
     """Value and advantages apart (Wang et al., 2016)."""
     returns: int = 1
-    """Rewards that are summed before the bootstrap (n-step)."""
+    """Rewards that are summed before the bootstrap (n-step), as long as the actions are the best."""
     priority: float = 0.0
     """Exponent of prioritised replay, 0 for uniform."""
     unit: float = 1.0
-    """dB per unit of the network's values while it learns: Adam moves a bias by no more than its rate, and tools that do
-    harm cost 20 dB. The agent that is saved has its values in dB."""
+    """dB per unit of the network's values while it learns: Adam moves a bias by no more than its rate, and tools that
+    do harm cost 20 dB. The agent that is saved has its values in dB."""
     checkpoint_every: int = 20_000
     """Steps between checkpoints; the sessions begin anew at each, so that a resumed run is the same run."""
     seed: int = 0
@@ -98,8 +98,8 @@ def fast(steps: int = 20_000, seed: int = 0) -> Settings:
         rate=1e-3,
         halving=max(1, steps // 4),
         least_rate=5e-5,
-        explore=int(0.4 * steps),
-        least_explore=0.05,
+        explore=int(0.5 * steps),
+        least_explore=0.1,
         target_every=max(32, steps // 30),
         double=True,
         duelling=True,
@@ -256,7 +256,8 @@ class _Run:
         with torch.no_grad():
             judged = self.target(images, previous)
             best = (values if s.double else judged).argmax(2, keepdim=True)
-            targets = n_step_targets(rewards, judged.gather(2, best)[..., 0], played, s.gamma, s.returns)
+            greedy = actions == best[..., 0]
+            targets = n_step_targets(rewards, judged.gather(2, best)[..., 0], greedy, played, s.gamma, s.returns)
         errors = values.gather(2, actions[..., None])[..., 0] - targets
         each = F.huber_loss(errors, torch.zeros_like(errors), reduction="none") * played
         # an episode counts as one, however long it is
@@ -306,18 +307,20 @@ class _Run:
         return {name: str(value) for name, value in values.items()} | {"tools": ",".join(self.tools)}
 
 
-def n_step_targets(rewards: Tensor, values: Tensor, played: Tensor, gamma: float, returns: int) -> Tensor:
+def n_step_targets(
+    rewards: Tensor, values: Tensor, greedy: Tensor, played: Tensor, gamma: float, returns: int
+) -> Tensor:
     """What each step (B, T) should be worth: ``returns`` rewards, then the value of where they led, if that was played.
 
-    ``values`` (B, T) are those of the state before each step; beyond the end of an episode there is nothing to gain.
+    ``values`` (B, T) are those of the state before each step; ``greedy`` says whether the step's action is the best
+    there. Rewards after an action that is not are not counted (Watkins): chance must not make a good tool look bad.
+    Beyond the end of an episode there is nothing to gain.
     """
-    steps = rewards.shape[1]
-    targets = torch.zeros_like(rewards)
-    for t in range(steps):
-        for k in range(min(returns, steps - t)):
-            targets[:, t] += gamma**k * rewards[:, t + k] * played[:, t + k]
-        if t + returns < steps:
-            targets[:, t] += gamma**returns * values[:, t + returns] * played[:, t + returns]
+    targets = values
+    for counted in range(returns):
+        follows = torch.where(greedy, targets, values) if counted else values
+        ahead = torch.cat([follows[:, 1:] * played[:, 1:], torch.zeros_like(values[:, :1])], 1)
+        targets = rewards * played + gamma * ahead
     return targets
 
 
@@ -326,7 +329,7 @@ def _scaled(network: QNetwork, factor: float) -> QNetwork:
     """Multiply the values that a network gives by a factor."""
     for layer in (network.values, network.state):
         for parameter in layer.parameters() if layer is not None else ():
-            parameter *= factor
+            parameter.mul_(factor)
     return network
 
 
