@@ -540,3 +540,35 @@ def test_one_run_is_one_episode_of_the_session(rules: Rules) -> None:
     (together,) = play(policy, patch, TOOLS, rules.pool)
     assert alone.toolchain() == together.toolchain()
     assert torch.equal(alone.last.image, together.last.image)
+
+
+# --- regions ----------------------------------------------------------------------------------------------------------
+
+
+class Lazy(DqnPolicy):
+    """Smooths dark regions, and no others."""
+
+    def __init__(self) -> None:
+        super().__init__(small_agent())
+
+    def act_together(self, observations: Any) -> list[Decision]:
+        done = [bool(o.trajectory.toolchain()) for o in observations]
+        dark = [float(o.image.mean()) < 0.5 for o in observations]
+        return [Decision(Apply("smooth") if d and not t else Stop()) for d, t in zip(dark, done, strict=True)]
+
+
+def test_regions_get_toolchains_of_their_own_without_seams(rules: Rules) -> None:
+    from conservator.policies.regions import restore_regions
+
+    image = torch.full((1, 3, 130, 400), 0.9)
+    image[..., :200] = 0.1
+    image += 0.05 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    treated, chains = restore_regions(image, Lazy(), TOOLS, rules.pool, side=63)
+    assert set(chains) == {(), ("smooth",)}
+    assert torch.allclose(treated[..., 280:], image[..., 280:], atol=1e-5)
+    inside = (..., slice(20, 110), slice(20, 120))
+    assert float(treated[inside].std()) < 0.5 * float(image[inside].std())
+    everywhere, _ = restore_regions(image, Lazy(), TOOLS, rules.pool, side=500)  # one region: the whole image
+    assert everywhere.shape == image.shape
+    with pytest.raises(ConservatorError, match="63 at least"):
+        restore_regions(image, Lazy(), TOOLS, rules.pool, side=20)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from conservator.apps.bench import bench_app
+from conservator.errors import ConservatorError
 
 
 @bench_app.command("rl-restore")
@@ -66,3 +67,44 @@ def bench_rl_restore(
     typer.echo("\n".join(lines))
     if output:
         write_text(output, "\n".join(["# RL-Restore's patches", "", *lines]))
+
+
+@bench_app.command("rl-restore-picks")
+def bench_rl_restore_picks(
+    photos: Annotated[list[Path], typer.Option(help="Folder of clean photos; give it again for more.", exists=True)],
+    entry: Annotated[str, typer.Option(help="TOOLBOX=POLICY.")] = "rl-restore=dqn",
+    count: Annotated[int, typer.Option(min=1, help="Patches per damage.")] = 200,
+    whole: Annotated[int, typer.Option(min=0, help="Whole photos on which regions are compared with the vote.")] = 20,
+    side: Annotated[int, typer.Option(min=63, help="Of a region, in pixels.")] = 189,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of picks.md and picks.png.")] = Path(
+        "out/picks"
+    ),
+    threads: Annotated[int, typer.Option(min=1, help="Tools that run at the same time.")] = 2,
+) -> None:
+    """What an agent picks first per damage and strength, and whether a choice per region beats its vote."""
+    import torch
+
+    from conservator.evaluation.patches import load_pyramids
+    from conservator.evaluation.rl_restore_picks import draw_picks, first_picks, picks_table, regions_against_vote
+    from conservator.files import write_text
+    from conservator.perception import Blind
+    from conservator.policies import DqnPolicy, PolicyContext, make_policy
+    from conservator.pool import LocalPool
+    from conservator.tools import make_toolbox
+
+    torch.set_num_threads(1)
+    name, _, agent = entry.partition("=")
+    toolbox, pyramids = make_toolbox(name), load_pyramids(photos)
+    with LocalPool(toolbox, workers=threads, max_batch=1, queue_size=4096) as pool:
+        policy = make_policy(agent, PolicyContext(pool, Blind(), seed=seed))
+        if not isinstance(policy, DqnPolicy):
+            raise ConservatorError(f"{agent} picks no tools for patches; give an agent: dqn, dqn:published or dqn:FILE")
+        names, shares = first_picks(policy, pyramids, toolbox, pool, count, seed)
+        actions = (*toolbox, "stop")
+        draw_picks(output / "picks.png", names, shares, actions)
+        lines = ["# First picks", "", f"`{entry}`, {count} patches each", "", *picks_table(names, shares, actions)]
+        if whole:
+            lines += ["# Regions", "", *regions_against_vote(policy, pyramids[:whole], toolbox, pool, seed, side)]
+    write_text(output / "picks.md", "\n".join(lines))
+    typer.echo("\n".join(lines))
