@@ -68,6 +68,8 @@ class Settings:
     """Rewards that are summed before the bootstrap (n-step), as long as the actions are the best."""
     priority: float = 0.0
     """Exponent of prioritised replay, 0 for uniform."""
+    turned: bool = False
+    """Whether replayed episodes are turned and mirrored by chance: what a tool gains hardly depends on it."""
     unit: float = 1.0
     """dB per unit of the network's values while it learns: Adam moves a bias by no more than its rate, and tools that
     do harm cost 20 dB. The agent that is saved has its values in dB."""
@@ -76,8 +78,14 @@ class Settings:
     seed: int = 0
 
     def without(self, *parts: str) -> Settings:
-        """The same without some of double, duelling, returns and priority; raises NameNotFoundError for others."""
-        plain: dict[str, bool | int | float] = {"double": False, "duelling": False, "returns": 1, "priority": 0.0}
+        """The same without some of its parts; raises NameNotFoundError for what is none."""
+        plain: dict[str, bool | int | float] = {
+            "double": False,
+            "duelling": False,
+            "returns": 1,
+            "priority": 0.0,
+            "turned": False,
+        }
         for part in parts:
             if part not in plain:
                 raise name_not_found("part", part, plain)
@@ -94,6 +102,7 @@ def fast(steps: int = 20_000, seed: int = 0) -> Settings:
     return Settings(
         steps=steps,
         warmup=steps // 30,
+        train_every=2,
         memory=60_000,
         rate=1e-3,
         halving=max(1, steps // 4),
@@ -105,7 +114,8 @@ def fast(steps: int = 20_000, seed: int = 0) -> Settings:
         duelling=True,
         returns=3,
         priority=0.6,
-        unit=10.0,
+        turned=True,
+        unit=5.0,
         checkpoint_every=max(64, steps // 10),
         seed=seed,
     )
@@ -217,7 +227,7 @@ class _Run:
             before, self.step = self.step, self.step + env.num_envs
             if self.step > settings.warmup and len(self.replay) >= settings.batch:
                 due = self.step // settings.train_every - before // settings.train_every
-                losses += [self._learn(self.replay.sample(settings.batch, rng)) for _ in range(due)]
+                losses += [self._learn(self.replay.sample(settings.batch, rng, settings.turned)) for _ in range(due)]
             if self.step // settings.target_every > before // settings.target_every:
                 self.target.load_state_dict(self.network.state_dict())
         means = (np.mean(x) if x else math.nan for x in (gains, lengths, losses))

@@ -67,8 +67,8 @@ class Replay:
         self._errors[at] = self._errors[: len(self)].max(initial=1.0)  # it will be drawn once at least
         self._added += 1
 
-    def sample(self, count: int, rng: np.random.Generator) -> Batch:
-        """``count`` episodes, drawn with replacement."""
+    def sample(self, count: int, rng: np.random.Generator, turned: bool = False) -> Batch:
+        """``count`` episodes, drawn with replacement; with ``turned`` each is turned and mirrored by chance."""
         weights = np.ones(count)
         if self._priority > 0:
             shares = self._errors[: len(self)] ** self._priority
@@ -78,11 +78,16 @@ class Replay:
             weights /= weights.max()
         else:
             indices = rng.integers(len(self), size=count)
+        images = self._images[indices]
+        if turned:
+            for episode, turns in zip(images, rng.integers(8, size=count), strict=True):
+                mirrored = episode[..., ::-1] if turns >= 4 else episode
+                episode[:] = np.rot90(mirrored, turns % 4, (-2, -1)).copy()
         longest = self._actions.shape[1]
         played = np.arange(longest) < self._lengths[indices, None]
         return Batch(
             indices,
-            torch.from_numpy(self._images[indices]).float().div_(255),
+            torch.from_numpy(images).float().div_(255),
             torch.from_numpy(self._previous[indices] * played),
             torch.from_numpy(self._actions[indices] * played),
             torch.from_numpy(self._rewards[indices] * played),
