@@ -159,7 +159,8 @@ def test_the_command_line_trains_tools_an_agent_and_both(tmp_path: Path) -> None
     result = conservator("train", "rl-restore-tools", *common, out, "--steps", 1, "--workers", 0, "--into", out / "w")
     assert result.returncode == 0, result.stderr
     tools = out / "rl_restore.safetensors"
-    result = conservator("train", "dqn", *common, out / "dqn", "--toolbox", f"rl-restore:{tools}", "--steps", 32)
+    few = ("--steps", 32, "--patches", 4)
+    result = conservator("train", "dqn", *common, out / "dqn", "--toolbox", f"rl-restore:{tools}", *few)
     assert result.returncode == 0, result.stderr
     agent = out / "dqn" / "agent.safetensors"
     result = conservator("train", "joint", *common, out / "joint", "--agent", agent, "--tools", tools, "--steps", 1)

@@ -62,6 +62,7 @@ def train_dqn(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the environment (default: the preset's).")] = None,
     mixture: Mixture = "all",
     start: Annotated[Path | None, typer.Option(help="An agent's file to go on from.", exists=True)] = None,
+    patches: Annotated[int, typer.Option(min=1, help="Held-out patches that it is measured on.")] = 256,
     output: Output = _OUTPUT / "dqn",
     into: Into = None,
     seed: Seed = 0,
@@ -80,7 +81,7 @@ def train_dqn(
     settings = settings.without(*(part for part in without.split(",") if part))
     found = _photos(photos, threads)
     with _rules(toolbox, found, mixture, threads) as rules:
-        held_out = make_patches(found.held_out, "held out", damage(mixture), 256, seed)
+        held_out = make_patches(found.held_out, "held out", damage(mixture), patches, seed)
         agent = load_agent(start) if start else None
         trained = train(rules, held_out, output, settings, start=agent, tensorboard=tensorboard, report=typer.echo)
     tensors, metadata = trained.agent.tensors(), trained.agent.metadata()
