@@ -367,7 +367,7 @@ def test_own_tools_keep_the_contract(architecture: str, tmp_path: Path) -> None:
     assert list(toolbox) == [spec.name for spec in rl_restore_specs()]
     for name in ("rl_blur_1", "rl_jpeg_4"):
         check_tool(toolbox[name])
-    with pytest.raises(ConservatorError, match="lack the tool rl_blur_1"):
+    with pytest.raises(ConservatorError, match="no tool rl_blur_1"):
         own_tools({}, {"architecture": "paper"})
 
 
