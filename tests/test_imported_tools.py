@@ -161,10 +161,10 @@ def test_the_import_is_recorded_and_repeatable(npz: Path, tmp_path: Path) -> Non
 
 def test_the_imported_toolbox_is_found_by_name(npz: Path) -> None:
     with pytest.raises(ConservatorError, match="conservator tools import rl-restore"):
-        make_toolbox("rl-restore")
+        make_toolbox("rl-restore:published")
     import_rl_restore(npz, user_tool_dir())
     assert [t.spec.name for t in imported_rl_restore_tools()] == [s.name for s in rl_restore_specs()]
-    assert len(make_toolbox("rl-restore+user")) == 12
+    assert len(make_toolbox("rl-restore:published+user")) == 12
 
 
 def test_weights_that_changed_are_refused(npz: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conservator import __version__
+from conservator.apps import bench_rl_restore, train_rl_restore  # noqa: F401 - they add their commands
 from conservator.apps.bench import bench_app
 from conservator.apps.data import data_app
 from conservator.apps.train import train_app
@@ -76,9 +77,10 @@ def restore(
             "--output", "-o", help="Folder for the results (default: 'restored' beside the input), or a file."
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help="Who decides: greedy, rules, beam, random, none.")] = "greedy",
+    policy: Annotated[str, typer.Option(help="Who decides: greedy, rules, beam, dqn, random, none.")] = "greedy",
     toolbox: Annotated[
-        str, typer.Option(help="Toolboxes, joined by +: conservator, classical, user, rl-restore.")
+        str,
+        typer.Option(help="Toolboxes, joined by +: conservator, classical, user, rl-restore."),
     ] = "conservator+user",
     objective: Annotated[
         Literal["fidelity", "balanced", "perceptual"],
@@ -262,7 +264,9 @@ def tools_import(
     from conservator.tools.rl_restore import import_rl_restore
     from conservator.tools.user import user_tool_dir
 
-    typer.echo(f"{import_rl_restore(path, user_tool_dir())}\nuse it with: conservator restore --toolbox {name} PHOTO")
+    typer.echo(
+        f"{import_rl_restore(path, user_tool_dir())}\nuse it with: conservator restore --toolbox {name}:published PHOTO"
+    )
 
 
 @tools_app.command("add")

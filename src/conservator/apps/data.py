@@ -44,7 +44,8 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Planner d
 <style>
 :root {{ color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }}
 body {{ margin: 2rem auto; max-width: 76rem; padding: 0 1rem }}
-article {{ display: grid; grid-template-columns: 16rem 1fr; gap: 1.2rem; padding: 1.2rem 0; border-top: 1px solid #8886 }}
+article {{ display: grid; grid-template-columns: 16rem 1fr; gap: 1.2rem; padding: 1.2rem 0 }}
+article {{ border-top: 1px solid #8886 }}
 img {{ width: 100%; border-radius: 4px }}
 h2 {{ margin: 0; font-size: 1rem }}
 pre {{ white-space: pre-wrap; margin: .4rem 0; font-size: .85rem }}

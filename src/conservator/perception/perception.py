@@ -61,3 +61,15 @@ class Perception(Protocol):
 
         For ``fidelity`` that is mostly PSNR; the other objectives count structure (SSIM) for more.
         """
+
+
+class Blind:
+    """A perception that looks at nothing, for those who judge by a reference or by the pixels alone."""
+
+    def perceive(self, image: Image) -> Percept:
+        """Nothing is seen."""
+        return Percept()
+
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
+        """Nothing is gained."""
+        return 0.0

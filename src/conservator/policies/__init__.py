@@ -2,6 +2,7 @@
 
 from conservator.policies.catalog import POLICIES, PolicyContext, make_policy
 from conservator.policies.check import check_policy
+from conservator.policies.dqn import Agent, DqnPolicy, load_agent
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
@@ -9,7 +10,9 @@ from conservator.policies.strategies import Predefined, RandomBoth
 __all__ = [
     "EXPERT_ORDER",
     "POLICIES",
+    "Agent",
     "Beam",
+    "DqnPolicy",
     "EyeJudge",
     "FixedOrder",
     "Greedy",
@@ -22,5 +25,6 @@ __all__ = [
     "Rules",
     "Search",
     "check_policy",
+    "load_agent",
     "make_policy",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, name_not_found
 from conservator.image import Image
-from conservator.perception.perception import Look, Objective, Percept, Perception
+from conservator.perception.perception import Blind, Objective, Perception
+from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
@@ -35,16 +37,6 @@ class PolicyContext:
         return tuple(kind for kind in Kind if self.upscale or kind is not Kind.LOW_RESOLUTION)
 
 
-class _Blind:
-    """A perception that looks at nothing, for an oracle that judges by the reference alone."""
-
-    def perceive(self, image: Image) -> Percept:
-        return Percept()
-
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
-        return 0.0
-
-
 def _greedy(context: PolicyContext) -> Greedy:
     return Greedy(
         context.pool, context.perception, kinds=context.kinds, objective=context.objective, upscale=context.upscale
@@ -59,7 +51,7 @@ def _oracle(context: PolicyContext) -> Greedy:
     if context.reference is None:
         raise ConservatorError("the oracle policy compares with the undamaged photo; give it a reference")
     judge = ReferenceJudge(context.reference)
-    return Greedy(context.pool, _Blind(), judge, margin=0.02, kinds=None, upscale=context.upscale, name="oracle")
+    return Greedy(context.pool, Blind(), judge, margin=0.02, kinds=None, upscale=context.upscale, name="oracle")
 
 
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
@@ -72,19 +64,30 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "predefined": lambda context: Predefined(context.kinds),
     "none": lambda context: NoPolicy(),
     "oracle": _oracle,
+    "dqn": lambda context: DqnPolicy(shipped_agent()),
+    "dqn:compact": lambda context: DqnPolicy(shipped_agent("dqn_compact"), "dqn:compact"),
+    "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published"),
 }
 
 
 def make_policy(name: str, context: PolicyContext) -> Policy:
-    """Build a policy by name. Raises NameNotFoundError with the nearest names."""
+    """Build a policy by name; "dqn:FILE" is an agent of your own. Raises NameNotFoundError with the nearest names."""
     if name not in POLICIES:
-        raise name_not_found("policy", name, POLICIES)
+        return DqnPolicy(load_agent(_file(name)), name)
     return POLICIES[name](context)
+
+
+def _file(name: str) -> Path:
+    """The file of the policy "dqn:FILE"; raises NameNotFoundError when it is no such name."""
+    what, _, path = name.partition(":")
+    if what != "dqn" or not Path(path).is_file():
+        raise name_not_found("policy", name, POLICIES)
+    return Path(path)
 
 
 def check_policy_name(name: str, reference: bool) -> None:
     """Raise before any work when there is no such policy, or when it needs a reference and there is none."""
     if name not in POLICIES:
-        raise name_not_found("policy", name, POLICIES)
+        _file(name)
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")

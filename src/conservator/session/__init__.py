@@ -1,6 +1,6 @@
 """Sessions: the one loop, and the trajectory that records it."""
 
-from conservator.session.session import Observation, Policy, Session, run
+from conservator.session.session import Observation, Policy, Session, run, step_together
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "Stop",
     "Trajectory",
     "run",
+    "step_together",
 ]

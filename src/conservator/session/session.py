@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
+
+import torch
 
 from conservator.errors import InvalidActionError, ToolFailedError, name_not_found
 from conservator.image import Image, check_image
@@ -69,8 +74,8 @@ class Session:
         left = self._max_steps + 1 - len(self.trajectory.steps)
         return Observation(self.trajectory, self._toolbox.specs, left)
 
-    def step(self, decision: Decision) -> Step:
-        """Carry out one decision and append it.
+    def step(self, decision: Decision, call: Future[Image] | None = None) -> Step:
+        """Carry out one decision and append it; ``call`` is its tool's, where it was submitted already.
 
         What the policy did wrong and what a tool could not do is recorded in ``Step.error``, for the policy to see.
         Raises InvalidActionError when the session is over.
@@ -80,19 +85,19 @@ class Session:
         start, last = time.perf_counter(), self.trajectory.last
         parent, image, percept, error = last.id, last.image, last.percept, None
         try:
-            parent, image, percept = self._carry_out(decision, last)
+            parent, image, percept = self._carry_out(decision, last, call)
         except (InvalidActionError, ToolFailedError) as e:
             error = str(e)
         step = Step(last.id + 1, parent, decision, image, percept, time.perf_counter() - start, error)
         self.trajectory = self.trajectory.add(step)
         return step
 
-    def _carry_out(self, decision: Decision, last: Step) -> tuple[int, Image, Percept]:
+    def _carry_out(self, decision: Decision, last: Step, call: Future[Image] | None) -> tuple[int, Image, Percept]:
         match decision.action:
             case Apply(tool):
                 if tool not in self._toolbox:
                     raise InvalidActionError(str(name_not_found("tool", tool, self._toolbox)))
-                image = self._pool.submit(tool, last.image).result()
+                image = (call or self._pool.submit(tool, last.image)).result()
                 return last.id, image, self._perception.perceive(image)
             case Rollback(to):
                 if not 0 <= to <= last.id:
@@ -110,3 +115,29 @@ def run(policy: Policy, session: Session) -> Trajectory:
     while not (session.stopped or session.exhausted):
         session.step(policy.act(session.observe()))
     return session.trajectory
+
+
+def step_together(sessions: Sequence[Session], decisions: Sequence[Decision], pool: Pool) -> list[Step]:
+    """Carry out one decision in each session; the calls of one tool on images of one shape run as one batch.
+
+    ``pool`` is that of the sessions. A batch that fails is called again one by one, so that a session's error is its
+    own. Raises InvalidActionError when one of the sessions is over.
+    """
+    groups: dict[tuple[str, torch.Size], list[int]] = defaultdict(list)
+    for i, (session, decision) in enumerate(zip(sessions, decisions, strict=True)):
+        if isinstance(decision.action, Apply) and decision.action.tool in session._toolbox:
+            groups[decision.action.tool, session.trajectory.last.image.shape].append(i)
+    together = {
+        key: pool.submit(key[0], torch.cat([sessions[i].trajectory.last.image for i in members]))
+        for key, members in groups.items()
+    }
+    calls: dict[int, Future[Image]] = {}
+    for key, members in groups.items():
+        try:
+            restored = together[key].result().split(key[1][0])
+        except ToolFailedError:
+            continue
+        for i, image in zip(members, restored, strict=True):
+            calls[i] = Future()
+            calls[i].set_result(image)
+    return [session.step(decisions[i], calls.get(i)) for i, session in enumerate(sessions)]

@@ -75,10 +75,14 @@ class Trajectory:
 
     def toolchain(self, step: Step | None = None) -> tuple[str, ...]:
         """The tools that made this step's image from the input, first to last; rolled-back ones are not in it."""
+        return tuple(tool for tool, _ in self.treatments(step))
+
+    def treatments(self, step: Step | None = None) -> tuple[tuple[str, Image], ...]:
+        """The tools of ``toolchain``, each with the image that it made."""
         step = step or self.last
-        tools: list[str] = []
+        found: list[tuple[str, Image]] = []
         while step.parent is not None:
             if step.decision is not None and isinstance(step.decision.action, Apply) and step.error is None:
-                tools.append(step.decision.action.tool)
+                found.append((step.decision.action.tool, step.image))
             step = self.steps[step.parent]
-        return tuple(reversed(tools))
+        return tuple(reversed(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from conservator.degradations.kinds import Kind
 from conservator.errors import name_not_found
@@ -35,6 +36,18 @@ def _experts() -> Iterable[Tool]:
 
 
 def _rl_restore() -> Iterable[Tool]:
+    from conservator.tools.rl_restore_own import shipped_tools
+
+    return shipped_tools("rl_restore")
+
+
+def _rl_restore_compact() -> Iterable[Tool]:
+    from conservator.tools.rl_restore_own import shipped_tools
+
+    return shipped_tools("rl_restore_compact")
+
+
+def _rl_restore_published() -> Iterable[Tool]:
     from conservator.tools.user import imported_rl_restore_tools
 
     return imported_rl_restore_tools()
@@ -51,11 +64,15 @@ TOOLBOXES: Mapping[str, Callable[[], Iterable[Tool]]] = {
     "experts": _experts,
     "classical": _classical,
     "rl-restore": _rl_restore,
+    "rl-restore:compact": _rl_restore_compact,
+    "rl-restore:published": _rl_restore_published,
     "user": _user,
 }
 """``conservator``: the networks that ship, and textbook methods for the rest. ``experts``: the networks alone.
-``classical``: textbook methods alone. ``rl-restore``: the published twelve networks, once imported. ``user``: what you
-added or trained, and what installed packages offer through the entry point ``conservator.tools``."""
+``classical``: textbook methods alone. ``rl-restore``: twelve networks of the paper's architecture, trained here;
+``rl-restore:compact``: twelve of ours; ``rl-restore:published``: the authors' own, once imported; ``rl-restore:FILE``:
+what you trained. ``user``: what you added or trained, and what installed packages offer through the entry point
+``conservator.tools``."""
 
 DEFAULT_TOOLBOX = "conservator+user"
 
@@ -67,7 +84,15 @@ def make_toolbox(names: str) -> Toolbox:
     """
     tools: list[Tool] = []
     for name in names.split("+"):
-        if name not in TOOLBOXES:
-            raise name_not_found("toolbox", name, TOOLBOXES)
-        tools.extend(TOOLBOXES[name]())
+        tools.extend(TOOLBOXES[name]() if name in TOOLBOXES else _from_file(name))
     return Toolbox(*tools)
+
+
+def _from_file(name: str) -> Iterable[Tool]:
+    """The tools of "rl-restore:FILE"; raises NameNotFoundError when it is no such name."""
+    what, _, path = name.partition(":")
+    if what != "rl-restore" or not Path(path).is_file():
+        raise name_not_found("toolbox", name, TOOLBOXES)
+    from conservator.tools.rl_restore_own import trained_tools
+
+    return trained_tools(Path(path))

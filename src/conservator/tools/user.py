@@ -8,12 +8,13 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
+from torch import Tensor
 
 from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, name_not_found
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import read_bytes
-from conservator.tools.rl_restore import RlRestoreTool, rl_restore_tools
+from conservator.tools.rl_restore import RlRestoreTool, rl_restore_agent, rl_restore_tools
 from conservator.tools.spandrel import SpandrelRecord, SpandrelTool
 from conservator.tools.tool import Tool
 
@@ -63,10 +64,19 @@ def user_tools() -> tuple[Tool, ...]:
 
 def imported_rl_restore_tools() -> tuple[RlRestoreTool, ...]:
     """The twelve tools of RL-Restore; raises ConservatorError that says how to import them when they are not there."""
+    return rl_restore_tools(_rl_restore_record())
+
+
+def imported_rl_restore_agent() -> dict[str, Tensor]:
+    """The tensors of RL-Restore's agent; raises ConservatorError that says how to import it when it is not there."""
+    return rl_restore_agent(_rl_restore_record())
+
+
+def _rl_restore_record() -> Path:
     for path, _ in _records("rl-restore"):
-        return rl_restore_tools(path)
+        return path
     raise ConservatorError(
-        "the toolbox rl-restore is not imported yet; run: conservator tools import rl-restore path/to/rl_restore.npz"
+        "RL-Restore is not imported yet; run: conservator tools import rl-restore path/to/rl_restore.npz"
     )
 
 

@@ -188,7 +188,7 @@ class _Run:
             torch.save(state, file)
         with (folder / "curve.csv").open("w", newline="") as text:
             csv.writer(text).writerows([("step", "minutes", "psnr_out"), *self.curve])
-        _draw_curve(folder / "curve.png", self.curve, before)
+        draw_curve(folder / "curve.png", self.curve, before)
 
     def load(self, path: Path) -> None:
         """Go on where ``save`` stopped. Raises ConservatorError for a checkpoint of something else."""
@@ -216,8 +216,11 @@ def _psnr(image: Image, clean: Image) -> float:
     return float((-10 * errors.log10()).mean())
 
 
-def _draw_curve(path: Path, curve: list[tuple[int, float, float]], before: float) -> None:
-    """PSNR over minutes, drawn by Pillow: a training needs no plotting library."""
+def draw_curve(path: Path, curve: list[tuple[int, float, float]], before: float, what: str = "PSNR") -> None:
+    """``what`` (dB) over minutes, of (step, minutes, value), from the value ``before``.
+
+    Drawn by Pillow: a training needs no plotting library.
+    """
     from PIL import Image as Pictures
     from PIL import ImageDraw
 
@@ -233,7 +236,7 @@ def _draw_curve(path: Path, curve: list[tuple[int, float, float]], before: float
     draw.line([(edge, edge), (edge, height - edge), (width - edge, height - edge)], fill="black")
     for a, b in itertools.pairwise(points):
         draw.line([a, b], fill=(31, 90, 160), width=2)
-    draw.text((edge, edge - 20), f"PSNR {high:.2f} dB", fill="black")
+    draw.text((edge, edge - 20), f"{what} {high:.2f} dB", fill="black")
     draw.text((6, height - edge - 12), f"{low:.2f}", fill="black")
     draw.text((width - 2 * edge, height - edge + 8), f"{last:.1f} minutes", fill="black")
     picture.save(path)

@@ -1,0 +1,181 @@
+"""``conservator train``: the tools of RL-Restore's kind, their agent, and both together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from conservator.apps.train import Into, Output, PhotosOption, Seed, Workers, train_app
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conservator.training.crops import Photos
+
+Toolbox = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
+Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, or the paper's.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
+_OUTPUT = Path("out/train")
+
+
+@train_app.command("rl-restore-tools")
+def train_rl_restore_tools(
+    photos: PhotosOption,
+    architecture: Annotated[Literal["paper", "compact"], typer.Option(help="The paper's networks, or ours.")] = "paper",
+    steps: Annotated[int, typer.Option(min=1, help="Steps per tool.")] = 4000,
+    others: Annotated[float, typer.Option(min=0, max=4, help="How slight the added noise and JPEG are.")] = 1.0,
+    only: Annotated[str, typer.Option(help="Only these tools, joined by commas.")] = "",
+    output: Output = _OUTPUT,
+    into: Into = None,
+    workers: Workers = 1,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
+) -> None:
+    """Train twelve tools for four ranges of blur, noise and JPEG; the same command again goes on."""
+    from conservator.training.rl_restore import Order, train_tools, write_tools
+
+    name = "rl_restore" if architecture == "paper" else "rl_restore_compact"
+    chosen = tuple(part for part in only.split(",") if part)
+    order = Order(photos, output / name, architecture, steps, 1e-3, others, chosen, seed, workers, device)
+    tensors, scores = train_tools(order, typer.echo)
+    command = f"train rl-restore-tools --architecture {architecture} --steps {steps} --others {others:g} --seed {seed}"
+    if chosen:
+        typer.echo("run it again without --only to write the toolbox")
+        return
+    typer.echo(
+        f"use it with: --toolbox rl-restore:{write_tools(output / f'{name}.safetensors', tensors, architecture)}"
+    )
+    _ship(into, name, tensors, photos, command, scores, {"architecture": architecture})
+
+
+@train_app.command("dqn")
+def train_dqn(
+    photos: PhotosOption,
+    toolbox: Toolbox = "rl-restore",
+    preset: Annotated[Literal["fast", "published"], typer.Option(help="Ours, or the authors'.")] = "fast",
+    without: Annotated[
+        str, typer.Option(help="Switch off, joined by commas: double, duelling, returns, priority, turned.")
+    ] = "",
+    name: Annotated[Literal["dqn", "dqn_compact"], typer.Option(help="What --into calls it.")] = "dqn",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the environment (default: the preset's).")] = None,
+    mixture: Mixture = "all",
+    start: Annotated[Path | None, typer.Option(help="An agent's file to go on from.", exists=True)] = None,
+    patches: Annotated[int, typer.Option(min=1, help="Held-out patches that it is measured on.")] = 256,
+    output: Output = _OUTPUT / "dqn",
+    into: Into = None,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard, too.")] = False,
+) -> None:
+    """Train the agent that picks the tools; the same command again goes on after an interruption."""
+    from conservator.evaluation.patches import make_patches
+    from conservator.files import replacing
+    from conservator.policies import load_agent
+    from conservator.training.dqn import fast, published
+    from conservator.training.dqn import train_dqn as train
+    from conservator.training.patches import mixture as damage
+
+    settings = fast(steps or 20_000, seed) if preset == "fast" else published(steps or 2_000_000, seed)
+    settings = settings.without(*(part for part in without.split(",") if part))
+    found = _photos(photos, threads)
+    with _rules(toolbox, found, mixture, threads) as rules:
+        held_out = make_patches(found.held_out, "held out", damage(mixture), patches, seed)
+        agent = load_agent(start) if start else None
+        trained = train(rules, held_out, output, settings, start=agent, tensorboard=tensorboard, report=typer.echo)
+    tensors, metadata = trained.agent.tensors(), trained.agent.metadata()
+    from safetensors.torch import save
+
+    with replacing(output / "agent.safetensors") as file:
+        file.write(save(tensors, metadata))
+    typer.echo(f"use it with: --policy dqn:{output / 'agent.safetensors'} --toolbox {toolbox}")
+    command = (
+        f"train dqn --toolbox {toolbox} --preset {preset} --steps {settings.steps} --mixture {mixture} --seed {seed}"
+    )
+    scores = {"gain": trained.gain, "random_gain": trained.random_gain}
+    _ship(into, name, tensors, photos, command, scores, metadata)
+
+
+@train_app.command("joint")
+def train_joint(
+    photos: PhotosOption,
+    agent: Annotated[Path, typer.Option(help="The agent's file, from train dqn.", exists=True)],
+    tools: Annotated[Path, typer.Option(help="The tools' file, from train rl-restore-tools.", exists=True)],
+    steps: Annotated[int, typer.Option(min=1, help="Batches of 64 toolchains.")] = 2000,
+    loss: Annotated[Literal["psnr", "mse"], typer.Option(help="What is lowered: ours, or the paper's.")] = "psnr",
+    mixture: Mixture = "all",
+    output: Output = _OUTPUT / "joint",
+    into: Into = None,
+    seed: Seed = 0,
+    threads: Threads = 2,
+) -> None:
+    """Tune the tools through the toolchains that the agent picks (the paper's algorithm 1)."""
+    from conservator.policies import load_agent
+    from conservator.training.joint import Settings, trainable_tools
+    from conservator.training.joint import train_joint as train
+    from conservator.training.patches import PatchSource
+    from conservator.training.patches import mixture as damage
+    from conservator.training.rl_restore import write_tools
+
+    found = _photos(photos, threads)
+    modules, architecture = trainable_tools(tools)
+    source = PatchSource(found.training, damage(mixture))
+    tensors = train(load_agent(agent), modules, source, output, Settings(steps, loss=loss, seed=seed), typer.echo)
+    typer.echo(f"use it with: --toolbox rl-restore:{write_tools(output / 'tools.safetensors', tensors, architecture)}")
+    name = "rl_restore" if architecture == "paper" else "rl_restore_compact"
+    command = f"train joint --steps {steps} --loss {loss} --mixture {mixture} --seed {seed}"
+    _ship(into, name, tensors, photos, command, {"steps": steps}, {"architecture": architecture})
+
+
+def _photos(folder: Path, threads: int) -> Photos:
+    import torch
+
+    from conservator.training.crops import Photos
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    return Photos(folder)
+
+
+def _rules(toolbox: str, photos: Photos, mixture: str, threads: int) -> Any:
+    """A context of an environment's rules: the toolbox on a pool that is closed in the end."""
+    from contextlib import contextmanager
+
+    from conservator.pool import LocalPool
+    from conservator.tools import make_toolbox
+    from conservator.training.env import Rules
+    from conservator.training.patches import PatchSource
+    from conservator.training.patches import mixture as damage
+
+    @contextmanager
+    def opened() -> Any:
+        tools = make_toolbox(toolbox)
+        with LocalPool(tools, workers=threads, max_batch=1, queue_size=4096) as pool:
+            yield Rules(PatchSource(photos.training, damage(mixture)), tools, pool)
+
+    return opened()
+
+
+def _ship(
+    into: Path | None,
+    name: str,
+    tensors: dict[str, Tensor],
+    photos: Path,
+    command: str,
+    scores: dict[str, float],
+    metadata: dict[str, str],
+) -> None:
+    """Put weights into a folder with a manifest, where one is given."""
+    if into is None:
+        return
+    from conservator.training.crops import training_data
+    from conservator.weights import store_weights
+
+    entry: dict[str, str | int | float] = {
+        "license": "Apache-2.0",
+        "data": training_data(photos),
+        "recipe": "docs/rl-restore.md",
+        "command": f"conservator {command} --photos {'/'.join(photos.parts[-2:])}",
+    }
+    typer.echo(store_weights(into, name, tensors, entry, scores, metadata))

@@ -1,0 +1,83 @@
+"""Twelve tools like those of RL-Restore, trained here: in the paper's architecture, or in a compact one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from conservator.errors import ConservatorError
+from conservator.networks.unet import ResidualUNet
+from conservator.tools.rl_restore import RlRestoreTool, network_of, rl_restore_specs
+from conservator.weights import load_weights, manifest
+
+Architecture: TypeAlias = Literal["paper", "compact"]
+_SOURCE = "trained in the conservator repository (docs/rl-restore.md), after Yu et al., CVPR 2018"
+_COMPACT = ((32, 48, 64), (48, 72, 96))
+"""Widths for weak and for strong damage: no more multiplications per pixel than the paper's two networks."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Tensors that were read already."""
+
+    values: Mapping[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them."""
+        return dict(self.values)
+
+
+def own_network(architecture: str, index: int) -> Callable[[], nn.Module]:
+    """What makes the network of the tool ``index``, 0 to 11; ConservatorError for an unknown architecture."""
+    if architecture == "paper":
+        return network_of(index)
+    if architecture == "compact":
+        return partial(ResidualUNet, _COMPACT[index % 4 // 2])
+    raise ConservatorError(f"the architecture is {architecture!r}, expected paper or compact")
+
+
+def own_tools(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[RlRestoreTool, ...]:
+    """The twelve tools of a file of weights, in the paper's order: ``NAME.`` begins the tensors of each."""
+    architecture = metadata.get("architecture", "")
+    tools = []
+    for index, spec in enumerate(rl_restore_specs()):
+        prefix = f"{spec.name}."
+        mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if not mine:
+            raise ConservatorError(
+                f"the file of weights has no tool {spec.name}; conservator train rl-restore-tools makes all"
+            )
+        spec = replace(spec, source=_SOURCE, license="Apache-2.0", multiple_of=8 if architecture == "compact" else 1)
+        tools.append(RlRestoreTool(spec, own_network(architecture, index), Loaded(mine)))
+    return tuple(tools)
+
+
+def shipped_tools(name: str) -> tuple[RlRestoreTool, ...]:
+    """Twelve tools that ship; ConservatorError where this installation has none."""
+    if name not in manifest():
+        raise ConservatorError(
+            f"the tools {name} do not ship with this version; train them with: conservator train rl-restore-tools, or "
+            "take the authors': --toolbox rl-restore:published"
+        )
+    return own_tools(*load_weights(name))
+
+
+def trained_tools(path: Path) -> tuple[RlRestoreTool, ...]:
+    """Twelve tools that ``conservator train rl-restore-tools`` wrote; ConservatorError when the file is none."""
+    return own_tools(*read_tools(path))
+
+
+def read_tools(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of such a file; ConservatorError when it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConservatorError(f"{path} cannot be read as tools; expected a .safetensors file") from error

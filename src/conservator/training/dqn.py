@@ -1,0 +1,363 @@
+"""Train RL-Restore's agent by deep Q-learning. One file that reads from top to bottom.
+
+    conservator train dqn --photos FOLDER --toolbox rl-restore
+
+Episodes are short (three tools at most), so the network replays each from its start and no state is stored; the last
+step of an episode is not bootstrapped, for its three decisions are part of the problem, and the memory counts them.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conservator.errors import ConservatorError, MissingExtraError, name_not_found
+from conservator.evaluation.patches import SIDE, Patches
+from conservator.evaluation.rl_restore import measure
+from conservator.files import replacing
+from conservator.networks.dqn import QNetwork
+from conservator.policies import DqnPolicy, RandomPolicy
+from conservator.policies.dqn import LONGEST, Agent
+from conservator.training.env import Observed, Rules, VectorRestorationEnv
+from conservator.training.replay import Batch, Played, Replay
+from conservator.training.tools import draw_curve
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an agent is trained. The defaults are those of the authors' code."""
+
+    steps: int = 2_000_000
+    """Steps of the environment, all sessions together."""
+    warmup: int = 5_000
+    """Steps of pure chance before the first update."""
+    train_every: int = 4
+    """Steps per update of the network."""
+    batch: int = 32
+    """Episodes per update."""
+    memory: int = 500_000
+    """Steps that the replay holds, in episodes of three."""
+    gamma: float = 0.99
+    rate: float = 1e-4
+    """Learning rate of Adam, halved every ``halving`` steps down to ``least_rate``."""
+    halving: int = 1_000_000
+    least_rate: float = 2.5e-5
+    explore: int = 1_000_000
+    """Steps in which the share of random actions falls from 1 to ``least_explore``."""
+    least_explore: float = 0.1
+    target_every: int = 10_000
+    """Steps after which the target network is renewed."""
+    sessions: int = 32
+    """That step together (the authors: 1)."""
+    double: bool = False
+    """The network chooses the next action and the target network values it (van Hasselt et al., 2016)."""
+    duelling: bool = False
+    """Value and advantages apart (Wang et al., 2016)."""
+    returns: int = 1
+    """Rewards that are summed before the bootstrap (n-step), as long as the actions are the best."""
+    priority: float = 0.0
+    """Exponent of prioritised replay, 0 for uniform."""
+    turned: bool = False
+    """Whether replayed episodes are turned and mirrored by chance: what a tool gains hardly depends on it."""
+    unit: float = 1.0
+    """dB per unit of the network's values while it learns: Adam moves a bias by no more than its rate, and tools that
+    do harm cost 20 dB. The agent that is saved has its values in dB."""
+    checkpoint_every: int = 20_000
+    """Steps between checkpoints; the sessions begin anew at each, so that a resumed run is the same run."""
+    seed: int = 0
+
+    def without(self, *parts: str) -> Settings:
+        """The same without some of its parts; raises NameNotFoundError for what is none."""
+        plain: dict[str, bool | int | float] = {
+            "double": False,
+            "duelling": False,
+            "returns": 1,
+            "priority": 0.0,
+            "turned": False,
+        }
+        for part in parts:
+            if part not in plain:
+                raise name_not_found("part", part, plain)
+        return replace(self, **{part: plain[part] for part in parts})  # type: ignore[arg-type]
+
+
+def published(steps: int = 2_000_000, seed: int = 0) -> Settings:
+    """The authors' settings: schedules as they are, however many steps are played."""
+    return Settings(steps=steps, seed=seed)
+
+
+def fast(steps: int = 20_000, seed: int = 0) -> Settings:
+    """A hundredth of the published number of steps; schedules shrink with it."""
+    return Settings(
+        steps=steps,
+        warmup=steps // 30,
+        train_every=2,
+        memory=60_000,
+        rate=1e-3,
+        halving=max(1, steps // 4),
+        least_rate=5e-5,
+        explore=int(0.5 * steps),
+        least_explore=0.1,
+        target_every=max(32, steps // 30),
+        double=True,
+        duelling=True,
+        returns=3,
+        priority=0.6,
+        turned=True,
+        unit=5.0,
+        checkpoint_every=max(64, steps // 10),
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained agent, and the mean PSNR (RGB, dB) that it and chance gain on held-out patches."""
+
+    agent: Agent
+    steps: int
+    minutes: float
+    gain: float
+    random_gain: float
+
+
+def train_dqn(
+    rules: Rules,
+    held_out: Patches,
+    folder: Path,
+    settings: Settings,
+    *,
+    start: Agent | None = None,
+    device: str = "cpu",
+    tensorboard: bool = False,
+    report: Callable[[str], None] = print,
+) -> Trained:
+    """Train an agent for a toolbox; resumes from ``folder`` where an earlier run with the same settings stopped.
+
+    ``folder`` gets ``checkpoint.pt``, ``replay.npz``, and the curve as ``curve.csv`` and ``curve.png``. ``start`` is an
+    agent to go on from. Raises ConservatorError for a checkpoint of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    run = _Run(rules, settings, device, start)
+    write = _tensorboard(folder) if tensorboard else None
+    if (folder / "checkpoint.pt").exists():
+        run.load(folder)
+    chance = _gain(RandomPolicy(settings.seed), held_out, rules)
+    gain = _gain(run.policy(), held_out, rules)
+    report(f"chance gains {chance:+.2f} dB on {len(held_out.clean)} held-out patches, the agent so far {gain:+.2f} dB")
+    while run.step < settings.steps:
+        begun = time.monotonic()
+        seen = run.segment(min(settings.steps, run.step + settings.checkpoint_every))
+        run.seconds += time.monotonic() - begun
+        gain = _gain(run.policy(), held_out, rules)
+        run.curve.append({"step": run.step, "minutes": run.seconds / 60, "gain": gain, "chance": chance, **seen})
+        run.save(folder)
+        if write is not None:
+            write(run.step, {"gain": gain, **seen})
+        report(f"step {run.step}: held-out gain {gain:+.2f} dB, " + ", ".join(f"{k} {v:.3g}" for k, v in seen.items()))
+    return Trained(run.agent(), run.step, run.seconds / 60, gain, chance)
+
+
+def _gain(policy: DqnPolicy | RandomPolicy, patches: Patches, rules: Rules) -> float:
+    return float(measure(policy.name, policy, patches, rules.toolbox, rules.pool).gains.mean())
+
+
+class _Run:
+    """Networks, optimiser, replay and progress of one training."""
+
+    def __init__(self, rules: Rules, settings: Settings, device: str, start: Agent | None) -> None:
+        self.rules, self.settings, self.device = rules, settings, torch.device(device)
+        self.tools = tuple(rules.toolbox)
+        self.network = QNetwork(len(self.tools), settings.duelling)
+        if start is not None:
+            if start.tools != self.tools or (start.network.state is not None) != settings.duelling:
+                raise ConservatorError("the agent to start from has other tools, or another network; train afresh")
+            self.network.load_state_dict(start.network.state_dict())
+            _scaled(self.network, 1 / settings.unit)
+        self.network.requires_grad_(True).train().to(device)
+        self.target = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.rate)
+        self.replay = Replay(settings.memory // LONGEST, LONGEST, SIDE, settings.priority)
+        self.step, self.seconds, self.curve = 0, 0.0, list[dict[str, float]]()
+        self.random_share = 0.0 if start is None else 1 - settings.least_explore
+        """How far exploration is skipped: an agent to go on from knows its way already."""
+
+    def agent(self) -> Agent:
+        """The agent as it is now, its values in dB."""
+        network = _scaled(copy.deepcopy(self.network), self.settings.unit)
+        return Agent(network.cpu().eval().requires_grad_(False), self.tools)
+
+    def policy(self) -> DqnPolicy:
+        """The agent as it is now, without chance."""
+        return DqnPolicy(self.agent())
+
+    def segment(self, end: int) -> dict[str, float]:
+        """Play and learn until step ``end``; what was seen on the way, as means."""
+        settings, rng = self.settings, np.random.default_rng([self.settings.seed, self.step])
+        env = VectorRestorationEnv(self.rules, settings.sessions)
+        observed, _ = env.reset(seed=int(rng.integers(2**31)))
+        episodes = [_begin(observed, i) for i in range(env.num_envs)]
+        gains, lengths, losses = list[float](), list[int](), list[float]()
+        while self.step < end:
+            actions = self._choose(episodes, rng)
+            observed, rewards, terminated, truncated, _ = env.step(actions)
+            for i, episode in enumerate(episodes):
+                episode.actions.append(int(actions[i]))
+                episode.rewards.append(float(rewards[i]))
+                if terminated[i] or truncated[i]:
+                    self.replay.add(episode)
+                    gains.append(sum(episode.rewards))
+                    lengths.append(len(episode.actions))
+                    episodes[i] = _begin(observed, i)
+                else:
+                    episode.images.append(observed["image"][i])
+                    episode.previous.append(int(observed["previous"][i]))
+            before, self.step = self.step, self.step + env.num_envs
+            if self.step > settings.warmup and len(self.replay) >= settings.batch:
+                due = self.step // settings.train_every - before // settings.train_every
+                losses += [self._learn(self.replay.sample(settings.batch, rng, settings.turned)) for _ in range(due)]
+            if self.step // settings.target_every > before // settings.target_every:
+                self.target.load_state_dict(self.network.state_dict())
+        means = (np.mean(x) if x else math.nan for x in (gains, lengths, losses))
+        return dict(zip(("reward", "length", "loss"), map(float, means), strict=True)) | {"random": self._explore()}
+
+    def _explore(self) -> float:
+        """The share of random actions now."""
+        s = self.settings
+        past = max(0, self.step - s.warmup) / s.explore + self.random_share
+        return max(s.least_explore, 1 - (1 - s.least_explore) * past)
+
+    def _choose(self, episodes: list[Played], rng: np.random.Generator) -> NDArray[np.int64]:
+        """An action for each session: mostly the best, sometimes any."""
+        actions = rng.integers(len(self.tools) + 1, size=len(episodes))
+        greedy = np.flatnonzero(rng.random(len(episodes)) >= self._explore())
+        for length in range(1, LONGEST + 1):
+            chosen = [i for i in greedy if len(episodes[i].images) == length]
+            if chosen:
+                images = torch.from_numpy(np.stack([np.stack(episodes[i].images) for i in chosen]))
+                previous = torch.tensor([episodes[i].previous for i in chosen])
+                with torch.inference_mode():
+                    values = self.network(images.to(self.device), previous.to(self.device))[:, -1]
+                actions[chosen] = values.argmax(1).cpu().numpy()
+        return actions
+
+    def _learn(self, batch: Batch) -> float:
+        """One update of the network; its loss."""
+        s = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = max(s.least_rate, s.rate * 0.5 ** (self.step / s.halving))
+        images, previous, actions, rewards, played = (
+            x.to(self.device)
+            for x in (batch.images, batch.previous, batch.actions, batch.rewards / s.unit, batch.played)
+        )
+        values = self.network(images, previous)
+        with torch.no_grad():
+            judged = self.target(images, previous)
+            best = (values if s.double else judged).argmax(2, keepdim=True)
+            greedy = actions == best[..., 0]
+            targets = n_step_targets(rewards, judged.gather(2, best)[..., 0], greedy, played, s.gamma, s.returns)
+        errors = values.gather(2, actions[..., None])[..., 0] - targets
+        each = F.huber_loss(errors, torch.zeros_like(errors), reduction="none") * played
+        # an episode counts as one, however long it is
+        loss = (batch.weights.to(self.device) * each.sum(1) / played.sum(1)).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.replay.settle(batch.indices, (errors.abs() * played).amax(1))
+        return float(loss.detach())
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint and the curve; the checkpoint last, for it vouches for the replay."""
+        self.replay.save(folder / "replay.npz")
+        state = {
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {"step": self.step, "seconds": self.seconds},
+            "curve": self.curve,
+            "identity": self._identity(),
+        }
+        with replacing(folder / "checkpoint.pt") as file:
+            torch.save(state, file)
+        with (folder / "curve.csv").open("w", newline="") as text:
+            writer = csv.DictWriter(text, list(self.curve[0]))
+            writer.writeheader()
+            writer.writerows(self.curve)
+        points = [(int(row["step"]), row["minutes"], row["gain"]) for row in self.curve]
+        draw_curve(folder / "curve.png", points, self.curve[0]["chance"], "gain")
+
+    def load(self, folder: Path) -> None:
+        """Go on where ``save`` stopped."""
+        state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
+        was, now = state["identity"], self._identity()
+        if other := sorted(k for k in now if was.get(k) != now[k]):
+            named = "; ".join(f"{k} {was.get(k)}, now {now[k]}" for k in other)
+            raise ConservatorError(f"{folder} was trained with {named}; use the same settings or another folder")
+        self.network.load_state_dict(state["network"])
+        self.target.load_state_dict(state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
+        self.curve = state["curve"]
+        self.replay.load(folder / "replay.npz")
+
+    def _identity(self) -> dict[str, str]:
+        values = asdict(replace(self.settings, steps=0))  # a longer run may continue a shorter one
+        return {name: str(value) for name, value in values.items()} | {"tools": ",".join(self.tools)}
+
+
+def n_step_targets(
+    rewards: Tensor, values: Tensor, greedy: Tensor, played: Tensor, gamma: float, returns: int
+) -> Tensor:
+    """What each step (B, T) should be worth: ``returns`` rewards, then the value of where they led, if that was played.
+
+    ``values`` (B, T) are those of the state before each step; ``greedy`` says whether the step's action is the best
+    there. Rewards after an action that is not are not counted (Watkins): chance must not make a good tool look bad.
+    Beyond the end of an episode there is nothing to gain.
+    """
+    targets = values
+    for counted in range(returns):
+        follows = torch.where(greedy, targets, values) if counted else values
+        ahead = torch.cat([follows[:, 1:] * played[:, 1:], torch.zeros_like(values[:, :1])], 1)
+        targets = rewards * played + gamma * ahead
+    return targets
+
+
+@torch.no_grad()
+def _scaled(network: QNetwork, factor: float) -> QNetwork:
+    """Multiply the values that a network gives by a factor."""
+    for layer in (network.values, network.state):
+        for parameter in layer.parameters() if layer is not None else ():
+            parameter.mul_(factor)
+    return network
+
+
+def _begin(observed: Observed, i: int) -> Played:
+    return Played([observed["image"][i]], [int(observed["previous"][i])], [], [])
+
+
+def _tensorboard(folder: Path) -> Callable[[int, dict[str, float]], None]:
+    """A function that writes scalars for TensorBoard; MissingExtraError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("TensorBoard is not installed; get it with: pip install tensorboard") from error
+    writer = SummaryWriter(str(folder))
+
+    def write(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return write

@@ -1,0 +1,178 @@
+"""Joint training (Yu et al., CVPR 2018, algorithm 1): tools are tuned through the toolchains that the agent picks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conservator.errors import ConservatorError
+from conservator.files import replacing
+from conservator.image import Image
+from conservator.networks.dqn import QNetwork
+from conservator.policies.dqn import LONGEST, Agent
+from conservator.tools.rl_restore import rl_restore_specs
+from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
+from conservator.training.env import Source
+from conservator.training.rl_restore import named
+
+_EPSILON = 5e-5
+"""Mean square error (43 dB) below which an improvement counts no more, in the loss "psnr"."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The paper's run is 200,000 steps of 64 toolchains at a rate of 1e-4."""
+
+    steps: int = 2000
+    batch: int = 64
+    """Toolchains per step."""
+    rate: float = 1e-4
+    loss: str = "psnr"
+    """``psnr`` counts each patch by its PSNR, as tables do; ``mse`` is the paper's, to which bad patches are all."""
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("psnr", "mse"):
+            raise ConservatorError(f"the loss is {self.loss!r}, expected psnr or mse")
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Toolchains as they were run."""
+
+    output: Image
+    """(B, 3, H, W), with its gradient."""
+    uses: Tensor
+    """(tools,): how often each tool was used."""
+    lengths: Tensor
+    """(B,)."""
+
+
+def run_chains(agent: QNetwork, tools: nn.ModuleList, image: Image) -> Chains:
+    """Let the agent pick a toolchain for each of (B, 3, 63, 63), and keep the gradient through the tools.
+
+    The agent itself gets none. A patch whose agent stops keeps the image that it has.
+    """
+    live = torch.ones(len(image), dtype=torch.bool, device=image.device)
+    uses, seen = torch.zeros(len(tools), dtype=torch.int64), [image]
+    lengths = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+    previous = torch.zeros(len(image), 1, dtype=torch.int64, device=image.device)
+    for _ in range(LONGEST):
+        with torch.no_grad():
+            chosen = agent(torch.stack(seen, 1).detach(), previous)[:, -1].argmax(1)
+        live = live & (chosen < len(tools))
+        after = seen[-1].clone()
+        for number, tool in enumerate(tools):
+            mine = (live & (chosen == number)).nonzero()[:, 0]
+            if len(mine):
+                after = after.index_copy(0, mine, _restored(tool, seen[-1][mine]))
+                uses[number] += len(mine)
+        lengths += live
+        seen.append(after)
+        previous = torch.cat([previous, torch.where(live, chosen + 1, 0)[:, None]], 1)
+    return Chains(seen[-1], uses, lengths)
+
+
+def train_joint(
+    agent: Agent,
+    tools: nn.ModuleList,
+    source: Source,
+    folder: Path,
+    settings: Settings,
+    report: Callable[[str], None] = print,
+) -> dict[str, Tensor]:
+    """Tune the tools in place while the agent is frozen; return their tensors as a toolbox's file holds them.
+
+    Step ``n`` draws its patches from the seed and ``n``, and ``folder`` gets ``checkpoint.pt``: the same command again
+    goes on where a run stopped. The gradient of a tool is the sum over its uses in a batch, divided by their number;
+    Adam applies it. Raises ConservatorError for a checkpoint of other settings, or when the training diverges.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.Adam(tools.parameters(), lr=settings.rate)
+    path, identity = folder / "checkpoint.pt", {k: str(v) for k, v in asdict(replace(settings, steps=0)).items()}
+    first = _load(path, tools, optimizer, identity) if path.exists() else 0
+    begun, gains = time.monotonic(), list[float]()
+    for step in range(first, settings.steps):
+        gains.append(_step(agent.network, tools, optimizer, source, settings, step))
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            minutes = (time.monotonic() - begun) / 60
+            report(f"step {step + 1}: the toolchains gain {np.mean(gains):+.2f} dB, {minutes:.1f} minutes")
+            gains.clear()
+            state = {"tools": tools.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            with replacing(path) as file:
+                torch.save({**state, "identity": identity}, file)
+    tensors: dict[str, Tensor] = {}
+    for name, tool in zip(agent.tools, tools, strict=True):
+        tensors |= named(name, tool)
+    return tensors
+
+
+def _restored(tool: nn.Module, image: Image) -> Image:
+    """What a network makes of (B, 3, H, W), its sides padded to multiples of 8 as the tools of a toolbox do."""
+    height, width = image.shape[-2:]
+    padded = F.pad(image, (0, -width % 8, 0, -height % 8), mode="reflect")
+    return cast("Tensor", tool(padded))[..., :height, :width].clamp(0, 1)
+
+
+def _load(path: Path, tools: nn.ModuleList, optimizer: torch.optim.Optimizer, identity: dict[str, str]) -> int:
+    state = torch.load(path, weights_only=True)
+    if state["identity"] != identity:
+        raise ConservatorError(f"{path} was trained with other settings; use the same or another folder")
+    tools.load_state_dict(state["tools"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _step(
+    agent: QNetwork,
+    tools: nn.ModuleList,
+    optimizer: torch.optim.Optimizer,
+    source: Source,
+    settings: Settings,
+    step: int,
+) -> float:
+    """One batch of toolchains; what they gained before the update, dB."""
+    pairs = [source(np.random.default_rng([settings.seed, step, i])) for i in range(settings.batch)]
+    damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
+    chains = run_chains(agent, tools, damaged)
+    before, errors = ((x - clean).square().mean(dim=(1, 2, 3)) for x in (damaged, chains.output))
+    gain = 10 * ((before + 1e-10).log10() - (errors.detach() + 1e-10).log10()).mean()
+    if not math.isfinite(float(gain)):
+        raise ConservatorError(f"the joint training diverged at step {step}; lower the rate")
+    if not chains.uses.any():
+        return float(gain)
+    optimizer.zero_grad(set_to_none=True)
+    loss = (errors + _EPSILON).log().sum() if settings.loss == "psnr" else errors.sum()
+    loss.backward()
+    for uses, tool in zip(chains.uses.tolist(), tools, strict=True):
+        for parameter in tool.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= max(1, uses)
+    optimizer.step()
+    return float(gain)
+
+
+def trainable_tools(path: Path) -> tuple[nn.ModuleList, str]:
+    """The twelve networks of a toolbox's file, ready for training, and their architecture.
+
+    Raises ConservatorError when the file is none.
+    """
+    tensors, metadata = read_tools(path)
+    architecture = metadata.get("architecture", "")
+    own_tools(tensors, metadata)  # complains of what is missing
+    modules = nn.ModuleList()
+    for index, spec in enumerate(rl_restore_specs()):
+        network, prefix = own_network(architecture, index)(), f"{spec.name}."
+        network.load_state_dict({k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)})
+        modules.append(network)
+    return modules, architecture

@@ -1,0 +1,174 @@
+"""RL-Restore's trainings for real, in small: the agent beats chance, runs resume, tools learn through toolchains."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from test_cli import conservator
+from test_rl_restore import PHOTOS, TOOLS, small_agent
+
+from conservator.errors import ConservatorError, NameNotFoundError
+from conservator.evaluation.patches import Patches, make_patches, single
+from conservator.evaluation.rl_restore import measure
+from conservator.policies import RandomPolicy
+from conservator.pool import LocalPool
+from conservator.tools.rl_restore_own import own_network
+from conservator.training.env import Rules
+from conservator.training.patches import PatchSource
+from conservator.training.replay import Played, Replay
+
+
+@pytest.fixture
+def rules() -> Iterator[Rules]:
+    with LocalPool(TOOLS, workers=1, max_batch=1, queue_size=256) as pool:
+        yield Rules(PatchSource(PHOTOS, single("noise", 3)), TOOLS, pool)
+
+
+def test_replay_gives_back_what_it_was_given() -> None:
+    replay, rng = Replay(4, 3, 8, priority=0.6), np.random.default_rng(0)
+    for length in (1, 2, 3, 2, 3, 1):
+        images = [np.full((3, 8, 8), length / 10, np.float32)] * length
+        replay.add(Played(images, list(range(length)), [length] * length, [float(length)] * length))
+    assert len(replay) == 4
+    batch = replay.sample(50, rng)
+    lengths = batch.played.sum(1)
+    assert set(lengths.tolist()) == {1.0, 2.0, 3.0}
+    assert torch.allclose(batch.rewards.sum(1), lengths**2)
+    assert torch.allclose(batch.images[:, 0, 0, 0, 0], lengths / 10, atol=1 / 255)
+    turned = replay.sample(50, rng, turned=True)
+    assert torch.allclose(turned.images[:, 0, 0, 0, 0], turned.played.sum(1) / 10, atol=1 / 255)
+    replay.settle(np.arange(4), torch.tensor([0.0, 0.0, 0.0, 100.0]))
+    assert (replay.sample(50, rng).indices == 3).mean() > 0.9
+
+
+def test_targets_of_one_and_of_several_steps() -> None:
+    from conservator.training.dqn import n_step_targets
+
+    rewards, values = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 20.0, 30.0]])
+    whole, short = torch.ones(1, 3), torch.tensor([[1.0, 1.0, 0.0]])
+    best, chance = torch.tensor([[True, True, True]]), torch.tensor([[True, True, False]])
+    assert n_step_targets(rewards, values, best, whole, 0.5, 1).tolist() == [[11.0, 17.0, 3.0]]
+    assert n_step_targets(rewards, values, best, whole, 0.5, 3).tolist() == [[2.75, 3.5, 3.0]]
+    assert n_step_targets(rewards, values, chance, whole, 0.5, 3).tolist() == [[9.5, 17.0, 3.0]]
+    assert n_step_targets(rewards, values, best, short, 0.5, 2).tolist() == [[2.0, 2.0, 0.0]]
+
+
+@pytest.fixture
+def held_out() -> Patches:
+    return make_patches(PHOTOS, "held out", single("noise", 3), 24, seed=9)
+
+
+@pytest.mark.slow
+def test_two_hundred_steps_beat_chance(rules: Rules, held_out: Patches, tmp_path: Path) -> None:
+    from conservator.training.dqn import fast, train_dqn
+
+    trained = train_dqn(rules, held_out, tmp_path, replace(fast(200), sessions=8), report=lambda _: None)
+    with LocalPool(TOOLS, workers=1, max_batch=1, queue_size=256) as pool:
+        chance = [float(measure("", RandomPolicy(s), held_out, TOOLS, pool).gains.mean()) for s in range(8)]
+    # noise cannot explain it: more than five deviations above the mean of eight random policies
+    assert trained.gain > np.mean(chance) + 5 * np.std(chance, ddof=1)
+    assert trained.gain > 3
+    rows = list(csv.DictReader((tmp_path / "curve.csv").open()))
+    assert float(rows[-1]["gain"]) == pytest.approx(trained.gain)
+    assert (tmp_path / "curve.png").exists()
+
+
+@pytest.mark.slow
+def test_a_dqn_resumes_to_the_step_and_refuses_other_settings(rules: Rules, held_out: Patches, tmp_path: Path) -> None:
+    from conservator.training.dqn import Settings, train_dqn
+
+    settings = Settings(
+        steps=64,
+        warmup=8,
+        batch=4,
+        memory=300,
+        explore=64,
+        target_every=16,
+        sessions=8,
+        checkpoint_every=32,
+        priority=0.5,
+    )
+    few = Patches("few", held_out.damaged[:4], held_out.clean[:4])
+    whole = train_dqn(rules, few, tmp_path / "whole", settings, report=lambda _: None)
+    train_dqn(rules, few, tmp_path / "cut", replace(settings, steps=32), report=lambda _: None)
+    resumed = train_dqn(rules, few, tmp_path / "cut", settings, report=lambda _: None)
+    assert resumed.steps == 64
+    for name, value in whole.agent.tensors().items():
+        assert torch.equal(resumed.agent.tensors()[name], value), name
+    with pytest.raises(ConservatorError, match=r"gamma 0\.99, now 0\.5"):
+        train_dqn(rules, few, tmp_path / "cut", replace(settings, gamma=0.5))
+    with pytest.raises(NameNotFoundError, match="double"):
+        settings.without("duoble")
+
+
+def test_a_start_keeps_its_values(rules: Rules, held_out: Patches, tmp_path: Path) -> None:
+    from conservator.training.dqn import _Run, fast
+
+    agent = small_agent(duelling=True)
+    again = _Run(rules, fast(100), "cpu", agent).agent()
+    for name, value in agent.tensors().items():
+        assert torch.allclose(again.tensors()[name], value, rtol=1e-5), name
+    with pytest.raises(ConservatorError, match="train afresh"):
+        _Run(rules, fast(100).without("duelling"), "cpu", agent)
+
+
+@pytest.mark.slow
+def test_joint_training_helps_and_resumes(tmp_path: Path) -> None:
+    from conservator.training.joint import Settings, run_chains, train_joint
+    from conservator.training.rl_restore import _start_near_identity
+
+    torch.manual_seed(1)
+    tools = torch.nn.ModuleList(own_network("paper", index)() for index in (0, 2))
+    for tool in tools:
+        _start_near_identity(tool)
+    start = {name: value.clone() for name, value in tools.state_dict().items()}
+    agent, source = small_agent(), PatchSource(PHOTOS, single("noise", 3))
+    with torch.no_grad():  # an agent that always takes the first tool, then stops
+        agent.network.values.weight.zero_()
+        agent.network.values.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    chains = run_chains(agent.network, tools, torch.rand(5, 3, 63, 63))
+    assert chains.uses.tolist() == [15, 0]
+    assert chains.lengths.tolist() == [3] * 5
+    said: list[str] = []
+    settings = Settings(steps=12, batch=4, rate=2e-3, checkpoint_every=6)
+    whole = train_joint(agent, tools, source, tmp_path / "whole", settings, said.append)
+    first, last = (float(line.split("gain ")[1].split()[0]) for line in (said[0], said[-1]))
+    assert last > first
+    tools.load_state_dict(start)
+    train_joint(agent, tools, source, tmp_path / "cut", replace(settings, steps=6), said.append)
+    again = train_joint(agent, tools, source, tmp_path / "cut", settings, said.append)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert torch.equal(again["darken.conv1.weight"], start["1.conv1.weight"].half())  # never used, never changed
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_tools_an_agent_and_both(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i, pyramid in enumerate(PHOTOS):
+        PillowImage.fromarray(pyramid[0][:200, :200]).save(photos / f"{i}.png")
+    out = tmp_path / "out"
+    common = ("--photos", photos, "--output")
+    result = conservator("train", "rl-restore-tools", *common, out, "--steps", 1, "--workers", 0, "--into", out / "w")
+    assert result.returncode == 0, result.stderr
+    tools = out / "rl_restore.safetensors"
+    few = ("--steps", 32, "--patches", 4)
+    result = conservator("train", "dqn", *common, out / "dqn", "--toolbox", f"rl-restore:{tools}", *few)
+    assert result.returncode == 0, result.stderr
+    agent = out / "dqn" / "agent.safetensors"
+    result = conservator("train", "joint", *common, out / "joint", "--agent", agent, "--tools", tools, "--steps", 1)
+    assert result.returncode == 0, result.stderr
+    tuned = out / "joint" / "tools.safetensors"
+    result = conservator(
+        *("bench", "rl-restore", "--photos", photos, "--count", 3, "--output", out / "table.md"),
+        *("--entry", f"rl-restore:{tuned}=dqn:{agent}"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "greedy oracle" in (out / "table.md").read_text()
