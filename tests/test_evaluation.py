@@ -12,8 +12,9 @@ from skimage import data
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.eye import Seen, bench_eye, reliability, summary
+from conservator.evaluation.quality import balanced, bench_quality
 from conservator.evaluation.tools import PROTOCOLS, bench_tools, fitting, score, size
-from conservator.perception import StatisticalPerception
+from conservator.perception import NetworkPerception, StatisticalPerception
 from conservator.tools import Toolbox, make_toolbox
 
 
@@ -94,3 +95,18 @@ def test_an_eye_is_shown_every_combination(folder: Path) -> None:
     lines = bench_eye({"statistics": StatisticalPerception()}, [folder / "CID22_val" / "coffee.png"], lambda line: None)
     assert lines[0] == "| | statistics |"
     assert any(line.startswith("| f1 |") for line in lines)
+
+
+@pytest.mark.slow
+def test_the_eye_tells_the_better_state_more_often_than_chance(tmp_path: Path) -> None:
+    PillowImage.fromarray(data.coffee()).save(tmp_path / "coffee.png")
+    lines = bench_quality(NetworkPerception(), [tmp_path / "coffee.png"], make_toolbox("experts"), print, 0, every=6)
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines[2:]}
+    assert float(rows["eye, beside the input"][0].strip("%")) > 60
+    assert set(rows) == {"eye, beside the input", "eye, alone", "piqe", "sharpness", "noise"}
+
+
+def test_balanced_scores_are_in_deviations() -> None:
+    scores = balanced([20.0, 22.0, 27.0], [0.5, 0.6, 0.9])
+    assert scores.std() == pytest.approx(1)
+    assert list(scores.argsort()) == [0, 1, 2]

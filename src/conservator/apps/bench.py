@@ -42,6 +42,31 @@ def bench_tools(
         write_text(output, "\n".join(["# Tools, each alone", "", f"`{command}`", "", *lines]) + "\n")
 
 
+@bench_app.command("quality")
+def bench_quality(
+    photos: Annotated[Path, typer.Argument(help="Folder of clean photos.", exists=True)],
+    toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
+    eye: Annotated[Literal["network", "statistics"], typer.Option(help="Which eye.")] = "network",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of damage and toolchains.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the tables as Markdown.")] = None,
+) -> None:
+    """How well an eye tells which of two treated pictures is nearer to the undamaged photo, which it does not see."""
+    from conservator.evaluation.quality import bench_quality as bench
+    from conservator.files import write_text
+    from conservator.perception import NetworkPerception, StatisticalPerception
+    from conservator.photo import find_photos
+    from conservator.tools import make_toolbox
+
+    files = find_photos(photos)
+    perception = NetworkPerception() if eye == "network" else StatisticalPerception()
+    lines = bench(perception, files, make_toolbox(toolbox), typer.echo, seed)
+    if output:
+        command = f"conservator bench quality PHOTOS --toolbox {toolbox} --eye {eye} --seed {seed}"
+        write_text(
+            output, "\n".join(["# Which is better?", "", f"`{command}`, {len(files)} photos", "", *lines]) + "\n"
+        )
+
+
 @bench_app.command("eye")
 def bench_eye(
     photos: Annotated[Path, typer.Argument(help="Folder of clean photos.", exists=True)],

@@ -1,0 +1,142 @@
+"""How well an eye tells the better of two states without the reference, beside the usual no-reference metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from conservator.degradations import Kind, degrade, mio_recipe
+from conservator.errors import ConservatorError, ToolFailedError
+from conservator.evaluation.eye import COMBINATIONS
+from conservator.image import Image
+from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, NoReference
+from conservator.metrics.fidelity import psnr, ssim
+from conservator.perception.perception import Look, Perception
+from conservator.perception.study import study
+from conservator.photo import load_photo
+from conservator.tools.tool import Toolbox, ToolSpec, is_specialist
+
+_STATES = 8
+_BINS = ((0.5, "half a deviation"), (2.0, "two deviations"))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The states of one photo: their true balanced scores (S,), and what each judge says of them."""
+
+    truth: NDArray[np.float64]
+    said: Mapping[str, NDArray[np.float64]]
+
+
+def _mean(score: Callable[[Image, Image], float], image: Image, reference: Image) -> float:
+    pairs = zip(image.split(1), reference.split(1), strict=True)
+    return float(np.mean([min(100.0, score(*pair)) for pair in pairs]))
+
+
+def balanced(psnrs: Sequence[float], ssims: Sequence[float]) -> NDArray[np.float64]:
+    """z(psnr) + z(ssim) over the states of a photo, in deviations of that sum, (S,)."""
+    total = sum(((x - x.mean()) / max(float(x.std()), 1e-9) for x in (np.array(psnrs), np.array(ssims))), np.zeros(1))
+    return total / max(float(total.std()), 1e-9)
+
+
+def _judge(states: Sequence[tuple[Image, frozenset[Kind]]], reference: Image, eye: Perception) -> Judged:
+    looks = [Look(image, eye.perceive(image)) for image, _ in states]
+    said = {
+        "eye, beside the input": [eye.compare(looks[0], x, k, "balanced") for x, (_, k) in zip(looks, states)],  # noqa: B905
+        "eye, alone": [look.percept.quality for look in looks],
+    }
+    for name in DEFAULT_NO_REFERENCE:
+        metric = METRICS[name]
+        assert isinstance(metric, NoReference)
+        sign = 1 if metric.higher_is_better else -1
+        said[name] = [sign * float(np.mean([metric.score(x) for x in image.split(1)])) for image, _ in states]
+    images = [image for image, _ in states]
+    truth = balanced([_mean(psnr, x, reference) for x in images], [_mean(ssim, x, reference) for x in images])
+    return Judged(truth, {name: np.array(values) for name, values in said.items()})
+
+
+def _states(
+    start: Image, kinds: frozenset[Kind], toolbox: Toolbox, rng: np.random.Generator
+) -> list[tuple[Image, frozenset[Kind]]]:
+    """The input and what random toolchains, mostly for what is there, leave of it; equal pictures once."""
+    specs = [spec for spec in toolbox.specs if spec.scale == 1 and is_specialist(spec)]
+    states = [(start, frozenset[Kind]())]
+    for _ in range(4 * _STATES):
+        if len(states) >= _STATES:
+            break
+        image, treated = states[int(rng.integers(len(states)))]
+        fitting = [spec for spec in specs if spec.removes & kinds]
+        choices = fitting if fitting and rng.random() < 0.8 else specs
+        spec: ToolSpec = choices[int(rng.integers(len(choices)))]
+        try:
+            after = toolbox[spec.name](image)
+        except ToolFailedError:
+            continue
+        if not any(torch.equal(after, old) for old, _ in states):
+            states.append((after, treated | spec.removes))
+    return states
+
+
+def judged(
+    eye: Perception, photos: Sequence[Path], toolbox: Toolbox, seed: int, every: int
+) -> Iterator[tuple[Judged, bool]]:
+    """The states of every ``every``-th combination of each photo, and of the clean photo (True)."""
+    for p, path in enumerate(photos):
+        clean = load_photo(path).image
+        rng = np.random.default_rng([seed, p, 5])
+        yield _judge(_states(study(clean), frozenset(), toolbox, rng), study(clean), eye), True
+        for c in range(p % every, len(COMBINATIONS), every):
+            recipe = mio_recipe(COMBINATIONS[c], np.random.default_rng([seed, c, p]))
+            if Kind.LOW_RESOLUTION in COMBINATIONS[c]:
+                continue
+            damaged = degrade(clean, recipe)
+            states = _states(study(damaged), frozenset(COMBINATIONS[c]), toolbox, rng)
+            if len(states) > 2:
+                yield _judge(states, study(clean, like=damaged), eye), False
+
+
+def table(found: Sequence[tuple[Judged, bool]]) -> list[str]:
+    """Share of pairs judged rightly, Spearman within a photo, and clean photos above all that tools made of them."""
+    damaged, clean = [x for x, is_clean in found if not is_clean], [x for x, is_clean in found if is_clean]
+    heads = [f"better of two, over {label} apart" for _, label in _BINS]
+    lines = [f"| judge | {' | '.join(heads)} | Spearman | clean above each treatment |", "|---|---|---|---|---|"]
+    for name in damaged[0].said:
+        shares = [f"{_pairs(damaged, name, apart):.1%}" for apart, _ in _BINS]
+        rank = np.mean([_spearman(x.truth, x.said[name]) for x in damaged])
+        above = np.mean([value for x in clean for value in x.said[name][0] > x.said[name][1:]])
+        lines.append(f"| {name} | {' | '.join(shares)} | {rank:.2f} | {above:.1%} |")
+    return lines
+
+
+def _pairs(found: Sequence[Judged], name: str, apart: float) -> float:
+    right = []
+    for x in found:
+        a, b = np.triu_indices(len(x.truth), 1)
+        far = np.abs(x.truth[a] - x.truth[b]) > apart
+        said = x.said[name]
+        right.extend(((said[a] > said[b]) == (x.truth[a] > x.truth[b]))[far])
+    return float(np.mean(right)) if right else float("nan")
+
+
+def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    ranks = np.stack([np.argsort(np.argsort(x)) for x in (a, b)]).astype(float)
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def bench_quality(
+    eye: Perception, photos: Sequence[Path], toolbox: Toolbox, report: Callable[[str], None], seed: int, every: int = 3
+) -> list[str]:
+    """Judge the states that random toolchains leave of photos; the lines of a Markdown report."""
+    if not photos:
+        raise ConservatorError("there are no photos; give a folder of clean photos")
+    for tool in toolbox.values():
+        tool.setup("cpu")
+    lines = table(list(judged(eye, photos, toolbox, seed, every)))
+    for line in lines:
+        report(line)
+    return lines
