@@ -12,12 +12,13 @@ from torch import Tensor
 
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image, luma
-from conservator.networks.eye import Trunk
+from conservator.networks.eye import Glance, Trunk
 from conservator.networks.judge import Judge
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES, Look, Objective, Percept
 from conservator.perception.statistics import statistics
 from conservator.weights import load_weights
 
+_GLANCE = "glance."  # begins the names of the network's tensors, beside those of the judge
 _SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
 _ENLARGED = 0.5  # dB; pictures of two sizes cannot be compared, so an enlargement that was asked for counts this much
 
@@ -73,13 +74,13 @@ class NetworkPerception(StatisticalPerception):
 
     def measure(self, image: Image) -> Percept:
         """Statistics, and features that begin with them."""
-        return with_network(super().measure(image), image, _trunk())
+        return with_network(super().measure(image), image, _glance())
 
 
-def with_network(seen: Percept, image: Image, trunk: Trunk) -> Percept:
-    """Add what a trunk sees in a picture, or in the native crops of a study, to its measured statistics."""
+def with_network(seen: Percept, image: Image, network: Glance | Trunk) -> Percept:
+    """Add what a network sees in a picture, or in the native crops of a study, to its measured statistics."""
     with torch.inference_mode():
-        found = trunk(image[1:] if len(image) > 1 else image)
+        found = network(image[1:] if len(image) > 1 else image)
     return Percept(measures=seen.measures, features=torch.cat([seen.features, found]))
 
 
@@ -113,15 +114,15 @@ def _judge(weights: str) -> tuple[Judge, tuple[float, ...]]:
         raise ValueError(f"the shipped judge {weights} was trained for other kinds; run conservator train eye")
     features, changed, hidden = (int(metadata[name]) for name in ("features", "changes", "hidden"))
     judge = Judge(features, changed, len(GRADED_KINDS), len(OBJECTIVES), hidden)
-    judge.load_state_dict({key: value.float() for key, value in tensors.items() if not key.startswith("trunk.")})
+    judge.load_state_dict({key: value.float() for key, value in tensors.items() if not key.startswith(_GLANCE)})
     judge.eval()
     return judge, tuple(json.loads(metadata["thresholds"]))
 
 
 @cache
-def _trunk() -> Trunk:
+def _glance() -> Glance:
     tensors, _ = load_weights("eye")
-    trunk = Trunk()
-    trunk.load_state_dict({k.removeprefix("trunk."): v.float() for k, v in tensors.items() if k.startswith("trunk.")})
-    trunk.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return trunk
+    glance = Glance(Trunk())
+    glance.load_state_dict({k.removeprefix(_GLANCE): v.float() for k, v in tensors.items() if k.startswith(_GLANCE)})
+    glance.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return glance

@@ -16,8 +16,11 @@ def _classical() -> Iterable[Tool]:
     return CLASSICAL
 
 
-_BESIDE = ("stretch_brighten", "shift_brighten", "gamma_brighten")
-"""Classical tools that undo exactly what some exposures did, which an expert only comes near to."""
+_BESIDE = (
+    *("wiener_deblur_defocus", "richardson_lucy_defocus", "wiener_deblur_gaussian"),
+    *("stretch_brighten", "shift_brighten", "gamma_brighten"),
+)
+"""Classical tools that undo exactly what a lens or an exposure did, where nothing else happened to the photo."""
 
 
 def _conservator() -> Iterable[Tool]:

@@ -120,6 +120,11 @@ EXPERTS: tuple[Expert, ...] = (
     _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255."),
     _expert("dejpeg_severe", {Kind.JPEG}, "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice."),
     _expert("derain", {Kind.RAIN}, "Removes streaks of rain of any slope, length and width."),
+    _expert(
+        "deblur_defocus",
+        {Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR},
+        "Sharpens what is out of focus, also where noise or JPEG lies on top.",
+    ),
     _expert("dehaze", {Kind.HAZE}, "Removes haze of any thickness and colour, even or uneven.", "bilateral"),
     _expert("brighten_mild", {Kind.LOW_LIGHT}, "Brightens photos that are somewhat too dark.", "bilateral"),
     _expert("brighten_dark", {Kind.LOW_LIGHT}, "Brightens dark photos, night included.", "bilateral"),

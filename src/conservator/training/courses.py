@@ -197,7 +197,7 @@ COURSES: dict[str, Course] = {
     "dejpeg_severe": Course(_jpeg(5, 50), start="denoise_medium", steps=4000),
     "dejpeg_mild": Course(_jpeg(35, 95), start="dejpeg_severe", steps=400),
     "deblur_defocus": Course(_with_others(_defocus, Kind.DEFOCUS_BLUR), start="denoise_medium", steps=4000),
-    "deblur_motion": Course(_with_others(_motion, Kind.MOTION_BLUR), start="deblur_defocus", steps=4500),
+    "deblur_motion": Course(_with_others(_motion, Kind.MOTION_BLUR), start="deblur_defocus", steps=20000),
     "derain": Course(_with_others(_rain, Kind.RAIN), start="denoise_medium", steps=4500),
     "generalist": Course(_anything, start="denoise_medium", steps=1200),
     "dehaze": Course(_with_others(_haze, Kind.HAZE), network="bilateral", whole=True, steps=4000),
