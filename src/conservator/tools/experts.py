@@ -109,7 +109,7 @@ def make_spec(
         return ToolSpec(name, removes, description, source, license, tile=None)
     if network.startswith("upscaler"):
         return ToolSpec(name, removes, description, source, license, scale=int(network[-1]), tile=384, overlap=96)
-    return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=128)
+    return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=192)
 
 
 def _expert(name: str, removes: set[Kind], description: str, network: str = "unet") -> Expert:
