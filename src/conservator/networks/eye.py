@@ -50,10 +50,11 @@ class Glance(nn.Module):
         self.register_buffer("axes", torch.zeros(FEATURES, AXES))
 
     def fit(self, values: Tensor) -> None:
-        """Find the axes: the principal components of (N, FEATURES); fewer pictures than axes leave the rest empty."""
+        """Find the axes: the principal components of (N, FEATURES)."""
         self.standardise.fit(values)
-        _, _, axes = torch.pca_lowrank(self.standardise(values), q=min(AXES, len(values)), niter=4)
-        self.axes.zero_()[:, : axes.shape[1]] = axes
+        x = self.standardise(values)
+        _, axes = torch.linalg.eigh(x.T @ x)  # from the least to the greatest
+        self.axes.copy_(axes[:, -AXES:])
 
     def reduce(self, values: Tensor) -> Tensor:
         """Map (N, FEATURES) to (N, AXES)."""
