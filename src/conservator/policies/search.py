@@ -21,13 +21,11 @@ from conservator.tools.tool import ToolSpec, is_specialist
 
 _MARGIN = 0.5
 """Gain in dB that a treatment must promise, since the eye errs: on held-out training photos this keeps 99 % of all that
-can be gained without it, and one treatment in twenty that it lets through did harm."""
-_DOUBT = 0.5
-"""What a treatment for a damage that is only suspected must promise beyond the margin, dB."""
-_SUSPICION, _SUSPICION_OF_SCENE = 0.2, 0.05
-"""Confidence from which a damage that is not seen for sure is worth a try: the judge has the say. Haze and darkness
-look like a gray or a dark scene, so that the eye is often unsure of them."""
-
+can be gained without it, and one treatment in twenty that it lets through does harm."""
+_SUSPICION, _DOUBT = 0.05, 0.2
+"""Confidence from which a damage that is not seen for sure is worth a try, and what its treatment must promise beyond
+the margin, dB: the judge has the say. On held-out training photos 30 of 203 such treatments came through, two to harm.
+"""
 
 _SCENE = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
 """A veil or darkness may be the scene's own, and treating it moves the whole picture: it must promise more."""
@@ -173,10 +171,8 @@ class Greedy:
             return False
         if self._kinds is None:
             return True
-        suspected = set(state.percept.present)
-        for kind, confidence in state.percept.confidences.items():
-            if confidence > (_SUSPICION_OF_SCENE if kind in _SCENE else _SUSPICION):
-                suspected.add(kind)
+        suspected = {kind for kind, confidence in state.percept.confidences.items() if confidence > _SUSPICION}
+        suspected.update(state.percept.present)
         seen = state.percept.severities
         # what is only suspected is faint
         return any(max(seen[kind], Severity.LOW) in spec.severities for kind in spec.removes & self._kinds & suspected)
