@@ -78,12 +78,9 @@ def bench_eye(
     from conservator.files import write_text
     from conservator.perception import NetworkPerception, Perception, StatisticalPerception
     from conservator.photo import find_photos
-    from conservator.weights import manifest
 
     files = find_photos(photos)
-    eyes: dict[str, Perception] = {"statistics": StatisticalPerception()}
-    if "eye" in manifest():
-        eyes["network"] = NetworkPerception()
+    eyes: dict[str, Perception] = {"statistics": StatisticalPerception(), "network": NetworkPerception()}
     lines = bench(eyes, files, typer.echo, seed)
     if output:
         head = ["# The eye", "", f"`conservator bench eye PHOTOS --seed {seed}`, {len(files)} photos", ""]
@@ -111,7 +108,7 @@ def _register(benchmark: str, told: str) -> None:
             str, typer.Option(help="Policies and strategies, joined by commas; random_order:greedy derives one.")
         ] = "none,rules,greedy",
         toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
-        eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "statistics",
+        eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "network",
         rank: Annotated[
             bool, typer.Option("--rank", help="Enumerate all toolchains of each case and rank each policy's.")
         ] = False,
