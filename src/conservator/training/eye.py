@@ -21,6 +21,7 @@ from conservator.errors import ConservatorError
 from conservator.networks.eye import AXES, FEATURES, Glance
 from conservator.networks.judge import Judge
 from conservator.perception.eyes import cautious
+from conservator.perception.opinions import OPINIONS
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
 from conservator.photo import find_photos
 from conservator.training.crops import training_data
@@ -228,23 +229,23 @@ def make_eyes(
     unseen = [i % len(photos) % 8 == 0 for i in range(len(samples))]  # whole photos are held out
     training = [s for s, held in zip(samples, unseen, strict=True) if not held]
     held_out = [s for s, held in zip(samples, unseen, strict=True) if held]
-    statistics = samples[0].features.shape[1] - FEATURES
+    told = samples[0].features.shape[1] - FEATURES
     glance = Glance(expert_trunk()).eval()
-    glance.fit(torch.cat([s.features[:, statistics:] for s in training]))
-    training, held_out = ([reduced(s, glance, statistics) for s in part] for part in (training, held_out))
+    glance.fit(torch.cat([s.features[:, told:] for s in training]))
+    training, held_out = ([reduced(s, glance, told) for s in part] for part in (training, held_out))
     command = f"conservator train eye --photos {'/'.join(folder.parts[-2:])} --count {count} --seed {seed}"
     found = {}
-    for name, width in (("statistics", statistics), ("eye", statistics + AXES)):
+    for name, width in (("statistics", told - OPINIONS), ("eye", told + AXES)):
         result = fit(training, held_out, width)
         _store(result, name, into, training_data(folder), command, glance if name == "eye" else None)
         found[name] = result.scores
     return found
 
 
-def reduced(sample: Sample, glance: Glance, statistics: int) -> Sample:
-    """The sample with what the trunk saw reduced to its axes; ``statistics`` features before it stay as they are."""
+def reduced(sample: Sample, glance: Glance, told: int) -> Sample:
+    """The sample with what the trunk saw reduced to its axes; the ``told`` features before it stay as they are."""
     seen = sample.features.shape[1]
-    features = torch.cat([sample.features[:, :statistics], glance.reduce(sample.features[:, statistics:])], 1)
+    features = torch.cat([sample.features[:, :told], glance.reduce(sample.features[:, told:])], 1)
     difference = features[sample.pairs[:, 1]] - features[sample.pairs[:, 0]]
     return replace(sample, features=features, changes=torch.cat([difference, sample.changes[:, seen:]], 1))
 
