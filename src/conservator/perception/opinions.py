@@ -21,6 +21,8 @@ SCENE = ("brighten_mild", "brighten_dark", "dehaze")
 """The experts that are asked about the whole scene."""
 NATIVE = (("derain", 0), ("derain", 1), ("deblur_defocus", 0))
 """Those that are asked about a native crop, and which: the most textured, or a smooth one."""
+ASKED = tuple(dict.fromkeys((*SCENE, *(name for name, _ in NATIVE))))
+"""All of them; an eye must be trained again when one of them is."""
 _SCENE_SIDE, _NATIVE_SIDE = 128, 160  # pixels
 _ANSWER = 4
 OPINIONS = _ANSWER * (len(SCENE) + len(NATIVE))

@@ -171,6 +171,8 @@ class Greedy:
             return False
         if self._kinds is None:
             return True
+        if not is_specialist(spec):
+            return False  # the eye was never taught to weigh a tool for everything
         suspected = {kind for kind, confidence in state.percept.confidences.items() if confidence > _SUSPICION}
         suspected.update(state.percept.present)
         seen = state.percept.severities

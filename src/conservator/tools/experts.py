@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from conservator.degradations.kinds import Kind
+from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks import make_network
@@ -112,12 +113,29 @@ def make_spec(
     return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=192)
 
 
-def _expert(name: str, removes: set[Kind], description: str, network: str = "unet") -> Expert:
-    return Expert(make_spec(name, frozenset(removes), description, network), network, Shipped(name))
+_ANY = (Severity.LOW, Severity.VERY_HIGH)
 
 
+def _expert(
+    name: str,
+    removes: Iterable[Kind],
+    description: str,
+    network: str = "unet",
+    severities: tuple[Severity, Severity] = _ANY,
+) -> Expert:
+    """``severities`` are the least and the worst that it is for."""
+    spec = make_spec(name, frozenset(removes), description, network)
+    least, worst = severities
+    graded = frozenset(s for s in Severity if least <= s <= worst) if severities != _ANY else spec.severities
+    return Expert(replace(spec, severities=graded), network, Shipped(name))
+
+
+_MILD, _HARD = (Severity.LOW, Severity.MEDIUM), (Severity.HIGH, Severity.VERY_HIGH)
 EXPERTS: tuple[Expert, ...] = (
+    _expert("denoise_light", {Kind.NOISE}, "Removes faint noise, up to sigma 20 of 255.", severities=_MILD),
     _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255."),
+    _expert("denoise_heavy", {Kind.NOISE}, "Removes strong noise, sigma 25 to 70 of 255.", severities=_HARD),
+    _expert("dejpeg_mild", {Kind.JPEG}, "Removes JPEG traces of quality 35 to 95.", severities=_MILD),
     _expert("dejpeg_severe", {Kind.JPEG}, "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice."),
     _expert("derain", {Kind.RAIN}, "Removes streaks of rain of any slope, length and width."),
     _expert(
@@ -128,5 +146,10 @@ EXPERTS: tuple[Expert, ...] = (
     _expert("dehaze", {Kind.HAZE}, "Removes haze of any thickness and colour, even or uneven.", "bilateral"),
     _expert("brighten_mild", {Kind.LOW_LIGHT}, "Brightens photos that are somewhat too dark.", "bilateral"),
     _expert("brighten_dark", {Kind.LOW_LIGHT}, "Brightens dark photos, night included.", "bilateral"),
+    _expert(
+        "generalist",
+        (kind for kind in Kind if kind is not Kind.LOW_RESOLUTION),
+        "One network for every damage but low resolution: where no other tool helps.",
+    ),
 )
 """Those that beat the classical tools of their kind so far, in the order of a DQN's actions; courses.py has more."""
