@@ -79,7 +79,7 @@ class NetworkPerception(StatisticalPerception):
 
 
 def with_networks(seen: Percept, image: Image, network: Glance | Trunk) -> Percept:
-    """Add the experts' opinions and what a network sees in a picture, or in a study's native crops, to the statistics."""
+    """Add the experts' opinions, and what a network sees in a picture or in a study's native crops."""
     with torch.inference_mode():
         found = network(image[1:] if len(image) > 1 else image)
     return Percept(measures=seen.measures, features=torch.cat([seen.features, opinions(image), found]))

@@ -113,7 +113,7 @@ def make_spec(
     return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=192)
 
 
-_ANY = (Severity.LOW, Severity.VERY_HIGH)
+_ANY = frozenset(Severity)
 
 
 def _expert(
@@ -121,16 +121,13 @@ def _expert(
     removes: Iterable[Kind],
     description: str,
     network: str = "unet",
-    severities: tuple[Severity, Severity] = _ANY,
+    severities: frozenset[Severity] = _ANY,
 ) -> Expert:
-    """``severities`` are the least and the worst that it is for."""
     spec = make_spec(name, frozenset(removes), description, network)
-    least, worst = severities
-    graded = frozenset(s for s in Severity if least <= s <= worst) if severities != _ANY else spec.severities
-    return Expert(replace(spec, severities=graded), network, Shipped(name))
+    return Expert(replace(spec, severities=severities), network, Shipped(name))
 
 
-_MILD, _HARD = (Severity.LOW, Severity.MEDIUM), (Severity.HIGH, Severity.VERY_HIGH)
+_MILD, _HARD = frozenset({Severity.LOW, Severity.MEDIUM}), frozenset({Severity.HIGH, Severity.VERY_HIGH})
 EXPERTS: tuple[Expert, ...] = (
     _expert("denoise_light", {Kind.NOISE}, "Removes faint noise, up to sigma 20 of 255.", severities=_MILD),
     _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255."),
@@ -149,7 +146,7 @@ EXPERTS: tuple[Expert, ...] = (
     _expert(
         "generalist",
         (kind for kind in Kind if kind is not Kind.LOW_RESOLUTION),
-        "One network for every damage but low resolution: where no other tool helps.",
+        "One network for every damage but low resolution, each less well than its expert.",
     ),
 )
 """Those that beat the classical tools of their kind so far, in the order of a DQN's actions; courses.py has more."""
