@@ -28,7 +28,7 @@ from conservator.training.crops import training_data
 from conservator.training.samples import TRUNK, Sample, build, expert_trunk
 from conservator.weights import manifest, store_weights
 
-COUNT, TOOLBOX, CHAINS = 3000, "conservator", 2
+COUNT, TOOLBOX, CHAINS = 2500, "conservator", 2
 """Of the eyes that ship: damaged photos, the tools that work on them, and toolchains tried on each."""
 _UNTREATED = 1.0
 """Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a third as long."""
