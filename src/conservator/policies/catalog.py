@@ -10,7 +10,9 @@ from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, name_not_found
 from conservator.image import Image
 from conservator.perception.perception import Blind, Objective, Perception
+from conservator.policies.chat import Chat
 from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
+from conservator.policies.endpoint import ChatOptions
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
@@ -30,6 +32,8 @@ class PolicyContext:
     """Whether a small photo may be enlarged."""
     reference: Image | None = None
     """The undamaged photo's study; only for the oracle."""
+    chat: ChatOptions | None = None
+    """Where the policy chat asks; only for that one."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -54,6 +58,10 @@ def _oracle(context: PolicyContext) -> Greedy:
     return Greedy(context.pool, Blind(), judge, margin=0.02, kinds=None, upscale=context.upscale, name="oracle")
 
 
+def _chat(context: PolicyContext) -> Chat:
+    return Chat(context.chat or ChatOptions(), context.objective, context.seed, context.upscale)
+
+
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "greedy": _greedy,
     "search": _search,
@@ -67,6 +75,7 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "dqn": lambda context: DqnPolicy(shipped_agent()),
     "dqn:compact": lambda context: DqnPolicy(shipped_agent("dqn_compact"), "dqn:compact"),
     "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published"),
+    "chat": _chat,
 }
 
 
@@ -85,9 +94,14 @@ def _file(name: str) -> Path:
     return Path(path)
 
 
-def check_policy_name(name: str, reference: bool) -> None:
-    """Raise before any work when there is no such policy, or when it needs a reference and there is none."""
+def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = None) -> None:
+    """Raise before any work when there is no such policy, or when what it needs is not there.
+
+    That is a reference for the oracle, and for chat an endpoint, a model and the permission to upload.
+    """
     if name not in POLICIES:
         _file(name)
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")
+    if name == "chat":
+        (chat or ChatOptions()).check()
