@@ -19,7 +19,7 @@ from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
 from conservator.tools.tool import ToolSpec, is_specialist
 
-_MARGIN = 0.5
+_MARGIN = 0.4
 """Gain in dB that a treatment must promise, since the eye errs: on held-out training photos this keeps 99 % of all that
 can be gained without it, and one treatment in twenty that it lets through does harm."""
 _SUSPICION, _DOUBT = 0.05, 0.2
@@ -29,7 +29,9 @@ the margin, dB: the judge has the say. On held-out training photos 30 of 203 suc
 
 _SCENE = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
 """A veil or darkness may be the scene's own, and treating it moves the whole picture: it must promise more."""
-_SCENE_MARGIN = 1.0
+_MOVES = frozenset({Kind.RAIN, Kind.MOTION_BLUR})
+"""Streaks are bright, and a motion to one side has moved the picture: undoing them changes large areas."""
+_SCENE_MARGIN = 0.4
 """What such a treatment must promise beyond the margin, dB."""
 _BLURS = frozenset({Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR})
 """A toolchain sharpens once: a second deconvolution works on the first one's ringing."""
@@ -52,8 +54,8 @@ Judge: TypeAlias = Callable[[State, ToolSpec, Image, Percept], float]
 class EyeJudge:
     """Judges a treatment without a reference: the gain that perception estimates, behind a guard of fidelity.
 
-    The guard forbids a treatment that shifts the colours of large areas (unless it treats haze, low light or rain),
-    or that clips shadows or highlights.
+    The guard forbids a treatment that shifts the colours of large areas (unless it treats haze or low light; rain and
+    motion blur may shift them more than others), or that clips shadows or highlights.
     """
 
     def __init__(self, perception: Perception, objective: Objective = "balanced") -> None:
@@ -97,7 +99,7 @@ def _harms_fidelity(before: Image, after: Image, tool: ToolSpec) -> bool:
         return False
     side = min(16, *before.shape[-2:])
     shift = (F.avg_pool2d(after, side) - F.avg_pool2d(before, side)).pow(2).mean().sqrt()
-    return float(shift) > (0.08 if Kind.RAIN in tool.removes else 0.03)
+    return float(shift) > (0.08 if tool.removes & _MOVES else 0.03)
 
 
 class Greedy:

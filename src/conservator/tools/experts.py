@@ -128,18 +128,26 @@ def _expert(
 
 
 _MILD, _HARD = frozenset({Severity.LOW, Severity.MEDIUM}), frozenset({Severity.HIGH, Severity.VERY_HIGH})
+_MIDDLE = frozenset({Severity.MEDIUM, Severity.HIGH})
 EXPERTS: tuple[Expert, ...] = (
     _expert("denoise_light", {Kind.NOISE}, "Removes faint noise, up to sigma 20 of 255.", severities=_MILD),
-    _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255."),
+    _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255.", severities=_MIDDLE),
     _expert("denoise_heavy", {Kind.NOISE}, "Removes strong noise, sigma 25 to 70 of 255.", severities=_HARD),
     _expert("dejpeg_mild", {Kind.JPEG}, "Removes JPEG traces of quality 35 to 95.", severities=_MILD),
-    _expert("dejpeg_severe", {Kind.JPEG}, "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice."),
+    _expert(
+        "dejpeg_severe",
+        {Kind.JPEG},
+        "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice.",
+        severities=_MIDDLE | _HARD,
+    ),
     _expert("derain", {Kind.RAIN}, "Removes streaks of rain of any slope, length and width."),
     _expert(
         "deblur_defocus",
         {Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR},
         "Sharpens what is out of focus, also where noise or JPEG lies on top.",
     ),
+    _expert("upscale_x2", {Kind.LOW_RESOLUTION}, "Enlarges twice.", "upscaler_x2"),
+    _expert("upscale_x4", {Kind.LOW_RESOLUTION}, "Enlarges four times.", "upscaler_x4"),
     _expert("dehaze", {Kind.HAZE}, "Removes haze of any thickness and colour, even or uneven.", "bilateral"),
     _expert("brighten_mild", {Kind.LOW_LIGHT}, "Brightens photos that are somewhat too dark.", "bilateral"),
     _expert("brighten_dark", {Kind.LOW_LIGHT}, "Brightens dark photos, night included.", "bilateral"),
