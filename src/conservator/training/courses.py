@@ -205,7 +205,7 @@ COURSES: dict[str, Course] = {
     "brighten_dark": Course(
         _with_others(_very_dark, Kind.LOW_LIGHT), start="brighten_mild", network="bilateral", whole=True, steps=2500
     ),
-    "upscale_x2": Course(_smaller(2), network="upscaler_x2", scale=2, steps=1000),
-    "upscale_x4": Course(_smaller(4), network="upscaler_x4", scale=4, steps=1200),
+    "upscale_x2": Course(_smaller(2), network="upscaler_x2", scale=2, steps=2000),
+    "upscale_x4": Course(_smaller(4), network="upscaler_x4", scale=4, steps=3500),
 }
 """Every expert that ships, in the order in which they can be trained."""
