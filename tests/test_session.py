@@ -13,7 +13,7 @@ from conservator.perception.perception import Objective
 from conservator.policies import FixedOrder, NoPolicy, RandomPolicy, check_policy
 from conservator.pool import LocalPool, Pool
 from conservator.session import Apply, Decision, Rollback, Session, Stop, run
-from conservator.tools import Toolbox
+from conservator.tools import Toolbox, make_toolbox
 
 
 class Brightness:
@@ -104,3 +104,18 @@ def test_trajectories_compare_and_print_without_pixels(astronaut: Image, small_t
     one, two = (run(FixedOrder("gamma"), start(astronaut, small_toolbox, pool)) for _ in range(2))
     assert one == two
     assert "tensor" not in repr(one)
+
+
+def test_a_photo_is_enlarged_once(coffee: Image) -> None:
+    toolbox = make_toolbox("conservator").only("upscale_x2", "denoise_light")
+    with LocalPool(toolbox) as pool:
+        session = start(coffee, toolbox, pool)
+        session.step(Decision(Apply("upscale_x2")))
+        assert session.trajectory.last.image.shape[-2:] == (128, 128)
+        assert [spec.name for spec in session.observe().tools] == ["denoise_light"]
+        refused = session.step(Decision(Apply("upscale_x2")))
+        assert refused.error is not None
+        assert "was enlarged before" in refused.error
+        assert refused.image.shape[-2:] == (128, 128)
+        session.step(Decision(Rollback(0)))
+        assert len(session.observe().tools) == 2

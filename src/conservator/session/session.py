@@ -70,9 +70,15 @@ class Session:
         return len(self.trajectory.steps) > self._max_steps
 
     def observe(self) -> Observation:
-        """What the policy may know now."""
+        """What the policy may know now; tools that enlarge are on offer until one was used."""
         left = self._max_steps + 1 - len(self.trajectory.steps)
-        return Observation(self.trajectory, self._toolbox.specs, left)
+        tools = tuple(spec for spec in self._toolbox.specs if not (spec.scale > 1 and self._enlarged))
+        return Observation(self.trajectory, tools, left)
+
+    @property
+    def _enlarged(self) -> bool:
+        """Whether the photo is larger than it came: a second time would cost up to 256 times the pixels."""
+        return any(self._toolbox[tool].spec.scale > 1 for tool in self.trajectory.toolchain())
 
     def step(self, decision: Decision, call: Future[Image] | None = None) -> Step:
         """Carry out one decision and append it; ``call`` is its tool's, where it was submitted already.
@@ -97,6 +103,8 @@ class Session:
             case Apply(tool):
                 if tool not in self._toolbox:
                     raise InvalidActionError(str(name_not_found("tool", tool, self._toolbox)))
+                if self._toolbox[tool].spec.scale > 1 and self._enlarged:
+                    raise InvalidActionError(f"{tool} enlarges, and the photo was enlarged before; choose another tool")
                 image = (call or self._pool.submit(tool, last.image)).result()
                 return last.id, image, self._perception.perceive(image)
             case Rollback(to):

@@ -26,12 +26,12 @@ from conservator.files import replacing, write_text
 from conservator.image import Image, digest, to_array
 from conservator.perception.perception import OBJECTIVES, Objective, Percept
 from conservator.photo import find_photos, load_photo
-from conservator.policies.conversation import ask, write_reply
+from conservator.policies.conversation import ask, plannable, write_reply
 from conservator.pool.pool import LocalPool, MemoPool, Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Trajectory
 from conservator.tools.catalog import make_toolbox
-from conservator.tools.tool import Toolbox, ToolSpec, is_specialist
+from conservator.tools.tool import Toolbox, ToolSpec
 from conservator.training.crops import training_data
 from conservator.training.samples import random_part, random_recipe
 from conservator.training.situations import Outlook, Question, questions
@@ -40,8 +40,8 @@ SIDE = 224
 """Pixels of a crop."""
 STEPS = 12
 _METRICS = ("psnr", "ssim")
-_DISTRACTORS = 1
-"""Kinds that are absent, and whose tools are tried all the same: a planner must learn what they spoil."""
+_FEW = 3
+"""Up to so many kinds at once, all their tools are tried; of more, two each, since toolchains grow too many."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +114,27 @@ def _rows(plan: Plan, photo: Path, number: int, specs: Sequence[ToolSpec], pool:
     damaged = degrade(clean, recipe)
     present = frozenset(degradation.kind for degradation in recipe)
     absent = [kind for kind in Kind if kind not in present and kind is not Kind.LOW_RESOLUTION]
-    tried = present | {absent[i] for i in rng.choice(len(absent), _DISTRACTORS, replace=False)}
-    usable = [spec for spec in specs if spec.scale == 1 and is_specialist(spec)]
+    distractor = absent[int(rng.integers(len(absent)))]  # a planner must learn what needless treatment spoils
+    tried = present | {distractor} if len(present) < _FEW else present
+    usable = plannable(specs) if len(tried) <= _FEW else _two_each(plannable(specs), rng)
     memo = MemoPool(pool)
     found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
     for objective in OBJECTIVES:
         outlook = Outlook(found, found.objective(objective)[0])
         for question in questions(outlook, rng):
             trajectory = _trajectory(damaged, question.history, memo)
-            observation = Observation(trajectory, tuple(usable), STEPS + 1 - len(trajectory.steps))
+            observation = Observation(trajectory, usable, STEPS + 1 - len(trajectory.steps))
             name = f"{number:06d}-{objective}-{question.situation}"
             yield _row(plan, name, question, objective, observation, photo, recipe)
+
+
+def _two_each(specs: Sequence[ToolSpec], rng: np.random.Generator) -> tuple[ToolSpec, ...]:
+    """At most two tools, drawn by chance, for each set of kinds; in the toolbox's order."""
+    chosen: dict[frozenset[Kind], list[ToolSpec]] = {}
+    for i in rng.permutation(len(specs)):
+        chosen.setdefault(specs[i].removes, []).append(specs[i])
+    kept = {spec.name for group in chosen.values() for spec in group[:2]}
+    return tuple(spec for spec in specs if spec.name in kept)
 
 
 def _without_resizing(recipe: Recipe) -> Recipe:
