@@ -211,7 +211,9 @@ class Restorer:
         progress("reading")
         photo = load_photo(task.source, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated)
         with MemoPool(LocalPool(self.toolbox, settings.device, max_batch=1)) as pool:
-            context = PolicyContext(pool, self.perception, settings.objective, settings.seed, settings.upscale)
+            context = PolicyContext(
+                pool, self.perception, settings.objective, settings.seed, settings.upscale, device=settings.device
+            )
             restored = restore(
                 photo,
                 make_policy(settings.policy, context),

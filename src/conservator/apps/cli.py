@@ -77,7 +77,7 @@ def restore(
             "--output", "-o", help="Folder for the results (default: 'restored' beside the input), or a file."
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help="Who decides: greedy, rules, beam, dqn, random, none.")] = "greedy",
+    policy: Annotated[str, typer.Option(help="Who decides: greedy, rules, beam, dqn, mllm, random, none.")] = "greedy",
     toolbox: Annotated[
         str,
         typer.Option(help="Toolboxes, joined by +: conservator, classical, user, rl-restore."),

@@ -6,7 +6,7 @@ Planner data, fine-tuning and inference all use these functions, so that a model
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +14,7 @@ from conservator.image import Image
 from conservator.perception.perception import Objective
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Rollback, Step, Stop
-from conservator.tools.tool import ToolSpec
+from conservator.tools.tool import ToolSpec, is_specialist
 
 IMAGE = "<image>"
 """Stands in a text where a picture belongs."""
@@ -32,6 +32,11 @@ class Message:
     role: Literal["system", "user", "assistant"]
     text: str
     images: tuple[Image, ...] = field(default=(), repr=False)
+
+
+def plannable(tools: Iterable[ToolSpec], upscale: bool = False) -> tuple[ToolSpec, ...]:
+    """The tools that a model plans with: those for one kind of damage, which keep the size unless ``upscale``."""
+    return tuple(spec for spec in tools if is_specialist(spec) and (upscale or spec.scale == 1))
 
 
 def ask(observation: Observation, objective: Objective) -> tuple[Message, Message]:

@@ -26,12 +26,12 @@ from conservator.files import replacing, write_text
 from conservator.image import Image, digest, to_array
 from conservator.perception.perception import OBJECTIVES, Objective, Percept
 from conservator.photo import find_photos, load_photo
-from conservator.policies.conversation import ask, write_reply
+from conservator.policies.conversation import ask, plannable, write_reply
 from conservator.pool.pool import LocalPool, MemoPool, Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Trajectory
 from conservator.tools.catalog import make_toolbox
-from conservator.tools.tool import Toolbox, ToolSpec, is_specialist
+from conservator.tools.tool import Toolbox, ToolSpec
 from conservator.training.crops import training_data
 from conservator.training.samples import random_part, random_recipe
 from conservator.training.situations import Outlook, Question, questions
@@ -115,14 +115,14 @@ def _rows(plan: Plan, photo: Path, number: int, specs: Sequence[ToolSpec], pool:
     present = frozenset(degradation.kind for degradation in recipe)
     absent = [kind for kind in Kind if kind not in present and kind is not Kind.LOW_RESOLUTION]
     tried = present | {absent[i] for i in rng.choice(len(absent), _DISTRACTORS, replace=False)}
-    usable = [spec for spec in specs if spec.scale == 1 and is_specialist(spec)]
+    usable = plannable(specs)
     memo = MemoPool(pool)
     found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
     for objective in OBJECTIVES:
         outlook = Outlook(found, found.objective(objective)[0])
         for question in questions(outlook, rng):
             trajectory = _trajectory(damaged, question.history, memo)
-            observation = Observation(trajectory, tuple(usable), STEPS + 1 - len(trajectory.steps))
+            observation = Observation(trajectory, usable, STEPS + 1 - len(trajectory.steps))
             name = f"{number:06d}-{objective}-{question.situation}"
             yield _row(plan, name, question, objective, observation, photo, recipe)
 
