@@ -62,10 +62,14 @@ def _instructions(tools: Sequence[ToolSpec], objective: Objective) -> str:
 
 def _question(observation: Observation) -> str:
     steps = observation.trajectory.steps
-    count = len(observation.image)
-    what = "The photo now" if count == 1 else f"The photo now, the whole of it and {count - 1} details at full size"
-    lines = [f"{what}: {IMAGE * count}", *(f"Step {step.id}: {_told(step)}" for step in steps)]
+    lines = [shown(len(observation.image)), *(f"Step {step.id}: {_told(step)}" for step in steps)]
     return "\n".join([*lines, f"{observation.steps_left} steps are left. What is next?"])
+
+
+def shown(count: int) -> str:
+    """The line that shows a photo, or a study of it with ``count`` pictures."""
+    what = "The photo now" if count == 1 else f"The photo now, the whole of it and {count - 1} details at full size"
+    return f"{what}: {IMAGE * count}"
 
 
 def _told(step: Step) -> str:

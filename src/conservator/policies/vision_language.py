@@ -104,13 +104,11 @@ class VisionLanguageModel:
         """Read a prompt; what comes next can then be asked."""
         return Reading(self, prompt)
 
-    def save(self, folder: Path, half: bool = False) -> None:
-        """Write a folder in Hugging Face format, which ``load_model`` reads; in half precision if wanted."""
+    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write a folder in Hugging Face format, which ``load_model`` reads."""
         folder.mkdir(parents=True, exist_ok=True)
-        was = next(self.network.parameters()).dtype
-        if half:
-            self.network.to(torch.float16)
-        self.network.save_pretrained(folder)
+        was = self.network.dtype
+        self.network.to(dtype).save_pretrained(folder)
         self.network.to(was)
         self.save_words(folder)
 
