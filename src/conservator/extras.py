@@ -11,8 +11,12 @@ from types import ModuleType
 from conservator.errors import MissingExtraError
 
 
+_PLANNING = ("transformers", "tokenizers")
+"""The packages of the extra [mllm]; the others are of [sft]."""
+
+
 def import_mllm(name: str) -> ModuleType:
-    """A module of the extra [mllm]: transformers, tokenizers, trl, peft, datasets or a part of one.
+    """A module of what vision-language models need: transformers, tokenizers, trl, peft, datasets or a part of one.
 
     Raises MissingExtraError, which says how to install it, where it is absent or too old.
     """
@@ -20,9 +24,10 @@ def import_mllm(name: str) -> ModuleType:
         _shelter_from_torchvision()
         return importlib.import_module(name)
     except ImportError as error:
+        extra = "mllm" if name.split(".")[0] in _PLANNING else "sft"
         raise MissingExtraError(
-            f"multimodal language models need packages that are missing here ({error}); "
-            "get them with: pip install 'conservator[mllm]'"
+            f"vision-language models need packages that are missing here ({error}); "
+            f"get them with: pip install 'conservator[{extra}]'"
         ) from error
 
 

@@ -3,7 +3,7 @@
     conservator train sft --data FOLDER --model nano
 
 The conversations are rendered and decoded by the code that the policy uses (policies/vision_language.py), not by TRL's:
-a model is asked as it was taught, to the token. Needs the extra [mllm].
+a model is asked as it was taught, to the token. Needs the extra [sft].
 """
 
 from __future__ import annotations
@@ -93,9 +93,10 @@ def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
     """Train; goes on from the last checkpoint in ``order.output`` where an earlier run with the same order stopped.
 
     Raises ConservatorError for data or a model that will not do, or for a folder of another order; MissingExtraError
-    without the extra [mllm].
+    without the extra [sft].
     """
     import_mllm("trl")
+    import_mllm("transformers").utils.logging.disable_progress_bar()
     if order.model == NANO and order.lora:
         raise ConservatorError("a nano model begins with nothing that adapters could adapt; leave out --lora")
     lessons = read_lessons(order.data)
@@ -186,6 +187,7 @@ def _trainer(
         peft_config=adapters,
         callbacks=[_callback(watch)],
     )
+    trainer.remove_callback(import_mllm("transformers").PrinterCallback)  # the watch reports
     return trainer, watch
 
 
@@ -215,7 +217,7 @@ def _arguments(order: Order, steps: int, parameters: int) -> Any:
         max_grad_norm=1.0,
         use_cpu=on_cpu,
         bf16=not on_cpu,
-        gradient_checkpointing=not on_cpu and parameters > _LARGE,
+        activation_checkpointing=not on_cpu and parameters > _LARGE,
         save_strategy="steps",
         save_steps=order.every,
         save_total_limit=2,
