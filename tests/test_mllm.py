@@ -126,6 +126,18 @@ def test_nano_is_small_enough_for_the_package(planner_data: Path) -> None:
     assert sum(2 * tensor.numel() for tensor in pack(nano)[0].values()) < 30e6
 
 
+def test_fine_detail_is_seen_from_the_start(model: VisionLanguageModel) -> None:
+    """The energy of noise and the blocks of a JPEG stand out in what the untrained first layer gives."""
+    clean = to_image(photos.astronaut()[:128, :128])
+    patches = [model.patches(degrade(clean, parse_recipe(text, 1)))[0] for text in ("noise:medium", "jpeg:very_high")]
+    embed = model.network.model.visual.patch_embed
+    with torch.inference_mode():
+        before, noisy, blocky = (embed(p).var(0)[:-1].sort().values for p in [model.patches(clean)[0], *patches])
+    half = len(before) // 2
+    assert noisy.sum() > 2 * before.sum()
+    assert blocky[:half].sum() < 0.5 * before[:half].sum()
+
+
 def test_a_folder_is_loaded_as_it_was_saved(checkpoint: Path, model: VisionLanguageModel, toolbox: Toolbox) -> None:
     assert {path.suffix for path in checkpoint.iterdir()} <= {".json", ".safetensors", ".jinja"}
     loaded = load_model(str(checkpoint))
@@ -247,7 +259,7 @@ def taught(planner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     pytest.importorskip("trl", reason="needs the extra: pip install 'conservator[sft]'")
     from conservator.training.sft import Order, train_sft
 
-    order = Order(planner_data, tmp_path_factory.mktemp("sft"), steps=50, batch=4, rate=5e-3, studies=0.0, every=50)
+    order = Order(planner_data, tmp_path_factory.mktemp("sft"), steps=50, batch=4, rate=3e-3, studies=0.0, every=50)
     order = replace(order, size=tuple(SIZE.items()))
     assert train_sft(order, lambda line: None).steps == 50
     assert train_sft(replace(order, steps=150), lambda line: None).steps == 150
@@ -268,7 +280,7 @@ def test_what_was_learned_by_heart_is_answered_right(taught: Path, toolbox: Tool
     for name, image, history, answer, _ in questions(toolbox):
         replied = policy.reply(observed(toolbox, image, *history))
         assert (replied.decision.action, replied.decision.plan) == (answer.action, answer.plan), name
-        assert next(iter(replied.chances.values())) > 0.6
+        assert next(iter(replied.chances.values())) > 0.8
 
 
 @needs_sft

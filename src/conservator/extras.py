@@ -10,7 +10,6 @@ from types import ModuleType
 
 from conservator.errors import MissingExtraError
 
-
 _PLANNING = ("transformers", "tokenizers")
 """The packages of the extra [mllm]; the others are of [sft]."""
 
