@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image as PillowImage
 from skimage import data
 
 from conservator.degradations import Kind
 from conservator.image import Image, to_image
 from conservator.tools import Tool, Toolbox, ToolSpec
+
+if TYPE_CHECKING:
+    from chat_endpoint import Endpoint
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -43,6 +51,30 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared folder beside the checkout is absent")
     return SHARED
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """An OpenAI-compatible endpoint that waits for its script."""
+    from chat_endpoint import Endpoint
+
+    for name in ("HTTP_PROXY", "ALL_PROXY", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    with Endpoint() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def noisy_file(tmp_path: Path) -> Path:
+    """A noisy photo of 200x160 pixels, alone in a folder."""
+    noisy = data.coffee()[:160, :200] + np.random.default_rng(0).normal(0, 30, (160, 200, 3))
+    path = tmp_path / "in" / "noisy.png"
+    path.parent.mkdir()
+    PillowImage.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)
+    return path
 
 
 class Gamma(Tool):

@@ -23,7 +23,7 @@ from conservator.image import check_image, to_array
 from conservator.photo import Photo, load_photo, save_photo
 
 READ_ALL = """
-import json, resource, sys, time
+import json, sys, time
 from conservator.photo import load_photo
 from conservator.errors import PhotoError
 for path in sys.argv[1:]:
@@ -33,7 +33,8 @@ for path in sys.argv[1:]:
         said = None
     except PhotoError as error:
         said = str(error)
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not ru_maxrss, in which Linux counts the memory of the process that started this one
+    megabytes = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:")) / 1024
     print(json.dumps([path, time.process_time() - start, megabytes, said]))
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conservator.degradations import Kind, Severity, degrade, parse_recipe
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.perception import Look, NetworkPerception, StatisticalPerception, study
+from conservator.perception.opinions import ASKED
 from conservator.perception.perception import OBJECTIVES
 from conservator.weights import load_weights, manifest
 
@@ -73,6 +75,11 @@ def test_a_reference_is_studied_where_the_damaged_photo_was(astronaut: Image) ->
     damaged = degrade(astronaut, parse_recipe("noise:low", seed=0))
     for seen, reference in zip(study(damaged)[1:], study(astronaut, like=damaged)[1:], strict=True):
         assert float((seen - reference).pow(2).mean()) < 0.005
+
+
+def test_the_eye_was_trained_with_the_experts_that_it_asks() -> None:
+    _, metadata = load_weights("eye")
+    assert json.loads(metadata["asked"]) == {name: manifest()[name]["sha256"] for name in ASKED}
 
 
 def test_shipped_weights_are_what_the_manifest_lists(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -113,3 +115,16 @@ def test_memo_forgets_the_least_recently_used() -> None:
             time.sleep(0.01)
     assert len(model.batches) == 4  # 1, 2, 3, and 2 again
     assert pool.hits == 2
+
+
+def test_a_memo_frees_what_it_remembers_as_soon_as_nobody_uses_it() -> None:
+    with LocalPool({"double": Double()}) as pool:
+        memo = MemoPool(pool)
+        memo.submit("double", torch.ones(1, 3)).result()
+        forgotten = weakref.ref(memo)
+        gc.disable()  # nothing may wait for the collector, which does not know how large a tensor is
+        try:
+            del memo
+            assert forgotten() is None
+        finally:
+            gc.enable()

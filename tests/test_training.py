@@ -241,5 +241,6 @@ def test_eyes_are_trained_and_stored_and_a_broken_run_resumes(folder: Path, tmp_
     shard = next((output / "eye").iterdir())
     written = shard.stat().st_mtime_ns
     again = make_eyes(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
-    assert again == found
+    for eye in found:  # few samples: what no treatment was accepted for is not a number
+        assert again[eye] == pytest.approx(found[eye], abs=0, nan_ok=True)
     assert shard.stat().st_mtime_ns == written

@@ -20,7 +20,7 @@ _HOMES = {
     "conservator.metrics": ("check_metric", "make_metric"),
     "conservator.perception": ("NetworkPerception", "Percept", "StatisticalPerception", "study"),
     "conservator.photo": ("Photo", "load_photo", "save_photo"),
-    "conservator.policies": ("check_policy", "make_policy"),
+    "conservator.policies": ("ChatOptions", "check_policy", "make_policy"),
     "conservator.pool": ("LocalPool", "MemoPool"),
     "conservator.restoration": ("Restored", "restore"),
     "conservator.session": ("Decision", "Session", "Trajectory", "run"),
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from conservator.metrics import check_metric, make_metric
     from conservator.perception import NetworkPerception, Percept, StatisticalPerception, study
     from conservator.photo import Photo, load_photo, save_photo
-    from conservator.policies import check_policy, make_policy
+    from conservator.policies import ChatOptions, check_policy, make_policy
     from conservator.pool import LocalPool, MemoPool
     from conservator.restoration import Restored, restore
     from conservator.session import Decision, Session, Trajectory, run

@@ -15,8 +15,9 @@ from conservator.errors import ConservatorError
 from conservator.files import sha256, write_text
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
+from conservator.policies.endpoint import ChatOptions
 from conservator.restoration import Restored
-from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop
+from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Usage
 from conservator.tools.tool import Toolbox
 
 
@@ -47,6 +48,8 @@ class StepRecord(_Model):
     seconds: float
     seen: SeenRecord
     error: str | None = None
+    usage: Usage | None = None
+    """What it cost to ask a model, where one was asked."""
 
 
 class TreatmentRecord(_Model):
@@ -87,6 +90,8 @@ class Settings(_Model):
     device: str = "cpu"
     max_pixels: int = Field(default=200_000_000, ge=1)
     allow_truncated: bool = False
+    chat: ChatOptions | None = None
+    """Where the policy chat asked."""
 
 
 class Record(_Model):
@@ -145,9 +150,12 @@ def make_record(
 
 
 def verdict(restored: Restored) -> str:
-    """One sentence that says what was done."""
+    """One sentence that says what was done, and whether more was meant to be."""
+    done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
+    if restored.gave_up:
+        return f"{done}, then the policy gave up: {restored.gave_up}"
     if restored.toolchain:
-        return f"treated with {', then '.join(restored.toolchain)}"
+        return done
     if restored.treatments:
         return "left untouched: on the whole photo no treatment helped"
     thought = restored.trajectory.last.decision.thought if restored.trajectory.last.decision else ""
@@ -222,6 +230,7 @@ def _step(step: Step) -> StepRecord:
         seconds=round(step.seconds, 4),
         seen=_seen(step.percept),
         error=step.error,
+        usage=decision.usage if decision and decision.usage.calls else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.pool.pool import Pool
 from conservator.session.session import Policy, Session, run
-from conservator.session.trajectory import Trajectory
+from conservator.session.trajectory import Stop, Trajectory
 from conservator.tools.tool import Toolbox
 
 _ERROR_OF_THE_EYE = 0.3  # dB; the whole photo may look this much worse than its previous state before it is taken back
@@ -58,6 +59,15 @@ class Restored:
     def untouched(self) -> bool:
         """Whether the pixels are those of the input."""
         return not self.toolchain
+
+    @property
+    def gave_up(self) -> str:
+        """Why the model that was asked decided no further, in words; "" when the policy came to an end of its own."""
+        decisions = [step.decision for step in reversed(self.trajectory.steps) if step.decision is not None]
+        if decisions and decisions[0].action == Stop() and not decisions[0].reply:
+            del decisions[0]  # the policy's stop, not the model's
+        unusable = takewhile(lambda decision: decision.action is None, decisions)
+        return next((decision.thought for decision in unusable if decision.usage.calls), "")
 
 
 def restore(

@@ -44,7 +44,8 @@ class Task:
         return self.target.with_name(self.target.stem + REPORT_SUFFIX)
 
 
-Status: TypeAlias = Literal["started", "restored", "untouched", "skipped", "failed"]
+Status: TypeAlias = Literal["started", "restored", "untouched", "incomplete", "skipped", "failed"]
+"""What became of a photo; incomplete: written, but the model that was asked gave no answers to the end."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 1 some failed, 2 nothing done."""
+        """0 all done, 1 some failed or are incomplete, 2 nothing done."""
         failed = self.count("failed")
         if not self.outcomes or failed == len(self.outcomes):
             return 2
-        return 1 if failed else 0
+        return 1 if failed or self.count("incomplete") else 0
 
 
 def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = None) -> list[Task]:
@@ -197,7 +198,7 @@ class Restorer:
         return Outcome(
             str(task.source),
             str(task.target),
-            "untouched" if restored.untouched else "restored",
+            "incomplete" if restored.gave_up else "untouched" if restored.untouched else "restored",
             verdict(restored),
             sha256(task.source),
             sha256(task.target),
@@ -212,7 +213,13 @@ class Restorer:
         photo = load_photo(task.source, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated)
         with MemoPool(LocalPool(self.toolbox, settings.device, max_batch=1)) as pool:
             context = PolicyContext(
-                pool, self.perception, settings.objective, settings.seed, settings.upscale, device=settings.device
+                pool,
+                self.perception,
+                settings.objective,
+                settings.seed,
+                settings.upscale,
+                device=settings.device,
+                chat=settings.chat,
             )
             restored = restore(
                 photo,

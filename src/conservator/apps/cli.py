@@ -36,6 +36,7 @@ app.add_typer(data_app, name="data")
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels than this.")]
 Truncated = Annotated[bool, typer.Option("--allow-truncated", help="Read what is there of a truncated file.")]
+_CHAT = "With --policy chat (the key is taken from OPENAI_API_KEY)"
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 
 
@@ -77,7 +78,9 @@ def restore(
             "--output", "-o", help="Folder for the results (default: 'restored' beside the input), or a file."
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help="Who decides: greedy, rules, beam, dqn, mllm, random, none.")] = "greedy",
+    policy: Annotated[
+        str, typer.Option(help="Who decides: greedy, search, rules, beam, dqn, mllm, chat, none.")
+    ] = "greedy",
     toolbox: Annotated[
         str,
         typer.Option(help="Toolboxes, joined by +: conservator, classical, user, rl-restore."),
@@ -98,13 +101,43 @@ def restore(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     max_pixels: MaxPixels = 200_000_000,
     allow_truncated: Truncated = False,
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            envvar="OPENAI_BASE_URL", rich_help_panel=_CHAT, help="OpenAI-compatible, say http://localhost:11434/v1."
+        ),
+    ] = "",
+    model: Annotated[str, typer.Option(rich_help_panel=_CHAT, help="The model, as the endpoint calls it.")] = "",
+    allow_upload: Annotated[
+        bool, typer.Option("--allow-upload", rich_help_panel=_CHAT, help="Let pictures of the photos go there.")
+    ] = False,
+    max_calls: Annotated[int, typer.Option(min=1, rich_help_panel=_CHAT, help="Requests per photo at most.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.1, rich_help_panel=_CHAT, help="Seconds for an answer.")] = 120,
+    views: Annotated[int, typer.Option(min=1, rich_help_panel=_CHAT, help="Pictures per request at most.")] = 5,
+    plan_once: Annotated[
+        bool, typer.Option("--plan-once", rich_help_panel=_CHAT, help="Ask once per photo, not after each tool.")
+    ] = False,
+    request: Annotated[
+        str, typer.Option(rich_help_panel=_CHAT, help="JSON added to each request; null leaves a field out.")
+    ] = "{}",
 ) -> None:
     """Restore photos. A photo that needs nothing comes back untouched.
 
     Beside each result lies NAME.conservator.json: what was seen, decided and done.
     """
+    from conservator.policies.endpoint import ChatOptions, read_request
     from conservator.record import Settings
 
+    chat = ChatOptions(
+        endpoint,
+        model,
+        allow_upload,
+        max_calls=max_calls,
+        timeout=timeout,
+        views=views,
+        replan=not plan_once,
+        request=read_request(request),
+    )
     settings = Settings(
         policy=policy,
         toolbox=toolbox,
@@ -116,6 +149,7 @@ def restore(
         device=device,
         max_pixels=max_pixels,
         allow_truncated=allow_truncated,
+        chat=chat if policy == "chat" else None,
     )
     suffix = None if to is None else "." + to.lower().lstrip(".")
     raise typer.Exit(_restore(paths, output, settings, suffix, jobs, report, resume, overwrite))
@@ -137,7 +171,7 @@ def _restore(
     from conservator.policies.catalog import check_policy_name
     from conservator.tools.catalog import make_toolbox
 
-    check_policy_name(settings.policy, reference=False)
+    check_policy_name(settings.policy, reference=False, chat=settings.chat)
     restorer = Restorer(settings, make_toolbox(settings.toolbox), NetworkPerception(), report)
     tasks = find_tasks(paths, output, suffix)
     folder = tasks[0].target.parent

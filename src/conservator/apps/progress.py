@@ -12,9 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from conservator.apps.batch import Outcome, Summary, Task, split
+from conservator.apps.batch import Outcome, Status, Summary, Task, split
 
-_MARKS = {"restored": "[green]✓[/]", "untouched": "[cyan]=[/]", "skipped": "[dim]–[/]", "failed": "[red]✗[/]"}
+_MARKS: dict[Status, str] = {
+    "restored": "[green]✓[/]",
+    "untouched": "[cyan]=[/]",
+    "incomplete": "[yellow]![/]",
+    "skipped": "[dim]–[/]",
+    "failed": "[red]✗[/]",
+}
 
 
 class BatchDisplay:
@@ -64,9 +70,7 @@ class BatchDisplay:
     def summary(self, summary: Summary, folder: Path) -> None:
         """Print how the batch ended and where the results are."""
         if self._total > 1:
-            counts = [
-                f"{summary.count(s)} {s}" for s in ("restored", "untouched", "skipped", "failed") if summary.count(s)
-            ]
+            counts = [f"{summary.count(status)} {status}" for status in _MARKS if summary.count(status)]
             self._console.print(f"{len(summary.outcomes)} photos: {', '.join(counts)}")
         if summary.exit_code < 2:
             result = summary.outcomes[0].target if self._total == 1 else f"results in {folder}"

@@ -19,6 +19,7 @@ from conservator.image import Image, to_array
 from conservator.photo import Photo
 from conservator.record import Record, SeenRecord, StepRecord
 from conservator.restoration import Restored
+from conservator.session.trajectory import Usage
 
 _LONG_SIDE = 1600  # pixels of the two pictures of the slider
 _THUMBNAIL = 256
@@ -102,14 +103,23 @@ def _kept_steps(record: Record) -> set[int]:
 def _step(step: StepRecord, image: Image, kept: bool, aspect: float) -> str:
     """One figure; the overview is square whatever the photo's ``aspect`` (width over height), which it gets back."""
     size = (max(1, round(_THUMBNAIL / max(1, aspect))), max(1, round(_THUMBNAIL * min(1, aspect))))
-    picture = "" if step.action == "stop" else f'<img src="{picture_uri(image[:1], size)}" alt="">'
-    title = {"start": "the photo", "stop": "stop"}.get(step.action, f"{step.action} {step.argument}")
+    picture = "" if step.action in ("stop", "unusable") else f'<img src="{picture_uri(image[:1], size)}" alt="">'
+    title = {"start": "the photo", "stop": "stop", "unusable": "no decision"}.get(
+        step.action, f"{step.action} {step.argument}"
+    )
     quality = "" if step.seen.quality is None else f" · {step.seen.quality:.1f} dB"
-    error = f"<br>failed: {escape(step.error)}" if step.error else ""
+    error = f"<br>failed: {escape(step.error)}" if step.error and step.error != step.reason else ""
+    usage = f'<br><span class="soft">{_cost(step.usage)}</span>' if step.usage else ""
     return (
         f'<figure class="{"kept" if kept else "undone"}">{picture}<b>{step.id}. {escape(title)}</b>'
-        f'<span class="soft">{quality}</span><br>{escape(step.reason)}{error}</figure>'
+        f'<span class="soft">{quality}</span><br>{escape(step.reason)}{error}{usage}</figure>'
     )
+
+
+def _cost(usage: Usage) -> str:
+    """What it cost to ask a model: 2 calls, 4,210 + 96 tokens."""
+    calls = f"{usage.calls} call{'s' if usage.calls > 1 else ''}"
+    return f"{calls}, {usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
 
 
 def _particulars(record: Record) -> list[str]:
@@ -119,9 +129,12 @@ def _particulars(record: Record) -> list[str]:
         "Input sha256": file.sha256,
         "Output": f"{record.output.path} ({record.output.width}×{record.output.height})",
         "Output sha256": record.output.sha256,
-        "Settings": ", ".join(f"{key} {value}" for key, value in record.settings.model_dump().items()),
+        "Settings": ", ".join(f"{key} {value}" for key, value in record.settings if value is not None),
         "Time": ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in record.seconds.items()),
         "Made": record.made + ", " + ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "Notes": "; ".join(record.notes) or "none",
     }
+    asked = [step.usage for step in record.steps if step.usage]
+    if asked:
+        rows["Model asked"] = f"{_cost(sum(asked, Usage()))} (read + written)"
     return [f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in rows.items()]

@@ -12,6 +12,7 @@ from conservator.networks.unet import Encoder
 WIDTHS = (32, 64, 128, 192)
 FEATURES = 3 * sum(WIDTHS)
 """Numbers per picture that a trunk gives."""
+_SIDE = 192  # pixels; the middle of several crops will do, or of one picture twice as much
 AXES = 128
 """Numbers per picture that are left of them."""
 
@@ -26,6 +27,9 @@ class Trunk(Encoder):
         super().__init__(WIDTHS)
 
     def forward(self, crops: Tensor) -> Tensor:
+        most = _SIDE if len(crops) > 1 else 2 * _SIDE
+        top, left = (max(0, side - most) // 2 // 16 * 16 for side in crops.shape[-2:])
+        crops = crops[..., top : top + most, left : left + most]
         height, width = crops.shape[-2:]
         crops = F.pad(crops, (0, -width % 16, 0, -height % 16), mode="replicate")
         pooled = []

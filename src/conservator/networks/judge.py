@@ -55,7 +55,7 @@ class Judge(nn.Module):
         self.change = Standardise(changes)
         self.severity = _members(3, features, hidden, kinds * 4, dropout)
         self.quality = _perceptron(features, hidden, 1, dropout)
-        self.gains = _members(5, features + changes, hidden, objectives, dropout)
+        self.gains = _members(5, features + changes + 2 * (kinds * 4 + 1), hidden, objectives, dropout)
 
     def look(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, features) to logits (B, kinds, 4), "severity is at least 1 to 4", and to a quality (B,) in dB."""
@@ -68,5 +68,11 @@ class Judge(nn.Module):
 
         (B, members, objectives): where the members differ, the treatment is unlike those of the training.
         """
-        x = torch.cat([self.picture(features), self.change(changes)], 1)
+        with torch.no_grad():  # what is seen serves as evidence here; it is not bent to fit
+            seen = [self._seen(x) for x in (features, features + changes[:, : features.shape[1]])]
+        x = torch.cat([self.picture(features), self.change(changes), *seen], 1)
         return torch.stack([4 * member(x) for member in self.gains], 1)
+
+    def _seen(self, features: Tensor) -> Tensor:
+        logits, quality = self.look(features)
+        return torch.cat([logits.flatten(1).clamp(-6, 6) / 3, quality[:, None] / 10 - 2], 1)

@@ -14,6 +14,7 @@ from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image, luma
 from conservator.networks.eye import Glance, Trunk
 from conservator.networks.judge import Judge
+from conservator.perception.opinions import opinions
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES, Look, Objective, Percept
 from conservator.perception.statistics import statistics
 from conservator.weights import load_weights
@@ -68,20 +69,20 @@ class StatisticalPerception:
 
 
 class NetworkPerception(StatisticalPerception):
-    """The same from statistics and from what the encoder of an expert sees in the native crops."""
+    """The same from statistics, from what experts would change, and from what the encoder of one sees in the crops."""
 
     _weights = "eye"
 
     def measure(self, image: Image) -> Percept:
         """Statistics, and features that begin with them."""
-        return with_network(super().measure(image), image, _glance())
+        return with_networks(super().measure(image), image, _glance())
 
 
-def with_network(seen: Percept, image: Image, network: Glance | Trunk) -> Percept:
-    """Add what a network sees in a picture, or in the native crops of a study, to its measured statistics."""
+def with_networks(seen: Percept, image: Image, network: Glance | Trunk) -> Percept:
+    """Add the experts' opinions, and what a network sees in a picture or in a study's native crops."""
     with torch.inference_mode():
         found = network(image[1:] if len(image) > 1 else image)
-    return Percept(measures=seen.measures, features=torch.cat([seen.features, found]))
+    return Percept(measures=seen.measures, features=torch.cat([seen.features, opinions(image), found]))
 
 
 def changes(before: Look, after: Look, treated: frozenset[Kind]) -> Tensor:

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.image import Image, luma
+from conservator.tools.classical.blur_model import blur_evidence, mean_power
+from conservator.tools.classical.kernels import DEFOCUS, GAUSSIAN, MOTION
+from conservator.tools.classical.noise_level import estimate_sigma
 
 _EPS = 1e-4
 _SMALLEST = 48  # smaller images are padded to this many pixels a side
@@ -41,7 +44,7 @@ def statistics(image: Image) -> dict[str, float]:
         measures[name] = float(values.mean())
         measures[f"{name}_calm"] = float(values[calm])
         measures[f"{name}_busy"] = float(values[busy])
-    return measures | _light(overview)
+    return measures | _kernels(native) | _light(overview)
 
 
 def _windows(native: Image, side: int) -> Image:
@@ -190,6 +193,23 @@ def _autocorrelation(y: Tensor) -> dict[str, Tensor]:
 
 
 _RINGS = (0.03, 0.06, 0.1, 0.15, 0.22, 0.32, 0.48)
+
+
+def _kernels(native: Image) -> dict[str, float]:
+    """How much better a line, a disk and a Gaussian explain the spectrum than no blur, where noise hides more or less.
+
+    Zeros for pictures too small to tell.
+    """
+    small = min(native.shape[-2:]) < 64
+    measured = float(estimate_sigma(native).mean()) / math.sqrt(3)
+    power = torch.zeros(0) if small else mean_power(native)
+    found = {}
+    for name, family in (("line", MOTION), ("disk", DEFOCUS), ("gaussian", GAUSSIAN)):
+        for least in (1, 6):
+            values = (0.0,) * 4 if small else blur_evidence(power, family, max(measured, least / 255))
+            for what, value in zip(("gain", "misfit", "extent", "shown"), values, strict=True):
+                found[f"{name}_{what}_{least}"] = value
+    return found
 
 
 @cache

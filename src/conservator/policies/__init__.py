@@ -1,8 +1,10 @@
 """Policies: who decides the next action."""
 
 from conservator.policies.catalog import POLICIES, PolicyContext, is_policy, make_policy
+from conservator.policies.chat import Chat
 from conservator.policies.check import check_policy
 from conservator.policies.dqn import Agent, DqnPolicy, load_agent
+from conservator.policies.endpoint import ChatOptions
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
@@ -13,6 +15,8 @@ __all__ = [
     "POLICIES",
     "Agent",
     "Beam",
+    "Chat",
+    "ChatOptions",
     "DqnPolicy",
     "EyeJudge",
     "FixedOrder",

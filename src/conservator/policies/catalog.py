@@ -10,7 +10,9 @@ from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, NameNotFoundError, name_not_found
 from conservator.image import Image
 from conservator.perception.perception import Blind, Objective, Perception
+from conservator.policies.chat import Chat
 from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
+from conservator.policies.endpoint import ChatOptions
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
@@ -34,6 +36,8 @@ class PolicyContext:
     """The undamaged photo's study; only for the oracle."""
     device: str = "cpu"
     """Where a large model runs."""
+    chat: ChatOptions | None = None
+    """Where the policy chat asks; only for that one."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -58,6 +62,10 @@ def _oracle(context: PolicyContext) -> Greedy:
     return Greedy(context.pool, Blind(), judge, margin=0.02, kinds=None, upscale=context.upscale, name="oracle")
 
 
+def _chat(context: PolicyContext) -> Chat:
+    return Chat(context.chat or ChatOptions(), context.objective, context.seed, context.upscale)
+
+
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "greedy": _greedy,
     "search": _search,
@@ -73,6 +81,7 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "mllm": lambda context: _mllm("mllm", "", context),
     "mllm-once": lambda context: _mllm("mllm-once", "", context),
     "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published"),
+    "chat": _chat,
 }
 
 
@@ -117,9 +126,14 @@ def is_policy(name: str) -> bool:
         return False
 
 
-def check_policy_name(name: str, reference: bool) -> None:
-    """Raise before any work when there is no such policy, or when it needs a reference and there is none."""
+def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = None) -> None:
+    """Raise before any work when there is no such policy, or when what it needs is not there.
+
+    That is a reference for the oracle, and for chat an endpoint, a model and the permission to upload.
+    """
     if name not in POLICIES:
         _own(name)
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")
+    if name == "chat":
+        (chat or ChatOptions()).check()

@@ -108,11 +108,11 @@ class Rules:
     ) -> str | None:
         """The first tool for this damage that was not tried yet; None when one worked or enough were tried.
 
-        Tools for one kind alone come before those for many, and tools made for this severity before the others.
+        Tools for one kind alone come before those for many, tools made for this severity alone before the others.
         """
         made_for = sorted(
             (spec for spec in tools if kind in spec.removes),
-            key=lambda spec: (not is_specialist(spec), severity not in spec.severities),
+            key=lambda spec: (not is_specialist(spec), severity not in spec.severities, len(spec.severities)),
         )
         fitting = [spec.name for spec in made_for]
         if set(fitting) & set(trajectory.toolchain()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Mapping
@@ -184,7 +185,13 @@ class MemoPool(Pool):
                 self._memo.move_to_end(key)
                 return self._memo[key]
             call = self._memo[key] = self._pool.submit(name, *tensors)
-        call.add_done_callback(lambda done: self._settle(key, done))
+        memo = weakref.ref(self)  # a call that knew the memo would keep it, and all its results, after its last use
+
+        def settle(done: Future[Tensor]) -> None:
+            if (remembering := memo()) is not None:
+                remembering._settle(key, done)
+
+        call.add_done_callback(settle)
         return call
 
     def _settle(self, key: tuple[str, ...], call: Future[Tensor]) -> None:

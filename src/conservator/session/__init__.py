@@ -1,7 +1,7 @@
 """Sessions: the one loop, and the trajectory that records it."""
 
 from conservator.session.session import Observation, Policy, Session, run, step_together
-from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory
+from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory, Usage
 
 __all__ = [
     "Action",
@@ -14,6 +14,7 @@ __all__ = [
     "Step",
     "Stop",
     "Trajectory",
+    "Usage",
     "run",
     "step_together",
 ]

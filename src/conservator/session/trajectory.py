@@ -32,6 +32,28 @@ Action: TypeAlias = Apply | Rollback | Stop
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What it cost to ask a model somewhere else."""
+
+    calls: int = 0
+    """Requests that were sent, repeated ones too."""
+    answers: int = 0
+    """Requests that brought an answer, whatever it was worth."""
+    prompt_tokens: int = 0
+    """Tokens of questions and pictures, as the endpoint counts them; 0 where it does not."""
+    completion_tokens: int = 0
+    """Tokens that the model wrote, likewise."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls + other.calls,
+            self.answers + other.answers,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
+@dataclass(frozen=True)
 class Decision:
     """A policy's answer to one observation."""
 
@@ -43,6 +65,8 @@ class Decision:
     """Why, in words a reader understands."""
     reply: str = ""
     """A model's exact text, kept for SFT and GRPO."""
+    usage: Usage = Usage()
+    """What this decision cost, where a model was asked for it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,11 @@ class Trajectory:
     def add(self, step: Step) -> Trajectory:
         """A trajectory with one more step."""
         return Trajectory((*self.steps, step))
+
+    @property
+    def usage(self) -> Usage:
+        """What all decisions cost together."""
+        return sum((step.decision.usage for step in self.steps if step.decision is not None), Usage())
 
     def toolchain(self, step: Step | None = None) -> tuple[str, ...]:
         """The tools that made this step's image from the input, first to last; rolled-back ones are not in it."""

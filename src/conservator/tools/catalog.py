@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conservator.degradations.kinds import Kind
 from conservator.errors import name_not_found
-from conservator.tools.tool import Tool, Toolbox
+from conservator.tools.tool import Tool, Toolbox, is_specialist
 
 
 def _classical() -> Iterable[Tool]:
@@ -27,7 +27,7 @@ def _conservator() -> Iterable[Tool]:
     """The experts, the classical tools that are worth having beside them, and those for damage without an expert."""
     from conservator.tools.experts import EXPERTS
 
-    treated = frozenset[Kind]().union(*(tool.spec.removes for tool in EXPERTS))
+    treated = frozenset[Kind]().union(*(tool.spec.removes for tool in EXPERTS if is_specialist(tool.spec)))
     rest = (t for t in _classical() if t.spec.name in _BESIDE or not t.spec.removes & treated)
     return (*EXPERTS, *rest)
 

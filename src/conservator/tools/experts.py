@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from conservator.degradations.kinds import Kind
+from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks import make_network
@@ -112,21 +113,48 @@ def make_spec(
     return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=192)
 
 
-def _expert(name: str, removes: set[Kind], description: str, network: str = "unet") -> Expert:
-    return Expert(make_spec(name, frozenset(removes), description, network), network, Shipped(name))
+_ANY = frozenset(Severity)
 
 
+def _expert(
+    name: str,
+    removes: Iterable[Kind],
+    description: str,
+    network: str = "unet",
+    severities: frozenset[Severity] = _ANY,
+) -> Expert:
+    spec = make_spec(name, frozenset(removes), description, network)
+    return Expert(replace(spec, severities=severities), network, Shipped(name))
+
+
+_MILD, _HARD = frozenset({Severity.LOW, Severity.MEDIUM}), frozenset({Severity.HIGH, Severity.VERY_HIGH})
+_MIDDLE = frozenset({Severity.MEDIUM, Severity.HIGH})
 EXPERTS: tuple[Expert, ...] = (
-    _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255."),
-    _expert("dejpeg_severe", {Kind.JPEG}, "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice."),
+    _expert("denoise_light", {Kind.NOISE}, "Removes faint noise, up to sigma 20 of 255.", severities=_MILD),
+    _expert("denoise_medium", {Kind.NOISE}, "Removes noise of any kind up to sigma 55 of 255.", severities=_MIDDLE),
+    _expert("denoise_heavy", {Kind.NOISE}, "Removes strong noise, sigma 25 to 70 of 255.", severities=_HARD),
+    _expert("dejpeg_mild", {Kind.JPEG}, "Removes JPEG traces of quality 35 to 95.", severities=_MILD),
+    _expert(
+        "dejpeg_severe",
+        {Kind.JPEG},
+        "Removes JPEG blocks and ringing of quality 5 to 50, also compressed twice.",
+        severities=_MIDDLE | _HARD,
+    ),
     _expert("derain", {Kind.RAIN}, "Removes streaks of rain of any slope, length and width."),
     _expert(
         "deblur_defocus",
         {Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR},
         "Sharpens what is out of focus, also where noise or JPEG lies on top.",
     ),
+    _expert("upscale_x4", {Kind.LOW_RESOLUTION}, "Enlarges four times.", "upscaler_x4"),
+    _expert("upscale_x2", {Kind.LOW_RESOLUTION}, "Enlarges twice.", "upscaler_x2"),
     _expert("dehaze", {Kind.HAZE}, "Removes haze of any thickness and colour, even or uneven.", "bilateral"),
     _expert("brighten_mild", {Kind.LOW_LIGHT}, "Brightens photos that are somewhat too dark.", "bilateral"),
     _expert("brighten_dark", {Kind.LOW_LIGHT}, "Brightens dark photos, night included.", "bilateral"),
+    _expert(
+        "generalist",
+        (kind for kind in Kind if kind is not Kind.LOW_RESOLUTION),
+        "One network for every damage but low resolution, each less well than its expert.",
+    ),
 )
 """Those that beat the classical tools of their kind so far, in the order of a DQN's actions; courses.py has more."""

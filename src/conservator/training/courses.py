@@ -192,20 +192,20 @@ def _anything(rng: np.random.Generator) -> Lesson:
 
 COURSES: dict[str, Course] = {
     "denoise_medium": Course(_noise(1, 55), steps=10500),
-    "denoise_light": Course(_noise(1, 20), start="denoise_medium", steps=400),
-    "denoise_heavy": Course(_noise(25, 70), start="denoise_medium", steps=400),
-    "dejpeg_severe": Course(_jpeg(5, 50), start="denoise_medium", steps=4000),
-    "dejpeg_mild": Course(_jpeg(35, 95), start="dejpeg_severe", steps=400),
+    "denoise_light": Course(_noise(1, 20), start="denoise_medium", steps=1500),
+    "denoise_heavy": Course(_noise(25, 70), start="denoise_medium", steps=1500),
+    "dejpeg_severe": Course(_jpeg(5, 50), start="denoise_medium", steps=9000),
+    "dejpeg_mild": Course(_jpeg(35, 95), start="dejpeg_severe", steps=1500),
     "deblur_defocus": Course(_with_others(_defocus, Kind.DEFOCUS_BLUR), start="denoise_medium", steps=4000),
     "deblur_motion": Course(_with_others(_motion, Kind.MOTION_BLUR), start="deblur_defocus", steps=20000),
     "derain": Course(_with_others(_rain, Kind.RAIN), start="denoise_medium", steps=4500),
-    "generalist": Course(_anything, start="denoise_medium", steps=1200),
+    "generalist": Course(_anything, start="denoise_medium", steps=3500),
     "dehaze": Course(_with_others(_haze, Kind.HAZE), network="bilateral", whole=True, steps=4000),
     "brighten_mild": Course(_with_others(_mildly_dark, Kind.LOW_LIGHT), network="bilateral", whole=True, steps=3000),
     "brighten_dark": Course(
         _with_others(_very_dark, Kind.LOW_LIGHT), start="brighten_mild", network="bilateral", whole=True, steps=2500
     ),
-    "upscale_x2": Course(_smaller(2), network="upscaler_x2", scale=2, steps=1000),
-    "upscale_x4": Course(_smaller(4), network="upscaler_x4", scale=4, steps=1200),
+    "upscale_x2": Course(_smaller(2), network="upscaler_x2", scale=2, steps=2000),
+    "upscale_x4": Course(_smaller(4), network="upscaler_x4", scale=4, steps=3500),
 }
 """Every expert that ships, in the order in which they can be trained."""

@@ -21,14 +21,17 @@ from conservator.errors import ConservatorError
 from conservator.networks.eye import AXES, FEATURES, Glance
 from conservator.networks.judge import Judge
 from conservator.perception.eyes import cautious
+from conservator.perception.opinions import ASKED, OPINIONS
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
 from conservator.photo import find_photos
 from conservator.training.crops import training_data
 from conservator.training.samples import TRUNK, Sample, build, expert_trunk
-from conservator.weights import store_weights
+from conservator.weights import manifest, store_weights
 
-COUNT, TOOLBOX, CHAINS = 2000, "conservator", 2
+COUNT, TOOLBOX, CHAINS = 2500, "conservator", 2
 """Of the eyes that ship: damaged photos, the tools that work on them, and toolchains tried on each."""
+_UNTREATED = 1.0
+"""Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a third as long."""
 _SSIM = 25.0
 """dB that a unit of SSIM counts: over toolchains of one photo PSNR spreads 3 dB where SSIM spreads 0.12."""
 _WEIGHTS = {"fidelity": (1.0, 0.5), "balanced": (1.0, 1.0), "perceptual": (0.25, 0.5)}
@@ -216,35 +219,37 @@ def make_eyes(
     seed: int = 0,
     jobs: int = 2,
 ) -> dict[str, dict[str, float]]:
-    """Train both eyes on ``count`` damaged versions of the photos in ``folder`` and store them in ``into``.
+    """Train both eyes on ``count`` treated and as many untreated damaged versions of the photos in ``folder``.
 
-    The samples, which take the time, are kept in ``output`` and used again, so an interrupted run resumes. Returns the
-    scores of each eye on held-out photos.
+    They are stored in ``into``. The samples, which take the time, are kept in ``output`` and used again, so an
+    interrupted run resumes. Returns the scores of each eye on held-out photos.
     """
     photos = find_photos(folder)
     if len(photos) < 8:
         raise ConservatorError(f"{folder} holds {len(photos)} photos, expected at least 8; give a folder of photos")
-    samples = build(photos, count, chains, toolbox, seed, jobs, output / "eye")
-    unseen = [i % len(photos) % 8 == 0 for i in range(len(samples))]  # whole photos are held out
+    treated = build(photos, count, chains, toolbox, seed, jobs, output / "eye")
+    untreated = build(photos, round(_UNTREATED * count), 0, toolbox, seed + 1, jobs, output / "eye")
+    samples = treated + untreated
+    unseen = [i % len(photos) % 8 == 0 for part in (treated, untreated) for i in range(len(part))]  # whole photos
     training = [s for s, held in zip(samples, unseen, strict=True) if not held]
     held_out = [s for s, held in zip(samples, unseen, strict=True) if held]
-    statistics = samples[0].features.shape[1] - FEATURES
+    told = samples[0].features.shape[1] - FEATURES
     glance = Glance(expert_trunk()).eval()
-    glance.fit(torch.cat([s.features[:, statistics:] for s in training]))
-    training, held_out = ([reduced(s, glance, statistics) for s in part] for part in (training, held_out))
+    glance.fit(torch.cat([s.features[:, told:] for s in training]))
+    training, held_out = ([reduced(s, glance, told) for s in part] for part in (training, held_out))
     command = f"conservator train eye --photos {'/'.join(folder.parts[-2:])} --count {count} --seed {seed}"
     found = {}
-    for name, width in (("statistics", statistics), ("eye", statistics + AXES)):
+    for name, width in (("statistics", told - OPINIONS), ("eye", told + AXES)):
         result = fit(training, held_out, width)
         _store(result, name, into, training_data(folder), command, glance if name == "eye" else None)
         found[name] = result.scores
     return found
 
 
-def reduced(sample: Sample, glance: Glance, statistics: int) -> Sample:
-    """The sample with what the trunk saw reduced to its axes; ``statistics`` features before it stay as they are."""
+def reduced(sample: Sample, glance: Glance, told: int) -> Sample:
+    """The sample with what the trunk saw reduced to its axes; the ``told`` features before it stay as they are."""
     seen = sample.features.shape[1]
-    features = torch.cat([sample.features[:, :statistics], glance.reduce(sample.features[:, statistics:])], 1)
+    features = torch.cat([sample.features[:, :told], glance.reduce(sample.features[:, told:])], 1)
     difference = features[sample.pairs[:, 1]] - features[sample.pairs[:, 0]]
     return replace(sample, features=features, changes=torch.cat([difference, sample.changes[:, seen:]], 1))
 
@@ -267,5 +272,6 @@ def _store(result: Fit, name: str, into: Path, data: str, command: str, glance: 
     }
     tensors = dict(judge.state_dict())
     if glance is not None:
+        metadata["asked"] = json.dumps({expert: manifest()[expert]["sha256"] for expert in ASKED})
         tensors |= {f"glance.{key}": value.half() for key, value in glance.state_dict().items()}
     store_weights(into, name, tensors, entry, result.scores, metadata)

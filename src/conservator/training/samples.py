@@ -30,7 +30,7 @@ from conservator.files import replacing
 from conservator.image import Image
 from conservator.metrics.fidelity import ssim
 from conservator.networks.eye import Trunk
-from conservator.perception.eyes import StatisticalPerception, changes, with_network
+from conservator.perception.eyes import StatisticalPerception, changes, with_networks
 from conservator.perception.perception import GRADED_KINDS, Look
 from conservator.perception.study import study
 from conservator.photo import load_photo
@@ -52,7 +52,7 @@ class Sample:
     """The states of one damaged photo. State 0 is the damaged one, the last is the clean one."""
 
     features: Tensor
-    """(S, F) of every state: statistics, then what the trunk sees."""
+    """(S, F) of every state: statistics, the experts' opinions, then what the trunk sees."""
     scores: Tensor
     """(S, 2): PSNR (RGB, dB, at most 45) and SSIM to the clean photo."""
     severities: Tensor
@@ -122,7 +122,7 @@ class _Walk:
 
     def add(self, image: Image, left: dict[Kind, Severity]) -> int:
         """Measure a state; return its number."""
-        seen = with_network(StatisticalPerception().measure(image), image, self.trunk)
+        seen = with_networks(StatisticalPerception().measure(image), image, self.trunk)
         self.looks.append(Look(image, seen))
         self.left.append(left)
         return len(self.looks) - 1

@@ -78,6 +78,30 @@ def estimate_blur(image: Image, family: Family) -> BlurModel | None:
     return None
 
 
+def mean_power(crops: Image) -> Tensor:
+    """The mean power spectrum of native crops (B, 3, H, W) of one photo, sides of 64 pixels or more."""
+    return torch.stack([_power(y) for y in luma(crops).split(1)]).mean(0)
+
+
+def blur_evidence(power: Tensor, family: Family, noise: float) -> tuple[float, float, float, float]:
+    """How well the kernels of ``family`` explain a ``mean_power``.
+
+    The logarithm of the least misfit over that of "no blur", that of the least misfit, the extent of the best kernel in
+    pixels (root mean square), and the share of the spectrum that shows more scene than noise of deviation ``noise``.
+    """
+    kernels, transfer = _candidates(family)
+    misfit, _, _, bins = _fit(power, transfer, noise**2)
+    best = int(misfit[1:].argmin())
+    least, none = (max(1e-4, float(misfit[i])) for i in (best + 1, 0))
+    return math.log(least / none), math.log(least), _extent(kernels[best]), bins / transfer.shape[1]
+
+
+def _extent(kernel: Tensor) -> float:
+    x = torch.arange(kernel.shape[-1]) - kernel.shape[-1] // 2
+    moments = [(kernel.sum(axis) * x, kernel.sum(axis) * x.square()) for axis in (0, 1)]
+    return math.sqrt(max(0.0, sum(float(second.sum() - first.sum().square()) for first, second in moments)))
+
+
 def transfer_function(kernel: Tensor, height: int, width: int) -> Tensor:
     """What the kernel does to ``rfft2`` of a periodic image: complex, (height, width // 2 + 1)."""
     reach = kernel.shape[-1] // 2
@@ -109,7 +133,7 @@ def _frequencies() -> tuple[Tensor, Tensor, Tensor]:
 
 @cache
 def _candidates(family: Family) -> tuple[list[Tensor], Tensor]:
-    """The kernels, and their squared transfer functions at the used bins, (1 + kernels, bins); the first is no blur."""
+    """The kernels, and their log power transfer at the used bins, (1 + kernels, bins); the first is no blur."""
     used = _frequencies()[0]
     kernels = list(family.kernels())
     leak = torch.tensor([1 / 6, 2 / 3, 1 / 6])  # a Hann window mixes neighbouring bins
@@ -119,7 +143,7 @@ def _candidates(family: Family) -> tuple[list[Tensor], Tensor]:
         full = torch.cat([full, full.roll(-1, 0).flip(0)[:, 1:-1].flip(1)], dim=1)[None, None]
         full = F.conv2d(F.pad(full, (1, 1, 1, 1), mode="circular"), (leak[:, None] * leak)[None, None])[0, 0]
         squared.append(full[:, : _WINDOW // 2 + 1][used])
-    return kernels, torch.stack([torch.ones_like(squared[0]), *squared])
+    return kernels, (torch.stack([torch.ones_like(squared[0]), *squared]) + 1e-5).log()
 
 
 def _fit(power: Tensor, transfer: Tensor, noise: float) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -138,9 +162,9 @@ def _fit(power: Tensor, transfer: Tensor, noise: float) -> tuple[Tensor, Tensor,
     design = torch.stack([torch.ones_like(frequency), frequency.log(), *harmonics], dim=1) * weight[:, None]
     prior = torch.tensor([[0.0, math.sqrt(_TRUST * len(frequency)), 0.0, 0.0, 0.0]])
     design = torch.cat([design, prior])
-    target = (scene.log() - (transfer + 1e-5).log()) * weight
+    target = (scene.log() - transfer) * weight
     target = F.pad(target, (0, 1), value=_SLOPE * float(prior[0, 1]))
     parameters = target @ torch.linalg.pinv(design).T
     bins = float(weight.square().sum())
-    misfit = (target - parameters @ design.T).square().sum(1) / max(bins, 1.0)
+    misfit = torch.addmm(target, parameters, design.T, alpha=-1).square_().sum(1) / max(bins, 1.0)
     return misfit, parameters[:, 0], parameters[:, 1], bins

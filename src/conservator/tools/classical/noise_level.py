@@ -31,8 +31,7 @@ def estimate_sigma(image: Image) -> Tensor:
     b, c, h, w = opponent.shape
     if min(h, w) < 3:
         return torch.zeros(b, c)
-    mask = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6
-    residual = F.conv2d(opponent.reshape(b * c, 1, h, w), mask[None, None].to(image)).reshape(b, c, h - 2, w - 2)
+    residual = opponent.diff(n=2, dim=-1).diff(n=2, dim=-2) / 6  # his mask, as two second differences: much faster
     side = _BLOCK if min(h, w) >= 2 * _BLOCK + 2 else min(h, w) - 2
     deviation = F.avg_pool2d(residual**2, side).sqrt().flatten(2)
     clipped = ((image <= 0.5 / 255) | (image >= 254.5 / 255)).float().amax(1, keepdim=True)

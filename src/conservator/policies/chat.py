@@ -1,0 +1,174 @@
+"""A model behind an OpenAI-compatible endpoint decides: the conversation of conversation.py, over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any, Literal
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+from pydantic import BaseModel, ValidationError
+
+from conservator.image import Image, to_array
+from conservator.perception.perception import Objective
+from conservator.policies.conversation import IMAGE, Message, ask, read_reply
+from conservator.policies.endpoint import ChatOptions, ask_endpoint, clean
+from conservator.session.session import Observation
+from conservator.session.trajectory import Apply, Decision, Stop, Trajectory
+
+_PATIENCE = 3
+"""Answers in a row that cannot be used, until the model is left alone."""
+_SIDE = 768  # pixels of a picture at most; only an enlarged study has more
+_AS_JSON = (
+    'Write the answer as JSON: "thought", why, in one sentence; "action", which is plan, rollback or stop; "tools", '
+    'those of a plan in order, else []; "step", the one to return to, else null.'
+)
+
+
+class Chat:
+    """Asks a model what to do next, shows it what came of that, and does what it says where that is legal.
+
+    An answer that cannot be used becomes a step that the model sees. When the endpoint is of no use, or the budget of
+    calls is spent, that becomes a step too, and the policy stops: what was reached until then stays.
+    """
+
+    name = "chat"
+
+    def __init__(
+        self, options: ChatOptions, objective: Objective = "balanced", seed: int = 0, upscale: bool = False
+    ) -> None:
+        """``seed`` spreads the pauses between requests; raises ConservatorError for options that will not do."""
+        options.check()
+        self._options, self._objective, self._seed, self._upscale = options, objective, seed, upscale
+
+    def act(self, observation: Observation) -> Decision:
+        """Ask, unless the last plan is to be carried out first, or asking is of no use."""
+        trajectory, options = observation.trajectory, self._options
+        last = trajectory.last.decision
+        if why := _hopeless(trajectory):
+            return Decision(Stop(), thought=why)
+        if not options.replan and last is not None and isinstance(last.action, Apply):
+            plan = last.plan
+            return Decision(Apply(plan[0]), plan[1:], "as planned") if plan else Decision(Stop(), thought="plan done")
+        left = options.max_calls - trajectory.usage.calls
+        if left <= 0:
+            return Decision(None, thought=f"the budget of {options.max_calls} calls is spent (--max-calls)")
+        seen = self._seen(observation)
+        if not seen.tools:
+            return Decision(Stop(), thought="there is no tool to choose")
+        rng = np.random.default_rng([self._seed, trajectory.last.id])
+        answer = ask_endpoint(options, _request(seen, self._objective, options), left, rng)
+        if answer.problem:
+            return Decision(None, thought=answer.problem, usage=answer.usage)
+        return replace(read_answer(answer.text, seen), usage=answer.usage)
+
+    def _seen(self, observation: Observation) -> Observation:
+        """What the model is told of: no tool that enlarges unless the user wants that, no more pictures than wanted."""
+        steps = observation.trajectory.steps
+        shown = replace(steps[-1], image=steps[-1].image[: self._options.views])
+        tools = tuple(spec for spec in observation.tools if self._upscale or spec.scale == 1)
+        return replace(observation, trajectory=Trajectory((*steps[:-1], shown)), tools=tools)
+
+
+def _hopeless(trajectory: Trajectory) -> str:
+    """Why the model is not asked again; "" when it is."""
+    decisions = [step.decision for step in reversed(trajectory.steps) if step.decision is not None]
+    unusable = list(takewhile(lambda decision: decision.action is None, decisions))
+    if unusable and not unusable[0].usage.answers:
+        return "the model cannot be asked any more; what was reached is kept"
+    if len(unusable) >= _PATIENCE:
+        return f"{len(unusable)} answers in a row could not be used; what was reached is kept"
+    return ""
+
+
+def _request(observation: Observation, objective: Objective, options: ChatOptions) -> dict[str, Any]:
+    """The body of a request."""
+    system, user = ask(observation, objective)
+    body: dict[str, Any] = {"model": options.model, "temperature": 0, "max_tokens": 2000}
+    body["response_format"] = {
+        "type": "json_schema",
+        "json_schema": {"name": "decision", "strict": True, "schema": _schema(observation)},
+    }
+    body = {name: value for name, value in {**body, **options.request}.items() if value is not None}
+    told = f"{system.text}\n{_AS_JSON}" if "response_format" in body else system.text
+    body["messages"] = [{"role": "system", "content": told}, {"role": user.role, "content": _parts(user)}]
+    return body
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    """A message's text, with its pictures where they belong."""
+    texts = message.text.split(IMAGE, len(message.images))  # the pictures come first; what follows is only words
+    parts: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}]
+    for image, text in zip(message.images, texts[1:], strict=True):
+        parts.append({"type": "image_url", "image_url": {"url": _data_url(image)}})
+        if text:
+            parts.append({"type": "text", "text": text})
+    return parts
+
+
+def _data_url(image: Image) -> str:
+    """A picture (1, 3, H, W) as a PNG: JPEG would add the damage that the model is asked about."""
+    scale = _SIDE / max(image.shape[-2:])
+    if scale < 1:
+        size = [max(1, round(length * scale)) for length in image.shape[-2:]]
+        image = F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
+    buffer = io.BytesIO()
+    PillowImage.fromarray(to_array(image, np.uint8)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _schema(observation: Observation) -> dict[str, Any]:
+    """What a decision looks like now, in the part of JSON Schema that all endpoints know: tools and steps that exist.
+
+    The thought comes first, so that the model has to think before it decides.
+    """
+    steps = list(range(observation.trajectory.last.id + 1))
+    fields = {
+        "thought": {"type": "string"},
+        "action": {"type": "string", "enum": ["plan", "rollback", "stop"]},
+        "tools": {"type": "array", "items": {"type": "string", "enum": [spec.name for spec in observation.tools]}},
+        "step": {"anyOf": [{"type": "integer", "enum": steps}, {"type": "null"}]},
+    }
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+class _Reply(BaseModel):
+    """A reply by the schema, or near enough."""
+
+    action: Literal["plan", "rollback", "stop"]
+    thought: str | None = ""
+    tools: list[str] | None = None
+    step: int | None = None
+
+    def line(self) -> str:
+        """The same as ``write_reply`` would say it."""
+        match self.action:
+            case "plan":
+                return f"plan: {', '.join(self.tools or ())}"
+            case "rollback":
+                return f"rollback: {self.step}"
+            case "stop":
+                return "stop"
+
+
+def read_answer(text: str, observation: Observation) -> Decision:
+    """A model's answer, by the schema or as plain lines, as a decision; ``action`` is None when it is none.
+
+    What a thinking model writes before it answers does not count. ``thought`` is cleaned: it goes to screens and files.
+    """
+    said = text.rpartition("</think>")[2]
+    found = re.search(r"\{.*\}", said, re.DOTALL)
+    try:
+        reply = _Reply.model_validate_json(found[0] if found else "")
+    except ValidationError:
+        decision = read_reply(said, observation)
+    else:
+        decision = read_reply(reply.line(), observation)
+        if decision.action is not None:
+            decision = replace(decision, thought=reply.thought or "")
+    return replace(decision, thought=clean(decision.thought), reply=text)
