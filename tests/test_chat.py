@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from conservator.apps.cli import app
 from conservator.errors import ConservatorError
 from conservator.image import Image, to_array
-from conservator.perception import Percept, StatisticalPerception
+from conservator.perception import Blind, Percept, StatisticalPerception
 from conservator.photo import load_photo
 from conservator.policies import Chat, PolicyContext, check_policy, make_policy
 from conservator.policies.chat import read_answer
@@ -83,7 +83,7 @@ def test_a_large_photo_is_shown_as_its_study(endpoint: Endpoint, coffee: Image) 
     with LocalPool(TOOLBOX) as pool:
         for views, count in ((5, 5), (2, 2), (9, 5)):
             session = Session(study(coffee), TOOLBOX, pool, StatisticalPerception())
-            run(Chat(options(endpoint, views=views)), session)
+            run(Chat(options(endpoint, views=views), Blind()), session)
             parts = endpoint.bodies[-1]["messages"][1]["content"]
             assert sum(part["type"] == "image_url" for part in parts) == count
             assert f"{count - 1} details" in parts[0]["text"]
@@ -168,14 +168,14 @@ def test_it_holds_the_contract_of_a_policy(endpoint: Endpoint, noisy_file: Path)
         policy = make_policy("chat", PolicyContext(pool, StatisticalPerception(), chat=options(endpoint, max_calls=99)))
         session = Session(load_photo(noisy_file).image, TOOLBOX, pool, StatisticalPerception(), max_steps=3)
         check_policy(policy, session)
-        enlarging = Chat(options(endpoint), upscale=True)
+        enlarging = Chat(options(endpoint), Blind(), upscale=True)
         endpoint.script = [plans("lanczos_x2"), STOP]
         session = Session(load_photo(noisy_file).image, TOOLBOX, pool, StatisticalPerception())
         assert run(enlarging, session).last.image.shape == (1, 3, 320, 400)
         only = Toolbox(TOOLBOX["lanczos_x2"])
         asked = len(endpoint.bodies)
         stopped = run(
-            Chat(options(endpoint)), Session(load_photo(noisy_file).image, only, pool, StatisticalPerception())
+            Chat(options(endpoint), Blind()), Session(load_photo(noisy_file).image, only, pool, StatisticalPerception())
         )
         assert stopped.last.decision is not None
         assert (stopped.last.decision.action, len(endpoint.bodies)) == (Stop(), asked)

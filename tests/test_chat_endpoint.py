@@ -17,7 +17,7 @@ from chat_endpoint import STOP, TOOLBOX, Endpoint, Reply, done, options, plans, 
 
 from conservator.apps.batch import MANIFEST, Manifest, Restorer, Task, run_batch
 from conservator.errors import ConservatorError, MissingExtraError
-from conservator.perception import StatisticalPerception
+from conservator.perception import Blind, StatisticalPerception
 from conservator.policies import Chat
 from conservator.record import Settings
 
@@ -172,7 +172,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
 def test_a_key_that_is_none_is_never_shown(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nX-Other: 1")
     with pytest.raises(ConservatorError, match="characters that no key has") as caught:
-        Chat(options(endpoint))
+        Chat(options(endpoint), Blind())
     assert KEY not in str(caught.value)
 
 
@@ -203,7 +203,7 @@ def test_tokens_that_cannot_be_are_not_counted(endpoint: Endpoint, noisy_file: P
 )
 def test_what_is_missing_is_said_before_any_work(endpoint: Endpoint, changed: dict[str, Any], why: str) -> None:
     with pytest.raises(ConservatorError, match=why) as caught:
-        Chat(options(endpoint, **changed))
+        Chat(options(endpoint, **changed), Blind())
     assert KEY not in str(caught.value)
     assert not endpoint.bodies
 
@@ -211,4 +211,4 @@ def test_what_is_missing_is_said_before_any_work(endpoint: Endpoint, changed: di
 def test_without_httpx_the_error_says_how_to_get_it(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)  # Python's own way to make an import fail
     with pytest.raises(MissingExtraError, match=r"pip install 'conservator\[chat\]'"):
-        Chat(options(endpoint))
+        Chat(options(endpoint), Blind())

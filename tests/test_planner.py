@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from skimage import data
 from typer.testing import CliRunner
 
 from conservator.apps.cli import app
+from conservator.degradations import Kind
+from conservator.degradations.kinds import Severity
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import Enumeration
-from conservator.perception import Percept
-from conservator.policies.conversation import IMAGE, ask, read_reply, write_reply
+from conservator.perception import Blind, Look, Percept
+from conservator.perception.perception import Objective
+from conservator.policies.conversation import IMAGE, ask, judged, read_reply, write_reply
 from conservator.session import Apply, Decision, Observation, Rollback, Step, Stop, Trajectory
 from conservator.tools import make_toolbox
 from conservator.training.situations import HARM, TIE, Outlook, Situation, questions
@@ -89,6 +93,27 @@ def test_a_conversation_shows_toolbox_history_and_pictures() -> None:
     assert user.text.index("Step 1: deblock") < user.text.index("Step 2: rolled back to step 0")
     assert "good to look at" in system.text
     assert "good to look at" not in ask(observed(), "fidelity")[0].text
+
+
+def test_a_conversation_says_what_the_eye_found_and_what_each_step_gained() -> None:
+    class Eye(Blind):
+        def compare(
+            self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity"
+        ) -> float:
+            return -1.25 if Kind.JPEG in treated else 0.5
+
+    percept = Percept(
+        {Kind.JPEG: Severity.HIGH, Kind.LOW_LIGHT: Severity.NONE, Kind.RAIN: Severity.LOW},
+        {Kind.JPEG: 0.97, Kind.LOW_LIGHT: 0.21, Kind.RAIN: 0.8},
+    )
+    observation = observed(Apply("deblock"), Rollback(0))
+    steps = observation.trajectory.steps
+    seen = replace(observation, trajectory=Trajectory(tuple(replace(step, percept=percept) for step in steps)))
+    _, user = ask(seen, "fidelity", judged(seen, Eye(), "fidelity"))
+    assert "Examined: JPEG artefacts high 100 %, low light none 20 %.\n" in user.text  # no tool here treats rain
+    assert "Step 1: deblock (-1.2 dB by the eye)\nStep 2: rolled back to step 0\n" in user.text
+    assert "Examined" not in ask(observation, "fidelity")[1].text
+    assert not judged(observation, Eye(), "fidelity")  # nothing was examined
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def restore_file(
     tools = make_toolbox(toolbox)
     perception = NetworkPerception()
     with MemoPool(LocalPool(tools, device, max_batch=1)) as pool:
-        context = PolicyContext(pool, perception, objective, seed, upscale, chat=chat)
+        context = PolicyContext(pool, perception, objective, seed, upscale, device=device, chat=chat)
         return restore(photo, make_policy(policy, context), tools, pool, perception, strength=strength)
 
 

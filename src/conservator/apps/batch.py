@@ -213,7 +213,13 @@ class Restorer:
         photo = load_photo(task.source, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated)
         with MemoPool(LocalPool(self.toolbox, settings.device, max_batch=1)) as pool:
             context = PolicyContext(
-                pool, self.perception, settings.objective, settings.seed, settings.upscale, chat=settings.chat
+                pool,
+                self.perception,
+                settings.objective,
+                settings.seed,
+                settings.upscale,
+                device=settings.device,
+                chat=settings.chat,
             )
             restored = restore(
                 photo,

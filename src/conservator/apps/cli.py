@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conservator import __version__
-from conservator.apps import bench_rl_restore, train_rl_restore  # noqa: F401 - they add their commands
+from conservator.apps import bench_rl_restore, train_mllm, train_rl_restore  # noqa: F401 - they add their commands
 from conservator.apps.bench import bench_app
 from conservator.apps.data import data_app
 from conservator.apps.train import train_app
@@ -78,7 +78,9 @@ def restore(
             "--output", "-o", help="Folder for the results (default: 'restored' beside the input), or a file."
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help="Who decides: greedy, search, rules, beam, dqn, chat, none.")] = "greedy",
+    policy: Annotated[
+        str, typer.Option(help="Who decides: greedy, search, rules, beam, dqn, mllm, chat, none.")
+    ] = "greedy",
     toolbox: Annotated[
         str,
         typer.Option(help="Toolboxes, joined by +: conservator, classical, user, rl-restore."),

@@ -17,7 +17,7 @@ from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import Enumeration
 from conservator.evaluation.ranking import Ranking, study_of_reference
 from conservator.evaluation.rows import Row, Settings, Table, claim, read_rows
-from conservator.evaluation.strategies import check_names, derive, eye_for
+from conservator.evaluation.strategies import check_names, derive, eye_for, is_derived
 from conservator.image import Image
 from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, FullReference, NoReference
 from conservator.perception.perception import Perception
@@ -138,7 +138,7 @@ class _Trial:
         if name == "best":
             assert self.ranking is not None  # check_names saw to it
             return FixedOrder(*self.ranking.best(self._enumeration), name=name), 0.0
-        if ":" not in name:
+        if not is_derived(name):
             return make_policy(name, self._context(name, pool)), 0.0
         inner = name.partition(":")[2]
         picture = study(self.damaged)

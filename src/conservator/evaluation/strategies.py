@@ -25,7 +25,7 @@ from conservator.errors import ConservatorError, name_not_found
 from conservator.evaluation.cases import Case
 from conservator.image import Image
 from conservator.perception.perception import Look, Objective, Percept, Perception
-from conservator.policies import POLICIES
+from conservator.policies import POLICIES, is_policy
 from conservator.policies.strategies import photo_rng, random_order, random_tools
 from conservator.tools.tool import Toolbox
 
@@ -53,7 +53,12 @@ class Trusting:
 
 def eye_for(name: str, perception: Perception) -> Perception:
     """The eye that guards the whole photo from what a policy or strategy decided."""
-    return Trusting(perception) if name in _AS_THEY_ARE or ":" in name else perception
+    return Trusting(perception) if name in _AS_THEY_ARE or is_derived(name) else perception
+
+
+def is_derived(name: str) -> bool:
+    """Whether a strategy is derived from a policy, which its name ends with."""
+    return name.partition(":")[0] in DERIVED
 
 
 def derive(name: str, toolchain: tuple[str, ...], toolbox: Toolbox, picture: Image, seed: int) -> tuple[str, ...]:
@@ -72,9 +77,11 @@ def check_names(names: Sequence[str], cases: Sequence[Case], toolbox: Toolbox, r
             if not colon:
                 raise ConservatorError(f"{kind} says nothing without a policy to derive it from; say {kind}:greedy")
             kind = inner
+        elif is_policy(name):
+            continue
         elif colon:
             raise name_not_found("strategy", kind, DERIVED)
-        if kind not in POLICIES and (colon or kind not in ONLY_HERE):
+        if not is_policy(kind) and (colon or kind not in ONLY_HERE):
             raise name_not_found("policy", kind, [*POLICIES, *DERIVED, *ONLY_HERE])
         if kind == "generalist" and kind not in toolbox:
             raise ConservatorError("there is no tool 'generalist' in the toolbox; choose a toolbox that has one")

@@ -1,11 +1,12 @@
 """Policies: who decides the next action."""
 
-from conservator.policies.catalog import POLICIES, PolicyContext, make_policy
+from conservator.policies.catalog import POLICIES, PolicyContext, is_policy, make_policy
 from conservator.policies.chat import Chat
 from conservator.policies.check import check_policy
 from conservator.policies.dqn import Agent, DqnPolicy, load_agent
 from conservator.policies.endpoint import ChatOptions
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
+from conservator.policies.mllm import MllmPolicy
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
 
@@ -20,6 +21,7 @@ __all__ = [
     "EyeJudge",
     "FixedOrder",
     "Greedy",
+    "MllmPolicy",
     "NoPolicy",
     "PolicyContext",
     "Predefined",
@@ -29,6 +31,7 @@ __all__ = [
     "Rules",
     "Search",
     "check_policy",
+    "is_policy",
     "load_agent",
     "make_policy",
 ]

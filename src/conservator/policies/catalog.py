@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conservator.degradations.kinds import Kind
-from conservator.errors import ConservatorError, name_not_found
+from conservator.errors import ConservatorError, NameNotFoundError, name_not_found
 from conservator.image import Image
 from conservator.perception.perception import Blind, Objective, Perception
 from conservator.policies.chat import Chat
 from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
 from conservator.policies.endpoint import ChatOptions
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
+from conservator.policies.mllm import MllmPolicy
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
+from conservator.policies.vision_language import load_model, shipped_model
 from conservator.pool.pool import Pool
 from conservator.session.session import Policy
 
@@ -32,6 +34,8 @@ class PolicyContext:
     """Whether a small photo may be enlarged."""
     reference: Image | None = None
     """The undamaged photo's study; only for the oracle."""
+    device: str = "cpu"
+    """Where a large model runs."""
     chat: ChatOptions | None = None
     """Where the policy chat asks; only for that one."""
 
@@ -59,7 +63,7 @@ def _oracle(context: PolicyContext) -> Greedy:
 
 
 def _chat(context: PolicyContext) -> Chat:
-    return Chat(context.chat or ChatOptions(), context.objective, context.seed, context.upscale)
+    return Chat(context.chat or ChatOptions(), context.perception, context.objective, context.seed, context.upscale)
 
 
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
@@ -74,24 +78,53 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "oracle": _oracle,
     "dqn": lambda context: DqnPolicy(shipped_agent()),
     "dqn:compact": lambda context: DqnPolicy(shipped_agent("dqn_compact"), "dqn:compact"),
+    "mllm": lambda context: _mllm("mllm", "", context),
+    "mllm-once": lambda context: _mllm("mllm-once", "", context),
     "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published"),
     "chat": _chat,
 }
 
 
+def _mllm(name: str, path: str, context: PolicyContext) -> MllmPolicy:
+    """A multimodal language model; without a path the one that ships."""
+    model = load_model(path, context.device) if path else shipped_model()
+    once = name.partition(":")[0] == "mllm-once"
+    return MllmPolicy(model, context.perception, context.objective, name, once, context.upscale)
+
+
+_FROM_FILES: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
+    "dqn": lambda name, path, context: DqnPolicy(load_agent(Path(path)), name),
+    "mllm": _mllm,
+    "mllm-once": _mllm,
+}
+"""Policies that a user trained, as "dqn:FILE", "mllm:FOLDER"."""
+
+
 def make_policy(name: str, context: PolicyContext) -> Policy:
-    """Build a policy by name; "dqn:FILE" is an agent of your own. Raises NameNotFoundError with the nearest names."""
-    if name not in POLICIES:
-        return DqnPolicy(load_agent(_file(name)), name)
-    return POLICIES[name](context)
+    """Build a policy by name; "dqn:FILE" is an agent of your own, "mllm:FOLDER" a vision-language model.
+
+    Raises NameNotFoundError with the nearest names.
+    """
+    if name in POLICIES:
+        return POLICIES[name](context)
+    kind, path = _own(name)
+    return _FROM_FILES[kind](name, path, context)
 
 
-def _file(name: str) -> Path:
-    """The file of the policy "dqn:FILE"; raises NameNotFoundError when it is no such name."""
-    what, _, path = name.partition(":")
-    if what != "dqn" or not Path(path).is_file():
+def _own(name: str) -> tuple[str, str]:
+    """Kind and path of a policy from a file; raises NameNotFoundError for another name, or when nothing lies there."""
+    kind, _, path = name.partition(":")
+    if kind not in _FROM_FILES or not path or not Path(path).exists():
         raise name_not_found("policy", name, POLICIES)
-    return Path(path)
+    return kind, path
+
+
+def is_policy(name: str) -> bool:
+    """Whether there is such a policy, be it one from a file."""
+    try:
+        return name in POLICIES or bool(_own(name))
+    except NameNotFoundError:
+        return False
 
 
 def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = None) -> None:
@@ -100,7 +133,7 @@ def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = Non
     That is a reference for the oracle, and for chat an endpoint, a model and the permission to upload.
     """
     if name not in POLICIES:
-        _file(name)
+        _own(name)
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")
     if name == "chat":

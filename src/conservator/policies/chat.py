@@ -15,8 +15,8 @@ from PIL import Image as PillowImage
 from pydantic import BaseModel, ValidationError
 
 from conservator.image import Image, to_array
-from conservator.perception.perception import Objective
-from conservator.policies.conversation import IMAGE, Message, ask, read_reply
+from conservator.perception.perception import Objective, Perception
+from conservator.policies.conversation import IMAGE, Message, ask, judged, read_reply
 from conservator.policies.endpoint import ChatOptions, ask_endpoint, clean
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop, Trajectory
@@ -40,11 +40,17 @@ class Chat:
     name = "chat"
 
     def __init__(
-        self, options: ChatOptions, objective: Objective = "balanced", seed: int = 0, upscale: bool = False
+        self,
+        options: ChatOptions,
+        perception: Perception,
+        objective: Objective = "balanced",
+        seed: int = 0,
+        upscale: bool = False,
     ) -> None:
         """``seed`` spreads the pauses between requests; raises ConservatorError for options that will not do."""
         options.check()
-        self._options, self._objective, self._seed, self._upscale = options, objective, seed, upscale
+        self._options, self._perception, self._objective = options, perception, objective
+        self._seed, self._upscale = seed, upscale
 
     def act(self, observation: Observation) -> Decision:
         """Ask, unless the last plan is to be carried out first, or asking is of no use."""
@@ -62,7 +68,8 @@ class Chat:
         if not seen.tools:
             return Decision(Stop(), thought="there is no tool to choose")
         rng = np.random.default_rng([self._seed, trajectory.last.id])
-        answer = ask_endpoint(options, _request(seen, self._objective, options), left, rng)
+        gains = judged(observation, self._perception, self._objective)
+        answer = ask_endpoint(options, _request(ask(seen, self._objective, gains), seen, options), left, rng)
         if answer.problem:
             return Decision(None, thought=answer.problem, usage=answer.usage)
         return replace(read_answer(answer.text, seen), usage=answer.usage)
@@ -86,9 +93,9 @@ def _hopeless(trajectory: Trajectory) -> str:
     return ""
 
 
-def _request(observation: Observation, objective: Objective, options: ChatOptions) -> dict[str, Any]:
+def _request(asked: tuple[Message, Message], observation: Observation, options: ChatOptions) -> dict[str, Any]:
     """The body of a request."""
-    system, user = ask(observation, objective)
+    system, user = asked
     body: dict[str, Any] = {"model": options.model, "temperature": 0, "max_tokens": 2000}
     body["response_format"] = {
         "type": "json_schema",

@@ -6,12 +6,14 @@ Planner data, fine-tuning and inference all use these functions, so that a model
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
+from conservator.degradations import Kind
 from conservator.image import Image
-from conservator.perception.perception import Objective
+from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Rollback, Step, Stop
 from conservator.tools.tool import ToolSpec, is_specialist
@@ -39,11 +41,30 @@ def plannable(tools: Iterable[ToolSpec], upscale: bool = False) -> tuple[ToolSpe
     return tuple(spec for spec in tools if is_specialist(spec) and (upscale or spec.scale == 1))
 
 
-def ask(observation: Observation, objective: Objective) -> tuple[Message, Message]:
-    """What a model is told once, and what it is asked now: toolbox and objective; pictures and history."""
+def judged(observation: Observation, perception: Perception, objective: Objective) -> dict[int, float]:
+    """What the eye, where it looked, holds every treatment so far to have gained, in dB, by the step's number."""
+    treats = {spec.name: spec.removes for spec in observation.tools}
+    found = {}
+    for step in observation.trajectory.steps[1:]:
+        action = step.decision.action if step.decision is not None else None
+        before = observation.trajectory.steps[step.parent or 0]
+        examined = step.percept.confidences and step.image.shape == before.image.shape
+        if examined and isinstance(action, Apply) and action.tool in treats:
+            looks = Look(before.image, before.percept), Look(step.image, step.percept)
+            found[step.id] = perception.compare(*looks, treats[action.tool], objective)
+    return found
+
+
+def ask(
+    observation: Observation, objective: Objective, gains: Mapping[int, float] = MappingProxyType({})
+) -> tuple[Message, Message]:
+    """What a model is told once, and what it is asked now: toolbox and objective; pictures, findings and history.
+
+    ``gains`` are those of ``judged``.
+    """
     return (
         Message("system", _instructions(observation.tools, objective)),
-        Message("user", _question(observation), observation.image.split(1)),
+        Message("user", _question(observation, gains), observation.image.split(1)),
     )
 
 
@@ -60,12 +81,28 @@ def _instructions(tools: Sequence[ToolSpec], objective: Objective) -> str:
     )
 
 
-def _question(observation: Observation) -> str:
+def _question(observation: Observation, gains: Mapping[int, float]) -> str:
     steps = observation.trajectory.steps
-    count = len(observation.image)
-    what = "The photo now" if count == 1 else f"The photo now, the whole of it and {count - 1} details at full size"
-    lines = [f"{what}: {IMAGE * count}", *(f"Step {step.id}: {_told(step)}" for step in steps)]
+    by_eye = {number: f" ({gain:+.1f} dB by the eye)" for number, gain in gains.items()}
+    lines = [shown(len(observation.image))]
+    if steps[-1].percept.confidences:
+        lines.append(f"Examined: {_seen(steps[-1].percept, observation.tools)}.")
+    lines += [f"Step {step.id}: {_told(step)}{by_eye.get(step.id, '')}" for step in steps]
     return "\n".join([*lines, f"{observation.steps_left} steps are left. What is next?"])
+
+
+def _seen(percept: Percept, tools: Sequence[ToolSpec]) -> str:
+    """What the eye found and a tool can treat, with its probability: "noise high 90 %, haze none 20 %"."""
+    treatable = frozenset[Kind]().union(*(spec.removes for spec in tools))
+    chances = {kind: round(10 * chance) for kind, chance in percept.confidences.items() if kind in treatable}
+    found = [f"{k.label} {percept.severities[k].label} {10 * n} %" for k, n in chances.items() if n]
+    return ", ".join(found) or "no damage"
+
+
+def shown(count: int) -> str:
+    """The line that shows a photo, or a study of it with ``count`` pictures."""
+    what = "The photo now" if count == 1 else f"The photo now, the whole of it and {count - 1} details at full size"
+    return f"{what}: {IMAGE * count}"
 
 
 def _told(step: Step) -> str:

@@ -24,9 +24,10 @@ from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
 from conservator.files import replacing, write_text
 from conservator.image import Image, digest, to_array
-from conservator.perception.perception import OBJECTIVES, Objective, Percept
+from conservator.perception import NetworkPerception
+from conservator.perception.perception import OBJECTIVES, Objective, Percept, Perception
 from conservator.photo import find_photos, load_photo
-from conservator.policies.conversation import ask, plannable, write_reply
+from conservator.policies.conversation import Message, ask, judged, plannable, write_reply
 from conservator.pool.pool import LocalPool, MemoPool, Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Trajectory
@@ -117,15 +118,30 @@ def _rows(plan: Plan, photo: Path, number: int, specs: Sequence[ToolSpec], pool:
     distractor = absent[int(rng.integers(len(absent)))]  # a planner must learn what needless treatment spoils
     tried = present | {distractor} if len(present) < _FEW else present
     usable = plannable(specs) if len(tried) <= _FEW else _two_each(plannable(specs), rng)
-    memo = MemoPool(pool)
+    memo, eye = MemoPool(pool), _Remembering(NetworkPerception())
     found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
     for objective in OBJECTIVES:
         outlook = Outlook(found, found.objective(objective)[0])
         for question in questions(outlook, rng):
-            trajectory = _trajectory(damaged, question.history, memo)
+            trajectory = _trajectory(damaged, question.history, memo, eye)
             observation = Observation(trajectory, usable, STEPS + 1 - len(trajectory.steps))
             name = f"{number:06d}-{objective}-{question.situation}"
-            yield _row(plan, name, question, objective, observation, photo, recipe)
+            gains = judged(observation, eye, objective)
+            yield _row(plan, name, question, ask(observation, objective, gains), objective, photo, recipe)
+
+
+class _Remembering:
+    """An eye that looks at each picture once."""
+
+    def __init__(self, eye: Perception) -> None:
+        self._eye, self._seen = eye, dict[str, Percept]()
+        self.compare = eye.compare
+
+    def perceive(self, image: Image) -> Percept:
+        key = digest(image)
+        if key not in self._seen:
+            self._seen[key] = self._eye.perceive(image)
+        return self._seen[key]
 
 
 def _two_each(specs: Sequence[ToolSpec], rng: np.random.Generator) -> tuple[ToolSpec, ...]:
@@ -146,16 +162,16 @@ def _without_resizing(recipe: Recipe) -> Recipe:
     return tuple(filter(stays, recipe))
 
 
-def _trajectory(image: Image, history: Sequence[Action], pool: Pool) -> Trajectory:
-    """The steps of a history, run again; what perception would say is left empty."""
-    steps = [Step(0, None, None, image, Percept())]
+def _trajectory(image: Image, history: Sequence[Action], pool: Pool, eye: Perception) -> Trajectory:
+    """The steps of a history, run again."""
+    steps = [Step(0, None, None, image, eye.perceive(image))]
     for action in history:
         last = steps[-1]
         if isinstance(action, Apply):
             image, parent = pool.submit(action.tool, last.image).result(), last.id
         elif isinstance(action, Rollback):
             image, parent = steps[action.to].image, action.to
-        steps.append(Step(last.id + 1, parent, Decision(action), image, Percept()))
+        steps.append(Step(last.id + 1, parent, Decision(action), image, eye.perceive(image)))
     return Trajectory(tuple(steps))
 
 
@@ -163,12 +179,12 @@ def _row(
     plan: Plan,
     name: str,
     question: Question,
+    asked: tuple[Message, Message],
     objective: Objective,
-    observation: Observation,
     photo: Path,
     recipe: Recipe,
 ) -> dict[str, Any]:
-    system, user = ask(observation, objective)
+    system, user = asked
     images = [_write_image(plan.output, image) for image in user.images]
     turns = (("system", system.text), ("human", user.text), ("gpt", write_reply(question.answer)))
     return {

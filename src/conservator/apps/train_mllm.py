@@ -1,0 +1,121 @@
+"""``conservator train``: vision-language planners of any size, and the nano model that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conservator.apps.train import Into, PhotosOption, Seed, Workers, train_app
+
+if TYPE_CHECKING:
+    from conservator.training.sft import Order, Trained
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
+
+
+@train_app.command("sft")
+def train_sft(
+    data: Annotated[Path, typer.Option(help="Folder that 'data build' made.", exists=True)],
+    model: Annotated[str, typer.Option(help="nano, or a model in Hugging Face format: folder or id.")] = "nano",
+    lora: Annotated[bool, typer.Option("--lora", help="Train adapters, not the whole model.")] = False,
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 16,
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps (default: as many as epochs need).")] = None,
+    epochs: Annotated[float, typer.Option(min=0.01, help="How often each question is asked.")] = 3.0,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after these; the same command goes on.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 8,
+    gather: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
+    rate: Annotated[float | None, typer.Option(help="Learning rate (default: as the model needs).")] = None,
+    vision: Annotated[
+        Path | None, typer.Option(help="For nano: vision.safetensors of train nano-vision.", exists=True)
+    ] = None,
+    studies: Annotated[float, typer.Option(min=0, max=1, help="Share of questions shown as a study.")] = 0.5,
+    every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints and examinations.")] = 250,
+    questions: Annotated[int, typer.Option(min=1, help="Held-out questions of an examination.")] = 100,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of model, checkpoints and curve.")] = Path(
+        "out/train/sft"
+    ),
+    into: Into = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 0,
+    threads: Threads = 2,
+) -> None:
+    """Teach a vision-language model to plan; the same command again goes on after an interruption."""
+    from conservator.training.sft import NANO, Order
+    from conservator.training.sft import train_sft as train
+
+    order = Order(
+        data=data,
+        output=output,
+        model=model,
+        steps=steps,
+        epochs=epochs,
+        minutes=minutes,
+        lora=lora,
+        rank=rank,
+        batch=batch,
+        gather=gather,
+        rate=rate,
+        vision=vision,
+        studies=studies,
+        seed=seed,
+        device=_device(device, threads),
+        workers=workers,
+        every=every,
+        questions=questions,
+    )
+    trained = train(order, typer.echo)
+    typer.echo(f"{trained.steps} steps in {trained.minutes:.1f} minutes; use it with: --policy mllm:{trained.folder}")
+    if into is not None and model == NANO:
+        typer.echo(_ship(into, order, trained))
+
+
+def _ship(into: Path, order: Order, trained: Trained) -> Path:
+    """Put the nano model into a folder of weights, as one file with its entry in the manifest."""
+    from conservator.policies.vision_language import pack
+    from conservator.weights import store_weights
+
+    tensors, words = pack(trained.model)
+    entry: dict[str, str | int | float] = {
+        "license": "Apache-2.0",
+        "data": f"the questions of {order.data.name}, see its README.md",
+        "recipe": "docs/mllm.md",
+        "command": f"conservator train sft --model nano --data {order.data.name} --steps {trained.steps} "
+        f"--batch {order.batch} --seed {order.seed}",
+    }
+    scores = {name: value for name, value in trained.scores.items() if value == value}
+    return store_weights(into, "nano", tensors, entry, scores, words)
+
+
+@train_app.command("nano-vision")
+def train_nano_vision(
+    photos: PhotosOption,
+    steps: Annotated[int, typer.Option(min=1, help="Budget in steps.")] = 20_000,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 16,
+    every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoint, curve and result.")] = Path(
+        "out/train/nano-vision"
+    ),
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = 2,
+) -> None:
+    """Teach the vision tower of the nano model to grade damage; the same command again goes on."""
+    from conservator.training.crops import Photos
+    from conservator.training.vision import Settings, train_vision
+
+    chosen = _device(device, threads)
+    settings = Settings(steps=steps, batch=batch, seed=seed, workers=workers, every=every)
+    path = train_vision(Photos(photos), output, settings, chosen, typer.echo)
+    typer.echo(f"use it with: conservator train sft --model nano --vision {path}")
+
+
+def _device(name: str, threads: int) -> str:
+    import torch
+
+    torch.set_num_threads(threads)
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

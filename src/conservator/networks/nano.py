@@ -1,0 +1,130 @@
+"""The nano planner: Qwen3-VL's architecture at 13 million parameters, for a CPU. Needs the extra [mllm].
+
+Patches of 16 pixels, taken from native crops and never resized, go into 256 numbers each, so that noise and the 8 pixel
+blocks of JPEG are still there; four make one token of the language model, and a study of five pictures 320 tokens.
+
+A vision transformer that begins with random weights does not see noise, JPEG and blur for thousands of steps: what they
+change is the energy of fine detail, far below that of light and dark. So its first layer begins as a cosine transform
+whose fine frequencies are raised, and with one constant number beside them, against which every layer's normalisation
+shows the energy of all the others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conservator.extras import import_mllm
+
+PATCH, MERGE = 16, 2
+_WIDTH, _LOOKS, _LAYERS, _HEAD = 256, 6, 6, 64
+_GRID = 16
+"""Patches a side for which positions are learned; other grids interpolate between them."""
+
+
+_RAISED = 2.5
+"""Power of the frequency by which cosines are raised: photos fall off with it, noise does not."""
+_GAIN, _CONSTANT = 0.05, 2.0
+
+
+def nano_config(
+    vocabulary: int,
+    image: int,
+    opening: int,
+    closing: int,
+    end: int,
+    pad: int,
+    width: int = _WIDTH,
+    layers: int = _LAYERS,
+) -> Any:
+    """The transformers configuration of a nano model.
+
+    ``image``, what opens and closes one, ``end`` and ``pad`` are tokens, below ``vocabulary``; ``width`` (a multiple of
+    64) and ``layers`` make smaller or larger ones.
+    """
+    head = min(_HEAD, width // 2)
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // head,
+        "num_key_value_heads": max(1, width // head // 2),
+        "head_dim": head,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "mrope_section": [head // 2 - 2 * (head // 6), head // 6, head // 6],
+            "mrope_interleaved": True,
+        },
+        "eos_token_id": end,
+        "pad_token_id": pad,
+    }
+    vision = {
+        "depth": min(_LOOKS, layers),
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_heads": width // head,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 1,
+        "out_hidden_size": width,
+        "num_position_embeddings": _GRID * _GRID,
+        "deepstack_visual_indexes": [min(_LOOKS, layers) // 2 - 1],
+    }
+    return import_mllm("transformers").Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=image,
+        video_token_id=image,
+        vision_start_token_id=opening,
+        vision_end_token_id=closing,
+        tie_word_embeddings=True,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
+
+
+def make_nano(config: Any) -> Any:
+    """A Qwen3VLForConditionalGeneration that has learned nothing; seed torch before, and it is the same again."""
+    network = import_mllm("transformers").Qwen3VLForConditionalGeneration(config)
+    visual = network.model.visual
+    for module in visual.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    _begin_with_cosines(visual.patch_embed.proj)
+    return network
+
+
+@torch.no_grad()
+def _begin_with_cosines(embedding: nn.Conv3d) -> None:
+    """Make the filters (D, 3, 1, p, p) cosines: three quarters of them of light, the rest of two colour differences."""
+    filters, side = len(embedding.weight), embedding.weight.shape[-1]
+    waves, frequencies = _cosines(side)
+    colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+    colours = colours / colours.norm(dim=1, keepdim=True)
+    coloured = filters // 8
+    light = torch.linspace(0, len(waves) - 1, filters - 2 * coloured - 1).round().long().tolist()
+    chosen = [(0, i) for i in light] + [(colour, i) for colour in (1, 2) for i in range(coloured)]
+    embedding.weight.zero_()
+    for filter_, (colour, i) in zip(embedding.weight, chosen, strict=False):
+        raised = _GAIN * (1 + float(frequencies[i])) ** _RAISED
+        filter_[:, 0] = raised * colours[colour][:, None, None] * waves[i]
+    assert embedding.bias is not None
+    nn.init.zeros_(embedding.bias)
+    embedding.bias[-1] = _CONSTANT
+
+
+def _cosines(side: int) -> tuple[Tensor, Tensor]:
+    """The basis (side * side, side, side) of the two-dimensional cosine transform, coarse to fine; its frequencies."""
+    k, n = torch.arange(side)[:, None], torch.arange(side)[None]
+    line = torch.cos(math.pi * (n + 0.5) * k / side) * math.sqrt(2 / side)
+    line[0] /= math.sqrt(2)
+    waves = torch.einsum("ai,bj->abij", line, line).reshape(-1, side, side)
+    frequencies = (k**2 + n**2).float().sqrt().reshape(-1)
+    order = frequencies.argsort(stable=True)
+    return waves[order], frequencies[order]

@@ -1,0 +1,92 @@
+"""RestoreAgent's planner as a policy: a multimodal language model looks at the photo and writes what to do.
+
+RestoreAgent (NeurIPS 2024) plans once from the degraded photo, its main experiment, or step by step, with the history
+before it, rolling back what did harm. Both are here; any model in Hugging Face format that load_model knows can do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from conservator.perception.perception import Objective, Perception
+from conservator.perception.study import study
+from conservator.policies.conversation import ask, judged, plannable
+from conservator.policies.replies import Replied, Speaker, choose
+from conservator.policies.vision_language import VisionLanguageModel
+from conservator.session.session import Observation
+from conservator.session.trajectory import Action, Apply, Decision, Rollback, Stop, Trajectory
+
+_SHOWN = 4
+"""Alternatives that a thought names."""
+
+
+class MllmPolicy:
+    """Asks a vision-language model, which can answer with nothing but a legal plan, a rollback, or a stop.
+
+    It asks again after every step, or with ``once`` only at the start, and then follows the plan to its end.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        perception: Perception,
+        objective: Objective = "balanced",
+        name: str = "mllm",
+        once: bool = False,
+        upscale: bool = False,
+    ) -> None:
+        """``upscale`` offers the tools that enlarge a photo, too; the model that ships has not learned about them."""
+        self.name, self._model, self._perception, self._objective = name, model, perception, objective
+        self._once, self._upscale = once, upscale
+        self._speaker = Speaker(model.tokens, model.end)
+
+    def act(self, observation: Observation) -> Decision:
+        """Decide; the thought says how sure the model is, and what else it held possible."""
+        if self._once and len(observation.trajectory.steps) > 1:
+            return _follow(observation.trajectory)
+        replied = self.reply(observation)
+        return replace(replied.decision, thought=told(replied.chances))
+
+    def reply(self, observation: Observation) -> Replied:
+        """The model's decision and the chances of the alternatives. Only the study of a large image is shown to it."""
+        observation = replace(observation, tools=plannable(observation.tools, self._upscale))
+        gains = judged(observation, self._perception, self._objective)
+        observation, model = _small(observation), self._model
+        with model.lock:
+            reading = model.read(model.prompt(ask(observation, self._objective, gains)))
+            return choose(observation, reading.next, self._speaker)
+
+
+def _follow(trajectory: Trajectory) -> Decision:
+    """The next step of the plan that was made at the start."""
+    decision = trajectory.last.decision
+    plan = decision.plan if decision is not None else ()
+    if not plan:
+        return Decision(Stop(), thought="the plan is carried out")
+    return Decision(Apply(plan[0]), plan[1:], "as planned")
+
+
+def _small(observation: Observation) -> Observation:
+    """The observation as it is of a study; a study stays as it is."""
+    image = observation.image
+    if len(image) > 1:
+        return observation
+    steps = observation.trajectory.steps
+    last = replace(steps[-1], image=study(image))
+    return replace(observation, trajectory=Trajectory((*steps[:-1], last)))
+
+
+def told(chances: Mapping[Action, float]) -> str:
+    """Chances in words: "denoise_medium 71 %, derain 20 %, stop 6 %"."""
+    return ", ".join(f"{_named(action)} {round(100 * chance)} %" for action, chance in list(chances.items())[:_SHOWN])
+
+
+def _named(action: Action) -> str:
+    match action:
+        case Apply(tool):
+            return tool
+        case Rollback(to):
+            return f"rollback to step {to}"
+        case Stop():
+            return "stop"

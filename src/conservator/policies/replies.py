@@ -1,0 +1,148 @@
+"""Replies that are legal, and how likely a model finds each: decoding that can say nothing else.
+
+The tree of the replies is grown tool by tool. Where it forks the model is asked, and only the tokens that lead on
+count; the chance of a branch is the product of its forks.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from conservator.errors import ConservatorError
+from conservator.policies.conversation import write_reply
+from conservator.session.session import Observation
+from conservator.session.trajectory import Action, Apply, Decision, Rollback, Stop, Trajectory
+
+Tokens: TypeAlias = tuple[int, ...]
+Next: TypeAlias = Callable[[Tokens], Tensor]
+"""(tokens so far) -> the logarithms (V,) of the probabilities of the next one."""
+Option = TypeVar("Option", bound=Hashable)
+_LEAST = 0.01
+"""Chance below which a branch is not followed."""
+
+
+@dataclass(frozen=True)
+class Replied:
+    """A model's choice, and what it held of the others."""
+
+    decision: Decision
+    chances: Mapping[Action, float] = field(hash=False)
+    """Of every next action that is not out of the question, the most likely first; together at most 1."""
+
+
+class Speaker:
+    """How replies are written in tokens."""
+
+    def __init__(self, tokens: Callable[[str], Tokens], end: int) -> None:
+        """``end`` is the token after the last one of a reply."""
+        self._tokens, self._end = tokens, end
+        self._written: dict[str, Tokens] = {}
+
+    def write(self, reply: str) -> Tokens:
+        """A whole reply."""
+        if reply not in self._written:
+            self._written[reply] = (*self._tokens(reply), self._end)
+        return self._written[reply]
+
+
+def legal_actions(observation: Observation) -> tuple[Action, ...]:
+    """What may be done next: a tool, a rollback to a step whose picture is another one, a stop.
+
+    A tool that failed here, or was taken back from here, would give the same again, and is left out.
+    """
+    trajectory = observation.trajectory
+    here, tried = trajectory.toolchain(), _tried(trajectory)
+    tools = [Apply(spec.name) for spec in observation.tools if spec.name not in tried]
+    steps = [Rollback(step.id) for step in trajectory.steps[:-1] if trajectory.toolchain(step) != here]
+    return (*tools, *steps, Stop())
+
+
+def _tried(trajectory: Trajectory) -> set[str]:
+    """The tools that were called at the current state, in whichever step."""
+    here, found = trajectory.toolchain(), set[str]()
+    for step in trajectory.steps[1:]:
+        action = step.decision.action if step.decision is not None else None
+        if isinstance(action, Apply) and trajectory.toolchain(trajectory.steps[step.id - 1]) == here:
+            found.add(action.tool)
+    return found
+
+
+def choose(observation: Observation, next_: Next, speaker: Speaker) -> Replied:
+    """The likeliest next action, and when it is a tool, the likeliest tools to follow it."""
+    names = [spec.name for spec in observation.tools]
+
+    def replies(action: Action) -> list[Tokens]:
+        if isinstance(action, Apply):
+            return _beginning((action.tool,), names, speaker)
+        return [speaker.write(write_reply(Decision(action)))]
+
+    chances = likeliest({action: replies(action) for action in legal_actions(observation)}, next_)
+    best = next(iter(chances))
+    plan = _continue((best.tool,), names, observation.steps_left, next_, speaker) if isinstance(best, Apply) else ()
+    decision = Decision(best, plan[1:])
+    return Replied(replace(decision, reply=write_reply(decision)), chances)
+
+
+def _continue(plan: tuple[str, ...], names: Sequence[str], most: int, next_: Next, speaker: Speaker) -> tuple[str, ...]:
+    """A plan with the tools that the model adds, each once, ``most`` in all."""
+    while len(plan) < most:
+        options = {"": [_plan(plan, speaker)]}
+        options |= {name: _beginning((*plan, name), names, speaker) for name in names if name not in plan}
+        added = next(iter(likeliest(options, next_)))
+        if not added:
+            break
+        plan = (*plan, added)
+    return plan
+
+
+def _plan(plan: Sequence[str], speaker: Speaker) -> Tokens:
+    return speaker.write(write_reply(Decision(Apply(plan[0]), tuple(plan[1:]))))
+
+
+def _beginning(plan: Sequence[str], names: Sequence[str], speaker: Speaker) -> list[Tokens]:
+    """The plan, and plans that go on, where only they tell its last tool from one whose name begins with that one's."""
+    further = [name for name in names if name not in plan]
+    if not any(name != plan[-1] and name.startswith(plan[-1]) for name in names):
+        further = []
+    return [_plan(plan, speaker), *(_plan((*plan, name), speaker) for name in further)]
+
+
+def likeliest(options: Mapping[Option, Sequence[Tokens]], next_: Next, least: float = _LEAST) -> dict[Option, float]:
+    """The chance of each option, the likeliest first; branches below ``least`` are left out.
+
+    Each option is a set of token sequences; no sequence may be the beginning of another. Raises ConservatorError when
+    the model's numbers are none.
+    """
+    found: dict[Option, float] = {}
+    everything = [(option, tokens) for option, sequences in options.items() for tokens in sequences]
+    branches: list[tuple[float, int, Tokens, list[tuple[Option, Tokens]]]] = [(-1.0, 0, (), everything)]
+    pushed = 0
+    while branches and (-branches[0][0] >= least or not found):
+        negative, _, path, below = heapq.heappop(branches)
+        if len({option for option, _ in below}) == 1:
+            found[below[0][0]] = found.get(below[0][0], 0.0) - negative
+            continue
+        forks: dict[int, list[tuple[Option, Tokens]]] = {}
+        for option, tokens in below:
+            forks.setdefault(tokens[len(path)], []).append((option, tokens))
+        for (token, rest), share in zip(forks.items(), _shares(path, list(forks), next_), strict=True):
+            pushed += 1
+            heapq.heappush(branches, (negative * share, pushed, (*path, token), rest))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _shares(path: Tokens, tokens: list[int], next_: Next) -> list[float]:
+    """How the model divides between these next tokens; together 1."""
+    if len(tokens) == 1:
+        return [1.0]
+    shares = next_(path)[tokens].softmax(0)
+    if not bool(torch.isfinite(shares).all()):
+        raise ConservatorError("the model's probabilities are no numbers; its weights, or their precision, are broken")
+    found: list[float] = shares.tolist()
+    return found

@@ -1,0 +1,275 @@
+"""A vision-language model in Hugging Face format: loaded, asked with pictures, saved. Needs the extra [mllm].
+
+Any model of Qwen's family, which reads a picture as flat patches: pictures are turned into patches here, at the size
+that they have, and not by the processors of transformers, which resize and want torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conservator.errors import ConservatorError
+from conservator.extras import import_mllm
+from conservator.files import write_text
+from conservator.image import Image
+from conservator.policies.conversation import IMAGE, Message
+
+FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+"""``model_type`` of the architectures that are known to read pictures so."""
+_SMALL = 100_000_000
+"""Parameters up to which a model computes in single precision, whatever it is stored in."""
+_MIDDLE = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Messages as a model reads them."""
+
+    ids: Tensor
+    """(L,) numbers of tokens; a picture is as many image tokens as the model makes of it."""
+    patches: Tensor
+    """(P, C) patches of all the pictures, flat."""
+    grids: Tensor
+    """(N, 3): frames (1), rows and columns of patches of each picture."""
+
+
+class VisionLanguageModel:
+    """A network with its tokenizer. One thread at a time uses it: hold ``lock`` from ``read`` to the last ``next``."""
+
+    def __init__(self, network: Any, tokenizer: Any, mean: Sequence[float] = _MIDDLE, std: Sequence[float] = _MIDDLE):
+        """``mean`` and ``std`` are those of the pictures that the network was trained on, per channel."""
+        kind = network.config.model_type
+        if kind not in FAMILY:
+            raise ConservatorError(f"a model of the architecture {kind} cannot be used; known are {', '.join(FAMILY)}")
+        self.network, self.tokenizer, self.mean, self.std = network, tokenizer, tuple(mean), tuple(std)
+        self.lock = threading.Lock()
+        self.image, self.end = int(network.config.image_token_id), int(tokenizer.eos_token_id)
+        vision = network.config.vision_config
+        self._patch, self._merge = int(vision.patch_size), int(vision.spatial_merge_size)
+        self._frames = int(vision.temporal_patch_size)
+
+    @property
+    def parameters(self) -> int:
+        """How many there are."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """The tokens of a plain text."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The messages up to where the reply begins. Raises ConservatorError when texts and pictures do not match."""
+        pictures = [self.patches(image) for message in messages for image in message.images]
+        turns = [{"role": message.role, "content": _blocks(message.text)} for message in messages]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        counts = [int(grid.prod()) // self._merge**2 for _, grid in pictures]
+        ids: list[int] = []
+        for token in self.tokens(text):
+            ids += [token] * (counts.pop(0) if counts and token == self.image else 1)
+        if counts or ids.count(self.image) != sum(int(grid.prod()) for _, grid in pictures) // self._merge**2:
+            raise ConservatorError(f"{len(pictures)} pictures were given, but the texts show another number of them")
+        return Prompt(
+            torch.tensor(ids),
+            torch.cat([patches for patches, _ in pictures]) if pictures else torch.zeros(0, 0),
+            torch.stack([grid for _, grid in pictures]) if pictures else torch.zeros(0, 3, dtype=torch.long),
+        )
+
+    def patches(self, picture: Image) -> tuple[Tensor, Tensor]:
+        """A picture (1, 3, H, W) as patches (P, C), the four of one token together, and its grid (3).
+
+        It is not resized: at the right and at the bottom it is continued to whole tokens.
+        """
+        side, m, p = self._patch * self._merge, self._merge, self._patch
+        below, right = (-n % side for n in picture.shape[-2:])
+        picture = F.pad(picture, (0, right, 0, below), mode="replicate")[0]
+        scaled = (picture - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
+        rows, columns = (n // p for n in scaled.shape[-2:])
+        blocks = scaled.reshape(3, rows // m, m, p, columns // m, m, p).permute(1, 4, 2, 5, 0, 3, 6)
+        frames = blocks[..., None, :, :].expand(*blocks.shape[:5], self._frames, p, p)
+        return frames.reshape(rows * columns, -1), torch.tensor([1, rows, columns])
+
+    def read(self, prompt: Prompt) -> Reading:
+        """Read a prompt; what comes next can then be asked."""
+        return Reading(self, prompt)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write a folder in Hugging Face format, which ``load_model`` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        was = self.network.dtype
+        self.network.to(dtype).save_pretrained(folder)
+        self.network.to(was)
+        self.save_words(folder)
+
+    def save_words(self, folder: Path) -> None:
+        """Write the tokenizer, and how pictures are prepared."""
+        self.tokenizer.save_pretrained(folder)
+        pictures = {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "patch_size": self._patch,
+            "merge_size": self._merge,
+            "temporal_patch_size": self._frames,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+        write_text(folder / "preprocessor_config.json", json.dumps(pictures, indent=2) + "\n")
+
+
+class Reading:
+    """A prompt that a model has read: it says what comes next after each continuation of it.
+
+    What was computed is kept, so a continuation that shares its beginning with the last one costs only the rest.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: VisionLanguageModel, prompt: Prompt) -> None:
+        self._network, self._length = model.network, len(prompt.ids)
+        self._device = next(model.network.parameters()).device
+        out = self._network(**inputs_of(model, [prompt], self._device), use_cache=True, logits_to_keep=1)
+        self._cache, self._shift = out.past_key_values, self._network.model.rope_deltas
+        self._fed: tuple[int, ...] = ()
+        self._known: dict[tuple[int, ...], Tensor] = {(): _log_probabilities(out.logits)}
+
+    @torch.inference_mode()
+    def next(self, path: tuple[int, ...]) -> Tensor:
+        """The logarithms (V,) of the probabilities of every token after the prompt and the tokens ``path``."""
+        if path not in self._known:
+            kept = 0
+            while kept < min(len(path) - 1, len(self._fed)) and path[kept] == self._fed[kept]:
+                kept += 1
+            if kept < len(self._fed):
+                self._cache.crop(kept - len(self._fed))
+            ids = torch.tensor([path[kept:]], device=self._device)
+            place = torch.arange(self._length + kept, self._length + len(path), device=self._device)
+            places = (place[None] + self._shift.to(self._device)).expand(3, 1, -1)
+            out = self._network(
+                input_ids=ids, position_ids=places, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+            )
+            self._fed = path
+            self._known[path] = _log_probabilities(out.logits)
+        return self._known[path]
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    return logits[0, -1].float().log_softmax(-1).cpu()
+
+
+def inputs_of(
+    model: VisionLanguageModel, prompts: Sequence[Prompt], device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """What the network is called with, for prompts of any lengths: the shorter ones are filled up at their ends."""
+    ids = torch.nn.utils.rnn.pad_sequence([p.ids for p in prompts], True, padding_value=model.end)
+    lengths = torch.tensor([len(p.ids) for p in prompts])
+    found = {
+        "input_ids": ids,
+        "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+        "mm_token_type_ids": (ids == model.image).long(),
+    }
+    if sum(len(p.grids) for p in prompts):
+        found["pixel_values"] = torch.cat([p.patches for p in prompts if len(p.grids)])
+        found["image_grid_thw"] = torch.cat([p.grids for p in prompts])
+    return {name: value.to(device) for name, value in found.items()}
+
+
+def _blocks(text: str) -> list[dict[str, str]]:
+    """A text with ``<image>`` in it as the blocks that chat templates take."""
+    parts = [part for part in re.split(f"({re.escape(IMAGE)})", text) if part]
+    return [{"type": "image"} if part == IMAGE else {"type": "text", "text": part} for part in parts]
+
+
+@lru_cache(maxsize=2)
+def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
+    """Load a folder in Hugging Face format, or an adapter with its base model (PEFT); safetensors only, no code of it.
+
+    ``folder`` may be a model's id, too, which transformers then fetches. Raises ConservatorError when it is no such
+    model, MissingExtraError without the extra [mllm].
+    """
+    transformers = import_mllm("transformers")
+    path, base = Path(folder), folder
+    adapted = (path / "adapter_config.json").exists()
+    if adapted:
+        base = json.loads((path / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
+    try:
+        config = transformers.AutoConfig.from_pretrained(base)
+        if config.model_type not in FAMILY:
+            raise ValueError(f"its architecture is {config.model_type}, known are {', '.join(FAMILY)}")
+        network = transformers.AutoModelForImageTextToText.from_pretrained(base, dtype="auto", use_safetensors=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConservatorError(f"{base} cannot be loaded as a vision-language model: {reason}") from error
+    if adapted:
+        network = import_mllm("peft").PeftModel.from_pretrained(network, folder).merge_and_unload()
+    return VisionLanguageModel(_ready(network, device), tokenizer, *_normalisation(base))
+
+
+def _ready(network: Any, device: str) -> Any:
+    small = sum(parameter.numel() for parameter in network.parameters()) < _SMALL
+    if small or device == "cpu":
+        network = network.float()
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _normalisation(folder: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of the pictures, as the model's folder says."""
+    hub = import_mllm("transformers.utils.hub")
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        found = hub.cached_file(folder, name, _raise_exceptions_for_missing_entries=False)
+        if found is not None:
+            values = json.loads(Path(found).read_text("utf-8"))
+            values = values.get("image_processor", values)
+            if "image_mean" in values:
+                return values["image_mean"], values["image_std"]
+    return _MIDDLE, _MIDDLE
+
+
+def pack(model: VisionLanguageModel) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A model as the tensors, in half precision, and the metadata of one file of weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_words(Path(folder))
+        model.network.config.save_pretrained(folder)
+        words = {path.name: path.read_text("utf-8") for path in sorted(Path(folder).iterdir())}
+    tensors = {name: value.detach().cpu().half() for name, value in model.network.state_dict().items()}
+    if model.network.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    return tensors, words
+
+
+def unpack(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> VisionLanguageModel:
+    """The model that ``pack`` packed."""
+    transformers = import_mllm("transformers")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in words.items():
+            write_text(Path(folder) / name, text)
+        config = transformers.AutoConfig.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        normalisation = _normalisation(folder)
+    config.dtype = torch.float32
+    network = transformers.AutoModelForImageTextToText.from_config(config)
+    network.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
+    network.tie_weights()
+    return VisionLanguageModel(_ready(network, "cpu"), tokenizer, *normalisation)
+
+
+@lru_cache(maxsize=1)
+def shipped_model(name: str = "nano") -> VisionLanguageModel:
+    """The model that ships; ConservatorError where this installation has none."""
+    from conservator.weights import load_weights, manifest
+
+    if name not in manifest():
+        raise ConservatorError(
+            f"the model {name} does not ship with this version; train it with: conservator train sft --model nano, "
+            "and use it with: --policy mllm:FOLDER"
+        )
+    return unpack(*load_weights(name))

@@ -1,0 +1,300 @@
+"""Supervised fine-tuning of a vision-language planner with TRL. One file that reads from top to bottom.
+
+    conservator train sft --data FOLDER --model nano
+
+The conversations are rendered and decoded by the code that the policy uses (policies/vision_language.py), not by TRL's:
+a model is asked as it was taught, to the token. Needs the extra [sft].
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conservator.errors import ConservatorError
+from conservator.extras import import_mllm
+from conservator.files import write_text
+from conservator.policies.conversation import Message
+from conservator.policies.vision_language import VisionLanguageModel, load_model
+from conservator.training.lessons import Collator, Lesson, examine, read_lessons, split
+from conservator.training.nano import new_nano
+
+NANO = "nano"
+_RATES = {"nano": 5e-4, "lora": 1e-4, "full": 1e-5}
+"""Learning rates: from nothing, of adapters, of a whole pretrained model."""
+_ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
+"""The linear layers of the language model and of the vision tower."""
+_LARGE = 100_000_000
+"""Parameters from which activations are computed twice to save memory, on a GPU."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to train, on what, and how long."""
+
+    data: Path
+    output: Path
+    """Gets ``model``, ``checkpoints``, ``curve.csv`` and ``settings.json``."""
+    model: str = NANO
+    """"nano", which begins with nothing, or a folder in Hugging Face format, or a model's id."""
+    steps: int | None = None
+    epochs: float = 3.0
+    minutes: float | None = None
+    """Stop after these; the same order later goes on."""
+    lora: bool = False
+    rank: int = 16
+    """Of the adapters."""
+    batch: int = 8
+    gather: int = 1
+    """Batches whose gradients make one step."""
+    rate: float | None = None
+    vision: Path | None = None
+    """For nano: a vision tower that was trained before, vision.safetensors."""
+    studies: float = 0.5
+    """Share of the questions that are shown as a study."""
+    seed: int = 0
+    device: str = "cpu"
+    workers: int = 0
+    every: int = 250
+    """Steps between checkpoints, and between examinations."""
+    questions: int = 100
+    """Held-out questions of an examination."""
+    size: tuple[tuple[str, int], ...] = ()
+    """For nano: ``width`` and ``layers``, where they are not the usual ones."""
+
+    def identity(self, lessons: int) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        names = ("model", "lora", "rank", "batch", "gather", "rate", "studies", "seed")
+        values = {name: getattr(self, name) for name in names}
+        return values | {"lessons": lessons, "vision": str(self.vision), "size": dict(self.size)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and how it does on held-out questions."""
+
+    model: VisionLanguageModel
+    folder: Path
+    steps: int
+    minutes: float
+    scores: dict[str, float]
+
+
+def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
+    """Train; goes on from the last checkpoint in ``order.output`` where an earlier run with the same order stopped.
+
+    Raises ConservatorError for data or a model that will not do, or for a folder of another order; MissingExtraError
+    without the extra [sft].
+    """
+    import_mllm("trl")
+    import_mllm("transformers").utils.logging.disable_progress_bar()
+    if order.model == NANO and order.lora:
+        raise ConservatorError("a nano model begins with nothing that adapters could adapt; leave out --lora")
+    lessons = read_lessons(order.data)
+    learned, held_out = split(lessons)
+    _claim(order, len(learned))
+    torch.set_flush_denormal(True)
+    model = _start(order, lessons)
+    report(f"{model.parameters / 1e6:.1f} million parameters, {len(learned)} questions, {len(held_out)} held out")
+    asked = _evenly(held_out, order.questions)
+    trainer, watch = _trainer(order, model, learned, asked, report)
+    last = _last_checkpoint(order.output)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    folder = order.output / "model"
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if order.lora:
+        trained.save_pretrained(folder)
+        model.save_words(folder)
+    else:
+        model.save(folder, torch.float16 if order.model == NANO else torch.bfloat16)
+    watch.examine(trainer.state.global_step)
+    scores = {name: value for name, value in watch.curve[-1].items() if name.startswith("right")}
+    return Trained(model, folder, trainer.state.global_step, watch.seconds / 60, scores)
+
+
+def _start(order: Order, lessons: Sequence[Lesson]) -> VisionLanguageModel:
+    """The model to begin with."""
+    if order.model != NANO:
+        if order.vision is not None:
+            raise ConservatorError("only a nano model takes a vision tower of its own; leave out --vision")
+        model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
+        if not order.lora:
+            model.network.float().requires_grad_(True)
+        return model
+    texts = [text for lesson in lessons for text in (*_texts(lesson.messages), lesson.answer)]
+    model = new_nano(texts, order.seed, **dict(order.size))
+    if order.vision is not None:
+        from safetensors.torch import load_file
+
+        model.network.model.visual.load_state_dict(load_file(order.vision))
+    model.network.to(order.device)
+    return model
+
+
+def _texts(messages: Sequence[Message]) -> list[str]:
+    return [message.text for message in messages]
+
+
+def _claim(order: Order, lessons: int) -> None:
+    """Make the folder this order's, or raise when it is another's."""
+    order.output.mkdir(parents=True, exist_ok=True)
+    path, now = order.output / "settings.json", order.identity(lessons)
+    if path.exists():
+        was = json.loads(path.read_text("utf-8"))
+        if other := [f"{k} {was.get(k)}, now {now[k]}" for k in now if was.get(k) != now[k]]:
+            raise ConservatorError(f"{order.output} was trained with {'; '.join(other)}; use another folder")
+    write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def _last_checkpoint(output: Path) -> Path | None:
+    folders = (output / "checkpoints").glob("checkpoint-*")
+    return max(folders, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _evenly(lessons: Sequence[Lesson], count: int) -> list[Lesson]:
+    return list(lessons[:: max(1, len(lessons) // count)])[:count]
+
+
+def _trainer(
+    order: Order,
+    model: VisionLanguageModel,
+    lessons: Sequence[Lesson],
+    asked: Sequence[Lesson],
+    report: Callable[[str], None],
+) -> tuple[Any, _Watch]:
+    """TRL's trainer, and what watches it."""
+    steps = order.steps or max(1, round(order.epochs * len(lessons) / (order.batch * order.gather)))
+    watch = _Watch(order, model, asked, report)
+    adapters = None
+    if order.lora:
+        peft = import_mllm("peft")
+        adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=_ADAPTED)
+    trainer = import_mllm("trl").SFTTrainer(
+        model=model.network,
+        args=_arguments(order, steps, model.parameters),
+        train_dataset=_rows(order, len(lessons), steps),
+        processing_class=model.tokenizer,
+        data_collator=Collator(model, lessons, order.seed, order.studies),
+        peft_config=adapters,
+        callbacks=[_callback(watch)],
+    )
+    trainer.remove_callback(import_mllm("transformers").PrinterCallback)  # the watch reports
+    return trainer, watch
+
+
+def _rows(order: Order, lessons: int, steps: int) -> Any:
+    """Which question is when asked, for longer than this run: a run with more steps then goes on in the same order."""
+    count = steps * order.batch * order.gather
+    turns = -(-count // lessons)
+    shuffled = [np.random.default_rng([order.seed, turn]).permutation(lessons) for turn in range(turns)]
+    numbers = np.concatenate(shuffled)[:count]
+    turn = np.repeat(np.arange(turns), lessons)[:count]
+    return import_mllm("datasets").Dataset.from_dict({"lesson": numbers.tolist(), "turn": turn.tolist()})
+
+
+def _arguments(order: Order, steps: int, parameters: int) -> Any:
+    """TRL's settings. The questions come in the order of the rows, each row once."""
+    on_cpu = order.device == "cpu"
+    kind = NANO if order.model == NANO else "lora" if order.lora else "full"
+    return import_mllm("trl").SFTConfig(
+        output_dir=str(order.output / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=order.batch,
+        gradient_accumulation_steps=order.gather,
+        learning_rate=order.rate or _RATES[kind],
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, steps // 30),
+        weight_decay=0.05,
+        max_grad_norm=1.0,
+        use_cpu=on_cpu,
+        bf16=not on_cpu,
+        activation_checkpointing=not on_cpu and parameters > _LARGE,
+        save_strategy="steps",
+        save_steps=order.every,
+        save_total_limit=2,
+        logging_steps=max(1, min(10, order.every // 5)),
+        dataloader_num_workers=order.workers,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        report_to="none",
+        disable_tqdm=True,
+        seed=order.seed,
+        data_seed=order.seed,
+    )
+
+
+class _Watch:
+    """Keeps the time, the curve and the examinations of a run."""
+
+    def __init__(
+        self, order: Order, model: VisionLanguageModel, asked: Sequence[Lesson], report: Callable[[str], None]
+    ) -> None:
+        self._order, self._model, self._asked, self._report = order, model, asked, report
+        self._begun = time.monotonic()
+        self._path = order.output / "curve.csv"
+        self.curve: list[dict[str, float]] = []
+        if self._path.exists():
+            with self._path.open(newline="") as file:
+                self.curve = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        self._before = self.curve[-1]["minutes"] * 60 if self.curve else 0.0
+        self._losses: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """Of training, earlier runs included."""
+        return self._before + time.monotonic() - self._begun
+
+    @property
+    def late(self) -> bool:
+        """Whether the minutes are over."""
+        minutes = self._order.minutes
+        return minutes is not None and time.monotonic() - self._begun > 60 * minutes
+
+    def log(self, loss: float) -> None:
+        """Note a loss."""
+        self._losses.append(loss)
+
+    def examine(self, step: int) -> None:
+        """Ask held-out questions and write the curve, unless that was done at this step."""
+        self.curve = [row for row in self.curve if row["step"] < step or (row["step"] == step and not self._losses)]
+        if self.curve and self.curve[-1]["step"] == step:
+            return
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
+        scores = examine(self._model, self._asked)
+        self.curve.append({"step": step, "minutes": self.seconds / 60, "loss": loss, **scores})
+        self._losses = []
+        with self._path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.curve[0]))
+            writer.writeheader()
+            writer.writerows(self.curve)
+        shares = ", ".join(f"{k} {v:.2f}" for k, v in scores.items() if not math.isnan(v))
+        self._report(f"step {step}: loss {loss:.3f}{', held out: ' + shares if shares else ''}")
+
+
+def _callback(watch: _Watch) -> Any:
+    """Tells the watch what TRL's trainer does, and the trainer when the time is over."""
+
+    class Callback(import_mllm("transformers").TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and "loss" in logs:
+                watch.log(float(logs["loss"]))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if watch.late:
+                control.should_save = control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            watch.examine(state.global_step)
+
+    return Callback()

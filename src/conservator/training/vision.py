@@ -1,0 +1,221 @@
+"""Teach the vision tower of a nano model what the eye sees, the severity of every damage, before it learns to plan.
+
+    conservator train nano-vision --photos FOLDER
+
+Photos are damaged on the fly, so it never sees a picture twice; a planner's data holds a few thousand only.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from conservator.degradations import Kind, degrade
+from conservator.errors import ConservatorError
+from conservator.files import replacing
+from conservator.image import Image
+from conservator.perception.perception import GRADED_KINDS
+from conservator.policies.vision_language import VisionLanguageModel
+from conservator.training.crops import Photos, ahead, random_crop
+from conservator.training.nano import new_nano
+from conservator.training.planner import SIDE
+from conservator.training.samples import random_recipe, severities
+
+_LEVELS = 4
+_HELD_OUT = 256
+"""Pictures of held-out photos that it is measured on."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a vision tower is trained. The learning rate warms up, and falls to zero along a cosine."""
+
+    steps: int = 20_000
+    batch: int = 16
+    rate: float = 6e-4
+    side: int = SIDE
+    """Pixels of a picture."""
+    seed: int = 0
+    workers: int = 1
+    every: int = 500
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Damaged(Dataset[tuple[Image, Tensor]]):
+    """Item ``step`` is the batch of that step: pictures (B, 3, side, side) and severities (B, kinds), 0 to 4."""
+
+    photos: Sequence[Sequence[NDArray[np.uint8]]]
+    settings: Settings
+    stream: int = 0
+
+    def __len__(self) -> int:
+        return self.settings.steps
+
+    def __getitem__(self, step: int) -> tuple[Image, Tensor]:
+        rngs = [np.random.default_rng([self.settings.seed, self.stream, step, i]) for i in range(self.settings.batch)]
+        pictures, grades = zip(*map(self._one, rngs), strict=True)
+        return torch.cat(pictures), torch.stack(grades)
+
+    def _one(self, rng: np.random.Generator) -> tuple[Image, Tensor]:
+        clean = random_crop(self.photos[int(rng.integers(len(self.photos)))], self.settings.side, rng)
+        recipe = tuple(d for d in random_recipe(rng) if d.kind is not Kind.LOW_RESOLUTION)
+        found = severities(recipe)
+        return degrade(clean, recipe), torch.tensor([int(found.get(kind, 0)) for kind in GRADED_KINDS])
+
+
+class Sight(nn.Module):
+    """A vision tower, and a head on mean and spread of its tokens: logits (B, kinds, 4) of "it is worse than this"."""
+
+    def __init__(self, model: VisionLanguageModel) -> None:
+        super().__init__()
+        self._patches = model.patches
+        self.tower = model.network.model.visual
+        width = model.network.config.vision_config.out_hidden_size
+        self.head = nn.Linear(2 * width, len(GRADED_KINDS) * _LEVELS)
+
+    def forward(self, pictures: Image) -> Tensor:
+        flat, grids = zip(*(self._patches(picture) for picture in pictures.cpu().split(1)), strict=True)
+        device = self.head.weight.device
+        seen = self.tower(torch.cat(flat).to(device), grid_thw=torch.stack(grids).to(device))
+        tokens = seen.pooler_output.reshape(len(pictures), -1, self.head.in_features // 2)
+        pooled = torch.cat([tokens.mean(1), tokens.std(1)], 1)
+        logits: Tensor = self.head(pooled).reshape(-1, len(GRADED_KINDS), _LEVELS)
+        return logits
+
+
+def train_vision(
+    photos: Photos,
+    folder: Path,
+    settings: Settings,
+    device: str = "cpu",
+    report: Callable[[str], None] = print,
+    **size: int,
+) -> Path:
+    """Train a nano model's tower and return its file, vision.safetensors in ``folder``; goes on where it stopped.
+
+    ``size`` is that of training/nano.py. Raises ConservatorError for a folder of other settings.
+    """
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(settings, device, size)
+    run.load(folder)
+    held_out = Damaged(photos.held_out, settings, stream=1)
+    unseen = [held_out[i] for i in range(max(1, _HELD_OUT // settings.batch))]
+    while run.step < settings.steps:
+        loss = run.segment(Damaged(photos.training, settings), min(settings.steps, run.step + settings.every))
+        scores = measure(run.sight, unseen)
+        run.curve.append({"step": run.step, "minutes": run.seconds / 60, "loss": loss, **scores})
+        run.save(folder)
+        report(f"step {run.step}: loss {loss:.3f}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+    path = folder / "vision.safetensors"
+    tensors = {name: value.detach().cpu().contiguous() for name, value in run.sight.tower.state_dict().items()}
+    with replacing(path) as file:
+        file.write(save(tensors))
+    return path
+
+
+def loss_of(logits: Tensor, grades: Tensor) -> Tensor:
+    """Cumulative cross-entropy: for every kind and level, whether it is worse."""
+    target = (grades[..., None] > torch.arange(_LEVELS, device=grades.device)).float()
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+@torch.no_grad()
+def measure(sight: Sight, batches: Sequence[tuple[Image, Tensor]]) -> dict[str, float]:
+    """Mean F1 of the kinds, the mean error in levels where there is damage, and how many clean pictures look clean."""
+    sight.eval()
+    present = torch.cat([sight(pictures).sigmoid().cpu() for pictures, _ in batches])
+    truth = torch.cat([grades for _, grades in batches])
+    sight.train()
+    found = present[..., 0] > 0.5
+    hits = (found & (truth > 0)).sum(0)
+    f1 = 2 * hits / (found.sum(0) + (truth > 0).sum(0)).clamp(min=1)
+    error = ((present > 0.5).sum(-1) - truth).abs().float()
+    return {
+        "f1": float(f1.mean()),
+        "level_error": float(error[truth > 0].mean()),
+        "clean_called_clean": float((~found.any(1))[(truth == 0).all(1)].float().mean()),
+    }
+
+
+class _Run:
+    """Network, optimiser and progress of one training."""
+
+    def __init__(self, settings: Settings, device: str, size: dict[str, int]) -> None:
+        torch.set_flush_denormal(True)
+        torch.manual_seed(settings.seed)
+        self.settings, self.device, self._size = settings, device, size
+        self.sight = Sight(new_nano([""], settings.seed, **size)).to(device).train()
+        self.sight.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.sight.parameters(), lr=settings.rate, weight_decay=0.05)
+        self.step, self.seconds, self.curve = 0, 0.0, list[dict[str, float]]()
+
+    def segment(self, items: Damaged, end: int) -> float:
+        """Train until step ``end``; the mean loss."""
+        begun, losses = time.monotonic(), []
+        for pictures, grades in ahead(items, range(self.step, end), self.settings.workers):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate()
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
+                loss = loss_of(self.sight(pictures).float(), grades.to(self.device))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.sight.parameters(), 1.0)
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+            self.step += 1
+        self.seconds += time.monotonic() - begun
+        return sum(losses) / len(losses)
+
+    def _rate(self) -> float:
+        s = self.settings
+        warm = min(1.0, (self.step + 1) / max(1, min(500, s.steps // 20)))
+        return s.rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / s.steps))
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint and the curve."""
+        state: dict[str, Any] = {
+            "sight": self.sight.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {"step": self.step, "seconds": self.seconds},
+            "curve": self.curve,
+            "identity": self._identity(),
+        }
+        with replacing(folder / "checkpoint.pt") as file:
+            torch.save(state, file)
+        with (folder / "curve.csv").open("w", newline="") as text:
+            writer = csv.DictWriter(text, list(self.curve[0]))
+            writer.writeheader()
+            writer.writerows(self.curve)
+
+    def load(self, folder: Path) -> None:
+        """Go on where ``save`` stopped, if it ever did."""
+        if not (folder / "checkpoint.pt").exists():
+            return
+        state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
+        was, now = state["identity"], self._identity()
+        if other := sorted(k for k in now if was.get(k) != now[k]):
+            named = "; ".join(f"{k} {was.get(k)}, now {now[k]}" for k in other)
+            raise ConservatorError(f"{folder} was trained with {named}; use the same settings or another folder")
+        self.sight.load_state_dict(state["sight"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
+        self.curve = state["curve"]
+
+    def _identity(self) -> dict[str, str]:
+        values = {k: v for k, v in asdict(self.settings).items() if k not in ("workers", "every")}
+        return {name: str(value) for name, value in (values | {"size": sorted(self._size.items())}).items()}
