@@ -70,10 +70,9 @@ class Session:
         return len(self.trajectory.steps) > self._max_steps
 
     def observe(self) -> Observation:
-        """What the policy may know now; tools that enlarge are on offer until one was used."""
+        """What the policy may know now."""
         left = self._max_steps + 1 - len(self.trajectory.steps)
-        tools = tuple(spec for spec in self._toolbox.specs if not (spec.scale > 1 and self._enlarged))
-        return Observation(self.trajectory, tools, left)
+        return Observation(self.trajectory, self._toolbox.specs, left)
 
     @property
     def _enlarged(self) -> bool:
