@@ -1,6 +1,6 @@
-"""The nano planner: Qwen3-VL's architecture at 13 million parameters, for a CPU. Needs the extra [mllm].
+"""The nano planner: Qwen3-VL's architecture at 6 million parameters, for a CPU. Needs the extra [mllm].
 
-Patches of 16 pixels, taken from native crops and never resized, go into 256 numbers each, so that noise and the 8 pixel
+Patches of 16 pixels, taken from native crops and never resized, go into 192 numbers each, so that noise and the 8 pixel
 blocks of JPEG are still there; four make one token of the language model, and a study of five pictures 320 tokens.
 
 A vision transformer that begins with random weights does not see noise, JPEG and blur for thousands of steps: what they
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from conservator.extras import import_mllm
 
 PATCH, MERGE = 16, 2
-_WIDTH, _LOOKS, _LAYERS, _HEAD = 256, 6, 6, 64
+_WIDTH, _LOOKS, _LAYERS, _HEAD = 192, 3, 6, 64
 _GRID = 16
 """Patches a side for which positions are learned; other grids interpolate between them."""
 
