@@ -68,7 +68,7 @@ def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
         return sorted((r.combination, r.policy, r.toolchain, r.psnr_in, r.psnr, r.ssim) for r in rows)
 
     assert facts(resumed) == facts(whole)
-    assert facts(read_rows(table)) == facts(whole)
+    assert facts(read_rows(table, Row)) == facts(whole)
     assert all(row.psnr == row.psnr_in for row in whole if row.policy == "none")
     other = Settings("mio", "photos", "classical", "statistics", 1)
     with pytest.raises(ConservatorError, match="seed 0, now 1"):

@@ -41,7 +41,9 @@ def noisy(coffee: Image) -> Image:
     return degrade(coffee[..., :320, :400], parse_recipe("noise:high", seed=4))
 
 
-@pytest.mark.parametrize("name", ["greedy", "search", "rules", "beam", "random", "random_both", "predefined", "none"])
+@pytest.mark.parametrize(
+    "name", ["greedy", "search", "rules", "beam", "reflect", "random", "random_both", "predefined", "none"]
+)
 def test_every_policy_holds_the_contract(name: str, noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
     small = toolbox.only("wavelet_denoise", "tv_denoise", "gamma_brighten")
     policy = make_policy(name, PolicyContext(pool, EYE))
@@ -49,7 +51,7 @@ def test_every_policy_holds_the_contract(name: str, noisy: Image, toolbox: Toolb
     check_policy(policy, Session(study(noisy), small, pool, EYE))
 
 
-@pytest.mark.parametrize("name", ["greedy", "search", "rules", "beam"])
+@pytest.mark.parametrize("name", ["greedy", "search", "rules", "beam", "reflect"])
 def test_policies_that_look_gain_on_noise(name: str, noisy: Image, coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
     clean = coffee[..., :320, :400]
     policy = make_policy(name, PolicyContext(pool, EYE))
@@ -74,7 +76,7 @@ def test_the_oracle_beats_the_eye_and_needs_a_reference(
 
 
 def test_clean_photos_stay_untouched_to_the_pixel(coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
-    for name in ("greedy", "search", "rules", "beam"):
+    for name in ("greedy", "search", "rules", "beam", "reflect"):
         restored = restore(Photo(coffee), make_policy(name, PolicyContext(pool, EYE)), toolbox, pool, EYE)
         assert restored.untouched, f"{name} applied {restored.toolchain}"
         assert torch.equal(restored.photo.image, coffee)

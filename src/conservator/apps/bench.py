@@ -87,6 +87,42 @@ def bench_eye(
         write_text(output, "\n".join([*head, *lines]) + "\n")
 
 
+@bench_app.command("rollback")
+def bench_rollback(
+    photos: Annotated[Path, typer.Option(help="Folder of clean photos.", exists=True)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
+    policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "rules,greedy,search,reflect",
+    toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
+    eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "network",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
+) -> None:
+    """Whether policies take back a harmful step that was made before they looked: MiO's cases, each harmed by a tool.
+
+    Writes results.csv, settings.json and summary.md; resumes.
+    """
+    import torch
+
+    from conservator.evaluation.cases import mio
+    from conservator.evaluation.rollback import METRICS, measure_repairs, summary
+    from conservator.evaluation.rows import Settings
+    from conservator.files import write_text
+    from conservator.perception import NetworkPerception, StatisticalPerception
+    from conservator.tools import make_toolbox
+
+    torch.set_num_threads(threads)
+    settings = Settings("rollback", photos.name, toolbox, eye, seed, limit, metrics=METRICS)
+    perception = NetworkPerception() if eye == "network" else StatisticalPerception()
+    cases, names = list(mio(photos, seed, limit)), policies.split(",")
+    rows = measure_repairs(cases, names, make_toolbox(toolbox), perception, settings, output, typer.echo)
+    command = f"conservator bench rollback --photos {photos.name} --policies {policies} --toolbox {toolbox} --eye {eye}"
+    command += f" --seed {seed}" + (f" --limit {limit}" if limit else "")
+    lines = ["# rollback", "", f"`{command}`", "", *summary(rows, len(cases))]
+    write_text(output / "summary.md", "\n".join(lines))
+    typer.echo("\n".join(lines))
+
+
 BENCHMARKS = {
     "mio": "AgenticIR's 16 combinations of two and three damages (MiO), on clean photos damaged by seed.",
     "restoreagent": "RestoreAgent's seven combinations of two to four damages, on clean photos damaged by seed.",

@@ -64,7 +64,7 @@ def _code(text: str) -> str:
 
 def _results(folder: Path) -> tuple[list[Row], Settings, dict[str, str]]:
     settings, versions = read_settings(folder)
-    rows = read_rows(folder / "results.csv")
+    rows = read_rows(folder / "results.csv", Row)
     if not rows:
         raise ConservatorError(f"{folder} holds no results yet")
     return rows, settings, versions

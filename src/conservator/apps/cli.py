@@ -79,7 +79,7 @@ def restore(
         ),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="Who decides: greedy, search, rules, beam, dqn, mllm, chat, none.")
+        str, typer.Option(help="Who decides: greedy, search, rules, beam, reflect, dqn, mllm, chat, none.")
     ] = "greedy",
     toolbox: Annotated[
         str,

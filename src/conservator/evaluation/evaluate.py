@@ -66,11 +66,11 @@ def evaluate(
     check_names(policies, cases, toolbox, settings.rank is not None)
     output.mkdir(parents=True, exist_ok=True)
     claim(output / "settings.json", settings)
-    rows = read_rows(output / "results.csv")
+    rows = read_rows(output / "results.csv", Row)
     done = {(row.case, row.policy) for row in rows}
     total = len(cases) * len(policies)
     progress(len(rows), total, None)
-    with LocalPool(toolbox, max_batch=1) as pool, Table(output / "results.csv") as table:
+    with LocalPool(toolbox, max_batch=1) as pool, Table(output / "results.csv", Row) as table:
         ranking = None
         if settings.rank is not None:
             journals = output / "enumerations"

@@ -57,7 +57,7 @@ class Ranking:
             pace = (time.perf_counter() - start) / max(1, done - first[0])
             self.tell(case.name, done, total, pace * (total - done))
 
-        journal = self.folder / f"{_file_name(case.name)}.jsonl"
+        journal = self.folder / f"{file_name(case.name)}.jsonl"
         return enumerate_toolchains(
             picture, reference, space, self.pool, metrics=self.metrics, journal=journal, progress=tell
         )
@@ -98,6 +98,6 @@ class Ranking:
         return picture, clean if whole else study_of_reference(damaged, clean)
 
 
-def _file_name(case: str) -> str:
-    """Legal on every system, and different for different cases."""
+def file_name(case: str) -> str:
+    """A name for a file of a case: legal on every system, and different for different cases."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", case)[:80] + "-" + hashlib.sha256(case.encode()).hexdigest()[:8]

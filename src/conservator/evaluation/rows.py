@@ -1,4 +1,7 @@
-"""Results on disk: one line of ``results.csv`` per policy and case, and ``settings.json``, which they belong to."""
+"""Results on disk: one line of ``results.csv`` per policy and case, and ``settings.json``, which they belong to.
+
+A benchmark that measures something else has rows of its own, a dataclass of str, int, float and bool.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import torch
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.journal import whole_lines
 from conservator.files import write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FULL_REFERENCE = ("psnr", "psnr_y", "ssim")
 """What can be measured everywhere."""
@@ -130,16 +136,20 @@ def _settings(path: Path) -> dict[str, Any]:
     return found
 
 
-class Table:
+RowT = TypeVar("RowT", bound="DataclassInstance")
+
+
+class Table(Generic[RowT]):
     """``results.csv``: grows by whole lines, each on disk before the next is computed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, kind: type[RowT]) -> None:
+        """``kind`` is the dataclass of the rows."""
+        self._path, self._kind = path, kind
 
-    def __enter__(self) -> Table:
+    def __enter__(self) -> Self:
         fresh = not whole_lines(self._path)
         self._file = self._path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, [field.name for field in fields(Row)], lineterminator="\n")
+        self._writer = csv.DictWriter(self._file, [field.name for field in fields(self._kind)], lineterminator="\n")
         if fresh:
             self._writer.writeheader()
         return self
@@ -147,7 +157,7 @@ class Table:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def append(self, row: Row) -> None:
+    def append(self, row: RowT) -> None:
         """Write one line, flushed to the disk."""
         self._writer.writerow({name: _cell(value) for name, value in asdict(row).items()})
         self._file.flush()
@@ -162,22 +172,23 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "str": str,
     "int": int,
     "float": lambda text: float(text) if text else math.nan,
+    "bool": lambda text: {"True": True, "False": False}[text],
 }
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
     """The rows of a results file, none where there is no file; a line that a killed run left half written is not one.
 
     Raises ConservatorError where the columns are not this version's.
     """
     lines = whole_lines(path)
-    kinds = {field.name: _READ[str(field.type)] for field in fields(Row)}
+    readers = {field.name: _READ[str(field.type)] for field in fields(kind)}
     rows = []
     for line in csv.DictReader(lines):
-        if line.keys() != kinds.keys():
+        if line.keys() != readers.keys():
             raise ConservatorError(f"{path} has not the columns of this version; use another folder")
         try:
-            rows.append(Row(**{name: kind(line[name]) for name, kind in kinds.items()}))
-        except (TypeError, ValueError) as error:
+            rows.append(kind(**{name: read(line[name]) for name, read in readers.items()}))
+        except (KeyError, TypeError, ValueError) as error:
             raise ConservatorError(f"{path} has a line that is no result ({error}); use another folder") from error
     return rows

@@ -7,6 +7,7 @@ from conservator.policies.dqn import Agent, DqnPolicy, load_agent
 from conservator.policies.endpoint import ChatOptions
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
+from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
 
@@ -28,6 +29,7 @@ __all__ = [
     "RandomBoth",
     "RandomPolicy",
     "ReferenceJudge",
+    "Reflect",
     "Rules",
     "Search",
     "check_policy",

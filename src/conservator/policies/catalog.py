@@ -15,6 +15,7 @@ from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shi
 from conservator.policies.endpoint import ChatOptions
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
+from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
 from conservator.policies.vision_language import load_model, shipped_model
@@ -71,6 +72,7 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "search": _search,
     "rules": lambda context: Rules(context.perception, context.kinds),
     "beam": lambda context: Beam(_greedy(context)),
+    "reflect": lambda context: Reflect(context.perception, context.kinds, context.objective),
     "random": lambda context: RandomPolicy(context.seed),
     "random_both": lambda context: RandomBoth(context.kinds, context.seed),
     "predefined": lambda context: Predefined(context.kinds),

@@ -73,6 +73,17 @@ class RandomPolicy:
         return Decision(Apply(observation.tools[draw].name), thought="drawn by chance")
 
 
+def made_for(kind: Kind, severity: Severity, tools: Sequence[ToolSpec]) -> list[ToolSpec]:
+    """The tools for a damage, in the order to try them.
+
+    Tools for one kind alone come before those for many, tools made for this severity alone before the others.
+    """
+    return sorted(
+        (spec for spec in tools if kind in spec.removes),
+        key=lambda spec: (not is_specialist(spec), severity not in spec.severities, len(spec.severities)),
+    )
+
+
 class Rules:
     """A human expert's order: one treatment per damage that is seen, taken back when the eye says it did harm.
 
@@ -106,15 +117,8 @@ class Rules:
     def _next_tool(
         self, kind: Kind, severity: Severity, tools: Sequence[ToolSpec], trajectory: Trajectory
     ) -> str | None:
-        """The first tool for this damage that was not tried yet; None when one worked or enough were tried.
-
-        Tools for one kind alone come before those for many, tools made for this severity alone before the others.
-        """
-        made_for = sorted(
-            (spec for spec in tools if kind in spec.removes),
-            key=lambda spec: (not is_specialist(spec), severity not in spec.severities, len(spec.severities)),
-        )
-        fitting = [spec.name for spec in made_for]
+        """The first tool for this damage that was not tried yet; None when one worked or enough were tried."""
+        fitting = [spec.name for spec in made_for(kind, severity, tools)]
         if set(fitting) & set(trajectory.toolchain()):
             return None
         tried = [
