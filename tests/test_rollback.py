@@ -12,17 +12,18 @@ from skimage import data
 from test_bench import cells
 from test_cli import conservator
 
+from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.cases import make_cases
 from conservator.evaluation.rollback import (
     HARM,
     NEAR,
     Repair,
+    harmful_step,
     measure_repairs,
     repeated,
     rolled_back,
     summary,
-    worst_step,
 )
 from conservator.evaluation.rows import Settings, read_rows
 from conservator.image import Image
@@ -51,13 +52,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_worst_step_costs_most_and_keeps_the_size(coffee: Image, pool: Pool) -> None:
+def test_a_harmful_step_costs_a_decibel_and_keeps_the_size(coffee: Image, pool: Pool) -> None:
     photo = coffee[..., :128, :160]
-    costs = {name: -psnr(TOOLBOX[name](photo), photo) for name in ("shift_brighten", "deblock", "wavelet_denoise")}
-    assert max(costs, key=lambda name: costs[name]) == "shift_brighten"
-    assert worst_step(photo, photo, TOOLBOX, pool) == "shift_brighten"
+    noisy = degrade(photo, parse_recipe("noise:low", 1))
+    harm = harmful_step(noisy, photo, TOOLBOX, pool)
+    assert harm is not None
+    assert TOOLBOX[harm](noisy).shape == noisy.shape
+    assert psnr(noisy, photo) - psnr(TOOLBOX[harm](noisy), photo) >= HARM
+    assert harmful_step(noisy, photo, TOOLBOX, pool) == harm
     brightened = TOOLBOX["shift_brighten"](photo)
-    assert worst_step(photo, brightened, TOOLBOX.only("shift_brighten"), pool) is None  # it does good
+    assert harmful_step(photo, brightened, TOOLBOX.only("shift_brighten"), pool) is None  # it does good
 
 
 def walked(image: Image, pool: Pool, *actions: Action) -> Trajectory:

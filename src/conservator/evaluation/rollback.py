@@ -1,8 +1,8 @@
 """Whether a policy takes back a harmful step that was made before it looked: it finds the photo already made worse.
 
-Each case of MiO starts with the worst that one tool of the toolbox, one that keeps the size, does to its study, if that
-costs at least 1 dB of PSNR. The policy then acts until it stops. All is measured on the study, where policies decide;
-the whole photo is not treated.
+Each case of MiO starts with a wrong tool, drawn from those that keep the size and cost its study at least 1 dB of PSNR;
+a case without any is left out. The policy then acts until it stops. All is measured on the study, where policies
+decide; the whole photo is not treated.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from conservator.image import Image
 from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.policies import PolicyContext, make_policy
+from conservator.policies.strategies import photo_rng
 from conservator.pool.pool import LocalPool, MemoPool, Pool
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Apply, Decision, Rollback, Trajectory
@@ -120,12 +121,12 @@ class _Trial:
 
     @classmethod
     def of(cls, case: Case, toolbox: Toolbox, perception: Perception, pool: Pool, folder: Path) -> _Trial | None:
-        """The case with the worst step; None where no step is harmful. ``folder`` keeps what was found."""
+        """The case with a harmful step; None where no tool harms. ``folder`` keeps what was found."""
         damaged, clean = case.make()
         assert clean is not None  # MiO damages clean photos
         picture, reference = study(damaged), study_of_reference(damaged, clean)
         journal = folder / f"{file_name(case.name)}.jsonl"
-        harm = worst_step(picture, reference, toolbox, pool, journal)
+        harm = harmful_step(picture, reference, toolbox, pool, journal)
         return None if harm is None else cls(case, picture, reference, harm, toolbox, perception, pool)
 
     def run(self, name: str, policy: Policy) -> Repair:
@@ -154,19 +155,19 @@ class _Trial:
         )
 
 
-def worst_step(
+def harmful_step(
     picture: Image, reference: Image, toolbox: Toolbox, pool: Pool, journal: Path | None = None
 ) -> str | None:
-    """The specialist that keeps the size and costs a study (B, 3, H, W) most PSNR; None where none costs ``HARM`` dB.
+    """A specialist that keeps the size and costs a study (B, 3, H, W) ``HARM`` dB or more; None where none does.
 
-    ``journal`` is a file that keeps what each tool does.
+    The same picture and tools give the same one. ``journal`` is a file that keeps what each tool does.
     """
     names = tuple(spec.name for spec in toolbox.specs if is_specialist(spec) and spec.scale == 1)
     found = enumerate_toolchains(picture, reference, AnyUpTo(names, 1), pool, metrics=METRICS, journal=journal)
     untouched, *treated = np.minimum(found.column("psnr"), 100.0)  # an identical picture's is infinite
     costs = np.nan_to_num(untouched - np.array(treated), nan=-np.inf)  # a tool that failed did nothing
-    worst = int(costs.argmax())
-    return found.toolchains[1 + worst][0] if costs[worst] >= HARM else None
+    harmful = [found.toolchains[1 + i][0] for i in np.flatnonzero(costs >= HARM)]
+    return harmful[photo_rng(picture, 0).integers(len(harmful))] if harmful else None
 
 
 def rolled_back(trajectory: Trajectory) -> bool:
@@ -200,7 +201,7 @@ def summary(rows: Sequence[Repair], cases: int) -> list[str]:
     harms = Counter({row.case: row.harm for row in rows}.values())
     steps = Grid("The harmful steps", ("tool", "cases"), tuple((tool, str(n)) for tool, n in harms.most_common()))
     notes = [
-        f"{harms.total()} of {cases} cases have a tool that costs {HARM:g} dB or more; the worst one was applied.",
+        f"{harms.total()} of {cases} cases have a tool that costs {HARM:g} dB or more; one of these was applied.",
         f"Repaired: the end is at most {NEAR:g} dB below the untouched input, whatever is still in effect.",
         "PSNR (RGB) in dB on the study. The bootstrap knows no interval for a share of 0 % or 100 %.",
     ]
