@@ -27,6 +27,9 @@ _SUSPICION, _DOUBT = 0.05, 0.2
 the margin, dB: the judge has the say. On held-out training photos 30 of 203 such treatments came through, two to harm.
 """
 
+_SURE, _SURE_MARGIN = 0.9, 0.05
+"""Confidence from which a damage is there for sure, and what its treatment must promise then, dB: blocks of JPEG may be
+worth little themselves, but what is blurred beneath them can be sharpened only when they are gone."""
 _SCENE = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
 """A veil or darkness may be the scene's own, and treating it moves the whole picture: it must promise more."""
 _MOVES = frozenset({Kind.RAIN, Kind.MOTION_BLUR})
@@ -45,6 +48,13 @@ class State:
     percept: Percept
     toolchain: tuple[str, ...] = ()
     gain: float = 0.0
+    required: float = 0.0
+    """What its tools had to promise together, dB."""
+
+    @property
+    def worth(self) -> float:
+        """The gain beyond what is required."""
+        return self.gain - self.required
 
 
 Judge: TypeAlias = Callable[[State, ToolSpec, Image, Percept], float]
@@ -135,9 +145,9 @@ class Greedy:
         children = self.expand(state, observation.tools)
         if not children:
             return Decision(Stop(), thought=_nothing(observation.percept))
-        best = max(children, key=lambda child: child.gain)
+        best = max(children, key=lambda child: child.worth)
         others = ", ".join(f"{c.toolchain[-1]} {c.gain:+.1f}" for c in children if c is not best)
-        if best.gain < self._margin:
+        if best.worth < 0:
             return Decision(Stop(), thought=f"no treatment helps enough ({_tried(children)})")
         thought = f"{best.toolchain[-1]} promises {best.gain:+.1f} dB" + (f" (tried: {others})" if others else "")
         return Decision(Apply(best.toolchain[-1]), thought=thought)
@@ -159,10 +169,10 @@ class Greedy:
                 continue
             percept = self._perception.perceive(image)
             gain = self._judge(state, spec, image, percept)
-            if self._kinds is not None and not spec.removes & set(state.percept.present):
-                gain -= _DOUBT
+            required = self._margin if self._kinds is None else self._margin + _beyond(spec, state.percept)
             if gain > float("-inf"):
-                children.append(State(image, percept, (*state.toolchain, spec.name), state.gain + gain))
+                toolchain = (*state.toolchain, spec.name)
+                children.append(State(image, percept, toolchain, state.gain + gain, state.required + required))
         return children
 
     def _fits(self, spec: ToolSpec, state: State) -> bool:
@@ -179,6 +189,15 @@ class Greedy:
         seen = state.percept.severities
         # what is only suspected is faint
         return any(max(seen[kind], Severity.LOW) in spec.severities for kind in spec.removes & self._kinds & suspected)
+
+
+def _beyond(spec: ToolSpec, percept: Percept) -> float:
+    """What a treatment must promise more, or less, than the margin, by how sure the eye is of the damage; dB."""
+    if not spec.removes & set(percept.present):
+        return _DOUBT
+    chance = max(percept.confidences.get(kind, 0.0) for kind in spec.removes)
+    # after enlarging nothing follows, so it must not come first for being sure
+    return _SURE_MARGIN - _MARGIN if chance > _SURE and spec.scale == 1 and not spec.removes & _SCENE else 0.0
 
 
 def _done_once(kinds: frozenset[Kind], tools: Sequence[ToolSpec], state: State) -> list[ToolSpec]:
@@ -213,11 +232,9 @@ class _Planner:
 class Beam(_Planner):
     """Keeps the ``width`` best toolchains of every length and follows the best one found."""
 
-    def __init__(
-        self, greedy: Greedy, width: int = 3, depth: int = 4, margin: float = _MARGIN, name: str = "beam"
-    ) -> None:
-        """``greedy`` expands states; ``depth`` bounds the toolchain, ``margin`` (dB) is what each tool must add."""
-        self.name, self._greedy, self._width, self._depth, self._margin = name, greedy, width, depth, margin
+    def __init__(self, greedy: Greedy, width: int = 3, depth: int = 4, name: str = "beam") -> None:
+        """``greedy`` expands states and says what each tool must add; ``depth`` bounds the toolchain."""
+        self.name, self._greedy, self._width, self._depth = name, greedy, width, depth
 
     def _search(self, observation: Observation) -> tuple[State, int]:
         start = State(observation.image, observation.percept)
@@ -225,10 +242,10 @@ class Beam(_Planner):
         for _ in range(min(self._depth, observation.steps_left - 1)):
             children = [child for state in front for child in self._greedy.expand(state, observation.tools)]
             count += len(children)
-            front = sorted(children, key=lambda state: -state.gain)[: self._width]
+            front = sorted(children, key=lambda state: -state.worth)[: self._width]
             if not front:
                 break
-            if _worth(front[0], self._margin) > _worth(best, self._margin):
+            if front[0].worth > best.worth:
                 best = front[0]
         return best, count
 
@@ -241,25 +258,23 @@ class Search(_Planner):
     the photo.
     """
 
-    def __init__(
-        self, greedy: Greedy, judge: Judge, calls: int = 24, margin: float = _MARGIN, name: str = "search"
-    ) -> None:
-        """``judge`` compares a state with the untouched photo; ``calls`` is the budget, ``margin`` dB per tool."""
-        self.name, self._greedy, self._judge, self._calls, self._margin = name, greedy, judge, calls, margin
+    def __init__(self, greedy: Greedy, judge: Judge, calls: int = 24, name: str = "search") -> None:
+        """``judge`` compares a state with the untouched photo; ``calls`` is the budget."""
+        self.name, self._greedy, self._judge, self._calls = name, greedy, judge, calls
 
     def _search(self, observation: Observation) -> tuple[State, int]:
         start = State(observation.image, observation.percept)
         opened, best, count = [start], start, 0
         while opened and count < self._calls:
-            state = opened.pop(max(range(len(opened)), key=lambda i: opened[i].gain))
-            if state.gain < best.gain - _BEHIND or len(state.toolchain) >= observation.steps_left - 1:
+            state = opened.pop(max(range(len(opened)), key=lambda i: opened[i].worth))
+            if state.worth < best.worth - _BEHIND or len(state.toolchain) >= observation.steps_left - 1:
                 continue
             children = self._greedy.expand(state, observation.tools)
             count += len(children)
             for child in children:
                 seen = self._beside(start, child, observation.tools)
                 opened.append(seen)
-                if _worth(seen, self._margin) > _worth(best, self._margin):
+                if seen.worth > best.worth:
                     best = seen
         return best, count
 
@@ -275,10 +290,6 @@ class Search(_Planner):
 
 _BEHIND = 1.0
 """dB behind the best; a state further behind is not opened."""
-
-
-def _worth(state: State, margin: float) -> float:
-    return state.gain - margin * len(state.toolchain)
 
 
 def _tried(children: Sequence[State]) -> str:

@@ -137,7 +137,8 @@ class Reading:
         self._network, self._length = model.network, len(prompt.ids)
         self._device = next(model.network.parameters()).device
         out = self._network(**inputs_of(model, [prompt], self._device), use_cache=True, logits_to_keep=1)
-        self._cache, self._shift = out.past_key_values, self._network.model.rope_deltas
+        none = torch.zeros(1, 1, dtype=torch.long)  # without pictures, places are those of the tokens
+        self._cache, self._shift = out.past_key_values, self._network.model.rope_deltas if len(prompt.grids) else none
         self._fed: tuple[int, ...] = ()
         self._known: dict[tuple[int, ...], Tensor] = {(): _log_probabilities(out.logits)}
 
