@@ -29,6 +29,14 @@ def two_threads() -> None:
 
 
 @pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Trainings round the tiniest numbers to zero, for speed; Hypothesis, for one, cannot work so."""
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's own tools must never leak into a test, nor a test's tools to the user."""
     home = tmp_path_factory.mktemp("home")
