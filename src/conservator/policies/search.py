@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -206,7 +207,7 @@ def _done_once(kinds: frozenset[Kind], tools: Sequence[ToolSpec], state: State) 
     return for_them if any(spec.name in state.toolchain for spec in for_them) else []
 
 
-class _Planner:
+class _Planner(ABC):
     """Searches at the first step, on the study, and then carries out the toolchain that it found."""
 
     name: str
@@ -224,9 +225,9 @@ class _Planner:
         first, *rest = best.toolchain
         return Decision(Apply(first), tuple(rest), f"best of {count} toolchains tried, promises {best.gain:+.1f} dB")
 
+    @abstractmethod
     def _search(self, observation: Observation) -> tuple[State, int]:
         """The best state found, and how many toolchains were tried."""
-        raise NotImplementedError
 
 
 class Beam(_Planner):
