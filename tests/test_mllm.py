@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Iterator
@@ -33,7 +34,9 @@ from conservator.tools import Toolbox, make_toolbox
 if find_spec("transformers") is None:
     pytest.skip("needs the extra: pip install 'conservator[mllm]'", allow_module_level=True)
 
+from conservator.training.lessons import Collator, read_lessons, shuffled
 from conservator.training.nano import learn_tokenizer, new_nano
+from conservator.training.prefix import IGNORED, shared_prefix_loss
 
 needs_sft = pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra: pip install 'conservator[sft]'")
 SIZE = {"width": 64, "layers": 2}
@@ -253,6 +256,40 @@ def test_a_model_ships_as_one_file(
         shipped_model("another")
 
 
+def test_a_shared_beginning_changes_neither_loss_nor_gradients(planner_data: Path, model: VisionLanguageModel) -> None:
+    lessons = read_lessons(planner_data)
+    collate = Collator(model, lessons, 0, 0.0)
+    whole = collate([{"lesson": i, "turn": 0} for i in range(4)])
+    texts_only = {name: value for name, value in whole.items() if name not in ("pixel_values", "image_grid_thw")}
+    texts_only["input_ids"] = whole["input_ids"].masked_fill(whole["input_ids"] == model.image, model.end)
+    texts_only["mm_token_type_ids"] = torch.zeros_like(whole["mm_token_type_ids"])
+    single = collate([{"lesson": 0, "turn": 0}])  # all of it is shared, but what is learned
+    network = copy.deepcopy(model.network)
+    network.requires_grad_(True)
+    for batch in (whole, texts_only, single):
+        found = []
+        for loss in (shared_prefix_loss(network, batch), network(**batch).loss):
+            network.zero_grad()
+            loss.backward()
+            slopes = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+            found.append((float(loss.detach()), slopes))
+        assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+        assert torch.allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-5)
+    with torch.inference_mode():
+        total, mean = (float(shared_prefix_loss(network, whole, count)) for count in (1, None))
+    assert total == pytest.approx(mean * int((whole["labels"] != IGNORED).sum()), rel=1e-5)
+
+
+def test_questions_about_one_toolbox_come_together(planner_data: Path) -> None:
+    lessons = read_lessons(planner_data) * 6
+    for i in range(0, len(lessons), 3):
+        lessons[i] = replace(lessons[i], messages=(Message("system", "- another\n"), lessons[i].messages[1]))
+    order = shuffled(lessons, 4, np.random.default_rng(0))
+    assert sorted(order) == list(range(len(lessons)))
+    assert all(len({lessons[i].messages[0].text[:9] for i in order[k : k + 4]}) == 1 for k in range(0, 24, 4))
+    assert (order != shuffled(lessons, 4, np.random.default_rng(1))).any()
+
+
 @pytest.fixture(scope="module")
 def taught(planner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a nano model that has learned its few questions by heart, in two runs."""
@@ -296,7 +333,6 @@ def test_a_taught_model_plans_in_a_session(taught: Path, toolbox: Toolbox, pool:
 def test_adapters_learn_on_a_checkpoint_and_are_loaded_with_it(
     taught: Path, planner_data: Path, tmp_path: Path, toolbox: Toolbox
 ) -> None:
-    from conservator.training.lessons import Collator, read_lessons
     from conservator.training.sft import Order, train_sft
 
     base = taught / "model"
@@ -336,7 +372,6 @@ def test_orders_that_cannot_be_are_refused(taught: Path, planner_data: Path, tmp
 
 
 def test_only_the_answer_is_learned(model: VisionLanguageModel, planner_data: Path) -> None:
-    from conservator.training.lessons import Collator, read_lessons
 
     lessons = read_lessons(planner_data)
     collator = Collator(model, lessons, 0, 0.5)

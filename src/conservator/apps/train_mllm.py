@@ -32,6 +32,9 @@ def train_sft(
         Path | None, typer.Option(help="For nano: vision.safetensors of train nano-vision.", exists=True)
     ] = None,
     studies: Annotated[float, typer.Option(min=0, max=1, help="Share of questions shown as a study.")] = 0.5,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Multiply in bfloat16 on a CPU, too, where it can.")
+    ] = False,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints and examinations.")] = 250,
     questions: Annotated[int, typer.Option(min=1, help="Held-out questions of an examination.")] = 100,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of model, checkpoints and curve.")] = Path(
@@ -64,6 +67,7 @@ def train_sft(
         seed=seed,
         device=_device(device, threads),
         workers=workers,
+        bfloat16=bfloat16,
         every=every,
         questions=questions,
     )

@@ -9,7 +9,6 @@ step of an episode is not bootstrapped, for its three decisions are part of the 
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -25,13 +24,12 @@ from torch import Tensor
 from conservator.errors import ConservatorError, MissingExtraError, name_not_found
 from conservator.evaluation.patches import SIDE, Patches
 from conservator.evaluation.rl_restore import measure
-from conservator.files import replacing
 from conservator.networks.dqn import QNetwork
 from conservator.policies import DqnPolicy, RandomPolicy
 from conservator.policies.dqn import LONGEST, Agent
+from conservator.training.checkpoint import draw_curve, load_checkpoint, save_checkpoint, write_curve
 from conservator.training.env import Observed, Rules, VectorRestorationEnv
 from conservator.training.replay import Batch, Played, Replay
-from conservator.training.tools import draw_curve
 
 
 @dataclass(frozen=True)
@@ -152,8 +150,7 @@ def train_dqn(
     torch.manual_seed(settings.seed)
     run = _Run(rules, settings, device, start)
     write = _tensorboard(folder) if tensorboard else None
-    if (folder / "checkpoint.pt").exists():
-        run.load(folder)
+    run.load(folder)
     chance = _gain(RandomPolicy(settings.seed), held_out, rules)
     gain = _gain(run.policy(), held_out, rules)
     report(f"chance gains {chance:+.2f} dB on {len(held_out.clean)} held-out patches, the agent so far {gain:+.2f} dB")
@@ -287,24 +284,16 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "progress": {"step": self.step, "seconds": self.seconds},
             "curve": self.curve,
-            "identity": self._identity(),
         }
-        with replacing(folder / "checkpoint.pt") as file:
-            torch.save(state, file)
-        with (folder / "curve.csv").open("w", newline="") as text:
-            writer = csv.DictWriter(text, list(self.curve[0]))
-            writer.writeheader()
-            writer.writerows(self.curve)
-        points = [(int(row["step"]), row["minutes"], row["gain"]) for row in self.curve]
-        draw_curve(folder / "curve.png", points, self.curve[0]["chance"], "gain")
+        save_checkpoint(folder, state, self._identity())
+        write_curve(folder, self.curve)
+        draw_curve(folder, self.curve, "gain", self.curve[0]["chance"])
 
     def load(self, folder: Path) -> None:
-        """Go on where ``save`` stopped."""
-        state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
-        was, now = state["identity"], self._identity()
-        if other := sorted(k for k in now if was.get(k) != now[k]):
-            named = "; ".join(f"{k} {was.get(k)}, now {now[k]}" for k in other)
-            raise ConservatorError(f"{folder} was trained with {named}; use the same settings or another folder")
+        """Go on where ``save`` stopped, if it ever did."""
+        state = load_checkpoint(folder, self._identity(), self.device)
+        if state is None:
+            return
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conservator.errors import ConservatorError
-from conservator.files import replacing
 from conservator.image import Image
 from conservator.networks.dqn import QNetwork
 from conservator.policies.dqn import LONGEST, Agent
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
+from conservator.training.checkpoint import load_checkpoint, save_checkpoint
 from conservator.training.env import Source
 from conservator.training.rl_restore import named
 
@@ -99,8 +99,8 @@ def train_joint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.Adam(tools.parameters(), lr=settings.rate)
-    path, identity = folder / "checkpoint.pt", {k: str(v) for k, v in asdict(replace(settings, steps=0)).items()}
-    first = _load(path, tools, optimizer, identity) if path.exists() else 0
+    identity = {k: str(v) for k, v in asdict(replace(settings, steps=0)).items()}
+    first = _load(folder, tools, optimizer, identity)
     begun, gains = time.monotonic(), list[float]()
     for step in range(first, settings.steps):
         gains.append(_step(agent.network, tools, optimizer, source, settings, step))
@@ -109,8 +109,7 @@ def train_joint(
             report(f"step {step + 1}: the toolchains gain {np.mean(gains):+.2f} dB, {minutes:.1f} minutes")
             gains.clear()
             state = {"tools": tools.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            with replacing(path) as file:
-                torch.save({**state, "identity": identity}, file)
+            save_checkpoint(folder, state, identity)
     tensors: dict[str, Tensor] = {}
     for name, tool in zip(agent.tools, tools, strict=True):
         tensors |= named(name, tool)
@@ -124,10 +123,11 @@ def _restored(tool: nn.Module, image: Image) -> Image:
     return cast("Tensor", tool(padded))[..., :height, :width].clamp(0, 1)
 
 
-def _load(path: Path, tools: nn.ModuleList, optimizer: torch.optim.Optimizer, identity: dict[str, str]) -> int:
-    state = torch.load(path, weights_only=True)
-    if state["identity"] != identity:
-        raise ConservatorError(f"{path} was trained with other settings; use the same or another folder")
+def _load(folder: Path, tools: nn.ModuleList, optimizer: torch.optim.Optimizer, identity: dict[str, str]) -> int:
+    """Go on where a run in ``folder`` stopped; the step to begin with."""
+    state = load_checkpoint(folder, identity)
+    if state is None:
+        return 0
     tools.load_state_dict(state["tools"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])

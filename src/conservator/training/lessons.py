@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor
 
@@ -24,14 +25,13 @@ from conservator.policies.vision_language import Prompt, VisionLanguageModel, in
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory
 from conservator.tools.tool import ToolSpec
+from conservator.training.prefix import IGNORED
 from conservator.training.situations import TIE, Situation
 
 _HELD_OUT = 10
 """One photo of so many is held out, when there are as many."""
 _VIEW = 96
 """Pixels of the pictures of a small study."""
-_IGNORED = -100
-"""Label of a token that is not learned."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,17 @@ def split(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Lesson]]:
     return [x for x in lessons if x.photo not in held_out], [x for x in lessons if x.photo in held_out]
 
 
+def shuffled(lessons: Sequence[Lesson], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The numbers of all lessons by chance, those about one toolbox in batches, so that these begin alike."""
+    groups: dict[str, list[int]] = {}
+    for number in rng.permutation(len(lessons)):
+        groups.setdefault(lessons[number].messages[0].text.partition("The result shall")[0], []).append(int(number))
+    batches = [group[i : i + batch] for group in groups.values() for i in range(0, len(group), batch)]
+    whole = [batches[i] for i in rng.permutation(len(batches)) if len(batches[i]) == batch]
+    rest = [part for part in batches if len(part) < batch]
+    return np.array([number for part in (*whole, *rest) for number in part])
+
+
 def varied(image: Image, rng: np.random.Generator, studies: float) -> Image:
     """The picture mirrored and turned by chance, and, by the chance ``studies``, as a small study of itself.
 
@@ -151,9 +162,9 @@ class Collator:
             asked = self._model.prompt(lesson.ask(varied(lesson.load(), rng, self._studies)))
             reply = torch.tensor(self._speaker.write(lesson.answer))
             prompts.append(Prompt(torch.cat([asked.ids, reply]), asked.patches, asked.grids))
-            labels.append(torch.cat([torch.full_like(asked.ids, _IGNORED), reply]))
+            labels.append(torch.cat([torch.full_like(asked.ids, IGNORED), reply]))
         batch = inputs_of(self._model, prompts)
-        batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, True, padding_value=_IGNORED)
+        batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, True, padding_value=IGNORED)
         return batch
 
 

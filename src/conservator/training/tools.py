@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from conservator.errors import ConservatorError
-from conservator.files import replacing
 from conservator.image import Image
 from conservator.resample import bicubic_to
+from conservator.training.checkpoint import Curve, draw_curve, load_checkpoint, save_checkpoint, write_curve
 from conservator.training.crops import Crops, Damage, Photos, ahead, validation_set
 
 NO_LIMIT = 10_000_000
@@ -105,9 +103,7 @@ def train_expert(
     unseen = Crops(photos.held_out, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
     damaged, clean = (x.to(device) for x in validation_set(unseen, _VALIDATION_CROPS))
     run = _Run(network, budget, device, dict(identity or {}), _EPSILON_OF_SCENES if whole else _EPSILON)
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        run.load(checkpoint)
+    if run.load(folder):
         report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
     enlarged = bicubic_to(damaged, *clean.shape[-2:]) if scale > 1 else damaged
     before = _psnr(enlarged, clean)
@@ -119,13 +115,13 @@ def train_expert(
         run.progress.seconds = time.monotonic() - started
         if time.monotonic() - saved > _CHECKPOINT_SECONDS:
             after = _psnr(run.restored(damaged), clean)
-            run.save(checkpoint, folder, before, after)
+            run.save(folder, before, after)
             minutes, total = run.progress.seconds / 60, budget.minutes
             report(f"step {run.progress.step}, {minutes:.1f} of {total:g} min: {before:.2f} -> {after:.2f} dB")
             saved = time.monotonic()
             started = saved - run.progress.seconds  # validation is not training time
     after = _psnr(run.restored(damaged), clean)
-    run.save(checkpoint, folder, before, after)
+    run.save(folder, before, after)
     return Trained(run.mean, run.progress.step, run.progress.seconds / 60, before, after)
 
 
@@ -142,7 +138,7 @@ class _Run:
         # a longer budget may continue a shorter one
         free = {"minutes", "steps", "workers"}
         self.identity = {**identity, **{k: str(v) for k, v in asdict(budget).items() if k not in free}}
-        self.curve: list[tuple[int, float, float]] = []
+        self.curve: Curve = []
 
     def step(self, damaged: Image, clean: Image) -> None:
         """One step of the optimiser."""
@@ -173,70 +169,40 @@ class _Run:
         """What the running mean makes of images."""
         return torch.cat([self.mean(item[None]).clamp(0, 1) for item in damaged])
 
-    def save(self, path: Path, folder: Path, before: float, after: float) -> None:
-        """Write the checkpoint, whole or not at all, and the curve."""
-        self.curve.append((self.progress.step, self.progress.seconds / 60, after))
+    def save(self, folder: Path, before: float, after: float) -> None:
+        """Write the checkpoint and the curve."""
+        now = {"step": self.progress.step, "minutes": self.progress.seconds / 60, "psnr_out": after}
+        self.curve.append(now)
         state = {
             "network": self.network.state_dict(),
             "mean": self.mean.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
             "curve": self.curve,
-            "identity": self.identity,
         }
-        with replacing(path) as file:
-            torch.save(state, file)
-        with (folder / "curve.csv").open("w", newline="") as text:
-            csv.writer(text).writerows([("step", "minutes", "psnr_out"), *self.curve])
-        draw_curve(folder / "curve.png", self.curve, before)
+        save_checkpoint(folder, state, self.identity)
+        write_curve(folder, self.curve)
+        draw_curve(folder, self.curve, "psnr_out", before)
 
-    def load(self, path: Path) -> None:
-        """Go on where ``save`` stopped. Raises ConservatorError for a checkpoint of something else."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        was = state["identity"]
-        other = sorted(k for k in self.identity.keys() | was.keys() if self.identity.get(k) != was.get(k))
-        if other:
-            named = "; ".join(f"{k} {was.get(k, 'not said')}, now {self.identity.get(k, 'not said')}" for k in other)
-            raise ConservatorError(f"{path} was trained with {named}; use the same settings or another folder")
+    def load(self, folder: Path) -> bool:
+        """Go on where ``save`` stopped, if it ever did. Raises ConservatorError for a checkpoint of something else."""
+        state = load_checkpoint(folder, self.identity, self.device)
+        if state is None:
+            return False
         if state["progress"]["step"] > self.budget.steps:
             done = state["progress"]["step"]
             raise ConservatorError(
-                f"{path} has {done} steps already, more than the {self.budget.steps} that are asked for"
+                f"{folder} has {done} steps already, more than the {self.budget.steps} that are asked for"
             )
         self.network.load_state_dict(state["network"])
         self.mean.load_state_dict(state["mean"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        self.curve = [tuple(row) for row in state["curve"]]
+        self.curve = state["curve"]
+        return True
 
 
 def _psnr(image: Image, clean: Image) -> float:
     """Mean over the images of the PSNR (RGB) in dB, at most 45, so that undamaged crops do not outweigh all others."""
     errors: Tensor = (image - clean).square().mean(dim=(1, 2, 3)).clamp(min=10**-4.5)
     return float((-10 * errors.log10()).mean())
-
-
-def draw_curve(path: Path, curve: list[tuple[int, float, float]], before: float, what: str = "PSNR") -> None:
-    """``what`` (dB) over minutes, of (step, minutes, value), from the value ``before``.
-
-    Drawn by Pillow: a training needs no plotting library.
-    """
-    from PIL import Image as Pictures
-    from PIL import ImageDraw
-
-    width, height, edge = 720, 400, 56
-    low, high = min(before, *(v for *_, v in curve)), max(before + 0.1, *(v for *_, v in curve))
-    last = max(1e-9, *(m for _, m, _ in curve)) if len(curve) > 1 else max(1e-9, curve[0][1])
-    points = [
-        (edge + m / last * (width - 2 * edge), height - edge - (v - low) / (high - low) * (height - 2 * edge))
-        for _, m, v in [(0, 0.0, before), *curve]
-    ]
-    picture = Pictures.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(picture)
-    draw.line([(edge, edge), (edge, height - edge), (width - edge, height - edge)], fill="black")
-    for a, b in itertools.pairwise(points):
-        draw.line([a, b], fill=(31, 90, 160), width=2)
-    draw.text((edge, edge - 20), f"{what} {high:.2f} dB", fill="black")
-    draw.text((6, height - edge - 12), f"{low:.2f}", fill="black")
-    draw.text((width - 2 * edge, height - edge + 8), f"{last:.1f} minutes", fill="black")
-    picture.save(path)

@@ -7,7 +7,6 @@ Photos are damaged on the fly, so it never sees a picture twice; a planner's dat
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -23,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from conservator.degradations import Kind, degrade
-from conservator.errors import ConservatorError
 from conservator.files import replacing
 from conservator.image import Image
 from conservator.perception.perception import GRADED_KINDS
 from conservator.policies.vision_language import VisionLanguageModel
+from conservator.training.checkpoint import load_checkpoint, save_checkpoint, write_curve
 from conservator.training.crops import Photos, ahead, random_crop
 from conservator.training.nano import new_nano
 from conservator.training.planner import SIDE
@@ -193,24 +192,15 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "progress": {"step": self.step, "seconds": self.seconds},
             "curve": self.curve,
-            "identity": self._identity(),
         }
-        with replacing(folder / "checkpoint.pt") as file:
-            torch.save(state, file)
-        with (folder / "curve.csv").open("w", newline="") as text:
-            writer = csv.DictWriter(text, list(self.curve[0]))
-            writer.writeheader()
-            writer.writerows(self.curve)
+        save_checkpoint(folder, state, self._identity())
+        write_curve(folder, self.curve)
 
     def load(self, folder: Path) -> None:
         """Go on where ``save`` stopped, if it ever did."""
-        if not (folder / "checkpoint.pt").exists():
+        state = load_checkpoint(folder, self._identity(), self.device)
+        if state is None:
             return
-        state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
-        was, now = state["identity"], self._identity()
-        if other := sorted(k for k in now if was.get(k) != now[k]):
-            named = "; ".join(f"{k} {was.get(k)}, now {now[k]}" for k in other)
-            raise ConservatorError(f"{folder} was trained with {named}; use the same settings or another folder")
         self.sight.load_state_dict(state["sight"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
