@@ -280,6 +280,14 @@ def test_a_shared_beginning_changes_neither_loss_nor_gradients(planner_data: Pat
     assert total == pytest.approx(mean * int((whole["labels"] != IGNORED).sum()), rel=1e-5)
 
 
+def test_questions_in_words_come_without_pictures(planner_data: Path, model: VisionLanguageModel) -> None:
+    collate = Collator(model, read_lessons(planner_data), 0, 0.0)
+    rows = [{"lesson": i, "turn": 0, "words": True} for i in range(2)]
+    assert not {"pixel_values", "image_grid_thw"} & set(collate(rows))
+    assert model.image not in collate(rows)["input_ids"]
+    assert "pixel_values" in collate([*rows, {"lesson": 2, "turn": 0, "words": False}])
+
+
 def test_questions_about_one_toolbox_come_together(planner_data: Path) -> None:
     lessons = read_lessons(planner_data) * 6
     for i in range(0, len(lessons), 3):
@@ -297,7 +305,7 @@ def taught(planner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from conservator.training.sft import Order, train_sft
 
     order = Order(planner_data, tmp_path_factory.mktemp("sft"), steps=50, batch=4, rate=3e-3, studies=0.0, every=50)
-    order = replace(order, size=tuple(SIZE.items()))
+    order = replace(order, size=tuple(SIZE.items()), words=0.2)
     assert train_sft(order, lambda line: None).steps == 50
     assert train_sft(replace(order, steps=150), lambda line: None).steps == 150
     return order.output

@@ -31,6 +31,9 @@ def train_sft(
     vision: Annotated[
         Path | None, typer.Option(help="For nano: vision.safetensors of train nano-vision.", exists=True)
     ] = None,
+    words: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the steps, the first ones, that show no pictures.")
+    ] = 0.0,
     studies: Annotated[float, typer.Option(min=0, max=1, help="Share of questions shown as a study.")] = 0.5,
     bfloat16: Annotated[
         bool, typer.Option("--bfloat16", help="Multiply in bfloat16 on a CPU, too, where it can.")
@@ -63,6 +66,7 @@ def train_sft(
         gather=gather,
         rate=rate,
         vision=vision,
+        words=words,
         studies=studies,
         seed=seed,
         device=_device(device, threads),

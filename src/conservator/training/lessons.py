@@ -19,7 +19,7 @@ from torch import Tensor
 from conservator.errors import ConservatorError
 from conservator.image import Image, to_image
 from conservator.perception.perception import Percept
-from conservator.policies.conversation import Message, shown
+from conservator.policies.conversation import IMAGE, Message, shown
 from conservator.policies.replies import Speaker, choose
 from conservator.policies.vision_language import Prompt, VisionLanguageModel, inputs_of
 from conservator.session.session import Observation
@@ -67,6 +67,11 @@ class Lesson:
         system, user = self.messages
         text = user.text.replace(shown(1), shown(len(image)), 1)
         return system, replace(user, text=text, images=image.split(1))
+
+    def ask_in_words(self) -> tuple[Message, Message]:
+        """The question without its picture."""
+        system, user = self.messages
+        return system, replace(user, text=user.text.replace(IMAGE, ""))
 
     def observe(self, image: Image) -> Observation:
         """What a policy would know: history and names of tools are those of the question."""
@@ -154,12 +159,15 @@ class Collator:
         self._speaker = Speaker(model.tokens, model.end)
 
     def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
-        """The batch of rows ``{"lesson": i, "turn": which time it is seen}``."""
+        """The batch of rows ``{"lesson": i, "turn": which time it is seen, "words": whether without its picture}``."""
         prompts, labels = [], []
         for row in rows:
             lesson = self._lessons[row["lesson"]]
             rng = np.random.default_rng([self._seed, row["lesson"], row["turn"]])
-            asked = self._model.prompt(lesson.ask(varied(lesson.load(), rng, self._studies)))
+            in_words = row.get("words", False)
+            asked = self._model.prompt(
+                lesson.ask_in_words() if in_words else lesson.ask(varied(lesson.load(), rng, self._studies))
+            )
             reply = torch.tensor(self._speaker.write(lesson.answer))
             prompts.append(Prompt(torch.cat([asked.ids, reply]), asked.patches, asked.grids))
             labels.append(torch.cat([torch.full_like(asked.ids, IGNORED), reply]))
@@ -168,8 +176,8 @@ class Collator:
         return batch
 
 
-def examine(model: VisionLanguageModel, lessons: Sequence[Lesson]) -> dict[str, float]:
-    """How a model answers, decoded as the policy does it.
+def examine(model: VisionLanguageModel, lessons: Sequence[Lesson], in_words: bool = False) -> dict[str, float]:
+    """How a model answers, decoded as the policy does it; ``in_words`` asks it without the pictures.
 
     ``right`` and, for each situation, ``right_SITUATION``: the share of answers that lead as far as the best one does,
     or nearly so. NaN where nothing was asked.
@@ -181,7 +189,7 @@ def examine(model: VisionLanguageModel, lessons: Sequence[Lesson]) -> dict[str, 
     with model.lock:
         for lesson in lessons:
             image = lesson.load()
-            reading = model.read(model.prompt(lesson.ask(image)))
+            reading = model.read(model.prompt(lesson.ask_in_words() if in_words else lesson.ask(image)))
             decision = choose(lesson.observe(image), reading.next, speaker).decision
             found[lesson.situation].append(is_right(lesson, decision))
     model.network.train(was)

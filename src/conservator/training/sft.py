@@ -58,6 +58,9 @@ class Order:
     gather: int = 1
     """Batches whose gradients make one step."""
     rate: float | None = None
+    words: float = 0.0
+    """Share of the steps, the first ones, that show no pictures: a model that begins with nothing learns the language
+    first, at a third of the cost."""
     vision: Path | None = None
     """For nano: a vision tower that was trained before, vision.safetensors."""
     studies: float = 0.5
@@ -76,7 +79,7 @@ class Order:
 
     def identity(self, lessons: int) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        names = ("model", "lora", "rank", "batch", "gather", "rate", "studies", "seed")
+        names = ("model", "lora", "rank", "batch", "gather", "rate", "studies", "words", "seed")
         values = {name: getattr(self, name) for name in names}
         return values | {"lessons": lessons, "vision": str(self.vision), "size": dict(self.size)}
 
@@ -176,7 +179,8 @@ def _trainer(
 ) -> tuple[Any, _Watch]:
     """TRL's trainer, and what watches it."""
     steps = order.steps or max(1, round(order.epochs * len(lessons) / (order.batch * order.gather)))
-    watch = _Watch(order, model, asked, report)
+    in_words = round(order.words * steps)
+    watch = _Watch(order, model, asked, in_words, report)
     adapters = None
     if order.lora:
         peft = import_mllm("peft")
@@ -184,7 +188,7 @@ def _trainer(
     trainer = _trainer_class(shared_prefix=order.model == NANO)(
         model=model.network,
         args=_arguments(order, steps, model.parameters),
-        train_dataset=_rows(order, lessons, steps),
+        train_dataset=_rows(order, lessons, steps, in_words),
         processing_class=model.tokenizer,
         data_collator=Collator(model, lessons, order.seed, order.studies),
         peft_config=adapters,
@@ -210,7 +214,7 @@ def _trainer_class(shared_prefix: bool) -> Any:
     return SharedPrefixTrainer
 
 
-def _rows(order: Order, lessons: Sequence[Lesson], steps: int) -> Any:
+def _rows(order: Order, lessons: Sequence[Lesson], steps: int, in_words: int) -> Any:
     """Which question is when asked, for longer than this run: a run with more steps then goes on in the same order."""
     count = steps * order.batch * order.gather
     turns = -(-count // len(lessons))
@@ -218,7 +222,9 @@ def _rows(order: Order, lessons: Sequence[Lesson], steps: int) -> Any:
         [shuffled(lessons, order.batch, np.random.default_rng([order.seed, turn])) for turn in range(turns)]
     )[:count]
     turn = np.repeat(np.arange(turns), len(lessons))[:count]
-    return import_mllm("datasets").Dataset.from_dict({"lesson": numbers.tolist(), "turn": turn.tolist()})
+    words = np.arange(count) < in_words * order.batch * order.gather
+    columns = {"lesson": numbers, "turn": turn, "words": words}
+    return import_mllm("datasets").Dataset.from_dict({name: values.tolist() for name, values in columns.items()})
 
 
 def _arguments(order: Order, steps: int, parameters: int) -> Any:
@@ -258,9 +264,15 @@ class _Watch:
     """Keeps the time, the curve and the examinations of a run."""
 
     def __init__(
-        self, order: Order, model: VisionLanguageModel, asked: Sequence[Lesson], report: Callable[[str], None]
+        self,
+        order: Order,
+        model: VisionLanguageModel,
+        asked: Sequence[Lesson],
+        in_words: int,
+        report: Callable[[str], None],
     ) -> None:
-        self._order, self._model, self._asked, self._report = order, model, asked, report
+        """``in_words``: the steps, the first ones, without pictures."""
+        self._order, self._model, self._asked, self._in_words, self._report = order, model, asked, in_words, report
         self._begun = time.monotonic()
         self.curve = read_curve(order.output)
         self._before = self.curve[-1]["minutes"] * 60 if self.curve else 0.0
@@ -287,7 +299,7 @@ class _Watch:
         if self.curve and self.curve[-1]["step"] == step:
             return
         loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
-        scores = examine(self._model, self._asked)
+        scores = examine(self._model, self._asked, in_words=step <= self._in_words)
         self.curve.append({"step": step, "minutes": self.seconds / 60, "loss": loss, **scores})
         self._losses = []
         write_curve(self._order.output, self.curve)
