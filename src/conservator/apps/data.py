@@ -19,13 +19,16 @@ def build_data(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data; the same again resumes.")],
     count: Annotated[int, typer.Option(min=1, help="Damaged crops, about ten questions each.")] = 2000,
     toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
+    always: Annotated[str | None, typer.Option(help="Kinds that every crop has, joined by commas: snow.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Damage crops, run every toolchain on each, and write down what is best in RestoreAgent's five situations."""
+    from conservator.tools.user import parse_kinds
     from conservator.training.planner import Plan, build
 
-    made = build(Plan(photos, output, count, toolbox, seed), jobs, typer.echo)
+    kinds = parse_kinds(always) if always else frozenset()
+    made = build(Plan(photos, output, count, toolbox, seed, kinds), jobs, typer.echo)
     page = show(output, 30)
     typer.echo(f"{made} questions in {output}; look at thirty of them in {page}")
 

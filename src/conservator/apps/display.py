@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import MissingExtraError, ToolFailedError
 from conservator.image import Image
 from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, METRICS, FullReference, make_metric
@@ -31,8 +30,7 @@ def print_percept(path: Path, photo: Photo, percept: Percept) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("damage", "severity", "", "confidence"):
         table.add_column(heading, header_style="dim")
-    for kind in Kind:
-        severity = percept.severities.get(kind, Severity.NONE)
+    for kind, severity in percept.severities.items():
         bar = f"[{_COLOURS[severity]}]{'█' * severity}[/][dim]{'░' * (4 - severity)}[/]"
         table.add_row(kind.label, bar, severity.label, f"{percept.confidences.get(kind, 0):.0%}")
     console.print(table)

@@ -8,7 +8,7 @@ from conservator.degradations.check import check_degradation
 from conservator.degradations.codec import JpegCompression, LowResolution
 from conservator.degradations.degradation import Degradation, Recipe, by_severity, degrade
 from conservator.degradations.fields import Range, Seed
-from conservator.degradations.kinds import NATURE, Kind, Severity
+from conservator.degradations.kinds import NATURE, TAUGHT, Kind, Severity
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, GaussianNoise, PoissonNoise
 from conservator.degradations.protocols import (
@@ -30,6 +30,7 @@ __all__ = [
     "NATURE",
     "RESTOREAGENT_COMBINATIONS",
     "RL_RESTORE_PRESETS",
+    "TAUGHT",
     "CameraNoise",
     "DefocusBlur",
     "Degradation",

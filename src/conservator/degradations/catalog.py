@@ -8,7 +8,7 @@ from conservator.degradations.degradation import Degradation
 from conservator.degradations.kinds import Kind
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, GaussianNoise, PoissonNoise
-from conservator.degradations.weather import Downpour, Haze, Rain, UnevenHaze
+from conservator.degradations.weather import Downpour, Haze, Rain, Snow, UnevenHaze
 
 DEGRADATIONS: tuple[type[Degradation], ...] = (
     GaussianNoise,
@@ -24,6 +24,7 @@ DEGRADATIONS: tuple[type[Degradation], ...] = (
     UnevenHaze,
     LowLight,
     LowResolution,
+    Snow,
 )
 
 BY_NAME: dict[str, type[Degradation]] = {cls.name: cls for cls in DEGRADATIONS}

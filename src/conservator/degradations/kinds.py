@@ -17,6 +17,7 @@ class Kind(StrEnum):
     HAZE = "haze"
     LOW_LIGHT = "low_light"
     LOW_RESOLUTION = "low_resolution"
+    SNOW = "snow"
 
     @property
     def label(self) -> str:
@@ -26,10 +27,13 @@ class Kind(StrEnum):
 
 
 NATURE = (
-    *(Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN, Kind.DEFOCUS_BLUR),
+    *(Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN, Kind.SNOW, Kind.DEFOCUS_BLUR),
     *(Kind.GAUSSIAN_BLUR, Kind.MOTION_BLUR, Kind.NOISE, Kind.JPEG),
 )
 """The order in which damage befalls a photo: scene, optics, sensor, codec."""
+
+TAUGHT = tuple(kind for kind in NATURE if kind is not Kind.SNOW)
+"""What the eye and the experts that ship have learned. Snow came later: docs/mllm.md adds it as a user would."""
 
 
 class Severity(IntEnum):

@@ -1,4 +1,4 @@
-"""Rain and haze."""
+"""Rain, snow and haze."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from conservator.image import Image
 
 RAIN_LIGHT = 0.8
 """What a pixel that is all rain looks like, in [0, 1]: the blend of MiOIR."""
+SNOW_LIGHT, SNOW_LAYERS = 0.95, 3
+"""What a pixel that is all snow looks like; from far to near."""
 DROP_LIGHT = 32.0
 """Light of the brightest drop, spread over the pixels of its streak; set so that PSNR is about that of MiOIR's rain."""
 
@@ -122,6 +124,57 @@ class Downpour(Degradation):
             # the brightest line of one pixel saturates where it is thickest
             rain += _streaks(image, self.density / self.layers, length, slope, self.width, 1.5, rng).to(image.device)
         return (image + self.light * rain.clamp_(0, 1)).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class Snow(Degradation):
+    """Bright flakes in front of the scene: I = J (1 - s) + 0.95 s, in layers from fine and far to large and near.
+
+    ``density`` is how many flakes there are in 10,000 pixels of the farthest layer; each of the two layers nearer has
+    flakes 1.7 times as wide and a third as many. ``size`` in pixels is the radius of the farthest flakes; ``wind`` and
+    ``angle`` draw each flake out to a line of that many radii, in degrees from the vertical. The layers follow the
+    description of Snow100K (Liu et al. 2018: small, medium, large); how they are drawn is ours.
+    Samples density: LOW 6-16, MEDIUM 16-36, HIGH 36-70, VERY_HIGH 70-120; size 0.8-1.8, wind 0-4, angle -45 to 45.
+    """
+
+    kind: ClassVar[Kind] = Kind.SNOW
+    density: Annotated[float, Range(0, 1000)]
+    size: Annotated[float, Range(0.3, 20)]
+    wind: Annotated[float, Range(0, 40)]
+    angle: Annotated[float, Range(-90, 90)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        density = rng.uniform(*by_severity(severity, (6, 16), (16, 36), (36, 70), (70, 120)))
+        return cls(density, rng.uniform(0.8, 1.8), rng.uniform(0, 4), rng.uniform(-45, 45), draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.density, 16, 36, 70)
+
+    def __call__(self, image: Image) -> Image:
+        clear = torch.ones_like(image[:, :1])
+        for layer, rng in enumerate(np.random.default_rng(self.seed).spawn(SNOW_LAYERS)):
+            clear = clear * (1 - self._flakes(image, layer, rng).to(image.device))
+        return torch.lerp(torch.full_like(image, SNOW_LIGHT), image, clear).clamp_(0, 1)
+
+    def _flakes(self, image: Image, layer: int, rng: np.random.Generator) -> Tensor:
+        """The field s of one layer, (B, 1, H, W) in [0, 1]."""
+        batch, _, height, width = image.shape
+        radius = self.size * 1.7**layer
+        length = max(1, round(self.wind * radius))
+        border = length + math.ceil(3 * radius)
+        uniform = torch.from_numpy(rng.random((batch, 1, height + 2 * border, width + 2 * border), dtype=np.float32))
+        chance = self.density / 10_000 / 3**layer
+        # a flake's uniform number, below the chance, is how much it hides as well
+        flakes = torch.where(uniform < chance, 0.4 + 0.6 * uniform / max(chance, 1e-9), 0.0)
+        drawn = gather_taps(flakes, line_taps([1 / length] * length, 90 + self.angle), (length, length))
+        soft = convolve_separable(drawn, gaussian_window(0.6 * radius, math.ceil(2 * radius)))
+        side = [(n - m) // 2 for n, m in zip(soft.shape[-2:], (height, width), strict=True)]
+        soft = soft[..., side[0] : side[0] + height, side[1] : side[1] + width]
+        # a flake that stands still hides what is behind its middle; one that moves shares that out along its way
+        return (soft * 2 * math.pi * (0.6 * radius) ** 2 * max(1.0, length / (2 * radius))).clamp_(0, 1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind
 from conservator.degradations.protocols import Combination
 from conservator.errors import ConservatorError
 from conservator.image import Image
-from conservator.perception.perception import Perception
+from conservator.perception.perception import GRADED_KINDS, Perception
 from conservator.perception.study import study
 from conservator.photo import load_photo
 
@@ -21,7 +21,7 @@ COMBINATIONS: tuple[Combination, ...] = (
     *(combination for group in MIO_GROUPS.values() for combination in group),
     *RESTOREAGENT_COMBINATIONS,
 )
-_KINDS = tuple(Kind)
+_KINDS = (*GRADED_KINDS, Kind.LOW_RESOLUTION)
 _BINS = 10
 
 

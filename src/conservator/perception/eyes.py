@@ -93,7 +93,7 @@ def changes(before: Look, after: Look, treated: frozenset[Kind]) -> Tensor:
     rest = [
         *(math.log10(float(d.pow(2).mean().sqrt()) + 1e-4) for d in moved),
         float(difference.mean()),
-        *(float(kind in treated) for kind in Kind),
+        *(float(kind in treated) for kind in (*GRADED_KINDS, Kind.LOW_RESOLUTION)),
     ]
     return torch.cat([after.percept.features - before.percept.features, torch.tensor(rest)])
 

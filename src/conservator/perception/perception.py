@@ -9,10 +9,10 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind, Severity
+from conservator.degradations.kinds import TAUGHT, Kind, Severity
 from conservator.image import Image
 
-GRADED_KINDS = tuple(kind for kind in Kind if kind is not Kind.LOW_RESOLUTION)
+GRADED_KINDS = tuple(kind for kind in Kind if kind in TAUGHT)
 """What is graded by looking; low resolution follows from the size alone."""
 
 Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]

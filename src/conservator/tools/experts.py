@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from conservator.degradations.kinds import Kind, Severity
+from conservator.degradations.kinds import TAUGHT, Kind, Severity
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks import make_network
@@ -153,8 +153,8 @@ EXPERTS: tuple[Expert, ...] = (
     _expert("brighten_dark", {Kind.LOW_LIGHT}, "Brightens dark photos, night included.", "bilateral"),
     _expert(
         "generalist",
-        (kind for kind in Kind if kind is not Kind.LOW_RESOLUTION),
-        "One network for every damage but low resolution, each less well than its expert.",
+        TAUGHT,
+        "One network for every damage but low resolution and snow, each less well than its expert.",
     ),
 )
 """Those that beat the classical tools of their kind so far, in the order of a DQN's actions; courses.py has more."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from conservator.degradations import (
     BY_KIND,
-    NATURE,
+    TAUGHT,
     CameraNoise,
     DefocusBlur,
     Degradation,
@@ -177,9 +177,9 @@ _SCENES = (Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN)
 def _anything(rng: np.random.Generator) -> Lesson:
     """Up to three damages in the order of nature: scene, optics, sensor, codec."""
     count = int(rng.choice([0, 1, 2, 3], p=[CLEAN_SHARE, 0.42, 0.32, 0.18]))
-    chosen = sorted(rng.choice(len(NATURE), count, replace=False).tolist())
+    chosen = sorted(rng.choice(len(TAUGHT), count, replace=False).tolist())
     recipe: list[Degradation] = []
-    for kind in (NATURE[i] for i in chosen):
+    for kind in (TAUGHT[i] for i in chosen):
         if kind is Kind.RAIN:
             recipe.extend(_rain(rng))
         elif kind is Kind.MOTION_BLUR:

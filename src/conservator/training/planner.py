@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
-from conservator.degradations import Degradation, Kind, Recipe, degrade, recipe_to_json
+from conservator.degradations import BY_KIND, NATURE, Degradation, Kind, Recipe, Severity, degrade, recipe_to_json
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
 from conservator.files import replacing, write_text
@@ -55,11 +55,14 @@ class Plan:
     """Damaged crops; each gives up to five questions for each of the three objectives."""
     toolbox: str = "conservator"
     seed: int = 0
+    always: frozenset[Kind] = frozenset()
+    """Kinds that every crop has: to teach a planner one that it does not know."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        return {"photos": self.photos.name, "toolbox": self.toolbox, "seed": self.seed, "side": SIDE}
+        found = {"photos": self.photos.name, "toolbox": self.toolbox, "seed": self.seed, "side": SIDE}
+        return found | ({"always": sorted(self.always)} if self.always else {})
 
 
 def build(plan: Plan, jobs: int, report: Callable[[str], None] = print) -> int:
@@ -110,14 +113,16 @@ def _work(task: tuple[Plan, Path, int]) -> None:
 def _rows(plan: Plan, photo: Path, number: int, specs: Sequence[ToolSpec], pool: Pool) -> Iterator[dict[str, Any]]:
     """The questions about one damaged crop, as rows of both files; their pictures are written."""
     rng = np.random.default_rng([plan.seed, number, 31])
-    recipe = _without_resizing(random_recipe(rng))
+    recipe = _with(plan.always, _without_resizing(random_recipe(rng)), rng)
     clean = random_part(load_photo(photo).image, rng)[..., :SIDE, :SIDE].contiguous()
     damaged = degrade(clean, recipe)
     present = frozenset(degradation.kind for degradation in recipe)
-    absent = [kind for kind in Kind if kind not in present and kind is not Kind.LOW_RESOLUTION]
+    usable = plannable(specs)
+    treatable = frozenset[Kind]().union(*(spec.removes for spec in usable))
+    absent = [kind for kind in Kind if kind in treatable - present]
     distractor = absent[int(rng.integers(len(absent)))]  # a planner must learn what needless treatment spoils
     tried = present | {distractor} if len(present) < _FEW else present
-    usable = plannable(specs) if len(tried) <= _FEW else _two_each(plannable(specs), rng)
+    usable = usable if len(tried) <= _FEW else _two_each(usable, rng)
     memo, eye = MemoPool(pool), _Remembering(NetworkPerception())
     found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
     for objective in OBJECTIVES:
@@ -160,6 +165,15 @@ def _without_resizing(recipe: Recipe) -> Recipe:
         return degradation.kind is not Kind.LOW_RESOLUTION
 
     return tuple(filter(stays, recipe))
+
+
+def _with(kinds: frozenset[Kind], recipe: Recipe, rng: np.random.Generator) -> Recipe:
+    """A recipe with damages of these kinds in their places; others are left out where they would be too many."""
+    if not kinds:
+        return recipe
+    kept = [degradation for degradation in recipe if degradation.kind not in kinds][: max(0, _FEW - len(kinds))]
+    added = [BY_KIND[kind][0].sample(Severity(int(rng.integers(1, 5))), rng) for kind in sorted(kinds)]
+    return tuple(sorted([*kept, *added], key=lambda degradation: NATURE.index(degradation.kind)))
 
 
 def _trajectory(image: Image, history: Sequence[Action], pool: Pool, eye: Perception) -> Trajectory:

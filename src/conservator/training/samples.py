@@ -16,8 +16,8 @@ from torch import Tensor
 from conservator.degradations import (
     BY_KIND,
     MIO_GROUPS,
-    NATURE,
     RESTOREAGENT_COMBINATIONS,
+    TAUGHT,
     Kind,
     LowResolution,
     Recipe,
@@ -73,9 +73,9 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
     if share < 0.62:
         return mio_recipe(RESTOREAGENT_COMBINATIONS[int(rng.integers(len(RESTOREAGENT_COMBINATIONS)))], rng)
     count = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
-    chosen = sorted(rng.choice(len(NATURE), count, replace=False).tolist())
+    chosen = sorted(rng.choice(len(TAUGHT), count, replace=False).tolist())
     recipe = []
-    for kind in (NATURE[i] for i in chosen):
+    for kind in (TAUGHT[i] for i in chosen):
         makers = BY_KIND[kind]
         severity = Severity(int(rng.choice([1, 2, 3, 4], p=[0.16, 0.28, 0.28, 0.28])))
         recipe.append(makers[int(rng.integers(len(makers)))].sample(severity, rng))
@@ -157,7 +157,7 @@ class _Walk:
         scores = [(_psnr(look.image, self.reference), _ssim(look.image, self.reference)) for look in self.looks]
         levels = torch.tensor([[int(left.get(kind, Severity.NONE)) for kind in GRADED_KINDS] for left in self.left])
         levels[sorted(self.spoiled)] = -1
-        width = len(self.looks[0].percept.features) + 4 + len(Kind)
+        width = len(self.looks[0].percept.features) + 5 + len(GRADED_KINDS)
         return Sample(
             torch.stack([look.percept.features for look in self.looks]),
             torch.tensor(scores, dtype=torch.float32),
