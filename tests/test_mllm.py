@@ -304,7 +304,7 @@ def taught(planner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     pytest.importorskip("trl", reason="needs the extra: pip install 'conservator[sft]'")
     from conservator.training.sft import Order, train_sft
 
-    order = Order(planner_data, tmp_path_factory.mktemp("sft"), steps=50, batch=4, rate=3e-3, studies=0.0, every=50)
+    order = Order((planner_data,), tmp_path_factory.mktemp("sft"), steps=50, batch=4, rate=3e-3, studies=0.0, every=50)
     order = replace(order, size=tuple(SIZE.items()), words=0.2)
     assert train_sft(order, lambda line: None).steps == 50
     assert train_sft(replace(order, steps=150), lambda line: None).steps == 150
@@ -345,7 +345,7 @@ def test_adapters_learn_on_a_checkpoint_and_are_loaded_with_it(
 
     base = taught / "model"
     before = {name: value.clone() for name, value in load_model(str(base)).network.state_dict().items()}
-    order = Order(planner_data, tmp_path, str(base), steps=8, lora=True, rank=4, batch=4, rate=1e-3, every=4)
+    order = Order((planner_data,), tmp_path, str(base), steps=8, lora=True, rank=4, batch=4, rate=1e-3, every=4)
     trained = train_sft(order, lambda line: None)
     assert {path.name for path in trained.folder.glob("*.safetensors")} == {"adapter_model.safetensors"}
     adapted = load_model(str(trained.folder))
@@ -363,7 +363,7 @@ def test_adapters_learn_on_a_checkpoint_and_are_loaded_with_it(
 def test_a_whole_checkpoint_is_tuned(taught: Path, planner_data: Path, tmp_path: Path) -> None:
     from conservator.training.sft import Order, train_sft
 
-    trained = train_sft(Order(planner_data, tmp_path, str(taught / "model"), steps=2, batch=2), lambda line: None)
+    trained = train_sft(Order((planner_data,), tmp_path, str(taught / "model"), steps=2, batch=2), lambda line: None)
     assert load_model(str(trained.folder)).parameters == trained.model.parameters
 
 
@@ -372,11 +372,11 @@ def test_orders_that_cannot_be_are_refused(taught: Path, planner_data: Path, tmp
     from conservator.training.sft import Order, train_sft
 
     with pytest.raises(ConservatorError, match="--lora"):
-        train_sft(Order(planner_data, tmp_path, lora=True))
+        train_sft(Order((planner_data,), tmp_path, lora=True))
     with pytest.raises(ConservatorError, match="data build"):
-        train_sft(Order(tmp_path, tmp_path))
+        train_sft(Order((tmp_path,), tmp_path))
     with pytest.raises(ConservatorError, match="another folder"):
-        train_sft(Order(planner_data, taught, steps=150, batch=2))
+        train_sft(Order((planner_data,), taught, steps=150, batch=2))
 
 
 def test_only_the_answer_is_learned(model: VisionLanguageModel, planner_data: Path) -> None:
@@ -427,7 +427,7 @@ def test_the_tower_learns_to_see_and_goes_on(tmp_path: Path, planner_data: Path)
     if find_spec("trl") is not None:
         from conservator.training.sft import Order, train_sft
 
-        order = Order(planner_data, tmp_path / "sft", steps=1, vision=path, size=tuple(SIZE.items()))
+        order = Order((planner_data,), tmp_path / "sft", steps=1, vision=path, size=tuple(SIZE.items()))
         train_sft(order, lambda line: None)
 
 

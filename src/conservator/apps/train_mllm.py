@@ -18,7 +18,7 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
 
 @train_app.command("sft")
 def train_sft(
-    data: Annotated[Path, typer.Option(help="Folder that 'data build' made.", exists=True)],
+    data: Annotated[list[Path], typer.Option(help="Folder that 'data build' made; again for more.", exists=True)],
     model: Annotated[str, typer.Option(help="nano, or a model in Hugging Face format: folder or id.")] = "nano",
     lora: Annotated[bool, typer.Option("--lora", help="Train adapters, not the whole model.")] = False,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 16,
@@ -54,7 +54,7 @@ def train_sft(
     from conservator.training.sft import train_sft as train
 
     order = Order(
-        data=data,
+        data=tuple(data),
         output=output,
         model=model,
         steps=steps,
@@ -87,11 +87,12 @@ def _ship(into: Path, order: Order, trained: Trained) -> Path:
     from conservator.weights import store_weights
 
     tensors, words = pack(trained.model)
+    names = " --data ".join(folder.name for folder in order.data)
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
-        "data": f"the questions of {order.data.name}, see its README.md",
+        "data": f"the questions of {names}, made by conservator data build (docs/mllm.md)",
         "recipe": "docs/mllm.md",
-        "command": f"conservator train sft --model nano --data {order.data.name} --steps {trained.steps} "
+        "command": f"conservator train sft --model nano --data {names} --steps {trained.steps} --words {order.words} "
         f"--batch {order.batch} --seed {order.seed}",
     }
     scores = {name: value for name, value in trained.scores.items() if value == value}

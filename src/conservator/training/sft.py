@@ -8,6 +8,7 @@ a model is asked as it was taught, to the token. Needs the extra [sft].
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -35,14 +36,15 @@ _RATES = {"nano": 5e-4, "lora": 1e-4, "full": 1e-5}
 _ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
 """The linear layers of the language model and of the vision tower."""
 _LARGE = 100_000_000
-"""Parameters from which activations are computed twice to save memory, on a GPU."""
+"""Parameters from which a model is no nano: activations are computed twice to save memory on a GPU."""
 
 
 @dataclass(frozen=True)
 class Order:
     """What to train, on what, and how long."""
 
-    data: Path
+    data: tuple[Path, ...]
+    """Folders of questions; where there are several, each is asked as much as the others."""
     output: Path
     """Gets ``model``, ``checkpoints``, ``curve.csv`` and ``settings.json``."""
     model: str = NANO
@@ -105,8 +107,7 @@ def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
     import_mllm("transformers").utils.logging.disable_progress_bar()
     if order.model == NANO and order.lora:
         raise ConservatorError("a nano model begins with nothing that adapters could adapt; leave out --lora")
-    lessons = read_lessons(order.data)
-    learned, held_out = split(lessons)
+    lessons, learned, held_out = _lessons(order.data)
     _claim(order, len(learned))
     torch.set_flush_denormal(True)
     model = _start(order, lessons)
@@ -121,10 +122,19 @@ def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
         trained.save_pretrained(folder)
         model.save_words(folder)
     else:
-        model.save(folder, torch.float16 if order.model == NANO else torch.bfloat16)
+        model.save(folder, torch.float16 if model.parameters < _LARGE else torch.bfloat16)
     watch.examine(trainer.state.global_step)
     scores = {name: value for name, value in watch.curve[-1].items() if name.startswith("right")}
     return Trained(model, folder, trainer.state.global_step, watch.seconds / 60, scores)
+
+
+def _lessons(folders: Sequence[Path]) -> tuple[list[Lesson], list[Lesson], list[Lesson]]:
+    """All questions; those to learn from, of each folder as many; and those held out."""
+    parts = [read_lessons(folder) for folder in folders]
+    learned, held_out = zip(*map(split, parts), strict=True)
+    most = max(len(part) for part in learned)
+    evened = [lesson for part in learned if part for lesson in itertools.islice(itertools.cycle(part), most)]
+    return [*itertools.chain(*parts)], evened, [*itertools.chain(*held_out)]
 
 
 def _start(order: Order, lessons: Sequence[Lesson]) -> VisionLanguageModel:
@@ -185,7 +195,7 @@ def _trainer(
     if order.lora:
         peft = import_mllm("peft")
         adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=_ADAPTED)
-    trainer = _trainer_class(shared_prefix=order.model == NANO)(
+    trainer = _trainer_class(shared_prefix=model.parameters < _LARGE and not order.lora)(
         model=model.network,
         args=_arguments(order, steps, model.parameters),
         train_dataset=_rows(order, lessons, steps, in_words),
