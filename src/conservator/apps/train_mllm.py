@@ -32,7 +32,7 @@ def train_sft(
         Path | None, typer.Option(help="For nano: vision.safetensors of train nano-vision.", exists=True)
     ] = None,
     words: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the steps, the first ones, that show no pictures.")
+        float, typer.Option(min=0, max=1, help="Share of the steps, the first ones, in words alone.")
     ] = 0.0,
     studies: Annotated[float, typer.Option(min=0, max=1, help="Share of questions shown as a study.")] = 0.5,
     bfloat16: Annotated[

@@ -69,9 +69,10 @@ class Lesson:
         return system, replace(user, text=text, images=image.split(1))
 
     def ask_in_words(self) -> tuple[Message, Message]:
-        """The question without its picture."""
+        """The question without its picture, and without the toolbox, whose names are in the history and the answer."""
         system, user = self.messages
-        return system, replace(user, text=user.text.replace(IMAGE, ""))
+        lines = [line for line in system.text.splitlines() if not line.startswith("- ")]
+        return replace(system, text="\n".join(lines)), replace(user, text=user.text.replace(IMAGE, ""))
 
     def observe(self, image: Image) -> Observation:
         """What a policy would know: history and names of tools are those of the question."""
@@ -159,7 +160,7 @@ class Collator:
         self._speaker = Speaker(model.tokens, model.end)
 
     def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
-        """The batch of rows ``{"lesson": i, "turn": which time it is seen, "words": whether without its picture}``."""
+        """The batch of rows ``{"lesson": i, "turn": which time it is seen, "words": whether in words alone}``."""
         prompts, labels = [], []
         for row in rows:
             lesson = self._lessons[row["lesson"]]
@@ -177,7 +178,7 @@ class Collator:
 
 
 def examine(model: VisionLanguageModel, lessons: Sequence[Lesson], in_words: bool = False) -> dict[str, float]:
-    """How a model answers, decoded as the policy does it; ``in_words`` asks it without the pictures.
+    """How a model answers, decoded as the policy does it; ``in_words`` asks it in words alone.
 
     ``right`` and, for each situation, ``right_SITUATION``: the share of answers that lead as far as the best one does,
     or nearly so. NaN where nothing was asked.

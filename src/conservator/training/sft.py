@@ -61,8 +61,8 @@ class Order:
     """Batches whose gradients make one step."""
     rate: float | None = None
     words: float = 0.0
-    """Share of the steps, the first ones, that show no pictures: a model that begins with nothing learns the language
-    first, at a third of the cost."""
+    """Share of the steps, the first ones, that show neither pictures nor the toolbox: a model that begins with nothing
+    learns in a hundred words what it would not find in four hundred."""
     vision: Path | None = None
     """For nano: a vision tower that was trained before, vision.safetensors."""
     studies: float = 0.5
@@ -281,7 +281,7 @@ class _Watch:
         in_words: int,
         report: Callable[[str], None],
     ) -> None:
-        """``in_words``: the steps, the first ones, without pictures."""
+        """``in_words``: the steps, the first ones, in words alone."""
         self._order, self._model, self._asked, self._in_words, self._report = order, model, asked, in_words, report
         self._begun = time.monotonic()
         self.curve = read_curve(order.output)
