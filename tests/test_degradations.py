@@ -28,6 +28,7 @@ from conservator.degradations import (
     DEGRADATIONS,
     MIO_GROUPS,
     RESTOREAGENT_COMBINATIONS,
+    TAUGHT,
     CameraNoise,
     DefocusBlur,
     Degradation,
@@ -44,6 +45,7 @@ from conservator.degradations import (
     Range,
     Recipe,
     Severity,
+    Snow,
     by_severity,
     check_degradation,
     degrade,
@@ -275,6 +277,21 @@ def test_more_rain_for_a_greater_value() -> None:
     light, heavy, none = (float(Rain(value, 30, 0, 3, seed=2)(dark).mean()) for value in (25, 100, 0))
     assert none == 0
     assert 2.5 < heavy / light < 4.5
+
+
+def test_snow_lies_before_the_scene_and_a_wind_draws_it_out() -> None:
+    still, blown = (Snow(density=8, size=2, wind=wind, angle=90, seed=3)(gray(0.1, 300, 300)) for wind in (0, 12))
+    for snow in (still, blown):
+        assert float(snow.min()) >= 0.1 - 1e-6
+        assert 0.5 < float(snow.max()) <= 0.95 + 1e-6
+    field = (blown - blown.mean())[0, 0]
+
+    def moved(down: int, right: int) -> float:
+        return float((field * field.roll((down, right), (0, 1))).mean() / field.var())
+
+    assert moved(0, 12) > moved(12, 0) + 0.2
+    more = Snow(density=32, size=2, wind=0, angle=0, seed=3)(gray(0.1, 300, 300))
+    assert float((more - 0.1).mean()) > 2.5 * float((still - 0.1).mean())
 
 
 def test_haze_follows_the_scattering_model_with_a_depth_map(tmp_path: Path, photo: Image) -> None:
@@ -534,7 +551,7 @@ def test_mio_has_sixteen_combinations() -> None:
     assert len({frozenset(c) for c in combinations}) == 16
     assert {len(c) for c in MIO_GROUPS["A"] + MIO_GROUPS["B"]} == {2}
     assert {len(c) for c in MIO_GROUPS["C"]} == {3}
-    assert set(itertools.chain(*combinations)) == set(Kind) - {Kind.GAUSSIAN_BLUR}
+    assert set(itertools.chain(*combinations)) == {*TAUGHT, Kind.LOW_RESOLUTION} - {Kind.GAUSSIAN_BLUR}
     assert len(set(RESTOREAGENT_COMBINATIONS)) == 7
 
 

@@ -192,3 +192,19 @@ def test_data_is_built_shown_and_resumed(tmp_path: Path) -> None:
     assert {name: (out / f"{name}.jsonl").read_text() for name in files} == files
     other = CliRunner().invoke(app, [*command, "--seed", "1"])
     assert isinstance(other.exception, ConservatorError)
+
+
+def test_every_crop_can_be_made_to_have_a_kind(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "data"
+    photos.mkdir()
+    PillowImage.fromarray(data.coffee()).save(photos / "coffee.png")
+    command = ["data", "build", "--photos", str(photos), "-o", str(out), "--count", "4", "--jobs", "1"]
+    command += ["--toolbox", "classical"]
+    assert CliRunner().invoke(app, [*command, "--always", "snow"]).exit_code == 0
+    rows = [json.loads(line) for line in (out / "decisions.jsonl").read_text().splitlines()]
+    assert len({row["id"][:6] for row in rows}) == 4
+    assert all("snow" in row["kinds"] and len(row["kinds"]) <= 3 for row in rows)
+    assert isinstance(CliRunner().invoke(app, command).exception, ConservatorError)
+    wrong = CliRunner().invoke(app, [*command, "--always", "hail"]).exception
+    assert wrong is not None
+    assert "hail" in str(wrong)

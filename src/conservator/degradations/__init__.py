@@ -1,4 +1,4 @@
-"""Damage: nine kinds, their severities, and recipes that spoil an image the same way every time."""
+"""Damage: ten kinds, their severities, and recipes that spoil an image the same way every time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from conservator.degradations.protocols import (
     rl_restore_recipe,
 )
 from conservator.degradations.recipe import load_recipe, parse_recipe, recipe_from_json, recipe_to_json, save_recipe
-from conservator.degradations.weather import Downpour, Haze, Rain, UnevenHaze
+from conservator.degradations.weather import Downpour, Haze, Rain, Snow, UnevenHaze
 
 __all__ = [
     "BY_KIND",
@@ -49,6 +49,7 @@ __all__ = [
     "Recipe",
     "Seed",
     "Severity",
+    "Snow",
     "UnevenHaze",
     "by_severity",
     "check_degradation",
