@@ -77,10 +77,15 @@ def train_eye(
 
 @train_app.command("all")
 def train_all(photos: PhotosOption, output: Output = _OUTPUT, workers: Workers = 1) -> None:
-    """Train everything that ships into this installation: the experts, then the eye. Takes hours; resumes."""
+    """Train everything that ships into this installation: experts, eye, planner. Takes hours; resumes."""
+    from conservator.apps.train_mllm import train_nano
+    from conservator.extras import import_mllm
     from conservator.training.courses import COURSES
     from conservator.weights import WEIGHTS
+
+    import_mllm("trl")  # hours before it is used
 
     for name in COURSES:
         train_expert(name, photos, output=output, into=WEIGHTS, workers=workers)
     train_eye(photos, output=output, into=WEIGHTS)  # it weighs what the new experts do
+    train_nano(photos, output, WEIGHTS)  # it is told what the eye sees

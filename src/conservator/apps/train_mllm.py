@@ -25,15 +25,16 @@ def train_sft(
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps (default: as many as epochs need).")] = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="How often each question is asked.")] = 3.0,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after these; the same command goes on.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 16,
     gather: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
     rate: Annotated[float | None, typer.Option(help="Learning rate (default: as the model needs).")] = None,
     vision: Annotated[
         Path | None, typer.Option(help="For nano: vision.safetensors of train nano-vision.", exists=True)
     ] = None,
     words: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the steps, the first ones, in words alone.")
-    ] = 0.0,
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the steps, the first ones, in words alone (default for nano: 2/3)."),
+    ] = None,
     studies: Annotated[float, typer.Option(min=0, max=1, help="Share of questions shown as a study.")] = 0.5,
     bfloat16: Annotated[
         bool, typer.Option("--bfloat16", help="Multiply in bfloat16 on a CPU, too, where it can.")
@@ -81,6 +82,15 @@ def train_sft(
         typer.echo(_ship(into, order, trained))
 
 
+def train_nano(photos: Path, output: Path, into: Path) -> None:
+    """Build the data of the planner that ships, train it, and put it into a folder of weights."""
+    from conservator.training.planner import Plan, build
+
+    data = output / "planner"
+    build(Plan(photos, data, count=1560), 2, typer.echo)
+    train_sft([data], steps=4500, bfloat16=True, output=output / "sft", into=into, device="cpu", threads=2)
+
+
 def _ship(into: Path, order: Order, trained: Trained) -> Path:
     """Put the nano model into a folder of weights, as one file with its entry in the manifest."""
     from conservator.policies.vision_language import pack
@@ -92,8 +102,8 @@ def _ship(into: Path, order: Order, trained: Trained) -> Path:
         "license": "Apache-2.0",
         "data": f"the questions of {names}, made by conservator data build (docs/mllm.md)",
         "recipe": "docs/mllm.md",
-        "command": f"conservator train sft --model nano --data {names} --steps {trained.steps} --words {order.words} "
-        f"--batch {order.batch} --seed {order.seed}",
+        "command": f"conservator train sft --model nano --data {names} --steps {trained.steps} "
+        f"--batch {order.batch} --seed {order.seed}{' --bfloat16' * order.bfloat16}",
     }
     scores = {name: value for name, value in trained.scores.items() if value == value}
     return store_weights(into, "nano", tensors, entry, scores, words)

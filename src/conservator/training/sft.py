@@ -31,7 +31,7 @@ from conservator.training.nano import new_nano
 from conservator.training.prefix import shared_prefix_loss
 
 NANO = "nano"
-_RATES = {"nano": 5e-4, "lora": 1e-4, "full": 1e-5}
+_RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
 """Learning rates: from nothing, of adapters, of a whole pretrained model."""
 _ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
 """The linear layers of the language model and of the vision tower."""
@@ -56,13 +56,13 @@ class Order:
     lora: bool = False
     rank: int = 16
     """Of the adapters."""
-    batch: int = 8
+    batch: int = 16
     gather: int = 1
     """Batches whose gradients make one step."""
     rate: float | None = None
-    words: float = 0.0
+    words: float | None = None
     """Share of the steps, the first ones, that show neither pictures nor the toolbox: a model that begins with nothing
-    learns in a hundred words what it would not find in four hundred."""
+    learns in a hundred words what it would not find in four hundred. Two thirds for nano, none for others."""
     vision: Path | None = None
     """For nano: a vision tower that was trained before, vision.safetensors."""
     studies: float = 0.5
@@ -189,7 +189,8 @@ def _trainer(
 ) -> tuple[Any, _Watch]:
     """TRL's trainer, and what watches it."""
     steps = order.steps or max(1, round(order.epochs * len(lessons) / (order.batch * order.gather)))
-    in_words = round(order.words * steps)
+    share = order.words if order.words is not None else (2 / 3 if order.model == NANO else 0.0)
+    in_words = round(share * steps)
     watch = _Watch(order, model, asked, in_words, report)
     adapters = None
     if order.lora:
