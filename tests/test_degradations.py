@@ -1,12 +1,8 @@
-"""Degradations: the contract of every class, their physics, recipes, protocols, and the resizing they rest on."""
+"""Degradations: the contract of every class, and its physics."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import io
-import itertools
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,15 +16,10 @@ import pytest
 import scipy.ndimage
 import skimage.data
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from conservator.degradations import (
     BY_KIND,
     DEGRADATIONS,
-    MIO_GROUPS,
-    RESTOREAGENT_COMBINATIONS,
-    TAUGHT,
     CameraNoise,
     DefocusBlur,
     Degradation,
@@ -43,24 +34,15 @@ from conservator.degradations import (
     PoissonNoise,
     Rain,
     Range,
-    Recipe,
     Severity,
     Snow,
     by_severity,
     check_degradation,
     degrade,
-    load_recipe,
-    mio_recipe,
-    parse_recipe,
-    recipe_from_json,
-    recipe_to_json,
-    rl_restore_levels,
-    rl_restore_recipe,
-    save_recipe,
 )
-from conservator.errors import ImageError, NameNotFoundError, RecipeError
+from conservator.errors import ImageError, RecipeError
 from conservator.image import Image, digest, to_array, to_image
-from conservator.resample import bicubic_resize, bicubic_to
+from conservator.resample import bicubic_resize
 
 LEVELS = [severity for severity in Severity if severity is not Severity.NONE]
 
@@ -389,304 +371,3 @@ def test_numpy_scalars_become_plain_values() -> None:
     noise = GaussianNoise(np.float32(0.5), np.int64(7))  # type: ignore[arg-type]
     assert (type(noise.sigma), type(noise.seed)) == (float, int)
     assert type(GaussianNoise(0, 1).sigma) is float
-
-
-# --- recipes ----------------------------------------------------------------------------------------------------------
-
-degradations = st.builds(
-    lambda cls, severity, seed: cls.sample(severity, np.random.default_rng(seed)),
-    st.sampled_from(DEGRADATIONS),
-    st.sampled_from(LEVELS),
-    st.integers(0, 2**32),
-)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@given(st.lists(degradations, max_size=5).map(tuple))
-@settings(max_examples=60, deadline=None)
-def test_recipes_survive_json_exactly(recipe: Recipe) -> None:
-    assert recipe_from_json(json.loads(json.dumps(recipe_to_json(recipe), allow_nan=False))) == recipe
-
-
-@given(degradations, st.data())
-@settings(max_examples=150, deadline=None)
-def test_a_spoiled_item_is_read_or_refused_with_a_recipe_error(degradation: Degradation, data: st.DataObject) -> None:
-    (item,) = recipe_to_json([degradation])
-    item[data.draw(st.sampled_from(sorted(item)))] = data.draw(json_values)
-    try:
-        (read,) = recipe_from_json([item])
-    except RecipeError:
-        return
-    assert recipe_to_json([read]) == [item]
-
-
-@given(json_values)
-@settings(max_examples=100, deadline=None)
-def test_any_json_is_read_or_refused_with_a_recipe_error(data: object) -> None:
-    with contextlib.suppress(RecipeError):
-        assert recipe_from_json(data) == ()
-
-
-@given(st.text(max_size=30), st.integers(0, 2**64))
-@settings(max_examples=100, deadline=None)
-def test_any_short_form_is_read_or_refused_with_a_recipe_error(text: str, seed: int) -> None:
-    with contextlib.suppress(RecipeError):
-        assert parse_recipe(text, seed)
-
-
-@pytest.mark.parametrize(
-    ("data", "sentence"),
-    [
-        ({}, "a recipe is a list"),
-        ([3], "item 1 of the recipe is 3, expected an object"),
-        ([{"type": "gausian_noise"}], "no degradation 'gausian_noise'; did you mean gaussian_noise"),
-        ([{"type": "rain", "value": 1}], "rain needs angle, length, seed, width"),
-        (
-            [{"type": "jpeg_compression", "quality": 9, "qualty": 3}],
-            "no field of jpeg_compression 'qualty'; did you mean",
-        ),
-        ([{"type": "jpeg_compression", "quality": "9"}], "item 1 of the recipe: jpeg_compression: quality is '9'"),
-        ([{"type": "jpeg_compression", "quality": 9}, {"type": "low_light"}], "item 2 of the recipe: low_light needs"),
-    ],
-)
-def test_bad_recipes_are_refused_with_a_sentence(data: object, sentence: str) -> None:
-    with pytest.raises(RecipeError, match=sentence):
-        recipe_from_json(data)
-
-
-def test_fields_with_a_default_may_be_left_out() -> None:
-    assert recipe_from_json([{"type": "jpeg_compression", "quality": 9}]) == (JpegCompression(9, "4:2:0"),)
-
-
-def test_recipe_files(tmp_path: Path) -> None:
-    recipe = parse_recipe("rain, noise:high, jpeg", seed=3)
-    path = tmp_path / "recipe.json"
-    save_recipe((), path)
-    save_recipe(recipe, path)
-    assert load_recipe(path) == recipe
-    assert [p.name for p in tmp_path.iterdir()] == ["recipe.json"]
-    for content, reason in (
-        (b"[", "not valid JSON"),
-        (b"\xff", "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
-        (b"[" + b"9" * 5000 + b"]", "not valid JSON"),
-        (b"[1]", "item 1"),
-        (b'[{"type": "gaussian_noise", "sigma": NaN, "seed": 1}]', "sigma is nan"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(RecipeError, match=reason) as caught:
-            load_recipe(path)
-        assert "recipe.json" in str(caught.value)
-    with pytest.raises(RecipeError, match="No such file"):
-        load_recipe(tmp_path / "none.json")
-
-
-def test_a_failed_save_leaves_the_old_file_alone(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.json"
-    save_recipe((JpegCompression(9),), path)
-    broken = JpegCompression(9)
-    object.__setattr__(broken, "quality", object())
-    with pytest.raises(TypeError):
-        save_recipe((broken,), path)
-    assert load_recipe(path) == (JpegCompression(9),)
-    assert [p.name for p in tmp_path.iterdir()] == ["recipe.json"]
-
-
-def test_the_short_form_names_kinds_classes_and_aliases() -> None:
-    text = "Rain, motion blur:low, dark, lr:very_high, poisson_noise, jpeg : very high, camera-noise"
-    recipe = parse_recipe(text, seed=3)
-    classes = [Rain, MotionBlur, LowLight, LowResolution, PoissonNoise, JpegCompression, CameraNoise]
-    assert [type(item) for item in recipe] == classes
-    assert parse_recipe(text, seed=3) == recipe
-    assert parse_recipe(text, seed=4) != recipe
-    assert isinstance(recipe[5], JpegCompression)
-    assert 8 <= recipe[5].quality <= 16
-
-
-def test_each_item_of_the_short_form_has_its_own_randomness() -> None:
-    one, two = parse_recipe("noise:high,noise:high", seed=0)
-    assert one != two
-    assert parse_recipe("jpeg,noise:high", seed=0)[1] == parse_recipe("rain,noise:high", seed=0)[1]
-
-
-@pytest.mark.parametrize("name", [cls.name for cls in DEGRADATIONS] + [kind.value for kind in Kind])
-def test_severity_defaults_to_medium_or_high(name: str) -> None:
-    drawn = {parse_recipe(name, seed) for seed in range(30)}
-    jpegs = [item.quality for (item,) in drawn if isinstance(item, JpegCompression)]
-    assert all(18 <= quality <= 50 for quality in jpegs)
-    if name in {"noise", "gaussian_noise"}:
-        sigmas = [255 * item.sigma for (item,) in drawn if isinstance(item, GaussianNoise)]
-        assert min(sigmas) < 22 < max(sigmas)
-        assert min(sigmas) >= 10
-        assert max(sigmas) <= 35
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("rian", "no degradation 'rian'; did you mean rain"),
-        ("noise:extreme", "severity is 'extreme', expected one of low, medium, high, very_high"),
-        ("noise:none", "severity is 'none'"),
-        ("rain,,jpeg", "empty item"),
-        ("", "empty item"),
-    ],
-)
-def test_bad_short_forms_are_refused_with_a_sentence(text: str, sentence: str) -> None:
-    with pytest.raises(RecipeError, match=sentence):
-        parse_recipe(text, seed=0)
-    with pytest.raises(RecipeError, match="seed is -1"):
-        parse_recipe("rain", seed=-1)
-
-
-# --- protocols --------------------------------------------------------------------------------------------------------
-
-
-def test_mio_has_sixteen_combinations() -> None:
-    assert {group: len(combinations) for group, combinations in MIO_GROUPS.items()} == {"A": 8, "B": 4, "C": 4}
-    combinations = list(itertools.chain(*MIO_GROUPS.values()))
-    assert len({frozenset(c) for c in combinations}) == 16
-    assert {len(c) for c in MIO_GROUPS["A"] + MIO_GROUPS["B"]} == {2}
-    assert {len(c) for c in MIO_GROUPS["C"]} == {3}
-    assert set(itertools.chain(*combinations)) == {*TAUGHT, Kind.LOW_RESOLUTION} - {Kind.GAUSSIAN_BLUR}
-    assert len(set(RESTOREAGENT_COMBINATIONS)) == 7
-
-
-def _mio_parameters() -> dict[type[Degradation], dict[str, list[Any]]]:
-    drawn: dict[type[Degradation], dict[str, list[Any]]] = {}
-    rng = np.random.default_rng(0)
-    for _ in range(80):
-        for combination in itertools.chain(*MIO_GROUPS.values()):
-            recipe = mio_recipe(combination, rng)
-            assert tuple(item.kind for item in recipe) == combination
-            for item in recipe:
-                for name, value in dataclasses.asdict(item).items():  # type: ignore[call-overload]
-                    drawn.setdefault(type(item), {}).setdefault(name, []).append(value)
-    return drawn
-
-
-def test_mio_parameters_fill_their_ranges() -> None:
-    drawn = _mio_parameters()
-    for cls, name, low, high in (
-        (GaussianNoise, "sigma", 20 / 255, 50 / 255),
-        (PoissonNoise, "scale", 1, 3),
-        (JpegCompression, "quality", 10, 29),
-        (MotionBlur, "angle", -90, 90),
-        (Haze, "airlight", 0.7, 1),
-        (Haze, "beta", 0.6, 1.8),
-        (Rain, "value", 50, 100),
-        (Rain, "length", 20, 40),
-        (Rain, "angle", -30, 30),
-    ):
-        values = drawn[cls][name]
-        assert low <= min(values) < low + 0.1 * (high - low), (cls.name, name)
-        assert high - 0.1 * (high - low) < max(values) <= high, (cls.name, name)
-    assert set(drawn[Rain]["width"]) == {3}
-    assert set(drawn[LowResolution]["factor"]) == {4}
-    motion, defocus, dark = drawn[MotionBlur], drawn[DefocusBlur], drawn[LowLight]
-    assert set(zip(motion["radius"], motion["sigma"], strict=True)) == {(10, 3), (15, 5), (15, 8)}
-    assert set(zip(defocus["radius"], defocus["alias_blur"], strict=True)) == {(3, 0.1), (4, 0.5), (6, 0.5)}
-    for mode, low, high in (("shift", 30 / 255, 50 / 255), ("gamma", 0.5, 0.7), ("linear", 100 / 255, 150 / 255)):
-        amounts = [a for m, a in zip(dark["mode"], dark["amount"], strict=True) if m == mode]
-        assert low <= min(amounts) < max(amounts) <= high
-
-
-def test_mio_takes_a_depth_map_and_refuses_other_kinds() -> None:
-    (haze,) = mio_recipe((Kind.HAZE,), np.random.default_rng(0), depth="depth.png")
-    assert isinstance(haze, Haze)
-    assert haze.depth == "depth.png"
-    with pytest.raises(RecipeError, match="no Gaussian blur"):
-        mio_recipe((Kind.GAUSSIAN_BLUR,), np.random.default_rng(0))
-
-
-def test_mio_damage_runs_on_a_photo(photo: Image) -> None:
-    for number, combination in enumerate(itertools.chain(*MIO_GROUPS.values(), RESTOREAGENT_COMBINATIONS)):
-        spoiled = degrade(photo, mio_recipe(combination, np.random.default_rng(number)))
-        small = Kind.LOW_RESOLUTION in combination
-        assert spoiled.shape == ((1, 3, 60, 80) if small else photo.shape)
-        assert 8 < psnr(bicubic_to(spoiled, 240, 320), photo) < 32
-
-
-@pytest.mark.parametrize(
-    ("preset", "low", "high", "count"), [("mild", 9, 11, 163), ("moderate", 12, 17, 434), ("severe", 18, 20, 163)]
-)
-def test_rl_restore_presets(preset: Any, low: int, high: int, count: int) -> None:
-    triples = rl_restore_levels(preset)
-    indices = [k + m + n - 2 for k, m, n in triples]
-    assert (min(indices), max(indices), len(set(triples))) == (low, high, count)
-    assert {level for triple in triples for level in triple} <= set(range(1, 11))
-    jpeg = [100, 80, 60, 50, 40, 35, 30, 25, 20, 15, 10]
-    for seed in range(200):
-        blur, noise, codec = rl_restore_recipe(preset, np.random.default_rng(seed))
-        assert isinstance(blur, GaussianBlur)
-        assert isinstance(noise, GaussianNoise)
-        assert isinstance(codec, JpegCompression)
-        k, m = int(blur.sigma / 0.5) + 1, int(noise.sigma * 255 / 5) + 1
-        levels = [n for n in range(1, 11) if jpeg[n] <= codec.quality <= jpeg[n - 1]]  # an edge belongs to two
-        assert any((k, m, n) in triples for n in levels)
-
-
-def test_unknown_presets_are_refused() -> None:
-    with pytest.raises(NameNotFoundError, match="did you mean moderate"):
-        rl_restore_recipe("moderat", np.random.default_rng(0))  # type: ignore[arg-type]
-
-
-# --- resizing ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", [0.25, 1 / 3, 0.7, 1.0, 2.5, 4.0])
-def test_resizing_keeps_a_constant_and_the_documented_size(scale: float) -> None:
-    out = bicubic_resize(gray(0.3, 37, 23), scale)
-    assert out.shape == (1, 3, int(np.ceil(37 * scale)), int(np.ceil(23 * scale)))
-    assert torch.allclose(out, torch.full_like(out, 0.3), atol=1e-6)
-
-
-def test_resizing_keeps_a_ramp_in_place() -> None:
-    ramp = torch.linspace(0, 1, 240).view(1, 1, 1, -1).expand(1, 3, 4, -1)
-    small = bicubic_resize(ramp, 0.25)
-    assert torch.allclose(small[0, 0, 0, 3:-3], ramp[0, 0, 0].view(-1, 4).mean(1)[3:-3], atol=1e-6)
-    assert torch.allclose(bicubic_resize(ramp, 4)[0, 0, 0].view(-1, 4).mean(1)[3:-3], ramp[0, 0, 0, 3:-3], atol=1e-6)
-
-
-def test_an_enlarged_step_has_keys_weights() -> None:
-    step = torch.tensor([0.2, 0.2, 0.2, 0.6, 0.6, 0.6]).view(1, 1, 1, -1).expand(1, 3, 1, -1)
-    # at x2 the new pixels lie a quarter away from the old: weights of the cubic at 0.25, 0.75, 1.25, 1.75
-    weights = np.array([111, 29, -9, -3]) / 128
-    assert weights.sum() == 1
-    out = bicubic_resize(step, 2)[0, 0, 0]
-    assert float(out[5]) == pytest.approx(0.2 + 0.4 * (weights[1] + weights[3]), abs=1e-6)
-    assert float(out[4]) == pytest.approx(0.2 + 0.4 * weights[2], abs=1e-6)
-
-
-@pytest.mark.parametrize("size", [(60, 80), (101, 77), (480, 960)])
-def test_resizing_agrees_with_pillow_away_from_the_border(photo: Image, size: tuple[int, int]) -> None:
-    ours = bicubic_to(photo, *size)[0]
-    theirs = [PIL.Image.fromarray(p.numpy()).resize(size[::-1], PIL.Image.Resampling.BICUBIC) for p in photo[0]]
-    reference = torch.from_numpy(np.stack([np.asarray(p) for p in theirs])).clamp(0, 1)
-    assert (ours - reference)[:, 10:-10, 10:-10].abs().max() < 1e-4
-
-
-def test_down_and_up_again(photo: Image) -> None:
-    again = bicubic_resize(bicubic_resize(photo, 0.25), 4)
-    assert again.shape == photo.shape
-    assert 22 < psnr(again, photo) < 30
-    assert torch.equal(again, bicubic_to(bicubic_resize(photo, 0.25), 240, 320))
-    assert torch.allclose(bicubic_resize(photo, 1), photo, atol=1e-6)
-
-
-def test_resizing_mirrors_at_the_border_even_of_tiny_images() -> None:
-    tiny = torch.rand(1, 3, 2, 3, generator=torch.Generator().manual_seed(0))
-    mirrored = torch.cat([tiny.flip(-1), tiny, tiny.flip(-1)], -1)
-    assert torch.allclose(bicubic_resize(tiny, 4), bicubic_resize(mirrored, 4)[..., 12:24], atol=1e-6)
-    assert bicubic_resize(tiny, 0.25).shape == (1, 3, 1, 1)
-
-
-def test_impossible_sizes_are_refused(photo: Image) -> None:
-    for scale in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ImageError, match="expected a positive number"):
-            bicubic_resize(photo, scale)
-    with pytest.raises(ImageError, match="at least one pixel"):
-        bicubic_to(photo, 0, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -335,6 +336,20 @@ def test_a_taught_model_plans_in_a_session(taught: Path, toolbox: Toolbox, pool:
         MllmPolicy(load_model(str(taught / "model")), Blind(), once=True), Session(noisy, toolbox, pool, Blind())
     )
     assert once.toolchain() == ("wavelet_denoise", "deblock")
+
+
+@needs_sft
+def test_two_folders_of_questions_are_asked_as_much(taught: Path, planner_data: Path, tmp_path: Path) -> None:
+    from conservator.training.sft import Order, train_sft
+
+    few = shutil.copytree(planner_data, tmp_path / "few")
+    for name in ("conversations", "decisions"):
+        (few / f"{name}.jsonl").write_text("".join((few / f"{name}.jsonl").read_text().splitlines(True)[:1]))
+    said = list[str]()
+    order = Order((planner_data, few), tmp_path / "out", str(taught / "model"), steps=1, batch=2)
+    trained = train_sft(order, said.append)
+    assert "8 questions" in said[0]
+    assert load_model(str(trained.folder)).parameters == load_model(str(taught / "model")).parameters
 
 
 @needs_sft
