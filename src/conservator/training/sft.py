@@ -196,7 +196,8 @@ def _trainer(
     if order.lora:
         peft = import_mllm("peft")
         adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=_ADAPTED)
-    trainer = _trainer_class(shared_prefix=model.parameters < _LARGE and not order.lora)(
+    small = model.parameters < _LARGE and model.network.config.model_type == "qwen3_vl"
+    trainer = _trainer_class(shared_prefix=small and not order.lora)(
         model=model.network,
         args=_arguments(order, steps, model.parameters),
         train_dataset=_rows(order, lessons, steps, in_words),
