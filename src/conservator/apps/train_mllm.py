@@ -98,11 +98,12 @@ def _ship(into: Path, order: Order, trained: Trained) -> Path:
 
     tensors, words = pack(trained.model)
     names = " --data ".join(folder.name for folder in order.data)
+    words_first = "" if order.words is None else f" --words {order.words:g}"
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
         "data": f"the questions of {names}, made by conservator data build (docs/mllm.md)",
         "recipe": "docs/mllm.md",
-        "command": f"conservator train sft --model nano --data {names} --steps {trained.steps} "
+        "command": f"conservator train sft --model nano --data {names} --steps {trained.steps}{words_first} "
         f"--batch {order.batch} --seed {order.seed}{' --bfloat16' * order.bfloat16}",
     }
     scores = {name: value for name, value in trained.scores.items() if value == value}
