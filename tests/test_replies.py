@@ -61,6 +61,10 @@ def test_every_reply_is_legal(names: list[str], seed: int, left: int, data: st.D
     assert replied.decision.action in legal_actions(observation)
     assert set(replied.chances) <= set(legal_actions(observation))
     assert 0 < sum(replied.chances.values()) <= 1 + 1e-6
+    ways = {kind: [c for a, c in replied.chances.items() if isinstance(a, kind)] for kind in (Apply, Rollback, Stop)}
+    way = type(replied.decision.action)
+    assert sum(ways[way]) == max(map(sum, ways.values()))
+    assert replied.chances[replied.decision.action] == max(ways[way])
     assert next(iter(replied.chances)) == replied.decision.action
     if isinstance(read.action, Apply):
         whole = (read.action.tool, *read.plan)
@@ -95,6 +99,22 @@ def test_what_was_taken_back_or_failed_is_not_offered_again() -> None:
     assert Apply("a") in legal_actions(observed(tools, [Apply("a"), Rollback(0), Apply("b")]))
     failed = legal_actions(observed(tools, [Apply("a")], failed=1))
     assert failed == (Apply("b"), Apply("c"), Stop())
+
+
+def test_many_likely_tools_are_not_lost_to_one_stop() -> None:
+    chances = {"plan: a": 0.21, "plan: b": 0.22, "plan: c": 0.2, "stop": 0.37}
+
+    def next_(path: tuple[int, ...]) -> torch.Tensor:
+        logs = torch.full((257,), -30.0)
+        for reply, chance in chances.items():
+            written = SPEAKER.write(reply)
+            if written[: len(path)] == path:
+                logs[written[len(path)]] = torch.logaddexp(logs[written[len(path)]], torch.tensor(chance).log())
+        return logs.log_softmax(0)
+
+    replied = choose(observed(["a", "b", "c"], []), next_, SPEAKER)
+    assert replied.decision == Decision(Apply("b"), reply="plan: b")
+    assert replied.chances[Stop()] == pytest.approx(0.37, abs=1e-3)
 
 
 def test_numbers_that_are_none_are_an_error() -> None:

@@ -33,7 +33,8 @@ class Replied:
 
     decision: Decision
     chances: Mapping[Action, float] = field(hash=False)
-    """Of every next action that is not out of the question, the most likely first; together at most 1."""
+    """Of every next action that is not out of the question, the chosen one first, then others of its way (tools,
+    rollbacks, to stop), each way the most likely first; together at most 1."""
 
 
 class Speaker:
@@ -74,7 +75,10 @@ def _tried(trajectory: Trajectory) -> set[str]:
 
 
 def choose(observation: Observation, next_: Next, speaker: Speaker) -> Replied:
-    """The likeliest next action, and when it is a tool, the likeliest tools to follow it."""
+    """The likeliest next action, and when it is a tool, the likeliest tools to follow it.
+
+    First whether to go on, to go back, or to stop: else many tools, each likely, would lose to one stop.
+    """
     names = [spec.name for spec in observation.tools]
 
     def replies(action: Action) -> list[Tokens]:
@@ -83,6 +87,10 @@ def choose(observation: Observation, next_: Next, speaker: Speaker) -> Replied:
         return [speaker.write(write_reply(Decision(action)))]
 
     chances = likeliest({action: replies(action) for action in legal_actions(observation)}, next_)
+    together: dict[type, float] = {}
+    for action, chance in chances.items():
+        together[type(action)] = together.get(type(action), 0.0) + chance
+    chances = dict(sorted(chances.items(), key=lambda item: (-together[type(item[0])], -item[1])))
     best = next(iter(chances))
     plan = _continue((best.tool,), names, observation.steps_left, next_, speaker) if isinstance(best, Apply) else ()
     decision = Decision(best, plan[1:])
