@@ -19,12 +19,12 @@ from skimage import data as photos
 from typer.testing import CliRunner
 
 from conservator.apps.cli import app
-from conservator.degradations import degrade, parse_recipe
+from conservator.degradations import Kind, Severity, degrade, parse_recipe
 from conservator.errors import ConservatorError, MissingExtraError, NameNotFoundError
 from conservator.extras import import_mllm
 from conservator.image import Image, to_array, to_image
-from conservator.perception import Percept, study
-from conservator.perception.perception import Blind
+from conservator.perception import Look, Percept, study
+from conservator.perception.perception import Blind, Objective
 from conservator.policies import MllmPolicy, PolicyContext, check_policy, make_policy
 from conservator.policies.conversation import IMAGE, Message, ask, write_reply
 from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model, pack, shipped_model
@@ -214,6 +214,36 @@ def test_at_once_the_plan_is_followed(model: VisionLanguageModel, noisy: Image, 
     session.step(plan)
     assert run(policy, session).toolchain() == ("deblock", "wavelet_denoise", "gamma_brighten")
     assert session.trajectory.last.decision == Decision(Stop(), thought="the plan is carried out")
+
+
+class Verdict(Blind):
+    """An eye that says the same of every treatment."""
+
+    def __init__(self, gain: float) -> None:
+        self._gain = gain
+
+    def perceive(self, image: Image) -> Percept:
+        return Percept({Kind.NOISE: Severity.HIGH}, {Kind.NOISE: 0.9})
+
+    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
+        return self._gain
+
+
+def test_the_eye_has_a_veto_over_what_the_model_did(
+    model: VisionLanguageModel, noisy: Image, toolbox: Toolbox, pool: Pool
+) -> None:
+    for gain, vetoed in ((-0.5, True), (0.5, False)):
+        policy, session = MllmPolicy(model, Verdict(gain)), Session(noisy, toolbox, pool, Verdict(gain))
+        session.step(Decision(Apply("wavelet_denoise")))
+        decision = policy.act(session.observe())
+        assert decision.thought.startswith("the eye holds the last step for harm (-0.5 dB)") == vetoed
+        assert (decision.action == Rollback(0)) == vetoed
+    refused = run(MllmPolicy(model, Verdict(-0.5)), Session(noisy, toolbox, pool, Verdict(-0.5)))
+    assert refused.toolchain() == ()
+    once = MllmPolicy(model, Verdict(-0.5), once=True)
+    session = Session(noisy, toolbox, pool, Verdict(-0.5))
+    session.step(Decision(Apply("deblock"), ("wavelet_denoise",)))
+    assert once.act(session.observe()).action == Apply("wavelet_denoise")
 
 
 def test_only_a_study_of_a_large_image_is_shown(model: VisionLanguageModel, toolbox: Toolbox, coffee: Image) -> None:

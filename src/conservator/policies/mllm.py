@@ -19,12 +19,16 @@ from conservator.session.trajectory import Action, Apply, Decision, Rollback, St
 
 _SHOWN = 4
 """Alternatives that a thought names."""
+_CLEAR = 0.4
+"""Gain in dB that the eye is seldom wrong about: what the margin of ``greedy`` is, too."""
 
 
 class MllmPolicy:
     """Asks a vision-language model, which can answer with nothing but a legal plan, a rollback, or a stop.
 
-    It asks again after every step, or with ``once`` only at the start, and then follows the plan to its end.
+    It asks again after every step, or with ``once`` only at the start, and then follows the plan to its end. Where it
+    asks again, what the eye is sure of is not asked: a treatment that the eye holds for harm is taken back, and one
+    that it holds for a clear gain is not.
     """
 
     def __init__(
@@ -45,8 +49,18 @@ class MllmPolicy:
         """Decide; the thought says how sure the model is, and what else it held possible."""
         if self._once and len(observation.trajectory.steps) > 1:
             return _follow(observation.trajectory)
+        if (harmful := self._harmful(observation)) is not None:
+            return harmful
         replied = self.reply(observation)
         return replace(replied.decision, thought=told(replied.chances))
+
+    def _harmful(self, observation: Observation) -> Decision | None:
+        """The rollback of the last step, if the eye holds it for harm."""
+        last = observation.trajectory.last
+        gain = judged(observation, self._perception, self._objective).get(last.id, 0.0)
+        if gain >= 0 or last.parent is None:
+            return None
+        return Decision(Rollback(last.parent), thought=f"the eye holds the last step for harm ({gain:+.1f} dB)")
 
     def reply(self, observation: Observation) -> Replied:
         """The model's decision and the chances of the alternatives. Only the study of a large image is shown to it."""
@@ -55,7 +69,8 @@ class MllmPolicy:
         observation, model = _small(observation), self._model
         with model.lock:
             reading = model.read(model.prompt(ask(observation, self._objective, gains)))
-            return choose(observation, reading.next, self._speaker)
+            gained = gains.get(observation.trajectory.last.id, 0.0) >= _CLEAR
+            return choose(observation, reading.next, self._speaker, rollbacks=not gained)
 
 
 def _follow(trajectory: Trajectory) -> Decision:

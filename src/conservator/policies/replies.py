@@ -52,15 +52,17 @@ class Speaker:
         return self._written[reply]
 
 
-def legal_actions(observation: Observation) -> tuple[Action, ...]:
+def legal_actions(observation: Observation, rollbacks: bool = True) -> tuple[Action, ...]:
     """What may be done next: a tool, a rollback to a step whose picture is another one, a stop.
 
-    A tool that failed here, or was taken back from here, would give the same again, and is left out.
+    A tool that failed here, or was taken back from here, would give the same again, and is left out; so are
+    ``rollbacks``, if need be.
     """
     trajectory = observation.trajectory
     here, tried = trajectory.toolchain(), _tried(trajectory)
     tools = [Apply(spec.name) for spec in observation.tools if spec.name not in tried]
-    steps = [Rollback(step.id) for step in trajectory.steps[:-1] if trajectory.toolchain(step) != here]
+    earlier = trajectory.steps[:-1] if rollbacks else ()
+    steps = [Rollback(step.id) for step in earlier if trajectory.toolchain(step) != here]
     return (*tools, *steps, Stop())
 
 
@@ -74,8 +76,8 @@ def _tried(trajectory: Trajectory) -> set[str]:
     return found
 
 
-def choose(observation: Observation, next_: Next, speaker: Speaker) -> Replied:
-    """The likeliest next action, and when it is a tool, the likeliest tools to follow it.
+def choose(observation: Observation, next_: Next, speaker: Speaker, rollbacks: bool = True) -> Replied:
+    """The likeliest next action, and when it is a tool, the likeliest tools to follow it; ``rollbacks`` if they may be.
 
     First whether to go on, to go back, or to stop: else many tools, each likely, would lose to one stop.
     """
@@ -86,7 +88,7 @@ def choose(observation: Observation, next_: Next, speaker: Speaker) -> Replied:
             return _beginning((action.tool,), names, speaker)
         return [speaker.write(write_reply(Decision(action)))]
 
-    chances = likeliest({action: replies(action) for action in legal_actions(observation)}, next_)
+    chances = likeliest({action: replies(action) for action in legal_actions(observation, rollbacks)}, next_)
     together: dict[type, float] = {}
     for action, chance in chances.items():
         together[type(action)] = together.get(type(action), 0.0) + chance
