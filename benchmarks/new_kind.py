@@ -1,0 +1,50 @@
+"""Whether a planner uses a tool that it was taught later: photos under snow, before and after a short fine-tuning.
+
+python benchmarks/new_kind.py PHOTOS POLICY [POLICY ...]     say mllm mllm:out/train/snow/model
+
+Needs the expert desnow in the toolbox "user"; docs/mllm.md has the commands that make it and tune the planner.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from conservator.degradations import degrade, parse_recipe
+from conservator.evaluation.cases import photos_in
+from conservator.evaluation.patches import batch_psnr
+from conservator.perception import NetworkPerception, study
+from conservator.photo import load_photo
+from conservator.policies import PolicyContext, make_policy
+from conservator.pool import LocalPool
+from conservator.session import Session, run
+from conservator.tools import make_toolbox
+
+RECIPES = ("snow:high", "snow:high,noise:low")
+COUNT = 10
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    photos, names = photos_in(Path(sys.argv[1]), COUNT), sys.argv[2:]
+    eye, toolbox = NetworkPerception(), make_toolbox("conservator+user")
+    gains: dict[str, list[float]] = {name: [] for name in names}
+    with LocalPool(toolbox) as pool:
+        policies = {name: make_policy(name, PolicyContext(pool, eye)) for name in names}
+        for seed, path in enumerate(photos):
+            clean = load_photo(path).image
+            damaged = degrade(clean, parse_recipe(RECIPES[seed % len(RECIPES)], seed))
+            seen, wanted = study(damaged), study(clean, like=damaged)
+            for name, policy in policies.items():
+                done = run(policy, Session(seen, toolbox, pool, eye))
+                before, after = (float(batch_psnr(image, wanted).mean()) for image in (seen, done.last.image))
+                gains[name].append(after - before)
+                print(f"{path.stem:10} {name}: {after - before:+.2f} dB, {', '.join(done.toolchain()) or 'nothing'}")
+    for name, found in gains.items():
+        print(f"{name}: {sum(found) / len(found):+.2f} dB on {len(found)} photos")
+
+
+if __name__ == "__main__":
+    main()
