@@ -51,6 +51,22 @@ def test_every_policy_holds_the_contract(name: str, noisy: Image, toolbox: Toolb
     check_policy(policy, Session(study(noisy), small, pool, EYE))
 
 
+def test_a_search_keeps_to_its_budget(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
+    few = toolbox.only("wavelet_denoise", "tv_denoise", "deblock", "gamma_brighten")
+    observation = Session(study(degrade(noisy, parse_recipe("jpeg:high", seed=4))), few, pool, EYE).observe()
+    tried = []
+    for name in ("search:1", "search:20"):
+        policy = make_policy(name, PolicyContext(pool, EYE))
+        assert policy.name == name
+        found = re.search(r"best of (\d+) toolchains", policy.act(observation).thought)
+        assert found is not None
+        tried.append(int(found[1]))
+    assert 1 <= tried[0] < tried[1] <= 24  # the round that was begun is finished
+    for wrong in ("search:0", "search:", "search:many", "greedy:3"):
+        with pytest.raises(NameNotFoundError, match=wrong):
+            make_policy(wrong, PolicyContext(pool, EYE))
+
+
 @pytest.mark.parametrize("name", ["greedy", "search", "rules", "beam", "reflect"])
 def test_policies_that_look_gain_on_noise(name: str, noisy: Image, coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
     clean = coffee[..., :320, :400]

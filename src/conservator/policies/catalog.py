@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,8 @@ def _greedy(context: PolicyContext) -> Greedy:
     )
 
 
-def _search(context: PolicyContext) -> Search:
-    return Search(_greedy(context), EyeJudge(context.perception, context.objective))
+def _search(context: PolicyContext, calls: int = 24, name: str = "search") -> Search:
+    return Search(_greedy(context), EyeJudge(context.perception, context.objective), calls, name)
 
 
 def _oracle(context: PolicyContext) -> Greedy:
@@ -94,35 +95,39 @@ def _mllm(name: str, path: str, context: PolicyContext) -> MllmPolicy:
     return MllmPolicy(model, context.perception, context.objective, name, once, context.upscale)
 
 
-_FROM_FILES: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
+_WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
     "dqn": lambda name, path, context: DqnPolicy(load_agent(Path(path)), name),
     "mllm": _mllm,
     "mllm-once": _mllm,
+    "search": lambda name, calls, context: _search(context, int(calls), name),
 }
-"""Policies that a user trained, as "dqn:FILE", "mllm:FOLDER"."""
+"""Policies whose name says more: what a user trained, as "dqn:FILE" and "mllm:FOLDER", and a budget, "search:CALLS"."""
 
 
 def make_policy(name: str, context: PolicyContext) -> Policy:
     """Build a policy by name; "dqn:FILE" is an agent of your own, "mllm:FOLDER" a vision-language model.
 
+    "search:CALLS" may try about so many tools on the study; it finishes the round that it has begun.
+
     Raises NameNotFoundError with the nearest names.
     """
     if name in POLICIES:
         return POLICIES[name](context)
-    kind, path = _own(name)
-    return _FROM_FILES[kind](name, path, context)
+    kind, more = _own(name)
+    return _WITH_MORE[kind](name, more, context)
 
 
 def _own(name: str) -> tuple[str, str]:
-    """Kind and path of a policy from a file; raises NameNotFoundError for another name, or when nothing lies there."""
-    kind, _, path = name.partition(":")
-    if kind not in _FROM_FILES or not path or not Path(path).exists():
+    """Kind and path (or calls) of such a policy; NameNotFoundError for another name, or when nothing lies there."""
+    kind, _, more = name.partition(":")
+    fits = re.fullmatch(r"[1-9]\d{0,4}", more) if kind == "search" else more and Path(more).exists()
+    if kind not in _WITH_MORE or not fits:
         raise name_not_found("policy", name, POLICIES)
-    return kind, path
+    return kind, more
 
 
 def is_policy(name: str) -> bool:
-    """Whether there is such a policy, be it one from a file."""
+    """Whether there is such a policy."""
     try:
         return name in POLICIES or bool(_own(name))
     except NameNotFoundError:
