@@ -246,6 +246,19 @@ def test_the_eye_has_a_veto_over_what_the_model_did(
     assert once.act(session.observe()).action == Apply("wavelet_denoise")
 
 
+def test_a_small_photo_is_enlarged_last_where_that_is_wanted(model: VisionLanguageModel, coffee: Image) -> None:
+    tools = make_toolbox("conservator").only("upscale_x2", "denoise_light")
+    small = observed(tools, coffee[..., :100, :100])
+    step = replace(small.trajectory.last, percept=Percept({Kind.LOW_RESOLUTION: Severity.HIGH}))
+    done = replace(small.trajectory.last, id=1, parent=0, decision=Decision(Apply("denoise_light")))
+    planned = replace(small, trajectory=Trajectory((step, replace(done, percept=step.percept))))
+    for upscale, action in ((True, Apply("upscale_x2")), (False, Stop())):
+        assert MllmPolicy(model, Blind(), once=True, upscale=upscale).act(planned).action == action
+    last = replace(done, id=2, parent=1, decision=Decision(Apply("upscale_x2")))
+    enlarged = replace(small, trajectory=Trajectory((*planned.trajectory.steps, last)))
+    assert MllmPolicy(model, Blind(), upscale=True).act(enlarged).action == Stop()
+
+
 def test_only_a_study_of_a_large_image_is_shown(model: VisionLanguageModel, toolbox: Toolbox, coffee: Image) -> None:
     policy = MllmPolicy(model, Blind())
     large = policy.reply(observed(toolbox, coffee))

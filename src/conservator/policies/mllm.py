@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from conservator.degradations import Kind, Severity
 from conservator.perception.perception import Objective, Perception
 from conservator.perception.study import study
 from conservator.policies.conversation import ask, judged, plannable
@@ -40,13 +41,24 @@ class MllmPolicy:
         once: bool = False,
         upscale: bool = False,
     ) -> None:
-        """``upscale`` offers the tools that enlarge a photo, too; the model that ships has not learned about them."""
+        """``upscale`` enlarges a small photo when the model has no more to do: no question it learned is about that."""
         self.name, self._model, self._perception, self._objective = name, model, perception, objective
         self._once, self._upscale = once, upscale
         self._speaker = Speaker(model.tokens, model.end)
 
     def act(self, observation: Observation) -> Decision:
         """Decide; the thought says how sure the model is, and what else it held possible."""
+        enlarging = [spec.name for spec in observation.tools if spec.scale > 1]
+        if set(enlarging) & set(observation.trajectory.toolchain()):
+            return Decision(Stop(), thought="the photo is enlarged, which is the last step")
+        decision = self._next(observation)
+        small = observation.percept.severities.get(Kind.LOW_RESOLUTION, Severity.NONE) > Severity.NONE
+        if decision.action == Stop() and self._upscale and small and enlarging and observation.steps_left > 1:
+            return Decision(Apply(enlarging[0]), thought=f"the photo is small; else {decision.thought}")
+        return decision
+
+    def _next(self, observation: Observation) -> Decision:
+        """What to do about all but the size."""
         if self._once and len(observation.trajectory.steps) > 1:
             return _follow(observation.trajectory)
         if (harmful := self._harmful(observation)) is not None:
@@ -64,7 +76,7 @@ class MllmPolicy:
 
     def reply(self, observation: Observation) -> Replied:
         """The model's decision and the chances of the alternatives. Only the study of a large image is shown to it."""
-        observation = replace(observation, tools=plannable(observation.tools, self._upscale))
+        observation = replace(observation, tools=plannable(observation.tools))
         gains = judged(observation, self._perception, self._objective)
         observation, model = _small(observation), self._model
         with model.lock:
