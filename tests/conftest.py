@@ -44,6 +44,21 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     return home
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For many small sums: threads would only wait for each other, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image:
+    """A part of a photo, 240 pixels high and 320 wide."""
+    return to_image(data.astronaut()[:240, :320])
+
+
 @pytest.fixture(scope="session")
 def astronaut() -> Image:
     return to_image(data.astronaut())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -42,31 +41,17 @@ from conservator.degradations import (
 )
 from conservator.errors import ImageError, RecipeError
 from conservator.image import Image, digest, to_array, to_image
+from conservator.metrics.fidelity import psnr
 from conservator.resample import bicubic_resize
 
 LEVELS = [severity for severity in Severity if severity is not Severity.NONE]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Many small sums: threads would only wait for each other, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photo() -> Image:
-    return to_image(skimage.data.astronaut()[:240, :320])
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def gray(value: float, height: int = 256, width: int = 256) -> Image:
     return torch.full((1, 3, height, width), value)
-
-
-def psnr(a: Image, b: Image) -> float:
-    return float(-10 * torch.log10((a - b).square().mean()))
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import skimage.data
-import torch
 
 from conservator.degradations import (
     MIO_GROUPS,
@@ -34,26 +31,11 @@ from conservator.degradations import (
     rl_restore_recipe,
 )
 from conservator.errors import NameNotFoundError, RecipeError
-from conservator.image import Image, to_image
+from conservator.image import Image
+from conservator.metrics.fidelity import psnr
 from conservator.resample import bicubic_to
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Many small sums: threads would only wait for each other, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photo() -> Image:
-    return to_image(skimage.data.astronaut()[:240, :320])
-
-
-def psnr(a: Image, b: Image) -> float:
-    return float(-10 * torch.log10((a - b).square().mean()))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_mio_has_sixteen_combinations() -> None:

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import PIL.Image
 import pytest
-import skimage.data
 import torch
 
 from conservator.errors import ImageError
-from conservator.image import Image, to_image
+from conservator.image import Image
+from conservator.metrics.fidelity import psnr
 from conservator.resample import bicubic_resize, bicubic_to
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Many small sums: threads would only wait for each other, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photo() -> Image:
-    return to_image(skimage.data.astronaut()[:240, :320])
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def gray(value: float, height: int = 256, width: int = 256) -> Image:
     return torch.full((1, 3, height, width), value)
-
-
-def psnr(a: Image, b: Image) -> float:
-    return float(-10 * torch.log10((a - b).square().mean()))
 
 
 @pytest.mark.parametrize("scale", [0.25, 1 / 3, 0.7, 1.0, 2.5, 4.0])

@@ -57,6 +57,11 @@ class Lesson:
         first = re.match(r"plan: (\w+)", self.answer)
         return self.values[first[1] if first else word]
 
+    @property
+    def toolbox(self) -> tuple[str, ...]:
+        """The lines that tell of a tool each."""
+        return tuple(line for line in self.messages[0].text.splitlines() if line.startswith("- "))
+
     def load(self) -> Image:
         """The picture of the current state, (1, 3, H, W)."""
         with PillowImage.open(self.picture) as file:
@@ -71,7 +76,7 @@ class Lesson:
     def ask_in_words(self) -> tuple[Message, Message]:
         """The question without its picture, and without the toolbox, whose names are in the history and the answer."""
         system, user = self.messages
-        lines = [line for line in system.text.splitlines() if not line.startswith("- ")]
+        lines = [line for line in system.text.splitlines() if line not in self.toolbox]
         return replace(system, text="\n".join(lines)), replace(user, text=user.text.replace(IMAGE, ""))
 
     def observe(self, image: Image) -> Observation:
@@ -125,9 +130,9 @@ def split(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Lesson]]:
 
 def shuffled(lessons: Sequence[Lesson], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """The numbers of all lessons by chance, those about one toolbox in batches, so that these begin alike."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for number in rng.permutation(len(lessons)):
-        groups.setdefault(lessons[number].messages[0].text.partition("The result shall")[0], []).append(int(number))
+        groups.setdefault(lessons[number].toolbox, []).append(int(number))
     batches = [group[i : i + batch] for group in groups.values() for i in range(0, len(group), batch)]
     whole = [batches[i] for i in rng.permutation(len(batches)) if len(batches[i]) == batch]
     rest = [part for part in batches if len(part) < batch]
