@@ -354,7 +354,7 @@ def macs(network: torch.nn.Module, side: int) -> int:
 def test_the_compact_tools_cost_no_more_than_the_papers() -> None:
     for index in (0, 3):  # one of each size
         assert macs(own_network("compact", index)(), 64) <= macs(own_network("paper", index)(), 63)
-    with pytest.raises(ConservatorError, match="expected paper or compact"):
+    with pytest.raises(ConservatorError, match="expected paper, compact or plain"):
         own_network("big", 0)
 
 

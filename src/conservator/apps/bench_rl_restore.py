@@ -57,7 +57,7 @@ def bench_rl_restore(
             rows += found
             oracles += best
         for text in network or []:
-            name, _, tool = text.partition("/")
+            name, _, tool = text.rpartition("/")
             toolbox = make_toolbox(name).only(tool)
             pool = stack.enter_context(LocalPool(toolbox, workers=threads, max_batch=1, queue_size=4096))
             rows += [measure(text, FixedOrder(tool), patches, toolbox, pool) for patches in levels]

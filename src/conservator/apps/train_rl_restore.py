@@ -18,15 +18,20 @@ Toolbox = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:co
 Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, or the paper's.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
 _OUTPUT = Path("out/train")
+_NAMES = {"paper": "rl_restore", "compact": "rl_restore_compact", "plain": "rl_restore_plain"}
+"""What the weights of an architecture are called."""
 
 
 @train_app.command("rl-restore-tools")
 def train_rl_restore_tools(
     photos: PhotosOption,
-    architecture: Annotated[Literal["paper", "compact"], typer.Option(help="The paper's networks, or ours.")] = "paper",
-    steps: Annotated[int, typer.Option(min=1, help="Steps per tool.")] = 4000,
-    others: Annotated[float, typer.Option(min=0, max=4, help="How slight the added noise and JPEG are.")] = 1.0,
-    only: Annotated[str, typer.Option(help="Only these tools, joined by commas.")] = "",
+    architecture: Annotated[
+        Literal["paper", "compact", "plain"],
+        typer.Option(help="The paper's networks, ours, or one of the toolbox's size for all damage."),
+    ] = "paper",
+    base: Annotated[int, typer.Option(min=0, help="Steps that tools of one size have in common.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per tool, after these.")] = 1200,
+    others: Annotated[float, typer.Option(min=0, max=4, help="How strong the added noise and JPEG are.")] = 4.0,
     output: Output = _OUTPUT,
     into: Into = None,
     workers: Workers = 1,
@@ -36,18 +41,14 @@ def train_rl_restore_tools(
     """Train twelve tools for four ranges of blur, noise and JPEG; the same command again goes on."""
     from conservator.training.rl_restore import Order, train_tools, write_tools
 
-    name = "rl_restore" if architecture == "paper" else "rl_restore_compact"
-    chosen = tuple(part for part in only.split(",") if part)
-    order = Order(photos, output / name, architecture, steps, 1e-3, others, chosen, seed, workers, device)
+    name = _NAMES[architecture]
+    order = Order(photos, output / name, architecture, base, steps, 1e-3, others, seed, workers, device)
     tensors, scores = train_tools(order, typer.echo)
-    command = f"train rl-restore-tools --architecture {architecture} --steps {steps} --others {others:g} --seed {seed}"
-    if chosen:
-        typer.echo("run it again without --only to write the toolbox")
-        return
+    options = f"--architecture {architecture} --base {base} --steps {steps} --others {others:g} --seed {seed}"
     typer.echo(
         f"use it with: --toolbox rl-restore:{write_tools(output / f'{name}.safetensors', tensors, architecture)}"
     )
-    _ship(into, name, tensors, photos, command, scores, {"architecture": architecture})
+    _ship(into, name, tensors, photos, f"train rl-restore-tools {options}", scores, {"architecture": architecture})
 
 
 @train_app.command("dqn")
@@ -123,7 +124,7 @@ def train_joint(
     source = PatchSource(found.training, damage(mixture))
     tensors = train(load_agent(agent), modules, source, output, Settings(steps, loss=loss, seed=seed), typer.echo)
     typer.echo(f"use it with: --toolbox rl-restore:{write_tools(output / 'tools.safetensors', tensors, architecture)}")
-    name = "rl_restore" if architecture == "paper" else "rl_restore_compact"
+    name = _NAMES[architecture]
     command = f"train joint --steps {steps} --loss {loss} --mixture {mixture} --seed {seed}"
     _ship(into, name, tensors, photos, command, {"steps": steps}, {"architecture": architecture})
 

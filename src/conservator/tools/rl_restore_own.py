@@ -1,4 +1,7 @@
-"""Twelve tools like those of RL-Restore, trained here: in the paper's architecture, or in a compact one of ours."""
+"""Twelve tools like those of RL-Restore, trained here: in the paper's architecture, or in a compact one of ours.
+
+Beside them a plain network of about the toolbox's size, alone in a toolbox: what a chain of tools has to beat.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,19 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError
 from conservator.networks.unet import ResidualUNet
 from conservator.tools.rl_restore import RlRestoreTool, network_of, rl_restore_specs
+from conservator.tools.tool import ToolSpec
 from conservator.weights import load_weights, manifest
 
-Architecture: TypeAlias = Literal["paper", "compact"]
+Architecture: TypeAlias = Literal["paper", "compact", "plain"]
 _SOURCE = "trained in the conservator repository (docs/rl-restore.md), after Yu et al., CVPR 2018"
 _COMPACT = ((32, 48, 64), (48, 72, 96))
 """Widths for weak and for strong damage: no more multiplications per pixel than the paper's two networks."""
+_PLAIN = (32, 56, 80)
+"""Widths of the plain network."""
 
 
 @dataclass(frozen=True)
@@ -32,27 +39,45 @@ class Loaded:
         return dict(self.values)
 
 
+def own_specs(architecture: str) -> tuple[ToolSpec, ...]:
+    """What the tools of an architecture are called and do: twelve in the paper's order, or the plain one."""
+    specs = tuple(replace(spec, source=_SOURCE, license="Apache-2.0") for spec in rl_restore_specs())
+    if architecture == "compact":
+        return tuple(replace(spec, multiple_of=8) for spec in specs)
+    if architecture == "plain":
+        kinds = frozenset[Kind]().union(*(spec.removes for spec in specs))
+        name, does = "rl_plain", "Removes Gaussian blur, noise and JPEG artefacts together."
+        return (replace(specs[0], name=name, removes=kinds, description=does, multiple_of=8),)
+    return specs
+
+
+def strength(index: int) -> int:
+    """Which network the tool ``index`` has: 0 for the two bands of weak damage, 1 for the two of strong."""
+    return index % 4 // 2
+
+
 def own_network(architecture: str, index: int) -> Callable[[], nn.Module]:
     """What makes the network of the tool ``index``, 0 to 11; ConservatorError for an unknown architecture."""
     if architecture == "paper":
         return network_of(index)
     if architecture == "compact":
-        return partial(ResidualUNet, _COMPACT[index % 4 // 2])
-    raise ConservatorError(f"the architecture is {architecture!r}, expected paper or compact")
+        return partial(ResidualUNet, _COMPACT[strength(index)])
+    if architecture == "plain":
+        return partial(ResidualUNet, _PLAIN)
+    raise ConservatorError(f"the architecture is {architecture!r}, expected paper, compact or plain")
 
 
 def own_tools(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[RlRestoreTool, ...]:
-    """The twelve tools of a file of weights, in the paper's order: ``NAME.`` begins the tensors of each."""
+    """The tools of a file of weights, in the paper's order: ``NAME.`` begins the tensors of each."""
     architecture = metadata.get("architecture", "")
     tools = []
-    for index, spec in enumerate(rl_restore_specs()):
+    for index, spec in enumerate(own_specs(architecture)):
         prefix = f"{spec.name}."
         mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if not mine:
             raise ConservatorError(
                 f"the file of weights has no tool {spec.name}; conservator train rl-restore-tools makes all"
             )
-        spec = replace(spec, source=_SOURCE, license="Apache-2.0", multiple_of=8 if architecture == "compact" else 1)
         tools.append(RlRestoreTool(spec, own_network(architecture, index), Loaded(mine)))
     return tuple(tools)
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.utils.data import Dataset
 
 from conservator.degradations import Recipe
 from conservator.errors import name_not_found
-from conservator.evaluation.patches import BANDS, LEVELS, Draw, Pyramid, draw_pair, single
+from conservator.evaluation.patches import BANDS, LEVELS, SIDE, Draw, Pyramid, draw_pair, single
 from conservator.image import Image
 
 SHARES: Mapping[str, Mapping[str, float]] = {
@@ -40,11 +42,26 @@ def _single(rng: np.random.Generator) -> Recipe:
 
 @dataclass(frozen=True)
 class PatchSource:
-    """Draws a damaged patch and the undamaged one, (1, 3, 63, 63) each."""
+    """Draws a damaged patch and the undamaged one, (1, 3, side, side) each."""
 
     pyramids: Sequence[Pyramid]
     draw: Draw
+    side: int = SIDE
 
     def __call__(self, rng: np.random.Generator) -> tuple[Image, Image]:
         """Equal random numbers, equal pixels."""
-        return draw_pair(self.pyramids[int(rng.integers(len(self.pyramids)))], self.draw, rng)
+        return draw_pair(self.pyramids[int(rng.integers(len(self.pyramids)))], self.draw, rng, self.side)
+
+
+@dataclass(frozen=True)
+class PatchBatches(Dataset[tuple[Image, Image]]):
+    """Item ``step`` is the batch of that step: damaged and clean (B, 3, side, side), the same in every run."""
+
+    source: PatchSource
+    batch: int
+    seed: int
+
+    def __getitem__(self, step: int) -> tuple[Image, Image]:
+        pairs = [self.source(np.random.default_rng([self.seed, step, i])) for i in range(self.batch)]
+        damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
+        return damaged, clean

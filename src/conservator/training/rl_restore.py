@@ -1,7 +1,11 @@
-"""Train twelve tools like those of RL-Restore, in the paper's architecture or in a compact one of ours."""
+"""Train twelve tools like those of RL-Restore, in the paper's architecture or in a compact one of ours.
+
+Or one plain network for all damage, which any toolbox has to beat.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +15,19 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from conservator.degradations import Degradation, GaussianBlur, GaussianNoise, JpegCompression
+from conservator.degradations import Degradation, GaussianBlur, GaussianNoise, JpegCompression, Recipe
 from conservator.degradations.noise import draw_seed
-from conservator.evaluation.patches import BANDS
+from conservator.evaluation.patches import BANDS, Draw
 from conservator.files import replacing
-from conservator.tools.rl_restore import rl_restore_specs
-from conservator.tools.rl_restore_own import Architecture, own_network
-from conservator.training.crops import Damage, Lesson, Photos
-from conservator.training.tools import Budget, Trained, train_expert
+from conservator.tools.rl_restore_own import Architecture, own_network, own_specs, strength
+from conservator.training.crops import Photos
+from conservator.training.patches import PatchBatches, PatchSource, mixture
+from conservator.training.tools import Budget, Trained, train_network
 
 _SLIGHT_NOISE, _SLIGHT_JPEG = 5.0, 80
 """Added to all tool data, for in a toolchain no tool meets its damage alone: sigma up to this (of 255), quality from
 this on. The paper does not say how slight; these are a reimplementer's."""
-_SIDE, _BATCH = 64, 32
+_SIDE, _BATCH, _HELD_OUT = 64, 16, 128
 
 
 @dataclass(frozen=True)
@@ -32,37 +36,37 @@ class Order:
 
     photos: Path
     output: Path
-    """Folder of checkpoints, one subfolder per tool."""
+    """Folder of checkpoints, one subfolder per network."""
     architecture: Architecture = "paper"
-    steps: int = 4000
-    """Per tool; the paper's are 320,000 of 64 crops by SGD, which takes days on a CPU."""
+    base: int = 2000
+    """Steps on the agent's mixtures that every tool of one size begins with, done once per size; 0 for none."""
+    steps: int = 1200
+    """Per tool, after that; the paper's are 320,000 of 64 crops by SGD, which takes days on a CPU."""
     rate: float = 1e-3
-    others: float = 1.0
-    """How slight the added noise and JPEG are: 1 as above, 4 up to sigma 20 and down to quality 20."""
-    only: tuple[str, ...] = ()
-    """Names of the tools to train now; all when empty."""
+    others: float = 4.0
+    """How slight the noise and JPEG are that are added: 1 is up to sigma 5 and down to quality 80, 4 up to sigma 20 and
+    down to quality 20."""
     seed: int = 0
     workers: int = 1
     device: str = "cpu"
 
 
-def band_damage(kind: str, band: int, others: float = 1.0) -> Damage:
-    """The damage of one tool's crops: its own, from its range, with slight noise and JPEG besides.
+def band_damage(kind: str, band: int, others: float = 1.0) -> Draw:
+    """The damage of one tool's patches: its own, from its range, with slight noise and JPEG besides.
 
     ``kind`` is a key of BANDS, ``band`` 0 to 3. Blur, then noise, then JPEG, as in the agent's patches.
     """
     low, high = BANDS[kind][band]
     worst = max(10, round(100 - others * (100 - _SLIGHT_JPEG)))
 
-    def damage(rng: np.random.Generator) -> Lesson:
+    def draw(rng: np.random.Generator) -> Recipe:
         amount = float(rng.uniform(low, high))
         noise = amount if kind == "noise" else float(rng.uniform(0, others * _SLIGHT_NOISE))
         quality = round(amount) if kind == "jpeg" else int(rng.integers(worst, 100, endpoint=True))
-        recipe: list[Degradation] = [GaussianBlur(amount)] if kind == "blur" else []
-        recipe += [GaussianNoise(noise / 255, draw_seed(rng)), JpegCompression(quality)]
-        return Lesson(tuple(recipe))
+        blur: list[Degradation] = [GaussianBlur(amount)] if kind == "blur" else []
+        return (*blur, GaussianNoise(noise / 255, draw_seed(rng)), JpegCompression(quality))
 
-    return damage
+    return draw
 
 
 def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -75,35 +79,46 @@ def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[di
     photos = Photos(order.photos)
     tensors: dict[str, Tensor] = {}
     scores: dict[str, float] = {}
-    for index, spec in enumerate(rl_restore_specs()):
-        if order.only and spec.name not in order.only:
-            continue
-        trained = _train_one(order, index, spec.name, photos, report)
+    bases: dict[int, Mapping[str, Tensor]] = {}
+    for index, spec in enumerate(own_specs(order.architecture)):
+        torch.manual_seed(order.seed + index)
+        network, size = own_network(order.architecture, index)(), strength(index)
+        if order.architecture == "paper":
+            _start_near_identity(network)
+        if order.base:
+            if size not in bases:
+                trained = _train(order, network, ("base_weak", "base_strong")[size], mixture("all"), photos, report)
+                bases[size] = trained.network.state_dict()
+            network.load_state_dict(bases[size])
+        kind, band = list(BANDS)[index // 4], index % 4
+        draw = mixture("all") if order.architecture == "plain" else band_damage(kind, band, order.others)
+        trained = _train(order, network, spec.name, draw, photos, report)
         tensors |= named(spec.name, trained.network)
         scores |= {f"{spec.name}_in": trained.psnr_in, f"{spec.name}_out": trained.psnr_out}
-        report(f"{spec.name}: {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB in {trained.minutes:.1f} minutes")
     return tensors, scores
 
 
-def _train_one(order: Order, index: int, name: str, photos: Photos, report: Callable[[str], None]) -> Trained:
-    kind, band = list(BANDS)[index // 4], index % 4
-    torch.manual_seed(order.seed + index)
-    network = own_network(order.architecture, index)()
-    if order.architecture == "paper":
-        _start_near_identity(network)
-    budget = Budget(
-        steps=order.steps, rate=order.rate, side=_SIDE, batch=_BATCH, seed=order.seed, workers=order.workers
-    )
-    return train_expert(
+def _train(
+    order: Order, network: nn.Module, name: str, draw: Draw, photos: Photos, report: Callable[[str], None]
+) -> Trained:
+    base = name.startswith("base")
+    steps = order.base if base else order.steps
+    # what begins with a network depends on how long that was trained
+    identity = {"tool": name, "architecture": order.architecture}
+    identity |= {} if base else {"others": str(order.others), "base": str(order.base)}
+    held_out = PatchBatches(PatchSource(photos.held_out, draw, _SIDE), _HELD_OUT, order.seed)
+    trained = train_network(
         network,
-        band_damage(kind, band, order.others),
-        photos,
+        PatchBatches(PatchSource(photos.training, draw, _SIDE), _BATCH, order.seed + zlib.crc32(name.encode())),
+        held_out[0],
         order.output / name,
-        budget,
+        Budget(steps=steps, rate=order.rate, side=_SIDE, batch=_BATCH, seed=order.seed, workers=order.workers),
         device=order.device,
-        identity={"tool": name, "architecture": order.architecture, "others": str(order.others)},
+        identity=identity,
         report=report,
     )
+    report(f"{name}: {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB in {trained.minutes:.1f} minutes")
+    return trained
 
 
 def _start_near_identity(network: nn.Module) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from conservator.errors import ConservatorError
 from conservator.image import Image
@@ -89,26 +90,55 @@ def train_expert(
     identity: Mapping[str, str] | None = None,
     report: Callable[[str], None] = print,
 ) -> Trained:
-    """Train ``network`` to undo ``damage``; resumes from ``folder`` where an earlier run stopped, to the step.
+    """Train ``network`` to undo ``damage`` on crops of ``photos``; the rest is as ``train_network`` says."""
+    crops, unseen = (
+        Crops(pyramids, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
+        for pyramids in (photos.training, photos.held_out)
+    )
+    return train_network(
+        network,
+        crops,
+        validation_set(unseen, _VALIDATION_CROPS),
+        folder,
+        budget,
+        device=device,
+        epsilon=_EPSILON_OF_SCENES if whole else _EPSILON,
+        identity=identity,
+        report=report,
+    )
+
+
+def train_network(
+    network: nn.Module,
+    batches: Dataset[tuple[Image, Image]],
+    held_out: tuple[Image, Image],
+    folder: Path,
+    budget: Budget,
+    *,
+    device: str = "cpu",
+    epsilon: float = _EPSILON,
+    identity: Mapping[str, str] | None = None,
+    report: Callable[[str], None] = print,
+) -> Trained:
+    """Train on batches of damaged and clean images; resumes from ``folder`` where an earlier run stopped, to the step.
 
     ``identity`` says what is trained; a checkpoint of another one, or of other settings, raises ConservatorError.
 
-    ``folder`` gets ``checkpoint.pt``, and the validation curve as ``curve.csv`` and ``curve.png``.
+    ``folder`` gets ``checkpoint.pt``, and the curve on the pairs ``held_out`` as ``curve.csv`` and ``curve.png``.
     The loss is the mean PSNR of the crops, so that a faintly damaged one counts as much as a hazy one, whose error is a
     hundred times as large (the PSNR loss of Chen et al., HINet, 2021). AdamW, bfloat16, running mean of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(budget.seed)
-    crops = Crops(photos.training, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
-    unseen = Crops(photos.held_out, damage, budget.side, budget.batch, budget.seed, budget.steps, whole, scale)
-    damaged, clean = (x.to(device) for x in validation_set(unseen, _VALIDATION_CROPS))
-    run = _Run(network, budget, device, dict(identity or {}), _EPSILON_OF_SCENES if whole else _EPSILON)
+    damaged, clean = (x.to(device) for x in held_out)
+    run = _Run(network, budget, device, dict(identity or {}), epsilon)
     if run.load(folder):
         report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
+    scale = clean.shape[-1] // damaged.shape[-1]
     enlarged = bicubic_to(damaged, *clean.shape[-2:]) if scale > 1 else damaged
     before = _psnr(enlarged, clean)
     started = saved = time.monotonic() - run.progress.seconds
-    for noisy, target in ahead(crops, range(run.progress.step, budget.steps), budget.workers):
+    for noisy, target in ahead(batches, range(run.progress.step, budget.steps), budget.workers):
         if run.progress.share(budget) >= 1:
             break
         run.step(noisy.to(device), target.to(device))
