@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from test_rl_restore import PHOTOS, TOOLS, small_agent
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.patches import Patches, make_patches, single
 from conservator.evaluation.rl_restore import measure
+from conservator.image import Image
 from conservator.policies import RandomPolicy
 from conservator.pool import LocalPool
 from conservator.tools.rl_restore_own import own_network
-from conservator.training.env import Rules
+from conservator.training.env import Rules, VectorRestorationEnv
 from conservator.training.patches import PatchSource
 from conservator.training.replay import Played, Replay
 
@@ -32,10 +34,10 @@ def rules() -> Iterator[Rules]:
 
 
 def test_replay_gives_back_what_it_was_given() -> None:
-    replay, rng = Replay(4, 3, 8, priority=0.6), np.random.default_rng(0)
+    replay, rng = Replay(4, 3, 8, 2, priority=0.6), np.random.default_rng(0)
     for length in (1, 2, 3, 2, 3, 1):
         images = [np.full((3, 8, 8), length / 10, np.float32)] * length
-        replay.add(Played(images, list(range(length)), [length] * length, [float(length)] * length))
+        replay.add(Played(images, list(range(length)), [length] * length, [float(length)] * length, []))
     assert len(replay) == 4
     batch = replay.sample(50, rng)
     lengths = batch.played.sum(1)
@@ -63,6 +65,22 @@ def test_targets_of_one_and_of_several_steps() -> None:
 @pytest.fixture
 def held_out() -> Patches:
     return make_patches(PHOTOS, "held out", single("noise", 3), 24, seed=9)
+
+
+def test_foresight_is_what_the_tools_then_do(rules: Rules) -> None:
+    env = VectorRestorationEnv(rules, 4)
+    observed, _ = env.reset(seed=0)
+    foreseen = env.foresee()
+    assert foreseen.images.shape == (4, len(TOOLS), 3, 63, 63)
+    actions = np.array([0, 1, 0, 1])
+    observed, rewards, terminated, _, _ = env.step(actions)
+    for i, action in enumerate(actions):
+        assert foreseen.rewards[i, action] == pytest.approx(rewards[i], abs=1e-4)
+        assert bool(foreseen.ends[i, action]) == bool(terminated[i])
+        if not terminated[i]:
+            assert np.array_equal(observed["image"][i], foreseen.images[i, action].numpy())
+    assert terminated.any()
+    assert not terminated.all()
 
 
 @pytest.mark.slow
@@ -142,7 +160,15 @@ def test_joint_training_helps_and_resumes(tmp_path: Path) -> None:
     first, last = (float(line.split("gain ")[1].split()[0]) for line in (said[0], said[-1]))
     assert last > first
     tools.load_state_dict(start)
-    train_joint(agent, tools, source, tmp_path / "cut", replace(settings, steps=6), said.append)
+    calls = itertools.count()
+
+    def cut(rng: np.random.Generator) -> tuple[Image, Image]:
+        if next(calls) == 6 * settings.batch:
+            raise InterruptedError
+        return source(rng)
+
+    with pytest.raises(InterruptedError):
+        train_joint(agent, tools, cut, tmp_path / "cut", settings, said.append)
     again = train_joint(agent, tools, source, tmp_path / "cut", settings, said.append)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert torch.equal(again["darken.conv1.weight"], start["1.conv1.weight"].half())  # never used, never changed
@@ -156,7 +182,8 @@ def test_the_command_line_trains_tools_an_agent_and_both(tmp_path: Path) -> None
         PillowImage.fromarray(pyramid[0][:200, :200]).save(photos / f"{i}.png")
     out = tmp_path / "out"
     common = ("--photos", photos, "--output")
-    result = conservator("train", "rl-restore-tools", *common, out, "--steps", 1, "--workers", 0, "--into", out / "w")
+    few = ("--base", 1, "--steps", 1, "--workers", 0)
+    result = conservator("train", "rl-restore-tools", *common, out, *few, "--into", out / "w")
     assert result.returncode == 0, result.stderr
     tools = out / "rl_restore.safetensors"
     few = ("--steps", 32, "--patches", 4)

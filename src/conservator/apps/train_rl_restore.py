@@ -57,7 +57,7 @@ def train_dqn(
     toolbox: Toolbox = "rl-restore",
     preset: Annotated[Literal["fast", "published"], typer.Option(help="Ours, or the authors'.")] = "fast",
     without: Annotated[
-        str, typer.Option(help="Switch off, joined by commas: double, duelling, returns, priority, turned.")
+        str, typer.Option(help="Switch off, joined by commas: contrast, foresight, duelling, priority, turned, ...")
     ] = "",
     name: Annotated[Literal["dqn", "dqn_compact"], typer.Option(help="What --into calls it.")] = "dqn",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the environment (default: the preset's).")] = None,

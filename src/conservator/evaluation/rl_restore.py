@@ -81,7 +81,7 @@ def oracle(method: str, patches: Patches, toolbox: Toolbox, pool: Pool) -> tuple
         indices = live.nonzero()[:, 0]
         if not len(indices):
             break
-        tried = _try_all(image[indices], toolbox, pool)
+        tried = try_all(image[indices], toolbox, pool)
         scores = torch.stack([batch_psnr(t, clean[indices]) for t in tried])
         if step == 0:
             first = scores - before
@@ -95,8 +95,8 @@ def oracle(method: str, patches: Patches, toolbox: Toolbox, pool: Pool) -> tuple
     return Row(method, patches.level, before, best, count, ~live), first
 
 
-def _try_all(images: Image, toolbox: Toolbox, pool: Pool) -> list[Image]:
-    """Every tool on every image: for each tool (N, 3, H, W)."""
+def try_all(images: Image, toolbox: Toolbox, pool: Pool) -> list[Image]:
+    """What every tool makes of images (N, 3, H, W): one such batch for each tool, in the toolbox's order."""
     calls = [[pool.submit(name, part) for part in images.split(_TOGETHER)] for name in toolbox]
     return [torch.cat([call.result() for call in parts]) if parts else images for parts in calls]
 

@@ -6,6 +6,7 @@ It looks at one patch per step of an episode and remembers the patches and tools
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,21 @@ class QNetwork(nn.Module):
         with torch.no_grad():
             self.gates.bias[2 * _MEMORY : 3 * _MEMORY] = 1.0
 
+    @torch.no_grad()
+    def see_contrast(self) -> None:
+        """Begin with weights that learn in hundreds of updates what the authors' need tens of thousands for.
+
+        Damage is fine contrast, so the first filters ignore brightness and are as strong as photos are flat; the others
+        keep the variance of what enters them (He et al., ICCV 2015), the last ones large enough to pass gradients on.
+        """
+        for convolution in self.convolutions:
+            nn.init.kaiming_normal_(cast("Tensor", convolution.weight))
+        nn.init.kaiming_normal_(self.project.weight)
+        nn.init.normal_(self.values.weight, std=0.2)
+        first = cast("Tensor", self.convolutions[0].weight)
+        first -= first.mean((1, 2, 3), keepdim=True)
+        first *= 4  # photos deviate by about a quarter from their mean
+
     def features(self, patches: Image) -> Tensor:
         """What is seen in patches (N, 3, 63, 63): (N, 32)."""
         first, *others = self.convolutions
@@ -68,8 +84,11 @@ class QNetwork(nn.Module):
         ``patches``: (B, T, 3, 63, 63) in [0, 1], the patch before each step. ``previous``: (B, T) int64, the tool that
         led to it counted from 1, 0 for none.
         """
+        return self.remember(self.features(patches.flatten(0, 1)).unflatten(0, previous.shape), previous)
+
+    def remember(self, seen: Tensor, previous: Tensor) -> Tensor:
+        """The same from the features (B, T, 32) of the patches."""
         batch, steps = previous.shape
-        seen = self.features(patches.flatten(0, 1)).unflatten(0, (batch, steps))
         came = F.one_hot(previous, self.tools + 1)[..., 1:].to(seen.dtype)
         hidden = cell = seen.new_zeros(batch, _MEMORY)
         values = []

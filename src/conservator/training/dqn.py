@@ -28,7 +28,7 @@ from conservator.networks.dqn import QNetwork
 from conservator.policies import DqnPolicy, RandomPolicy
 from conservator.policies.dqn import LONGEST, Agent
 from conservator.training.checkpoint import draw_curve, load_checkpoint, save_checkpoint, write_curve
-from conservator.training.env import Observed, Rules, VectorRestorationEnv
+from conservator.training.env import Foreseen, Observed, Rules, VectorRestorationEnv
 from conservator.training.replay import Batch, Played, Replay
 
 
@@ -66,6 +66,13 @@ class Settings:
     """Rewards that are summed before the bootstrap (n-step), as long as the actions are the best."""
     priority: float = 0.0
     """Exponent of prioritised replay, 0 for uniform."""
+    contrast: bool = False
+    """Whether the network begins as ``QNetwork.see_contrast`` has it."""
+    foresight: bool = False
+    """Whether every tool is tried in every state, so that each step teaches what every action is worth and not only the
+    one that was taken. It costs as many calls as there are tools; what follows an action is valued when it is tried."""
+    floor: float = -math.inf
+    """dB; what is worth less counts as this. By how much a wrong tool does harm is nothing worth knowing."""
     turned: bool = False
     """Whether replayed episodes are turned and mirrored by chance: what a tool gains hardly depends on it."""
     unit: float = 1.0
@@ -78,6 +85,8 @@ class Settings:
     def without(self, *parts: str) -> Settings:
         """The same without some of its parts; raises NameNotFoundError for what is none."""
         plain: dict[str, bool | int | float] = {
+            "contrast": False,
+            "foresight": False,
             "double": False,
             "duelling": False,
             "returns": 1,
@@ -101,17 +110,20 @@ def fast(steps: int = 20_000, seed: int = 0) -> Settings:
         steps=steps,
         warmup=steps // 30,
         train_every=2,
-        memory=60_000,
+        memory=max(3 * 64, steps // 2),  # what was foreseen long ago was valued by a worse network
         rate=1e-3,
         halving=max(1, steps // 4),
         least_rate=5e-5,
-        explore=int(0.5 * steps),
+        explore=int(0.3 * steps),
         least_explore=0.1,
         target_every=max(32, steps // 30),
         double=True,
         duelling=True,
         returns=3,
         priority=0.6,
+        contrast=True,
+        foresight=True,
+        floor=-5.0,
         turned=True,
         unit=5.0,
         checkpoint_every=max(64, steps // 10),
@@ -178,6 +190,8 @@ class _Run:
         self.rules, self.settings, self.device = rules, settings, torch.device(device)
         self.tools = tuple(rules.toolbox)
         self.network = QNetwork(len(self.tools), settings.duelling)
+        if settings.contrast:
+            self.network.see_contrast()
         if start is not None:
             if start.tools != self.tools or (start.network.state is not None) != settings.duelling:
                 raise ConservatorError("the agent to start from has other tools, or another network; train afresh")
@@ -186,7 +200,7 @@ class _Run:
         self.network.requires_grad_(True).train().to(device)
         self.target = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.rate)
-        self.replay = Replay(settings.memory // LONGEST, LONGEST, SIDE, settings.priority)
+        self.replay = Replay(settings.memory // LONGEST, LONGEST, SIDE, len(self.tools) + 1, settings.priority)
         self.step, self.seconds, self.curve = 0, 0.0, list[dict[str, float]]()
         self.random_share = 0.0 if start is None else 1 - settings.least_explore
         """How far exploration is skipped: an agent to go on from knows its way already."""
@@ -209,6 +223,9 @@ class _Run:
         gains, lengths, losses = list[float](), list[int](), list[float]()
         while self.step < end:
             actions = self._choose(episodes, rng)
+            if settings.foresight:
+                for episode, returns in zip(episodes, self._returns(env.foresee(), episodes), strict=True):
+                    episode.returns.append(returns)
             observed, rewards, terminated, truncated, _ = env.step(actions)
             for i, episode in enumerate(episodes):
                 episode.actions.append(int(actions[i]))
@@ -250,30 +267,58 @@ class _Run:
                 actions[chosen] = values.argmax(1).cpu().numpy()
         return actions
 
+    @torch.inference_mode()
+    def _returns(self, foreseen: Foreseen, episodes: list[Played]) -> NDArray[np.float32]:
+        """What every action is worth in each session (N, tools + 1), dB; stopping is worth nothing."""
+        count, follows = len(self.tools), torch.zeros_like(foreseen.rewards)
+        for length in range(1, LONGEST):
+            rows = [i for i, episode in enumerate(episodes) if len(episode.images) == length]
+            if not rows:
+                continue
+            images = torch.from_numpy(np.stack([np.stack(episodes[i].images) for i in rows]))
+            seen = self.network.features(images.flatten(0, 1).to(self.device)).unflatten(0, (len(rows), length))
+            after = self.network.features(foreseen.images[rows].flatten(0, 1).to(self.device))
+            seen = torch.cat([seen.repeat_interleave(count, 0), after[:, None]], 1)
+            came = torch.tensor([episodes[i].previous for i in rows]).repeat_interleave(count, 0)
+            next_ = torch.arange(1, count + 1).repeat(len(rows))[:, None]
+            values = self.network.remember(seen, torch.cat([came, next_], 1).to(self.device))[:, -1]
+            follows[rows] = values.amax(1).clamp(min=0).view(len(rows), count).cpu() * self.settings.unit
+        worth = foreseen.rewards + self.settings.gamma * torch.where(foreseen.ends, 0, follows)
+        return torch.cat([worth, torch.zeros(len(worth), 1)], 1).numpy()
+
     def _learn(self, batch: Batch) -> float:
         """One update of the network; its loss."""
         s = self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = max(s.least_rate, s.rate * 0.5 ** (self.step / s.halving))
-        images, previous, actions, rewards, played = (
-            x.to(self.device)
-            for x in (batch.images, batch.previous, batch.actions, batch.rewards / s.unit, batch.played)
-        )
+        images, previous, played = (x.to(self.device) for x in (batch.images, batch.previous, batch.played))
         values = self.network(images, previous)
-        with torch.no_grad():
-            judged = self.target(images, previous)
-            best = (values if s.double else judged).argmax(2, keepdim=True)
-            greedy = actions == best[..., 0]
-            targets = n_step_targets(rewards, judged.gather(2, best)[..., 0], greedy, played, s.gamma, s.returns)
-        errors = values.gather(2, actions[..., None])[..., 0] - targets
-        each = F.huber_loss(errors, torch.zeros_like(errors), reduction="none") * played
+        if s.foresight:
+            errors = values - batch.returns.to(self.device).clamp(min=s.floor) / s.unit
+        else:
+            errors = self._errors_of_taken(values, batch)[..., None]
+        each = F.huber_loss(errors, torch.zeros_like(errors), reduction="none").mean(2) * played
         # an episode counts as one, however long it is
         loss = (batch.weights.to(self.device) * each.sum(1) / played.sum(1)).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.replay.settle(batch.indices, (errors.abs() * played).amax(1))
+        self.replay.settle(batch.indices, (errors.abs().amax(2) * played).amax(1))
         return float(loss.detach())
+
+    def _errors_of_taken(self, values: Tensor, batch: Batch) -> Tensor:
+        """By how much the values (B, T, tools + 1) of the actions that were taken are off, (B, T)."""
+        s = self.settings
+        images, previous, actions, rewards, played = (
+            x.to(self.device) for x in (batch.images, batch.previous, batch.actions, batch.rewards, batch.played)
+        )
+        with torch.no_grad():
+            judged = self.target(images, previous)
+            best = (values if s.double else judged).argmax(2, keepdim=True)
+            greedy = actions == best[..., 0]
+            valued = judged.gather(2, best)[..., 0]
+            targets = n_step_targets(rewards / s.unit, valued, greedy, played, s.gamma, s.returns)
+        return values.gather(2, actions[..., None])[..., 0] - targets.clamp(min=s.floor / s.unit)
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint and the curve; the checkpoint last, for it vouches for the replay."""
@@ -333,7 +378,7 @@ def _scaled(network: QNetwork, factor: float) -> QNetwork:
 
 
 def _begin(observed: Observed, i: int) -> Played:
-    return Played([observed["image"][i]], [int(observed["previous"][i])], [], [])
+    return Played([observed["image"][i]], [int(observed["previous"][i])], [], [], [])
 
 
 def _tensorboard(folder: Path) -> Callable[[int, dict[str, float]], None]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from conservator.errors import InvalidActionError, MissingExtraError
 from conservator.evaluation.patches import SIDE, batch_psnr
+from conservator.evaluation.rl_restore import try_all
 from conservator.image import Image
 from conservator.perception.perception import Blind
 from conservator.policies.dqn import LONGEST
@@ -62,14 +65,26 @@ class Rules:
         return spaces.Discrete(len(self.toolbox) + 1)
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """What each tool would do now in each session."""
+
+    images: Tensor
+    """(N, tools, 3, side, side)."""
+    rewards: Tensor
+    """(N, tools)."""
+    ends: Tensor
+    """(N, tools): whether the episode would be over, by harm or because decisions run out."""
+
+
 class Episode:
     """One session with its reference."""
 
     def __init__(self, rules: Rules, rng: np.random.Generator) -> None:
         self._rules = rules
-        damaged, self._clean = rules.source(rng)
+        damaged, self.clean = rules.source(rng)
         self.session = Session(damaged, rules.toolbox, rules.pool, Blind(), rules.longest)
-        self.psnr = self._start = float(batch_psnr(damaged, self._clean))
+        self.psnr = self.start = float(batch_psnr(damaged, self.clean))
         """PSNR (RGB) now, dB."""
         self._names = list(rules.toolbox)
 
@@ -89,14 +104,14 @@ class Episode:
     def outcome(self) -> tuple[float, bool, bool]:
         """Reward of the last step, terminated, truncated."""
         before, last = self.session.trajectory.steps[-2], self.session.trajectory.last
-        reward = float(self._rules.reward(before.image, last.image, self._clean))
-        self.psnr = float(batch_psnr(last.image, self._clean))
-        terminated = self.session.stopped or (self._rules.harm_ends and self.psnr < self._start)
+        reward = float(self._rules.reward(before.image, last.image, self.clean))
+        self.psnr = float(batch_psnr(last.image, self.clean))
+        terminated = self.session.stopped or (self._rules.harm_ends and self.psnr < self.start)
         return reward, terminated, self.session.exhausted and not terminated
 
     def info(self) -> dict[str, Any]:
         """PSNR now (dB, RGB), what was gained, and how many tools were applied."""
-        return {"psnr": self.psnr, "gain": self.psnr - self._start, "tools": len(self.session.trajectory.toolchain())}
+        return {"psnr": self.psnr, "gain": self.psnr - self.start, "tools": len(self.session.trajectory.toolchain())}
 
 
 class RestorationEnv(gymnasium.Env[Observed, np.int64]):
@@ -175,6 +190,27 @@ class VectorRestorationEnv(VectorEnv[Observed, NDArray[np.int64], NDArray[Any]])
             for i in np.flatnonzero(ended):
                 self._episodes[i] = Episode(self._rules, self._generators[i])
         return self._observed(), rewards.astype(np.float64), terminated, truncated, info
+
+    def foresee(self) -> Foreseen:
+        """Try every tool in every session without carrying any out: a simulator may, a photo could not.
+
+        It costs as many calls as there are tools.
+        """
+        before = torch.cat([episode.session.trajectory.last.image for episode in self._episodes])
+        clean = torch.cat([episode.clean for episode in self._episodes])
+        tried = try_all(before, self._rules.toolbox, self._rules.pool)
+        rewards = torch.stack([self._rules.reward(before, after, clean) for after in tried], 1)
+        start, steps = (
+            torch.tensor(values)[:, None]
+            for values in (
+                [episode.start for episode in self._episodes],
+                [len(episode.session.trajectory.steps) for episode in self._episodes],
+            )
+        )
+        ends = (steps >= self._rules.longest).expand_as(rewards)
+        if self._rules.harm_ends:
+            ends = ends | (torch.stack([batch_psnr(after, clean) for after in tried], 1) < start)
+        return Foreseen(torch.stack(tried, 1), rewards, ends)
 
     def _observed(self) -> Observed:
         each = [episode.observed() for episode in self._episodes]

@@ -22,6 +22,8 @@ class Played:
     previous: list[int]
     actions: list[int]
     rewards: list[float]
+    returns: list[NDArray[np.float32]]
+    """What every action (tools + 1,) would have been worth, where that was foreseen; else empty."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Batch:
     previous: Tensor
     actions: Tensor
     rewards: Tensor
+    returns: Tensor
+    """(B, T, tools + 1)."""
     played: Tensor
     """1 for steps that were played, 0 for padding."""
     weights: Tensor
@@ -47,10 +51,11 @@ class Replay:
     likelier it is drawn (Schaul et al., "Prioritized experience replay", ICLR 2016, with beta = 0.5).
     """
 
-    def __init__(self, episodes: int, longest: int, side: int, priority: float = 0.0) -> None:
+    def __init__(self, episodes: int, longest: int, side: int, actions: int, priority: float = 0.0) -> None:
         self._images = np.zeros((episodes, longest, 3, side, side), np.uint8)
         self._previous, self._actions = (np.zeros((episodes, longest), np.int64) for _ in range(2))
         self._rewards = np.zeros((episodes, longest), np.float32)
+        self._returns = np.zeros((episodes, longest, actions), np.float32)
         self._lengths = np.zeros(episodes, np.int64)
         self._errors = np.ones(episodes, np.float64)
         self._added, self._priority = 0, priority
@@ -64,6 +69,8 @@ class Replay:
         self._images[at, :steps] = np.rint(np.stack(played.images[:steps]) * 255)
         self._previous[at, :steps], self._actions[at, :steps] = played.previous[:steps], played.actions
         self._rewards[at, :steps], self._lengths[at] = played.rewards, steps
+        if played.returns:
+            self._returns[at, :steps] = played.returns
         self._errors[at] = self._errors[: len(self)].max(initial=1.0)  # it will be drawn once at least
         self._added += 1
 
@@ -91,6 +98,7 @@ class Replay:
             torch.from_numpy(self._previous[indices] * played),
             torch.from_numpy(self._actions[indices] * played),
             torch.from_numpy(self._rewards[indices] * played),
+            torch.from_numpy(self._returns[indices]),
             torch.from_numpy(played.astype(np.float32)),
             torch.from_numpy(weights.astype(np.float32)),
         )
@@ -113,4 +121,4 @@ class Replay:
                 getattr(self, name)[: len(self)] = kept[name]
 
 
-_ARRAYS = ("_images", "_previous", "_actions", "_rewards", "_lengths", "_errors")
+_ARRAYS = ("_images", "_previous", "_actions", "_rewards", "_returns", "_lengths", "_errors")

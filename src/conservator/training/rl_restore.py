@@ -28,6 +28,9 @@ _SLIGHT_NOISE, _SLIGHT_JPEG = 5.0, 80
 """Added to all tool data, for in a toolchain no tool meets its damage alone: sigma up to this (of 255), quality from
 this on. The paper does not say how slight; these are a reimplementer's."""
 _SIDE, _BATCH, _HELD_OUT = 64, 16, 128
+_COMMON = "mixed"
+"""Damage that tools of one size have in common. Among patches that need nothing, too, a small network stays what it is
+at first, the identity, for thousands of steps: leaving those alone is worth more than all it can gain."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Order:
     """Folder of checkpoints, one subfolder per network."""
     architecture: Architecture = "paper"
     base: int = 2000
-    """Steps on the agent's mixtures that every tool of one size begins with, done once per size; 0 for none."""
+    """Steps on mixtures of damage that every tool of one size begins with, done once per size; 0 for none."""
     steps: int = 1200
     """Per tool, after that; the paper's are 320,000 of 64 crops by SGD, which takes days on a CPU."""
     rate: float = 1e-3
@@ -87,11 +90,11 @@ def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[di
             _start_near_identity(network)
         if order.base:
             if size not in bases:
-                trained = _train(order, network, ("base_weak", "base_strong")[size], mixture("all"), photos, report)
+                trained = _train(order, network, ("base_weak", "base_strong")[size], mixture(_COMMON), photos, report)
                 bases[size] = trained.network.state_dict()
             network.load_state_dict(bases[size])
         kind, band = list(BANDS)[index // 4], index % 4
-        draw = mixture("all") if order.architecture == "plain" else band_damage(kind, band, order.others)
+        draw = mixture(_COMMON) if order.architecture == "plain" else band_damage(kind, band, order.others)
         trained = _train(order, network, spec.name, draw, photos, report)
         tensors |= named(spec.name, trained.network)
         scores |= {f"{spec.name}_in": trained.psnr_in, f"{spec.name}_out": trained.psnr_out}
