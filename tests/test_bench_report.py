@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image as PillowImage
 from skimage import data
@@ -89,6 +90,26 @@ def test_the_page_shows_plots_tables_and_examples_and_escapes(results: Path, fol
     assert not re.search(r'(src|href)="http', page)
     assert "of z-scores of psnr, ssim" in page
     assert "| best | 2 |" in (results / "summary.md").read_text()
+
+
+def test_photos_without_reference_are_all_shown_and_do_not_tell_whose_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo = data.coffee()[100:196, 200:328]
+    noise = np.random.default_rng(0).normal(0, 40, photo.shape)
+    PillowImage.fromarray((photo * 0.3 + noise).clip(0, 255).astype(np.uint8)).save(folder / "noisy.png")
+    toolbox = make_toolbox("classical").only("wavelet_denoise", "deblock", "gamma_brighten", "shift_brighten")
+    settings = Settings("real", folder.name, "classical", "statistics", 0)
+    names = ["none", "random_both", "predefined"]
+    evaluate(make_cases("real", folder, 0), names, toolbox, StatisticalPerception(), settings, tmp_path)
+    with (tmp_path / "results.csv").open() as file:
+        made = {row["toolchain"] for row in csv.DictReader(file)} - {""}
+    assert made
+    page = save_bench_report(tmp_path, folder).read_text()
+    assert page.count("data:image/jpeg") == 1 + len(made)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert captions[-1 - len(made) :] == ["as it came", *"ABC"[: len(made)]]
+    assert re.search(r"<details><summary>Whose they are</summary>A: .*predefined.*left as it came: none", page)
 
 
 def test_best_ranks_first_and_the_ranks_are_shares(results: Path) -> None:

@@ -38,7 +38,8 @@ def save_bench_report(folder: Path, photos: Path | None = None) -> Path:
     """Write ``summary.md`` and ``report.html``, atomically; the page.
 
     The results hold no pictures: with the folder of photos the best, the median and the worst case of every policy
-    are made again. Raises ConservatorError where there are no results, or where the photos are others.
+    are made again, or all where there is no reference. Raises ConservatorError where there are no results, or where
+    the photos are others.
     """
     write_summary(folder)
     rows, settings, versions = _results(folder)
@@ -161,18 +162,14 @@ def _table(grid: Grid) -> str:
 
 
 def _example(example: Example) -> str:
-    """One case: the damaged photo, the policy's result, the undamaged photo."""
-    row = example.row
-    pictures = [("damaged", example.damaged), (row.policy, example.restored), ("undamaged", example.clean)]
+    """One case as a section of the page."""
     figures = "".join(
         f'<figure><img loading="lazy" src="{picture_uri(image, example.size)}" alt="{escape(name)}">'
         f"<figcaption>{escape(name)}</figcaption></figure>"
-        for name, image in pictures
-        if image is not None
+        for name, image in example.pictures
     )
-    said = f"{row.gain:+.2f} dB" + ("" if np.isnan(row.rank) else f", rank {row.rank:.0%}")
-    chain = row.toolchain.replace(">", " → ") or "untouched"
+    hidden = f"<details><summary>Whose they are</summary>{escape(example.hidden)}</details>" if example.hidden else ""
     return (
-        f'<section class="example"><h3>{escape(row.policy)}: {escape(example.which)} gain, {said}</h3>'
-        f'<p class="soft">{escape(row.case)}: {escape(chain)}</p><div class="trio">{figures}</div></section>'
+        f'<section class="example"><h3>{escape(example.title)}</h3><p class="soft">{escape(example.told)}</p>'
+        f'<div class="trio">{figures}</div>{hidden}</section>'
     )

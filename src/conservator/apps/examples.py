@@ -1,15 +1,21 @@
-"""Cases of a benchmark to look at, made again: the best, the median and the worst of every policy."""
+"""Cases of a benchmark to look at, made again: the best, the median and the worst of every policy.
+
+Where there is no reference nobody but a person can judge: every photo, with what each policy made of it, in an order
+that does not tell whose it is.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 
 import numpy as np
 
 from conservator.errors import ConservatorError
-from conservator.evaluation.cases import make_cases
+from conservator.evaluation.cases import Case, make_cases
 from conservator.evaluation.rows import Row, Settings
 from conservator.evaluation.tables import policies_of
 from conservator.image import Image
@@ -19,45 +25,79 @@ from conservator.restoration import treat
 from conservator.tools import make_toolbox
 
 _LONG_SIDE = 480  # pixels of an example
+_LONG_SIDE_TO_JUDGE = 720
 
 
 @dataclass(frozen=True)
 class Example:
-    """One result to look at."""
+    """One case to look at."""
 
-    which: str
-    """Best, median or worst."""
-    row: Row
-    damaged: Image
-    restored: Image
-    clean: Image | None
+    title: str
+    told: str
+    """What was done, in words."""
+    pictures: tuple[tuple[str, Image], ...]
+    """Captions and pictures."""
+    hidden: str = ""
+    """Whose the pictures are, for those who have judged them."""
+    long_side: int = _LONG_SIDE
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width to show it at, those of the largest of its pictures within a limit."""
-        sides = max(image.shape[-2:] for image in (self.damaged, self.restored, self.clean) if image is not None)
-        scale = min(1.0, _LONG_SIDE / max(sides))
+        sides = max(image.shape[-2:] for _, image in self.pictures)
+        scale = min(1.0, self.long_side / max(sides))
         return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
 
 
 def find_examples(rows: Sequence[Row], settings: Settings, photos: Path) -> list[Example]:
-    """The best, median and worst gain of every policy that did something; where there is no reference, three cases.
+    """The best, median and worst gain of every policy that did something; all cases where there is no reference.
 
     Toolchains are replayed, so the pictures are those that were measured. Raises ConservatorError where the folder
     lacks a case of the results.
     """
     cases = {case.name: case for case in make_cases(settings.benchmark, photos, settings.seed, settings.limit)}
-    examples = []
+    for row in rows:
+        if row.case not in cases:
+            raise ConservatorError(f"{photos} does not make {row.case}; give the folder that was measured on")
     with MemoPool(LocalPool(make_toolbox(settings.toolbox), max_batch=1)) as pool:
-        for policy in policies_of(rows):
-            part = [row for row in rows if row.policy == policy]
-            for which, row in _telling(part):
-                if row.case not in cases:
-                    raise ConservatorError(f"{photos} does not make {row.case}; give the folder that was measured on")
-                damaged, clean = cases[row.case].make()
-                restored = treat(Photo(damaged), tuple(filter(None, row.toolchain.split(">"))), pool)
-                examples.append(Example(which, row, damaged, restored.image, clean))
-    return examples
+        if np.isnan([row.gain for row in rows]).all():
+            return [_to_judge(cases[name], rows, pool) for name in dict.fromkeys(row.case for row in rows)]
+        parts = [[row for row in rows if row.policy == policy] for policy in policies_of(rows)]
+        return [_compared(cases[row.case], which, row, pool) for part in parts for which, row in _telling(part)]
+
+
+def _compared(case: Case, which: str, row: Row, pool: MemoPool) -> Example:
+    """The damaged photo, a policy's result, the undamaged photo."""
+    damaged, clean = case.make()
+    pictures = [("damaged", damaged), (row.policy, _replayed(damaged, row.toolchain, pool))]
+    pictures += [("undamaged", clean)] if clean is not None else []
+    said = f"{row.gain:+.2f} dB" + ("" if np.isnan(row.rank) else f", rank {row.rank:.0%}")
+    return Example(f"{row.policy}: {which} gain, {said}", f"{row.case}: {_words(row.toolchain)}", tuple(pictures))
+
+
+def _to_judge(case: Case, rows: Sequence[Row], pool: MemoPool) -> Example:
+    """The photo, and every other picture that policies made of it, in an order of chance."""
+    damaged, _ = case.make()
+    makers: dict[str, list[str]] = {}
+    for row in rows:
+        if row.case == case.name and row.toolchain:
+            makers.setdefault(row.toolchain, []).append(row.policy)
+    order = np.random.default_rng(zlib.crc32(case.name.encode())).permutation(sorted(makers))
+    pictures = [("as it came", damaged)]
+    pictures += [(ascii_uppercase[i], _replayed(damaged, chain, pool)) for i, chain in enumerate(order)]
+    whose = [f"{ascii_uppercase[i]}: {', '.join(makers[chain])} ({_words(chain)})" for i, chain in enumerate(order)]
+    idle = [row.policy for row in rows if row.case == case.name and not row.toolchain]
+    whose += [f"left as it came: {', '.join(idle)}"] if idle else []
+    told = "Which of these would you keep?" if makers else "Every policy left it as it came."
+    return Example(case.name, told, tuple(pictures), "; ".join(whose), _LONG_SIDE_TO_JUDGE)
+
+
+def _replayed(damaged: Image, toolchain: str, pool: MemoPool) -> Image:
+    return treat(Photo(damaged), tuple(filter(None, toolchain.split(">"))), pool).image
+
+
+def _words(toolchain: str) -> str:
+    return toolchain.replace(">", " → ") or "untouched"
 
 
 def _telling(rows: Sequence[Row]) -> list[tuple[str, Row]]:
