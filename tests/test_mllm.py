@@ -35,9 +35,10 @@ from conservator.tools import Toolbox, make_toolbox
 if find_spec("transformers") is None:
     pytest.skip("needs the extra: pip install 'conservator[mllm]'", allow_module_level=True)
 
-from conservator.training.lessons import Collator, read_lessons, shuffled
+from conservator.training.lessons import Collator, left_out, read_lessons, shuffled
 from conservator.training.nano import learn_tokenizer, new_nano
 from conservator.training.prefix import IGNORED, shared_prefix_loss
+from conservator.training.situations import Situation
 
 needs_sft = pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra: pip install 'conservator[sft]'")
 SIZE = {"width": 64, "layers": 2}
@@ -342,6 +343,17 @@ def test_questions_about_one_toolbox_come_together(planner_data: Path) -> None:
     assert (order != shuffled(lessons, 4, np.random.default_rng(1))).any()
 
 
+def test_what_is_left_out_is_of_a_situation_or_has_these_kinds_together(planner_data: Path) -> None:
+    lesson = replace(
+        read_lessons(planner_data)[0], situation=Situation.PLAN, kinds=frozenset({"rain", "noise", "jpeg"})
+    )
+    assert left_out(lesson, ["plan"])
+    assert left_out(lesson, ["stop", "jpeg+rain"])
+    assert not left_out(lesson, ["stop", "rain+haze"])
+    with pytest.raises(NameNotFoundError, match="situation or kind 'ruin'; did you mean rain"):
+        left_out(lesson, ["ruin+noise"])
+
+
 @pytest.fixture(scope="module")
 def taught(planner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a nano model that has learned its few questions by heart, in two runs."""
@@ -433,6 +445,8 @@ def test_orders_that_cannot_be_are_refused(taught: Path, planner_data: Path, tmp
         train_sft(Order((planner_data,), tmp_path, lora=True))
     with pytest.raises(ConservatorError, match="data build"):
         train_sft(Order((tmp_path,), tmp_path))
+    with pytest.raises(ConservatorError, match="no question is left"):
+        train_sft(Order((planner_data,), tmp_path, without=tuple(situation.value for situation in Situation)))
     with pytest.raises(ConservatorError, match="another folder"):
         train_sft(Order((planner_data,), taught, steps=150, batch=2))
 

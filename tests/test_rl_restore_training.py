@@ -156,7 +156,7 @@ def test_joint_training_helps_and_resumes(tmp_path: Path) -> None:
     assert chains.lengths.tolist() == [3] * 5
     said: list[str] = []
     settings = Settings(steps=12, batch=4, rate=2e-3, checkpoint_every=6)
-    whole = train_joint(agent, tools, source, tmp_path / "whole", settings, said.append)
+    whole = train_joint(agent, tools, source, tmp_path / "whole", settings, said.append).tensors
     first, last = (float(line.split("gain ")[1].split()[0]) for line in (said[0], said[-1]))
     assert last > first
     tools.load_state_dict(start)
@@ -169,7 +169,7 @@ def test_joint_training_helps_and_resumes(tmp_path: Path) -> None:
 
     with pytest.raises(InterruptedError):
         train_joint(agent, tools, cut, tmp_path / "cut", settings, said.append)
-    again = train_joint(agent, tools, source, tmp_path / "cut", settings, said.append)
+    again = train_joint(agent, tools, source, tmp_path / "cut", settings, said.append).tensors
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert torch.equal(again["darken.conv1.weight"], start["1.conv1.weight"].half())  # never used, never changed
 

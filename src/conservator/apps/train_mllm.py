@@ -36,6 +36,10 @@ def train_sft(
         typer.Option(min=0, max=1, help="Share of the steps, the first ones, in words alone (default for nano: 2/3)."),
     ] = None,
     studies: Annotated[float, typer.Option(min=0, max=1, help="Share of questions shown as a study.")] = 0.5,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out of training: a situation, or photos with rain+noise; again for more."),
+    ] = None,
     bfloat16: Annotated[
         bool, typer.Option("--bfloat16", help="Multiply in bfloat16 on a CPU, too, where it can.")
     ] = False,
@@ -69,6 +73,7 @@ def train_sft(
         vision=vision,
         words=words,
         studies=studies,
+        without=tuple(without or ()),
         seed=seed,
         device=_device(device, threads),
         workers=workers,

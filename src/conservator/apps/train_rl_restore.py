@@ -94,6 +94,7 @@ def train_dqn(
     command = (
         f"train dqn --toolbox {toolbox} --preset {preset} --steps {settings.steps} --mixture {mixture} --seed {seed}"
     )
+    command += f" --start {start}" if start else ""
     scores = {"gain": trained.gain, "random_gain": trained.random_gain}
     _ship(into, name, tensors, photos, command, scores, metadata)
 
@@ -122,11 +123,13 @@ def train_joint(
     found = _photos(photos, threads)
     modules, architecture = trainable_tools(tools)
     source = PatchSource(found.training, damage(mixture))
-    tensors = train(load_agent(agent), modules, source, output, Settings(steps, loss=loss, seed=seed), typer.echo)
-    typer.echo(f"use it with: --toolbox rl-restore:{write_tools(output / 'tools.safetensors', tensors, architecture)}")
+    tuned = train(load_agent(agent), modules, source, output, Settings(steps, loss=loss, seed=seed), typer.echo)
+    path = write_tools(output / "tools.safetensors", tuned.tensors, architecture)
+    typer.echo(f"use it with: --toolbox rl-restore:{path}")
     name = _NAMES[architecture]
-    command = f"train joint --steps {steps} --loss {loss} --mixture {mixture} --seed {seed}"
-    _ship(into, name, tensors, photos, command, {"steps": steps}, {"architecture": architecture})
+    command = f"train joint --agent {agent} --tools {tools} --steps {steps} --loss {loss} --mixture {mixture}"
+    command += f" --seed {seed}"
+    _ship(into, name, tuned.tensors, photos, command, {"gain": tuned.gain}, {"architecture": architecture})
 
 
 def _photos(folder: Path, threads: int) -> Photos:

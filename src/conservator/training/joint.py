@@ -84,6 +84,16 @@ def run_chains(agent: QNetwork, tools: nn.ModuleList, image: Image) -> Chains:
     return Chains(seen[-1], uses, lengths)
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """Tools after joint training."""
+
+    tensors: dict[str, Tensor]
+    """As a toolbox's file holds them."""
+    gain: float
+    """PSNR (RGB, dB) that the toolchains of the last batches gained."""
+
+
 def train_joint(
     agent: Agent,
     tools: nn.ModuleList,
@@ -91,8 +101,8 @@ def train_joint(
     folder: Path,
     settings: Settings,
     report: Callable[[str], None] = print,
-) -> dict[str, Tensor]:
-    """Tune the tools in place while the agent is frozen; return their tensors as a toolbox's file holds them.
+) -> Tuned:
+    """Tune the tools in place while the agent is frozen.
 
     Step ``n`` draws its patches from the seed and ``n``, and ``folder`` gets ``checkpoint.pt``: the same command again
     goes on where a run stopped. The gradient of a tool is the sum over its uses in a batch, divided by their number;
@@ -102,21 +112,21 @@ def train_joint(
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.Adam(tools.parameters(), lr=settings.rate)
     identity = {k: str(v) for k, v in asdict(replace(settings, steps=0)).items()}
-    first = _load(folder, tools, optimizer, identity)
+    first, gain = _load(folder, tools, optimizer, identity)
     begun, gains = time.monotonic(), list[float]()
     tools.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for step in range(first, settings.steps):
         gains.append(_step(agent.network, tools, optimizer, source, settings, step))
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-            minutes = (time.monotonic() - begun) / 60
-            report(f"step {step + 1}: the toolchains gain {np.mean(gains):+.2f} dB, {minutes:.1f} minutes")
+            minutes, gain = (time.monotonic() - begun) / 60, float(np.mean(gains))
+            report(f"step {step + 1}: the toolchains gain {gain:+.2f} dB, {minutes:.1f} minutes")
             gains.clear()
-            state = {"tools": tools.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            state = {"tools": tools.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "gain": gain}
             save_checkpoint(folder, state, identity)
     tensors: dict[str, Tensor] = {}
     for name, tool in zip(agent.tools, tools, strict=True):
         tensors |= named(name, tool)
-    return tensors
+    return Tuned(tensors, gain)
 
 
 def _restored(tool: nn.Module, image: Image) -> Image:
@@ -128,14 +138,16 @@ def _restored(tool: nn.Module, image: Image) -> Image:
     return restored.float()[..., :height, :width].clamp(0, 1)
 
 
-def _load(folder: Path, tools: nn.ModuleList, optimizer: torch.optim.Optimizer, identity: dict[str, str]) -> int:
-    """Go on where a run in ``folder`` stopped; the step to begin with."""
+def _load(
+    folder: Path, tools: nn.ModuleList, optimizer: torch.optim.Optimizer, identity: dict[str, str]
+) -> tuple[int, float]:
+    """Go on where a run in ``folder`` stopped; the step to begin with, and what was gained before it."""
     state = load_checkpoint(folder, identity)
     if state is None:
-        return 0
+        return 0, math.nan
     tools.load_state_dict(state["tools"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), float(state["gain"])
 
 
 def _step(

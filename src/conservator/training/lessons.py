@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from conservator.errors import ConservatorError
+from conservator.degradations.kinds import Kind
+from conservator.errors import ConservatorError, name_not_found
 from conservator.image import Image, to_image
 from conservator.perception.perception import Percept
 from conservator.policies.conversation import IMAGE, Message, shown
@@ -45,6 +46,8 @@ class Lesson:
     answer: str
     photo: str
     situation: Situation
+    kinds: frozenset[str]
+    """Damage that the photo was given."""
     actions: tuple[Action, ...]
     """The history."""
     values: Mapping[str, float]
@@ -112,6 +115,7 @@ def _lesson(folder: Path, asked: Mapping[str, Any], row: Mapping[str, Any]) -> L
         reply,
         row["photo"],
         Situation(row["situation"]),
+        frozenset(row["kinds"]),
         tuple(_action(item) for item in row["history"]),
         row["values"],
     )
@@ -119,6 +123,21 @@ def _lesson(folder: Path, asked: Mapping[str, Any], row: Mapping[str, Any]) -> L
 
 def _action(item: Mapping[str, Any]) -> Action:
     return Apply(item["tool"]) if item["type"] == "apply" else Rollback(item["to"])
+
+
+def left_out(lesson: Lesson, without: Sequence[str]) -> bool:
+    """Whether a question is of one of these situations, or of a photo with all kinds of damage of "rain+noise".
+
+    Raises NameNotFoundError for what is neither.
+    """
+    situations = {situation.value for situation in Situation}
+    for name in without:
+        kinds = set(name.split("+"))
+        if name not in situations and (unknown := kinds - {kind.value for kind in Kind}):
+            raise name_not_found("situation or kind", min(unknown), [*situations, *Kind])
+        if name == lesson.situation or kinds <= lesson.kinds:
+            return True
+    return False
 
 
 def split(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Lesson]]:
@@ -182,14 +201,17 @@ class Collator:
         return batch
 
 
-def examine(model: VisionLanguageModel, lessons: Sequence[Lesson], in_words: bool = False) -> dict[str, float]:
+def examine(
+    model: VisionLanguageModel, lessons: Sequence[Lesson], in_words: bool = False, without: Sequence[str] = ()
+) -> dict[str, float]:
     """How a model answers, decoded as the policy does it; ``in_words`` asks it in words alone.
 
     ``right`` and, for each situation, ``right_SITUATION``: the share of answers that lead as far as the best one does,
-    or nearly so. NaN where nothing was asked.
+    or nearly so; and ``right_left_out`` of those that are ``without`` the training. NaN where nothing was asked.
     """
     speaker = Speaker(model.tokens, model.end)
     found: dict[str, list[bool]] = {situation.value: [] for situation in Situation}
+    unseen: list[bool] = []
     was = model.network.training
     model.network.eval()
     with model.lock:
@@ -197,10 +219,13 @@ def examine(model: VisionLanguageModel, lessons: Sequence[Lesson], in_words: boo
             image = lesson.load()
             reading = model.read(model.prompt(lesson.ask_in_words() if in_words else lesson.ask(image)))
             decision = choose(lesson.observe(image), reading.next, speaker).decision
-            found[lesson.situation].append(is_right(lesson, decision))
+            right = is_right(lesson, decision)
+            found[lesson.situation].append(right)
+            if left_out(lesson, without):
+                unseen.append(right)
     model.network.train(was)
     everything = [right for answers in found.values() for right in answers]
-    scores = {"right": _share(everything)}
+    scores = {"right": _share(everything)} | ({"right_left_out": _share(unseen)} if without else {})
     return scores | {f"right_{situation}": _share(answers) for situation, answers in found.items()}
 
 

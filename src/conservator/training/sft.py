@@ -26,7 +26,7 @@ from conservator.files import write_text
 from conservator.policies.conversation import Message
 from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.training.checkpoint import read_curve, write_curve
-from conservator.training.lessons import Collator, Lesson, examine, read_lessons, shuffled, split
+from conservator.training.lessons import Collator, Lesson, examine, left_out, read_lessons, shuffled, split
 from conservator.training.nano import new_nano
 from conservator.training.prefix import shared_prefix_loss
 
@@ -67,6 +67,8 @@ class Order:
     """For nano: a vision tower that was trained before, vision.safetensors."""
     studies: float = 0.5
     """Share of the questions that are shown as a study."""
+    without: tuple[str, ...] = ()
+    """What is not asked in training: a situation, or photos with certain kinds of damage together, "rain+noise"."""
     seed: int = 0
     device: str = "cpu"
     workers: int = 0
@@ -81,8 +83,9 @@ class Order:
 
     def identity(self, lessons: int) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        names = ("model", "lora", "rank", "batch", "gather", "rate", "studies", "words", "seed")
+        names = ("model", "lora", "rank", "batch", "gather", "rate", "studies", "words", "without", "seed")
         values = {name: getattr(self, name) for name in names}
+        values["without"] = " ".join(self.without)
         return values | {"lessons": lessons, "vision": str(self.vision), "size": dict(self.size)}
 
 
@@ -108,6 +111,9 @@ def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
     if order.model == NANO and order.lora:
         raise ConservatorError("a nano model begins with nothing that adapters could adapt; leave out --lora")
     lessons, learned, held_out = _lessons(order.data)
+    learned = [lesson for lesson in learned if not left_out(lesson, order.without)]
+    if not learned:
+        raise ConservatorError(f"without {', '.join(order.without)} no question is left to learn from")
     _claim(order, len(learned))
     torch.set_flush_denormal(True)
     model = _start(order, lessons)
@@ -166,7 +172,7 @@ def _claim(order: Order, lessons: int) -> None:
     path, now = order.output / "settings.json", order.identity(lessons)
     if path.exists():
         was = json.loads(path.read_text("utf-8"))
-        if other := [f"{k} {was.get(k)}, now {now[k]}" for k in now if was.get(k) != now[k]]:
+        if other := [f"{k} {was.get(k)}, now {now[k]}" for k in now if was.get(k, "") != now[k]]:
             raise ConservatorError(f"{order.output} was trained with {'; '.join(other)}; use another folder")
     write_text(path, json.dumps(now, indent=2) + "\n")
 
@@ -311,7 +317,7 @@ class _Watch:
         if self.curve and self.curve[-1]["step"] == step:
             return
         loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
-        scores = examine(self._model, self._asked, in_words=step <= self._in_words)
+        scores = examine(self._model, self._asked, step <= self._in_words, self._order.without)
         self.curve.append({"step": step, "minutes": self.seconds / 60, "loss": loss, **scores})
         self._losses = []
         write_curve(self._order.output, self.curve)
