@@ -91,7 +91,16 @@ def planner_data(tmp_path_factory: pytest.TempPathFactory, toolbox: Toolbox) -> 
         conversations.append(row | {"conversations": [{"from": who, "value": text} for who, text in turns]})
         told = [{"type": "apply", "tool": action.tool} for action in history if isinstance(action, Apply)]
         situation = name.partition("-")[2]
-        decisions.append(row | {"situation": situation, "photo": "coffee.png", "history": told, "values": values})
+        decisions.append(
+            row
+            | {
+                "situation": situation,
+                "photo": "coffee.png",
+                "kinds": ["jpeg", "noise"],
+                "history": told,
+                "values": values,
+            }
+        )
     for file, rows in (("conversations", conversations), ("decisions", decisions)):
         (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
