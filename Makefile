@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: run test check format bench weights clean
+.PHONY: run test check format bench weights rl-restore clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,25 @@ bench: $(READY)
 # Train everything that ships again, in hours: make weights PHOTOS=folder-of-clean-photos
 weights: $(READY)
 	$(BIN)/conservator train all --photos "$(PHOTOS)"
+
+# The same for RL-Restore's toolboxes and their agents (docs/rl-restore.md): tools, agent, both, agent again.
+RL = $(BIN)/conservator train
+SHIP = --into src/conservator/weights
+rl-restore: $(READY)
+	$(RL) rl-restore-tools --photos "$(PHOTOS)" --base 3000 --steps 1500
+	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore.safetensors --steps 10000
+	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn/agent.safetensors \
+		--tools out/train/rl_restore.safetensors --mixture mixed --steps 800 --output out/train/joint_paper $(SHIP)
+	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/joint_paper/tools.safetensors \
+		--start out/train/dqn/agent.safetensors --steps 6000 --seed 1 --output out/train/dqn_joint $(SHIP)
+	$(RL) rl-restore-tools --photos "$(PHOTOS)" --architecture compact --base 3000 --steps 700
+	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore_compact.safetensors --steps 10000 \
+		--output out/train/dqn_compact
+	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn_compact/agent.safetensors \
+		--tools out/train/rl_restore_compact.safetensors --mixture mixed --steps 700 --output out/train/joint_compact $(SHIP)
+	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/joint_compact/tools.safetensors --name dqn_compact \
+		--start out/train/dqn_compact/agent.safetensors --steps 6000 --seed 1 \
+		--output out/train/dqn_compact_joint $(SHIP)
 
 clean:
 	rm -rf $(VENV) out build

@@ -371,6 +371,16 @@ def test_own_tools_keep_the_contract(architecture: str, tmp_path: Path) -> None:
         own_tools({}, {"architecture": "paper"})
 
 
+@pytest.mark.parametrize(("toolbox", "agent"), [("rl-restore", "dqn"), ("rl-restore:compact", "dqn:compact")])
+def test_what_ships_restores_patches_and_leaves_undamaged_ones(toolbox: str, agent: str) -> None:
+    tools = make_toolbox(toolbox)
+    with LocalPool(tools, workers=1, max_batch=1, queue_size=256) as pool:
+        policy = make_policy(agent, PolicyContext(pool, Blind()))
+        damaged, clean = (make_patches(PHOTOS, name, LEVELS[name], 32, seed=3) for name in ("moderate", "clean"))
+        assert float(measure(agent, policy, damaged, tools, pool).gains.mean()) > 1.5
+        assert float((measure(agent, policy, clean, tools, pool).tools == 0).float().mean()) > 0.5
+
+
 # --- benchmark --------------------------------------------------------------------------------------------------------
 
 

@@ -135,11 +135,11 @@ def train_joint(
 def _photos(folder: Path, threads: int) -> Photos:
     import torch
 
-    from conservator.training.crops import Photos
+    from conservator.training.patches import patch_photos
 
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    return Photos(folder)
+    return patch_photos(folder)
 
 
 def _rules(toolbox: str, photos: Photos, mixture: str, threads: int) -> Any:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -56,27 +57,33 @@ def training_data(folder: Path) -> str:
 class Photos:
     """The clean photos of a folder, as 8-bit arrays (H, W, 3) at three sizes; some whole photos are held out."""
 
-    def __init__(self, folder: Path, held_out_share: float = 1 / 24) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        held_out_share: float = 1 / 24,
+        longest: int = _LONGEST,
+        reductions: Sequence[float] = _REDUCTIONS,
+    ) -> None:
         """Load every photo under ``folder``, recursively, in the order of their names.
 
-        Raises ConservatorError for a folder with fewer than two photos, or with one that cannot be read.
+        The largest size has sides of ``longest`` pixels at most; ``reductions`` divide it. Raises ConservatorError for
+        a folder with fewer than two photos, or with one that cannot be read.
         """
         paths = find_photos(folder)
         if len(paths) < 2:
             raise ConservatorError(f"{folder} holds {len(paths)} photos, expected at least 2; give a folder of photos")
         every = max(2, round(1 / held_out_share))
         with ThreadPoolExecutor(4) as threads:
-            pyramids = list(threads.map(_pyramid, paths))
+            pyramids = list(threads.map(partial(_pyramid, longest=longest, reductions=reductions), paths))
         self.training = [pyramid for i, pyramid in enumerate(pyramids) if i % every]
         self.held_out = [pyramid for i, pyramid in enumerate(pyramids) if i % every == 0]
 
 
-def _pyramid(path: Path) -> list[NDArray[np.uint8]]:
+def _pyramid(path: Path, longest: int, reductions: Sequence[float]) -> list[NDArray[np.uint8]]:
     image = load_photo(path).image
-    longest = max(image.shape[-2:])
     levels = []
-    for reduction in _REDUCTIONS:
-        factor = min(1.0, _LONGEST / longest) / reduction
+    for reduction in reductions:
+        factor = min(1.0, longest / max(image.shape[-2:])) / reduction
         size = [max(64, round(side * factor)) for side in image.shape[-2:]]
         small = image if factor == 1 else F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
         levels.append(to_array(small, np.uint8))

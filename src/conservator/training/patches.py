@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch.utils.data import Dataset
 
 from conservator.degradations import Recipe
 from conservator.errors import name_not_found
-from conservator.evaluation.patches import BANDS, LEVELS, SIDE, Draw, Pyramid, draw_pair, single
+from conservator.evaluation.patches import BANDS, LEVELS, SCALES, SIDE, Draw, Pyramid, draw_pair, single
 from conservator.image import Image
+from conservator.training.crops import Photos
 
 SHARES: Mapping[str, Mapping[str, float]] = {
     "paper": {"moderate": 0.5, "single": 0.5},
@@ -22,6 +24,18 @@ SHARES: Mapping[str, Mapping[str, float]] = {
 """What share of an agent's patches is which: the paper's (its author, in the repository's issue 6: as many of single
 damages as of moderate mixtures; mild and severe ones stay unseen), mixtures of damage alone, and ours, in which some
 need nothing."""
+
+
+_LONGEST = 640
+"""Pixels of a photo's longer side: the protocol's photos are small, and full of detail that a large one lacks."""
+
+
+def patch_photos(folder: Path) -> Photos:
+    """The photos of a folder at the sizes of which the protocol takes patches.
+
+    Raises ConservatorError as ``Photos`` does.
+    """
+    return Photos(folder, longest=_LONGEST, reductions=[1 / scale for scale in SCALES])
 
 
 def mixture(name: str) -> Draw:

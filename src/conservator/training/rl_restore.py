@@ -21,7 +21,7 @@ from conservator.evaluation.patches import BANDS, Draw
 from conservator.files import replacing
 from conservator.tools.rl_restore_own import Architecture, own_network, own_specs, strength
 from conservator.training.crops import Photos
-from conservator.training.patches import PatchBatches, PatchSource, mixture
+from conservator.training.patches import PatchBatches, PatchSource, mixture, patch_photos
 from conservator.training.tools import Budget, Trained, train_network
 
 _SLIGHT_NOISE, _SLIGHT_JPEG = 5.0, 80
@@ -79,7 +79,7 @@ def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[di
     Raises ConservatorError for a folder of photos or a checkpoint that will not do.
     """
     torch.set_flush_denormal(True)
-    photos = Photos(order.photos)
+    photos = patch_photos(order.photos)
     tensors: dict[str, Tensor] = {}
     scores: dict[str, float] = {}
     bases: dict[int, Mapping[str, Tensor]] = {}
