@@ -23,7 +23,7 @@ from conservator.evaluation.rl_restore import Entry, measure, measure_entry, ora
 from conservator.image import Image
 from conservator.networks.dqn import QNetwork
 from conservator.perception import Blind
-from conservator.policies import Agent, DqnPolicy, FixedOrder, PolicyContext, check_policy, make_policy
+from conservator.policies import Agent, DqnPolicy, FixedOrder, PolicyContext, RandomPolicy, check_policy, make_policy
 from conservator.policies.dqn import load_agent, make_agent, tiles
 from conservator.pool import LocalPool
 from conservator.session import Apply, Decision, Session, Stop, run, step_together
@@ -371,14 +371,14 @@ def test_own_tools_keep_the_contract(architecture: str, tmp_path: Path) -> None:
         own_tools({}, {"architecture": "paper"})
 
 
-@pytest.mark.parametrize(("toolbox", "agent"), [("rl-restore", "dqn"), ("rl-restore:compact", "dqn:compact")])
-def test_what_ships_restores_patches_and_leaves_undamaged_ones(toolbox: str, agent: str) -> None:
-    tools = make_toolbox(toolbox)
+def test_what_ships_restores_patches() -> None:
+    tools = make_toolbox("rl-restore")
     with LocalPool(tools, workers=1, max_batch=1, queue_size=256) as pool:
-        policy = make_policy(agent, PolicyContext(pool, Blind()))
-        damaged, clean = (make_patches(PHOTOS, name, LEVELS[name], 32, seed=3) for name in ("moderate", "clean"))
-        assert float(measure(agent, policy, damaged, tools, pool).gains.mean()) > 1.5
-        assert float((measure(agent, policy, clean, tools, pool).tools == 0).float().mean()) > 0.5
+        policy = make_policy("dqn", PolicyContext(pool, Blind()))
+        patches = make_patches(PHOTOS, "moderate", LEVELS["moderate"], 32, seed=3)
+        gains = measure("dqn", policy, patches, tools, pool).gains
+        chance = measure("random", RandomPolicy(0), patches, tools, pool).gains
+    assert float(gains.mean()) > max(1.5, float(chance.mean()) + 0.3)
 
 
 # --- benchmark --------------------------------------------------------------------------------------------------------
