@@ -48,7 +48,7 @@ def save_bench_report(folder: Path, photos: Path | None = None) -> Path:
         title=escape(f"{settings.benchmark} on {settings.photos}"),
         verdict=escape(_verdict(rows)),
         command=escape(_command(settings, rows)),
-        plots="\n".join(_plots(rows)),
+        plots="\n".join(["<h2>At a glance</h2>", *plots] if (plots := _plots(rows)) else []),
         examples="\n".join(map(_example, examples)) or _NO_EXAMPLES,
         tables="\n".join(map(_table, grids(rows))),
         notes="\n".join(f"<li>{_code(escape(note))}</li>" for note in _notes(settings, versions)),
@@ -171,5 +171,5 @@ def _example(example: Example) -> str:
     hidden = f"<details><summary>Whose they are</summary>{escape(example.hidden)}</details>" if example.hidden else ""
     return (
         f'<section class="example"><h3>{escape(example.title)}</h3><p class="soft">{escape(example.told)}</p>'
-        f'<div class="trio">{figures}</div>{hidden}</section>'
+        f'<div class="{"trio large" if example.to_judge else "trio"}">{figures}</div>{hidden}</section>'
     )

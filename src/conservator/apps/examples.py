@@ -39,13 +39,14 @@ class Example:
     """Captions and pictures."""
     hidden: str = ""
     """Whose the pictures are, for those who have judged them."""
-    long_side: int = _LONG_SIDE
+    to_judge: bool = False
+    """Whether a person is to judge it, who wants larger pictures."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width to show it at, those of the largest of its pictures within a limit."""
         sides = max(image.shape[-2:] for _, image in self.pictures)
-        scale = min(1.0, self.long_side / max(sides))
+        scale = min(1.0, (_LONG_SIDE_TO_JUDGE if self.to_judge else _LONG_SIDE) / max(sides))
         return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
 
 
@@ -87,9 +88,9 @@ def _to_judge(case: Case, rows: Sequence[Row], pool: MemoPool) -> Example:
     pictures += [(ascii_uppercase[i], _replayed(damaged, chain, pool)) for i, chain in enumerate(order)]
     whose = [f"{ascii_uppercase[i]}: {', '.join(makers[chain])} ({_words(chain)})" for i, chain in enumerate(order)]
     idle = [row.policy for row in rows if row.case == case.name and not row.toolchain]
-    whose += [f"left as it came: {', '.join(idle)}"] if idle else []
+    whose += [f"left as it came: {', '.join(idle)}"] if idle and makers else []
     told = "Which of these would you keep?" if makers else "Every policy left it as it came."
-    return Example(case.name, told, tuple(pictures), "; ".join(whose), _LONG_SIDE_TO_JUDGE)
+    return Example(case.name, told, tuple(pictures), "; ".join(whose), to_judge=True)
 
 
 def _replayed(damaged: Image, toolchain: str, pool: MemoPool) -> Image:
