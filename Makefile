@@ -54,10 +54,10 @@ rl-restore: $(READY)
 	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore_compact.safetensors --steps 10000 \
 		--output out/train/dqn_compact
 	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn_compact/agent.safetensors \
-		--tools out/train/rl_restore_compact.safetensors --mixture mixed --steps 700 --output out/train/joint_compact $(SHIP)
+		--tools out/train/rl_restore_compact.safetensors --mixture mixed --steps 700 --output out/train/joint_compact
 	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/joint_compact/tools.safetensors --name dqn_compact \
 		--start out/train/dqn_compact/agent.safetensors --steps 6000 --seed 1 \
-		--output out/train/dqn_compact_joint $(SHIP)
+		--output out/train/dqn_compact_joint
 
 clean:
 	rm -rf $(VENV) out build
