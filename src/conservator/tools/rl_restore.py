@@ -163,9 +163,14 @@ def import_rl_restore(npz_path: str | Path, destination_dir: str | Path) -> Path
     return write_tool(Path(destination_dir), weights, converted, record)
 
 
+def strength(index: int) -> int:
+    """How strong the damage of the tool ``index`` (from 0) is: 0 in the two weak bands of a kind, 1 in the strong."""
+    return index % 4 // 2
+
+
 def network_of(index: int) -> Callable[[], nn.Module]:
-    """What makes the network of the tool ``index``, from 0: of four bands, the two of weaker damage use the small."""
-    return ShallowNet if index % 4 < 2 else DeepNet
+    """What makes the network of the tool ``index``, from 0: the small one for weak damage."""
+    return (ShallowNet, DeepNet)[strength(index)]
 
 
 def _agent(path: Path, arrays: dict[str, NDArray[np.generic]]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError
 from conservator.networks.unet import ResidualUNet
-from conservator.tools.rl_restore import RlRestoreTool, network_of, rl_restore_specs
+from conservator.tools.rl_restore import RlRestoreTool, network_of, rl_restore_specs, strength
 from conservator.tools.tool import ToolSpec
 from conservator.weights import load_weights, manifest
 
@@ -49,11 +49,6 @@ def own_specs(architecture: str) -> tuple[ToolSpec, ...]:
         name, does = "rl_plain", "Removes Gaussian blur, noise and JPEG artefacts together."
         return (replace(specs[0], name=name, removes=kinds, description=does, multiple_of=8),)
     return specs
-
-
-def strength(index: int) -> int:
-    """Which network the tool ``index`` has: 0 for the two bands of weak damage, 1 for the two of strong."""
-    return index % 4 // 2
 
 
 def own_network(architecture: str, index: int) -> Callable[[], nn.Module]:

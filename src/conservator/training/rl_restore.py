@@ -19,7 +19,8 @@ from conservator.degradations import Degradation, GaussianBlur, GaussianNoise, J
 from conservator.degradations.noise import draw_seed
 from conservator.evaluation.patches import BANDS, Draw
 from conservator.files import replacing
-from conservator.tools.rl_restore_own import Architecture, own_network, own_specs, strength
+from conservator.tools.rl_restore import strength
+from conservator.tools.rl_restore_own import Architecture, own_network, own_specs
 from conservator.training.crops import Photos
 from conservator.training.patches import PatchBatches, PatchSource, mixture, patch_photos
 from conservator.training.tools import Budget, Trained, train_network
