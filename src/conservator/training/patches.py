@@ -19,7 +19,7 @@ from conservator.training.crops import Photos
 SHARES: Mapping[str, Mapping[str, float]] = {
     "paper": {"moderate": 0.5, "single": 0.5},
     "mixed": {"mild": 0.3, "moderate": 0.4, "severe": 0.3},
-    "all": {"mild": 0.18, "moderate": 0.24, "severe": 0.18, "single": 0.3, "clean": 0.1},
+    "all": {"mild": 0.16, "moderate": 0.22, "severe": 0.16, "single": 0.26, "clean": 0.2},
 }
 """What share of an agent's patches is which: the paper's (its author, in the repository's issue 6: as many of single
 damages as of moderate mixtures; mild and severe ones stay unseen), mixtures of damage alone, and ours, in which some
