@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import itertools
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ from PIL import Image as PillowImage
 from test_cli import conservator
 from test_rl_restore import PHOTOS, TOOLS, small_agent
 
+from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompression
 from conservator.errors import ConservatorError, NameNotFoundError
-from conservator.evaluation.patches import Patches, make_patches, single
+from conservator.evaluation.patches import Patches, draw_pair, load_pyramids, make_patches, single
 from conservator.evaluation.rl_restore import measure
 from conservator.image import Image
 from conservator.policies import RandomPolicy
 from conservator.pool import LocalPool
-from conservator.tools.rl_restore_own import own_network
+from conservator.tools.rl_restore_own import own_network, own_specs
 from conservator.training.env import Rules, VectorRestorationEnv
 from conservator.training.patches import PatchSource
 from conservator.training.replay import Played, Replay
@@ -122,19 +124,71 @@ def test_a_dqn_resumes_to_the_step_and_refuses_other_settings(rules: Rules, held
         assert torch.equal(resumed.agent.tensors()[name], value), name
     with pytest.raises(ConservatorError, match=r"gamma 0\.99, now 0\.5"):
         train_dqn(rules, few, tmp_path / "cut", replace(settings, gamma=0.5))
+    with pytest.raises(ConservatorError, match="photos not said, now others"):
+        train_dqn(rules, few, tmp_path / "cut", settings, identity={"photos": "others"})
+    with pytest.raises(ConservatorError, match="64 steps already, more than the 32"):
+        train_dqn(rules, few, tmp_path / "cut", replace(settings, steps=32))
     with pytest.raises(NameNotFoundError, match="double"):
         settings.without("duoble")
+
+
+def test_features_learn_to_tell_damage() -> None:
+    from conservator.networks.dqn import QNetwork
+    from conservator.training.patches import mixture
+    from conservator.training.pretrain import amounts, pretrain
+
+    source, said = PatchSource(PHOTOS, mixture("all")), list[str]()
+    torch.manual_seed(0)
+    network = QNetwork()
+    network.see_contrast()
+    untaught = copy.deepcopy(network.state_dict())
+    pretrain(network, source, 1, 0, said.append)
+    pretrain(network, source, 80, 0, said.append)
+    first, mean = (float(line.split("loss ")[1]) for line in said)
+    assert mean < 0.8 * first
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, untaught[name])}
+    assert {name.split(".")[0] for name in changed} == {"convolutions", "project"}
+    assert amounts((GaussianBlur(1.0), GaussianNoise(50 / 255, 1), JpegCompression(40))) == pytest.approx(
+        (0.5, 2, 0.6, 0)
+    )
+    assert amounts(()) == (0, 0, 0, 1)
+
+
+def test_a_blank_page_ends_and_a_stamp_is_refused(tmp_path: Path) -> None:
+    blank = [np.full((80, 80, 3), 255, np.uint8)]
+    damaged, clean = draw_pair(blank, single("blur", 3), np.random.default_rng(0))
+    assert torch.allclose(damaged, clean, atol=1e-4)
+    PillowImage.new("RGB", (50, 300)).save(tmp_path / "stamp.png")
+    with pytest.raises(ConservatorError, match=r"stamp\.png has 50x300 pixels, expected 63 or more"):
+        load_pyramids([tmp_path])
+
+
+def test_joint_training_takes_what_can_be_picked(tmp_path: Path) -> None:
+    from conservator.training.joint import trainable_tools
+    from conservator.training.rl_restore import named, write_tools
+
+    plain = write_tools(tmp_path / "plain.safetensors", named("rl_plain", own_network("plain", 0)()), "plain")
+    with pytest.raises(ConservatorError, match="one plain network, expected twelve"):
+        trainable_tools(plain, small_agent())
+    tensors = {}
+    for index, spec in enumerate(own_specs("paper")):
+        tensors |= named(spec.name, own_network("paper", index)())
+    paper = write_tools(tmp_path / "paper.safetensors", tensors, "paper")
+    with pytest.raises(ConservatorError, match="the agent knows the tools"):
+        trainable_tools(paper, small_agent())
+    with pytest.raises(ConservatorError, match=r"tensors of rl_blur_1 .* not those of its network"):
+        trainable_tools(write_tools(tmp_path / "wrong.safetensors", tensors, "compact"), small_agent(tools=12))
 
 
 def test_a_start_keeps_its_values(rules: Rules, held_out: Patches, tmp_path: Path) -> None:
     from conservator.training.dqn import _Run, fast
 
     agent = small_agent(duelling=True)
-    again = _Run(rules, fast(100), "cpu", agent).agent()
+    again = _Run(rules, fast(100), "cpu", agent, {}).agent()
     for name, value in agent.tensors().items():
         assert torch.allclose(again.tensors()[name], value, rtol=1e-5), name
     with pytest.raises(ConservatorError, match="train afresh"):
-        _Run(rules, fast(100).without("duelling"), "cpu", agent)
+        _Run(rules, fast(100).without("duelling"), "cpu", agent, {})
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from conservator.training.crops import Photos
 
-Toolbox = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
-Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, or the paper's.")]
+Toolbox = Annotated[str, typer.Option(help="Its tools: rl-restore, or rl-restore:FILE.")]
+Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, mixed (none clean, none single), or paper.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
 _OUTPUT = Path("out/train")
 _NAMES = {"paper": "rl_restore", "compact": "rl_restore_compact", "plain": "rl_restore_plain"}
@@ -57,7 +57,10 @@ def train_dqn(
     toolbox: Toolbox = "rl-restore",
     preset: Annotated[Literal["fast", "published"], typer.Option(help="Ours, or the authors'.")] = "fast",
     without: Annotated[
-        str, typer.Option(help="Switch off, joined by commas: contrast, foresight, duelling, priority, turned, ...")
+        str,
+        typer.Option(
+            help="Switch off, joined by commas: contrast, pretrain, foresight, duelling, priority, turned, ..."
+        ),
     ] = "",
     name: Annotated[Literal["dqn", "dqn_compact"], typer.Option(help="What --into calls it.")] = "dqn",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the environment (default: the preset's).")] = None,
@@ -84,7 +87,17 @@ def train_dqn(
     with _rules(toolbox, found, mixture, threads) as rules:
         held_out = make_patches(found.held_out, "held out", damage(mixture), patches, seed)
         agent = load_agent(start) if start else None
-        trained = train(rules, held_out, output, settings, start=agent, tensorboard=tensorboard, report=typer.echo)
+        identity = _identity(found, mixture, start=start, toolbox=toolbox)
+        trained = train(
+            rules,
+            held_out,
+            output,
+            settings,
+            start=agent,
+            tensorboard=tensorboard,
+            identity=identity,
+            report=typer.echo,
+        )
     tensors, metadata = trained.agent.tensors(), trained.agent.metadata()
     from safetensors.torch import save
 
@@ -95,6 +108,7 @@ def train_dqn(
         f"train dqn --toolbox {toolbox} --preset {preset} --steps {settings.steps} --mixture {mixture} --seed {seed}"
     )
     command += f" --start {start}" if start else ""
+    command += f" --without {without}" if without else ""
     scores = {"gain": trained.gain, "random_gain": trained.random_gain}
     _ship(into, name, tensors, photos, command, scores, metadata)
 
@@ -121,15 +135,29 @@ def train_joint(
     from conservator.training.rl_restore import write_tools
 
     found = _photos(photos, threads)
-    modules, architecture = trainable_tools(tools)
+    picker = load_agent(agent)
+    modules, architecture = trainable_tools(tools, picker)
     source = PatchSource(found.training, damage(mixture))
-    tuned = train(load_agent(agent), modules, source, output, Settings(steps, loss=loss, seed=seed), typer.echo)
+    settings, identity = Settings(steps, loss=loss, seed=seed), _identity(found, mixture, agent=agent, tools=tools)
+    tuned = train(picker, modules, source, output, settings, typer.echo, identity)
     path = write_tools(output / "tools.safetensors", tuned.tensors, architecture)
     typer.echo(f"use it with: --toolbox rl-restore:{path}")
     name = _NAMES[architecture]
     command = f"train joint --agent {agent} --tools {tools} --steps {steps} --loss {loss} --mixture {mixture}"
     command += f" --seed {seed}"
     _ship(into, name, tuned.tensors, photos, command, {"gain": tuned.gain}, {"architecture": architecture})
+
+
+def _identity(photos: Photos, mixture: str, **given: Path | str | None) -> dict[str, str]:
+    """What a training rests on beside its settings: pixels, damage, and the content of the files that it was given."""
+    from conservator.files import sha256
+    from conservator.training.patches import SHARES
+
+    found = {"photos": photos.digest, "mixture": str(SHARES[mixture])}
+    for name, value in given.items():
+        path = Path(str(value).removeprefix("rl-restore:"))
+        found[name] = sha256(path)[:16] if path.is_file() else str(value)
+    return found
 
 
 def _photos(folder: Path, threads: int) -> Photos:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompression, Recipe, degrade, rl_restore_recipe
 from conservator.degradations.noise import draw_seed
+from conservator.errors import ConservatorError
 from conservator.evaluation.cases import photos_in
 from conservator.image import Image, to_array, to_image
 from conservator.photo import load_photo
@@ -31,6 +32,7 @@ SCALES = (1.0, 2 / 3, 1 / 3)
 """Sizes of a photo of which patches are taken (generate_train.m)."""
 _UNDAMAGED = 50.0
 """dB; a damage that does less is drawn again."""
+_TRIES = 100
 
 BANDS = {
     "blur": ((0.0, 1.25), (1.25, 2.5), (2.5, 3.75), (3.75, 5.0)),
@@ -73,8 +75,9 @@ def draw_pair(pyramid: Pyramid, draw: Draw, rng: np.random.Generator, side: int 
     """A damaged patch and the undamaged one, (1, 3, side, side) each, of one photo at a size drawn by chance.
 
     A patch is cut before it is damaged, as in generate_train.m: its borders are those of the blur and of the blocks.
+    One that hardly changes is drawn again, a hundred times at most: nothing blurs a blank page.
     """
-    while True:
+    for _ in range(_TRIES):
         array = pyramid[int(rng.integers(len(pyramid)))]
         if min(array.shape[:2]) < side:
             array = pyramid[0]
@@ -83,7 +86,8 @@ def draw_pair(pyramid: Pyramid, draw: Draw, rng: np.random.Generator, side: int 
         recipe = draw(rng)
         damaged = degrade(clean, recipe)
         if not recipe or float(batch_psnr(damaged, clean)) < _UNDAMAGED:
-            return damaged, clean
+            break
+    return damaged, clean
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,9 @@ def load_pyramids(folders: Sequence[Path]) -> list[Pyramid]:
 
 def _pyramid(path: Path) -> Pyramid:
     image = load_photo(path).image
+    if min(image.shape[-2:]) < SIDE:
+        height, width = image.shape[-2:]
+        raise ConservatorError(f"{path} has {width}x{height} pixels, expected {SIDE} or more a side; leave it out")
     return [to_array(bicubic_resize(image, s).clamp(0, 1) if s < 1 else image, np.uint8) for s in SCALES]
 
 

@@ -159,11 +159,15 @@ def table(rows: Sequence[Row], oracles: Sequence[Row]) -> list[str]:
         part = {row.level: row for row in rows if row.method == method}
         cells = [_cell(part[level]) if level in part else "" for level in levels]
         shared = [le for le in levels if le != "clean" and (_entry(method), le) in best]
-        share = " / ".join(f"{float(part[le].gains.mean()) / best[_entry(method), le]:.0%}" for le in shared)
+        share = " / ".join(_share(float(part[le].gains.mean()), best[_entry(method), le]) for le in shared)
         used = " / ".join(f"{part[le].tools.float().mean():.1f}" for le in levels if le in part)
         stops = " / ".join(f"{part[le].stopped.float().mean():.0%}" for le in levels if le in part)
         lines.append(f"| {method} | {' | '.join(cells)} | {share} | {used} | {stops} |")
     return [*lines, ""]
+
+
+def _share(gain: float, oracle: float) -> str:
+    return f"{gain / oracle:.0%}" if oracle > 0 else "–"
 
 
 def _entry(method: str) -> str:

@@ -71,7 +71,8 @@ def shipped_agent(name: str = "dqn") -> Agent:
 
     if name not in manifest():
         raise ConservatorError(
-            f"the agent {name} does not ship with this version; train it with: conservator train dqn"
+            f"the agent {name} does not ship with this version; train it with: conservator train dqn, and use it with: "
+            "--policy dqn:FILE"
         )
     return make_agent(*load_weights(name), where=f"the shipped file of weights {name}")
 

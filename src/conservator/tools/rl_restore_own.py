@@ -81,8 +81,8 @@ def shipped_tools(name: str) -> tuple[RlRestoreTool, ...]:
     """Twelve tools that ship; ConservatorError where this installation has none."""
     if name not in manifest():
         raise ConservatorError(
-            f"the tools {name} do not ship with this version; train them with: conservator train rl-restore-tools, or "
-            "take the authors': --toolbox rl-restore:published"
+            f"the tools {name} do not ship with this version; train them with: conservator train rl-restore-tools "
+            "--architecture compact, and use them with: --toolbox rl-restore:FILE"
         )
     return own_tools(*load_weights(name))
 

@@ -39,6 +39,15 @@ def load_checkpoint(
     return state
 
 
+def refuse_more(folder: Path, done: int, asked: int) -> None:
+    """Raise ConservatorError where a checkpoint is further than the run that is asked for."""
+    if done > asked:
+        raise ConservatorError(
+            f"{folder} has {done} steps already, more than the {asked} that are asked for; ask for as many, or use "
+            "another folder"
+        )
+
+
 def write_curve(folder: Path, curve: Curve) -> None:
     """Write curve.csv."""
     with (folder / "curve.csv").open("w", newline="") as file:

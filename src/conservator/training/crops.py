@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,8 +76,18 @@ class Photos:
         every = max(2, round(1 / held_out_share))
         with ThreadPoolExecutor(4) as threads:
             pyramids = list(threads.map(partial(_pyramid, longest=longest, reductions=reductions), paths))
+        self.digest = _digest(pyramids)
+        """Of all pixels at all sizes: other photos, another digest."""
         self.training = [pyramid for i, pyramid in enumerate(pyramids) if i % every]
         self.held_out = [pyramid for i, pyramid in enumerate(pyramids) if i % every == 0]
+
+
+def _digest(pyramids: Sequence[Sequence[NDArray[np.uint8]]]) -> str:
+    found = hashlib.sha256()
+    for level in (level for pyramid in pyramids for level in pyramid):
+        found.update(repr(level.shape).encode())
+        found.update(np.ascontiguousarray(level).data)
+    return found.hexdigest()[:16]
 
 
 def _pyramid(path: Path, longest: int, reductions: Sequence[float]) -> list[NDArray[np.uint8]]:

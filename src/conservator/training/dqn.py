@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,8 +27,10 @@ from conservator.evaluation.rl_restore import measure
 from conservator.networks.dqn import QNetwork
 from conservator.policies import DqnPolicy, RandomPolicy
 from conservator.policies.dqn import LONGEST, Agent
-from conservator.training.checkpoint import draw_curve, load_checkpoint, save_checkpoint, write_curve
+from conservator.training.checkpoint import draw_curve, load_checkpoint, refuse_more, save_checkpoint, write_curve
 from conservator.training.env import Foreseen, Observed, Rules, VectorRestorationEnv
+from conservator.training.patches import PatchSource
+from conservator.training.pretrain import pretrain
 from conservator.training.replay import Batch, Played, Replay
 
 
@@ -68,6 +70,8 @@ class Settings:
     """Exponent of prioritised replay, 0 for uniform."""
     contrast: bool = False
     """Whether the network begins as ``QNetwork.see_contrast`` has it."""
+    pretrain: int = 0
+    """Batches of patches on which the convolutions learn to tell damage before anything is played (pretrain.py)."""
     foresight: bool = False
     """Whether every tool is tried in every state, so that each step teaches what every action is worth and not only the
     one that was taken. It costs as many calls as there are tools; what follows an action is valued when it is tried."""
@@ -86,6 +90,7 @@ class Settings:
         """The same without some of its parts; raises NameNotFoundError for what is none."""
         plain: dict[str, bool | int | float] = {
             "contrast": False,
+            "pretrain": 0,
             "foresight": False,
             "double": False,
             "duelling": False,
@@ -117,7 +122,7 @@ def fast(steps: int = 20_000, seed: int = 0) -> Settings:
         rate=1e-3,
         halving=max(1, steps // 4),
         least_rate=5e-5,
-        explore=int(0.3 * steps),
+        explore=max(1, int(0.3 * steps)),
         least_explore=0.1,
         target_every=max(32, steps // 30),
         double=True,
@@ -125,6 +130,7 @@ def fast(steps: int = 20_000, seed: int = 0) -> Settings:
         returns=3,
         priority=0.6,
         contrast=True,
+        pretrain=min(4_000, steps // 2),
         foresight=True,
         floor=-5.0,
         turned=True,
@@ -154,18 +160,24 @@ def train_dqn(
     start: Agent | None = None,
     device: str = "cpu",
     tensorboard: bool = False,
+    identity: Mapping[str, str] | None = None,
     report: Callable[[str], None] = print,
 ) -> Trained:
     """Train an agent for a toolbox; resumes from ``folder`` where an earlier run with the same settings stopped.
 
-    ``folder`` gets ``checkpoint.pt``, ``replay.npz``, and the curve as ``curve.csv`` and ``curve.png``. ``start`` is an
-    agent to go on from. Raises ConservatorError for a checkpoint of other settings.
+    ``folder`` gets ``checkpoint.pt``, ``replay-STEP.npz``, and the curve as ``curve.csv`` and ``curve.png``. ``start``
+    is an agent to go on from. ``identity`` says what settings do not: photos, damage, the weights of the tools. Raises
+    ConservatorError for a checkpoint of another one, of other settings, or of more steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
-    run = _Run(rules, settings, device, start)
+    run = _Run(rules, settings, device, start, identity or {})
     write = _tensorboard(folder) if tensorboard else None
-    run.load(folder)
+    if not run.load(folder) and start is None and settings.pretrain:
+        if not isinstance(rules.source, PatchSource):
+            raise ConservatorError("this source of patches does not tell their damage; train without pretrain")
+        pretrain(run.network, rules.source, settings.pretrain, settings.seed, report)
+        run.target.load_state_dict(run.network.state_dict())
     chance = _gain(RandomPolicy(settings.seed), held_out, rules)
     gain = _gain(run.policy(), held_out, rules)
     report(f"chance gains {chance:+.2f} dB on {len(held_out.clean)} held-out patches, the agent so far {gain:+.2f} dB")
@@ -189,9 +201,14 @@ def _gain(policy: DqnPolicy | RandomPolicy, patches: Patches, rules: Rules) -> f
 class _Run:
     """Networks, optimiser, replay and progress of one training."""
 
-    def __init__(self, rules: Rules, settings: Settings, device: str, start: Agent | None) -> None:
+    def __init__(
+        self, rules: Rules, settings: Settings, device: str, start: Agent | None, identity: Mapping[str, str]
+    ) -> None:
         self.rules, self.settings, self.device = rules, settings, torch.device(device)
         self.tools = tuple(rules.toolbox)
+        values = asdict(replace(settings, steps=0))  # a longer run may continue a shorter one
+        self.identity = {name: str(value) for name, value in values.items()}
+        self.identity |= {"tools": ",".join(self.tools), "started": str(start is not None), **identity}
         self.network = QNetwork(len(self.tools), settings.duelling)
         if settings.contrast:
             self.network.see_contrast()
@@ -325,7 +342,8 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint and the curve; the checkpoint last, for it vouches for the replay."""
-        self.replay.save(folder / "replay.npz")
+        replay = self._replay(folder)
+        self.replay.save(replay)
         state = {
             "network": self.network.state_dict(),
             "target": self.target.state_dict(),
@@ -333,25 +351,29 @@ class _Run:
             "progress": {"step": self.step, "seconds": self.seconds},
             "curve": self.curve,
         }
-        save_checkpoint(folder, state, self._identity())
+        save_checkpoint(folder, state, self.identity)
+        for path in folder.glob("replay-*.npz"):
+            if path != replay:
+                path.unlink()
         write_curve(folder, self.curve)
         draw_curve(folder, self.curve, "gain", self.curve[0]["chance"])
 
-    def load(self, folder: Path) -> None:
-        """Go on where ``save`` stopped, if it ever did."""
-        state = load_checkpoint(folder, self._identity(), self.device)
+    def load(self, folder: Path) -> bool:
+        """Go on where ``save`` stopped; whether it ever did."""
+        state = load_checkpoint(folder, self.identity, self.device)
         if state is None:
-            return
+            return False
+        refuse_more(folder, state["progress"]["step"], self.settings.steps)
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
         self.curve = state["curve"]
-        self.replay.load(folder / "replay.npz")
+        self.replay.load(self._replay(folder))
+        return True
 
-    def _identity(self) -> dict[str, str]:
-        values = asdict(replace(self.settings, steps=0))  # a longer run may continue a shorter one
-        return {name: str(value) for name, value in values.items()} | {"tools": ",".join(self.tools)}
+    def _replay(self, folder: Path) -> Path:
+        return folder / f"replay-{self.step}.npz"
 
 
 def n_step_targets(

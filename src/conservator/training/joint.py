@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,7 @@ from conservator.networks.dqn import QNetwork
 from conservator.policies.dqn import LONGEST, Agent
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
-from conservator.training.checkpoint import load_checkpoint, save_checkpoint
+from conservator.training.checkpoint import load_checkpoint, refuse_more, save_checkpoint
 from conservator.training.env import Source
 from conservator.training.rl_restore import named
 
@@ -101,18 +101,23 @@ def train_joint(
     folder: Path,
     settings: Settings,
     report: Callable[[str], None] = print,
+    identity: Mapping[str, str] | None = None,
 ) -> Tuned:
     """Tune the tools in place while the agent is frozen.
 
     Step ``n`` draws its patches from the seed and ``n``, and ``folder`` gets ``checkpoint.pt``: the same command again
     goes on where a run stopped. The gradient of a tool is the sum over its uses in a batch, divided by their number;
-    Adam applies it. The tools run in bfloat16. Raises ConservatorError for a checkpoint of other settings, or when the
-    training diverges.
+    Adam applies it. The tools run in bfloat16. ``identity`` says what settings do not: agent, tools, photos, damage.
+    Raises ConservatorError for a checkpoint of another one, of other settings or of more steps, for an agent of other
+    tools, or when the training diverges.
     """
+    if len(agent.tools) != len(tools):
+        raise ConservatorError(f"the agent knows {len(agent.tools)} tools, {len(tools)} are given")
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.Adam(tools.parameters(), lr=settings.rate)
-    identity = {k: str(v) for k, v in asdict(replace(settings, steps=0)).items()}
+    identity = {k: str(v) for k, v in asdict(replace(settings, steps=0)).items()} | dict(identity or {})
     first, gain = _load(folder, tools, optimizer, identity)
+    refuse_more(folder, first, settings.steps)
     begun, gains = time.monotonic(), list[float]()
     tools.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for step in range(first, settings.steps):
@@ -181,17 +186,27 @@ def _step(
     return float(gain)
 
 
-def trainable_tools(path: Path) -> tuple[nn.ModuleList, str]:
-    """The twelve networks of a toolbox's file, ready for training, and their architecture.
+def trainable_tools(path: Path, agent: Agent) -> tuple[nn.ModuleList, str]:
+    """The twelve networks of a toolbox's file in the order of the agent's actions, and their architecture.
 
-    Raises ConservatorError when the file is none.
+    Raises ConservatorError when the file is none, or the agent knows other tools.
     """
     tensors, metadata = read_tools(path)
     architecture = metadata.get("architecture", "")
+    if architecture == "plain":
+        raise ConservatorError(f"{path} holds one plain network, expected twelve tools; there is nothing to pick")
     own_tools(tensors, metadata)  # complains of what is missing
+    if agent.tools != (known := tuple(spec.name for spec in rl_restore_specs())):
+        raise ConservatorError(
+            f"the agent knows the tools {', '.join(agent.tools[:2])}, ..., {path} holds {', '.join(known[:2])}, ..."
+        )
     modules = nn.ModuleList()
     for index, spec in enumerate(rl_restore_specs()):
         network, prefix = own_network(architecture, index)(), f"{spec.name}."
-        network.load_state_dict({k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)})
+        mine = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        try:
+            network.load_state_dict(mine)
+        except RuntimeError as error:
+            raise ConservatorError(f"the tensors of {spec.name} in {path} are not those of its network") from error
         modules.append(network)
     return modules, architecture

@@ -107,9 +107,8 @@ def _train(
 ) -> Trained:
     base = name.startswith("base")
     steps = order.base if base else order.steps
-    # what begins with a network depends on how long that was trained
-    identity = {"tool": name, "architecture": order.architecture}
-    identity |= {} if base else {"others": str(order.others), "base": str(order.base)}
+    identity = {"tool": name, "architecture": order.architecture, "photos": photos.digest, "base": str(order.base)}
+    identity |= {} if base else {"others": str(order.others)}
     held_out = PatchBatches(PatchSource(photos.held_out, draw, _SIDE), _HELD_OUT, order.seed)
     trained = train_network(
         network,

@@ -16,7 +16,14 @@ from torch.utils.data import Dataset
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.resample import bicubic_to
-from conservator.training.checkpoint import Curve, draw_curve, load_checkpoint, save_checkpoint, write_curve
+from conservator.training.checkpoint import (
+    Curve,
+    draw_curve,
+    load_checkpoint,
+    refuse_more,
+    save_checkpoint,
+    write_curve,
+)
 from conservator.training.crops import Crops, Damage, Photos, ahead, validation_set
 
 NO_LIMIT = 10_000_000
@@ -103,7 +110,7 @@ def train_expert(
         budget,
         device=device,
         epsilon=_EPSILON_OF_SCENES if whole else _EPSILON,
-        identity=identity,
+        identity={"photos": photos.digest, **(identity or {})},
         report=report,
     )
 
@@ -219,11 +226,7 @@ class _Run:
         state = load_checkpoint(folder, self.identity, self.device)
         if state is None:
             return False
-        if state["progress"]["step"] > self.budget.steps:
-            done = state["progress"]["step"]
-            raise ConservatorError(
-                f"{folder} has {done} steps already, more than the {self.budget.steps} that are asked for"
-            )
+        refuse_more(folder, state["progress"]["step"], self.budget.steps)
         self.network.load_state_dict(state["network"])
         self.mean.load_state_dict(state["mean"])
         self.optimizer.load_state_dict(state["optimizer"])
