@@ -46,6 +46,21 @@ def test_a_clean_case_is_its_own_reference(folder: Path) -> None:
     assert torch.equal(damaged, clean)
 
 
+def test_photos_of_one_name_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    for path in ("a.png", "a.jpg", "b/a.png", "b/c.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        PillowImage.fromarray(data.coffee()[:64, :64]).save(tmp_path / path)
+    assert [case.photo for case in make_cases("clean", tmp_path, seed=0)] == ["a.jpg", "a.png", "b/a.png", "c"]
+
+
+def test_pairs_must_be_as_many(tmp_path: Path) -> None:
+    for path in ("input/a.png", "input/b.png", "target/a.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        PillowImage.fromarray(data.coffee()[:64, :64]).save(tmp_path / path)
+    with pytest.raises(ConservatorError, match=r"holds 2 photos and .* 1, expected as many"):
+        make_cases("pairs", tmp_path, seed=0)
+
+
 def test_an_unknown_benchmark_and_an_empty_folder_get_a_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NameNotFoundError, match="mio"):
         make_cases("moi", folder, seed=0)

@@ -27,7 +27,7 @@ from conservator.perception import Look, Percept, study
 from conservator.perception.perception import Blind, Objective
 from conservator.policies import MllmPolicy, PolicyContext, check_policy, make_policy
 from conservator.policies.conversation import IMAGE, Message, ask, write_reply
-from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model, pack, shipped_model
+from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model, pack, shipped_model, unpack
 from conservator.pool import LocalPool, Pool
 from conservator.session import Apply, Decision, Observation, Rollback, Session, Step, Stop, Trajectory, run
 from conservator.tools import Toolbox, make_toolbox
@@ -308,6 +308,9 @@ def test_a_model_ships_as_one_file(
     assert torch.allclose(shipped.read(prompt).next(()), model.read(prompt).next(()), atol=0.02)
     with pytest.raises(ConservatorError, match="train sft"):
         shipped_model("another")
+    renamed = {name.replace("language_model", "text_model"): value for name, value in tensors.items()}
+    with pytest.raises(ConservatorError, match="no place for the weights"):
+        unpack(renamed, words)
 
 
 def test_a_shared_beginning_changes_neither_loss_nor_gradients(planner_data: Path, model: VisionLanguageModel) -> None:
@@ -400,6 +403,22 @@ def test_a_taught_model_plans_in_a_session(taught: Path, toolbox: Toolbox, pool:
         MllmPolicy(load_model(str(taught / "model")), Blind(), once=True), Session(noisy, toolbox, pool, Blind())
     )
     assert once.toolchain() == ("wavelet_denoise", "deblock")
+
+
+def test_no_folder_teaches_what_another_holds_out(planner_data: Path, tmp_path: Path) -> None:
+    from conservator.training.sft import _lessons
+
+    folders = [tmp_path / "many", tmp_path / "few"]
+    for folder, numbers in zip(folders, (range(40), range(3, 23)), strict=True):
+        shutil.copytree(planner_data, folder)
+        for name in ("conversations", "decisions"):
+            row = json.loads((folder / f"{name}.jsonl").read_text().splitlines()[0])
+            lines = [json.dumps(row | ({"photo": f"{n:02}.png"} if "photo" in row else {})) for n in numbers]
+            (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    lessons, learned, held_out = _lessons(folders)
+    assert len(lessons) == 60
+    assert {lesson.photo for lesson in held_out} == {"09.png", "19.png", "29.png", "39.png"}
+    assert not {lesson.photo for lesson in learned} & {lesson.photo for lesson in held_out}
 
 
 @needs_sft

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conservator.apps.train import Into, PhotosOption, Seed, Workers, train_app
+from conservator.errors import ConservatorError
 
 if TYPE_CHECKING:
     from conservator.training.sft import Order, Trained
@@ -58,6 +59,8 @@ def train_sft(
     from conservator.training.sft import NANO, Order
     from conservator.training.sft import train_sft as train
 
+    if into is not None and model != NANO:
+        raise ConservatorError(f"only a nano model can ship with the package (--into), not {model}; leave out --into")
     order = Order(
         data=tuple(data),
         output=output,
@@ -83,7 +86,7 @@ def train_sft(
     )
     trained = train(order, typer.echo)
     typer.echo(f"{trained.steps} steps in {trained.minutes:.1f} minutes; use it with: --policy mllm:{trained.folder}")
-    if into is not None and model == NANO:
+    if into is not None:
         typer.echo(_ship(into, order, trained))
 
 
@@ -103,13 +106,16 @@ def _ship(into: Path, order: Order, trained: Trained) -> Path:
 
     tensors, words = pack(trained.model)
     names = " --data ".join(folder.name for folder in order.data)
-    words_first = "" if order.words is None else f" --words {order.words:g}"
+    given = {"words": order.words, "rate": order.rate, "vision": order.vision}
+    options = "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
+    options += "".join(f" --without {name}" for name in order.without)
+    options += f" --studies {order.studies:g} --batch {order.batch} --gather {order.gather} --seed {order.seed}"
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
         "data": f"the questions of {names}, made by conservator data build (docs/mllm.md)",
         "recipe": "docs/mllm.md",
-        "command": f"conservator train sft --model nano --data {names} --steps {trained.steps}{words_first} "
-        f"--batch {order.batch} --seed {order.seed}{' --bfloat16' * order.bfloat16}",
+        "command": f"conservator train sft --model nano --data {names} --steps {trained.steps}{options}"
+        f"{' --bfloat16' * order.bfloat16}",
     }
     scores = {name: value for name, value in trained.scores.items() if value == value}
     return store_weights(into, "nano", tensors, entry, scores, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,13 @@ def photos_in(folder: Path, limit: int | None = None) -> list[Path]:
     return found[:limit]
 
 
+def _named(folder: Path, limit: int | None) -> dict[str, Path]:
+    """The photos by name: that of the file, or the path below the folder where two files share it."""
+    paths = photos_in(folder, limit)
+    shared = Counter(path.stem for path in paths)
+    return {path.stem if shared[path.stem] == 1 else path.relative_to(folder).as_posix(): path for path in paths}
+
+
 def mio(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """AgenticIR's 16 combinations in groups A, B and C, its test ranges, haze by a made-up depth."""
     for g, (group, combinations) in enumerate(MIO_GROUPS.items()):
@@ -57,9 +65,9 @@ def _combinations(
 ) -> Iterator[Case]:
     for c, combination in enumerate(combinations):
         label = "+".join(kind.label for kind in combination)
-        for p, path in enumerate(photos_in(folder, limit)):
+        for p, (name, path) in enumerate(_named(folder, limit).items()):
             make = _damaged(path, combination, (*seed, c, p))
-            yield Case(group, label, path.stem, make, frozenset(combination))
+            yield Case(group, label, name, make, frozenset(combination))
 
 
 def _damaged(path: Path, combination: Combination, seed: tuple[int, ...]) -> Callable[[], tuple[Image, Image | None]]:
@@ -73,8 +81,8 @@ def _damaged(path: Path, combination: Combination, seed: tuple[int, ...]) -> Cal
 
 def clean(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """Photos that need nothing: whatever is done to them is harm."""
-    for path in photos_in(folder, limit):
-        yield Case("clean", "clean", path.stem, _itself(path), frozenset())
+    for name, path in _named(folder, limit).items():
+        yield Case("clean", "clean", name, _itself(path), frozenset())
 
 
 def _itself(path: Path) -> Callable[[], tuple[Image, Image | None]]:
@@ -86,12 +94,17 @@ def _itself(path: Path) -> Callable[[], tuple[Image, Image | None]]:
 
 
 def pairs(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
-    """Photos that were really damaged: two subfolders, input (or noisy, hazy) and target (or GT, label)."""
+    """Photos that were really damaged: two subfolders, input (or noisy, hazy) and target (or GT, label).
+
+    The first by name in one belongs to the first by name in the other.
+    """
     damaged = _subfolder(folder, ("input", "noisy", "hazy", "damaged"))
     undamaged = _subfolder(folder, ("target", "GT", "label", "clean"))
-    files = list(zip(photos_in(damaged, limit), photos_in(undamaged, limit), strict=True))
-    for damaged_path, clean_path in files:
-        yield Case("pairs", folder.name, damaged_path.stem, _both(damaged_path, clean_path))
+    inputs, targets = _named(damaged, limit), photos_in(undamaged, limit)
+    if len(inputs) != len(targets):
+        raise ConservatorError(f"{damaged} holds {len(inputs)} photos and {undamaged} {len(targets)}, expected as many")
+    for (name, path), target in zip(inputs.items(), targets, strict=True):
+        yield Case("pairs", folder.name, name, _both(path, target))
 
 
 def _subfolder(folder: Path, names: Sequence[str]) -> Path:
@@ -107,8 +120,8 @@ def _both(damaged: Path, undamaged: Path) -> Callable[[], tuple[Image, Image | N
 
 def real(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """Photos that were really damaged, without a reference."""
-    for path in photos_in(folder, limit):
-        yield Case("real", folder.name, path.stem, _alone(path))
+    for name, path in _named(folder, limit).items():
+        yield Case("real", folder.name, name, _alone(path))
 
 
 def _alone(path: Path) -> Callable[[], tuple[Image, Image | None]]:

@@ -258,7 +258,14 @@ def unpack(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> VisionLan
         normalisation = _normalisation(folder)
     config.dtype = torch.float32
     network = transformers.AutoModelForImageTextToText.from_config(config)
-    network.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
+    fit = network.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if fit.unexpected_keys or set(fit.missing_keys) - tied:
+        odd = [*fit.unexpected_keys, *fit.missing_keys][0]
+        raise ConservatorError(
+            f"this version of transformers has no place for the weights of this model ({odd}); install the one that "
+            "pip install 'conservator[mllm]' asks for"
+        )
     network.tie_weights()
     return VisionLanguageModel(_ready(network, "cpu"), tokenizer, *normalisation)
 

@@ -114,9 +114,9 @@ def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
     learned = [lesson for lesson in learned if not left_out(lesson, order.without)]
     if not learned:
         raise ConservatorError(f"without {', '.join(order.without)} no question is left to learn from")
-    _claim(order, len(learned))
     torch.set_flush_denormal(True)
     model = _start(order, lessons)
+    _claim(order, len(learned))  # only now: an order that cannot begin must not take the folder
     report(f"{model.parameters / 1e6:.1f} million parameters, {len(learned)} questions, {len(held_out)} held out")
     asked = _evenly(held_out, order.questions)
     trainer, watch = _trainer(order, model, learned, asked, report)
@@ -137,10 +137,13 @@ def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
 def _lessons(folders: Sequence[Path]) -> tuple[list[Lesson], list[Lesson], list[Lesson]]:
     """All questions; those to learn from, of each folder as many; and those held out."""
     parts = [read_lessons(folder) for folder in folders]
-    learned, held_out = zip(*map(split, parts), strict=True)
+    lessons = [*itertools.chain(*parts)]
+    _, held_out = split(lessons)  # of all folders together: what one holds out no other may teach
+    unseen = {lesson.photo for lesson in held_out}
+    learned = [[lesson for lesson in part if lesson.photo not in unseen] for part in parts]
     most = max(len(part) for part in learned)
     evened = [lesson for part in learned if part for lesson in itertools.islice(itertools.cycle(part), most)]
-    return [*itertools.chain(*parts)], evened, [*itertools.chain(*held_out)]
+    return lessons, evened, held_out
 
 
 def _start(order: Order, lessons: Sequence[Lesson]) -> VisionLanguageModel:
@@ -178,8 +181,17 @@ def _claim(order: Order, lessons: int) -> None:
 
 
 def _last_checkpoint(output: Path) -> Path | None:
-    folders = (output / "checkpoints").glob("checkpoint-*")
+    # written last, so that one without it was cut off
+    folders = (path.parent for path in (output / "checkpoints").glob("checkpoint-*/trainer_state.json") if _whole(path))
     return max(folders, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _whole(path: Path) -> bool:
+    try:
+        json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 def _evenly(lessons: Sequence[Lesson], count: int) -> list[Lesson]:
