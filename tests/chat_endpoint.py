@@ -33,6 +33,8 @@ class Reply:
     """Seconds before the first byte."""
     drip: float = 0
     """Seconds between two bytes."""
+    drip_head: int = 0
+    """Bytes of nonsense before the status, a tenth of a second apart."""
 
 
 def says(text: str, **usage: int) -> Reply:
@@ -84,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         reply = script.pop(0) if len(script) > 1 else script[0]
         time.sleep(reply.delay)
         body = reply.body if isinstance(reply.body, bytes) else reply.body.encode()
+        for _ in range(reply.drip_head):
+            self.wfile.write(b"H")
+            time.sleep(0.1)
         self.send_response(reply.status)
         for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():
             self.send_header(name, value)

@@ -128,6 +128,8 @@ def test_a_server_that_ignores_the_schema_is_understood(endpoint: Endpoint, nois
         (says("I am only a language model."), "no plan, rollback or stop"),
         (says(""), "the model wrote nothing (stop)"),
         (says('{"action": ["' + "[" * 50_000), "no plan, rollback or stop"),
+        (says("{" * 1_000_000), "no plan, rollback or stop"),  # an hour, where the time is the square of the length
+        (says("plan: " + "." * 1_000_000 + "x"), "the plan is empty"),
         (Reply("<html>Log in to the hotel's network</html>"), "no chat completion"),
         (Reply('{"choices": []}'), "no chat completion"),
         (Reply(b"\xff\xfe\x00{"), "no chat completion"),

@@ -93,7 +93,7 @@ def test_a_refusal_is_not_repeated_and_says_what_to_do(
     assert len(endpoint.bodies) == 2
 
 
-@pytest.mark.parametrize("slow", [replace(STOP, delay=1.5), replace(STOP, drip=0.1)])
+@pytest.mark.parametrize("slow", [replace(STOP, delay=1.5), replace(STOP, drip=0.1), replace(STOP, drip_head=30)])
 def test_a_slow_endpoint_is_left_and_the_photo_is_kept(endpoint: Endpoint, noisy_file: Path, slow: Reply) -> None:
     endpoint.script = [plans("wavelet_denoise"), slow]
     outcome, record = restored(noisy_file, options(endpoint, timeout=0.5, retries=1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any, Literal
@@ -23,6 +22,8 @@ from conservator.session.trajectory import Apply, Decision, Stop, Trajectory
 
 _PATIENCE = 3
 """Answers in a row that cannot be used, until the model is left alone."""
+_LONGEST = 100_000
+"""Characters of an answer that are read."""
 _SIDE = 768  # pixels of a picture at most; only an enlarged study has more
 _AS_JSON = (
     'Write the answer as JSON: "thought", why, in one sentence; "action", which is plan, rollback or stop; "tools", '
@@ -168,10 +169,9 @@ def read_answer(text: str, observation: Observation) -> Decision:
 
     What a thinking model writes before it answers does not count. ``thought`` is cleaned: it goes to screens and files.
     """
-    said = text.rpartition("</think>")[2]
-    found = re.search(r"\{.*\}", said, re.DOTALL)
+    said = text.rpartition("</think>")[2][:_LONGEST]
     try:
-        reply = _Reply.model_validate_json(found[0] if found else "")
+        reply = _Reply.model_validate_json(said[said.find("{") : said.rfind("}") + 1])
     except ValidationError:
         decision = read_reply(said, observation)
     else:

@@ -139,7 +139,8 @@ def read_reply(reply: str, observation: Observation) -> Decision:
     names = {spec.name for spec in observation.tools}
     thought: list[str] = []
     for line in reply.splitlines():
-        found = re.fullmatch(r"\W*(?:(plan|rollback)\s*:\s*(.*?)|(stop))[.\s`*]*", line.strip(), re.IGNORECASE)
+        # its end is cut off first: a pattern for both would take time by the square of a hostile line
+        found = re.fullmatch(r"\W*(?:(plan|rollback)\s*:\s*(.*)|(stop))", line.rstrip(" \t.`*"), re.IGNORECASE)
         if found is None:
             thought.append(line.strip())
             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -136,15 +137,19 @@ def ask_endpoint(options: ChatOptions, body: Mapping[str, Any], calls: int, rng:
 
     attempts = max(1, min(1 + options.retries, calls))
     content = json.dumps(body).encode()
-    with httpx.Client(timeout=options.timeout, follow_redirects=False) as client:
-        for attempt in range(attempts):
+    for attempt in range(attempts):
+        with httpx.Client(timeout=options.timeout, follow_redirects=False) as client:
+            # httpx begins its time anew with every byte; headers that drip are cut off here
+            timer = threading.Timer(options.timeout, client.close)
+            timer.start()
             came = _send(client, options, content)
-            if came.status == 200:
-                return _read(came, attempt + 1)
-            again = came.status in (0, 429) or came.status >= 500
-            if not again or attempt + 1 == attempts:
-                break
-            time.sleep(_pause(came.retry_after, options.backoff * 2**attempt, rng))
+            timer.cancel()
+        if came.status == 200:
+            return _read(came, attempt + 1)
+        again = came.status in (0, 429) or came.status >= 500
+        if not again or attempt + 1 == attempts:
+            break
+        time.sleep(_pause(came.retry_after, options.backoff * 2**attempt, rng))
     times = "" if attempt == 0 else f", asked {attempt + 1} times"
     return Answer("", Usage(calls=attempt + 1), f"no answer from {options.endpoint}{times}: {_problem(came)}")
 
@@ -181,7 +186,9 @@ def _send(client: httpx.Client, options: ChatOptions, content: bytes) -> _Came:
             return _Came(response.status_code, bytes(body), waiting)
     except httpx.TimeoutException:
         return late
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
+        if time.monotonic() > end:
+            return late
         return _Came(problem=clean(str(error)) or type(error).__name__)
 
 
