@@ -36,7 +36,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/conservator bench mio --photos "$(PHOTOS)" --output out/bench
 
-# Train everything that ships again, in hours: make weights PHOTOS=folder-of-clean-photos
+# Train experts, eye and planner again, in hours: make weights PHOTOS=folder-of-clean-photos
 weights: $(READY)
 	$(BIN)/conservator train all --photos "$(PHOTOS)"
 

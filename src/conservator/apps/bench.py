@@ -117,7 +117,7 @@ def bench_rollback(
     cases, names = list(mio(photos, seed, limit)), policies.split(",")
     rows = measure_repairs(cases, names, make_toolbox(toolbox), perception, settings, output, typer.echo)
     command = f"conservator bench rollback --photos {photos.name} --policies {policies} --toolbox {toolbox} --eye {eye}"
-    command += f" --seed {seed}" + (f" --limit {limit}" if limit else "")
+    command += f" --seed {seed} --output out/rollback" + (f" --limit {limit}" if limit else "")
     lines = ["# rollback", "", f"`{command}`", "", *summary(rows, len(cases))]
     write_text(output / "summary.md", "\n".join(lines))
     typer.echo("\n".join(lines))

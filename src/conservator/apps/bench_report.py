@@ -18,6 +18,7 @@ from conservator.apps.report import picture_uri
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import OBJECTIVES
 from conservator.evaluation.rows import Row, Settings, read_rows, read_settings
+from conservator.evaluation.strategies import is_derived
 from conservator.evaluation.tables import Grid, combinations_of, gains, grids, interval, policies_of
 from conservator.files import write_text
 
@@ -74,6 +75,7 @@ def _results(folder: Path) -> tuple[list[Row], Settings, dict[str, str]]:
 def _command(settings: Settings, rows: list[Row]) -> str:
     command = f"conservator bench {settings.benchmark} --photos {settings.photos} --policies "
     command += f"{','.join(policies_of(rows))} --toolbox {settings.toolbox} --eye {settings.eye} --seed {settings.seed}"
+    command += f" --output out/{settings.benchmark}"
     if settings.limit:
         command += f" --limit {settings.limit}"
     return command + (f" --rank --objective {settings.rank}" if settings.rank else "")
@@ -101,7 +103,9 @@ def _verdict(rows: list[Row]) -> str:
     cases = len({row.case for row in rows})
     text = f"{len(policies_of(rows))} policies and strategies on {cases} damaged photos."
     known = {policy: _known(gains(row for row in rows if row.policy == policy)) for policy in policies_of(rows)}
-    fair = {p: values for p, values in known.items() if p not in ("oracle", "best") and ":" not in p and len(values)}
+    fair = {
+        p: values for p, values in known.items() if p not in ("oracle", "best") and not is_derived(p) and len(values)
+    }
     if fair:
         leader = max(fair, key=lambda policy: float(fair[policy].mean()))
         low, high = interval(fair[leader])

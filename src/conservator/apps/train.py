@@ -77,15 +77,17 @@ def train_eye(
 
 @train_app.command("all")
 def train_all(photos: PhotosOption, output: Output = _OUTPUT, workers: Workers = 1) -> None:
-    """Train everything that ships into this installation: experts, eye, planner. Takes hours; resumes."""
+    """Train experts, eye and planner into this installation, all that ship but RL-Restore's. Takes hours; resumes."""
     from conservator.apps.train_mllm import train_nano
     from conservator.extras import import_mllm
+    from conservator.tools.experts import EXPERTS
     from conservator.training.courses import COURSES
     from conservator.weights import WEIGHTS
 
     import_mllm("trl")  # hours before it is used
 
-    for name in COURSES:
+    shipping = {expert.spec.name for expert in EXPERTS}
+    for name in [name for name in COURSES if name in shipping]:
         train_expert(name, photos, output=output, into=WEIGHTS, workers=workers)
     train_eye(photos, output=output, into=WEIGHTS)  # it weighs what the new experts do
     train_nano(photos, output, WEIGHTS)  # it is told what the eye sees

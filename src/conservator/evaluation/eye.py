@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,10 @@ def summary(seen: Seen) -> dict[str, float]:
     truth, found = seen.truth > 0, seen.severities > 0
     damaged = truth.any(1)
     hits, said, there = (truth & found).sum(0), found.sum(0), truth.sum(0)
-    per_kind = {f"f1 {k.label}": float(2 * h / max(1, s + t)) for k, h, s, t in zip(_KINDS, hits, said, there)}  # noqa: B905
+    per_kind = {
+        f"f1 {kind.label}": float(2 * h / (s + t)) if t else math.nan  # a kind that no photo has cannot be found
+        for kind, h, s, t in zip(_KINDS, hits, said, there, strict=True)
+    }
     graded = truth & found
     return {
         "f1": float(2 * hits.sum() / (said.sum() + there.sum())),

@@ -208,4 +208,4 @@ COURSES: dict[str, Course] = {
     "upscale_x2": Course(_smaller(2), network="upscaler_x2", scale=2, steps=2000),
     "upscale_x4": Course(_smaller(4), network="upscaler_x4", scale=4, steps=3500),
 }
-"""Every expert that ships, in the order in which they can be trained."""
+"""Every expert in the order in which they can be trained; all but ``deblur_motion`` ship."""
