@@ -40,24 +40,22 @@ bench: $(READY)
 weights: $(READY)
 	$(BIN)/conservator train all --photos "$(PHOTOS)"
 
-# The same for RL-Restore's toolboxes and their agents (docs/rl-restore.md): tools, agent, both, agent again.
+# The same for RL-Restore's toolboxes and their agents (docs/rl-restore.md): tools, agent, tools tuned through its picks.
 RL = $(BIN)/conservator train
 SHIP = --into src/conservator/weights
 rl-restore: $(READY)
 	$(RL) rl-restore-tools --photos "$(PHOTOS)" --base 6000 --steps 1000
-	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore.safetensors --steps 8000
+	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore.safetensors --steps 8000 $(SHIP)
 	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn/agent.safetensors \
 		--tools out/train/rl_restore.safetensors --mixture mixed --steps 700 --output out/train/joint_paper $(SHIP)
-	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/joint_paper/tools.safetensors \
-		--start out/train/dqn/agent.safetensors --steps 8000 --seed 1 --output out/train/dqn_joint $(SHIP)
 	$(RL) rl-restore-tools --photos "$(PHOTOS)" --architecture compact --base 6000 --steps 2000
 	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore_compact.safetensors --steps 8000 \
 		--output out/train/dqn_compact
 	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn_compact/agent.safetensors \
 		--tools out/train/rl_restore_compact.safetensors --mixture mixed --steps 700 --output out/train/joint_compact
-	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/joint_compact/tools.safetensors --name dqn_compact \
-		--start out/train/dqn_compact/agent.safetensors --steps 8000 --seed 1 \
-		--output out/train/dqn_compact_joint
+	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn_compact/agent.safetensors \
+		--tools out/train/joint_compact/tools.safetensors --mixture mixed --steps 700 --seed 1 \
+		--output out/train/joint_compact_2
 
 clean:
 	rm -rf $(VENV) out build
