@@ -371,10 +371,11 @@ def test_own_tools_keep_the_contract(architecture: str, tmp_path: Path) -> None:
         own_tools({}, {"architecture": "paper"})
 
 
-def test_what_ships_restores_patches() -> None:
-    tools = make_toolbox("rl-restore")
+@pytest.mark.parametrize(("toolbox", "agent"), [("rl-restore", "dqn"), ("rl-restore:compact", "dqn:compact")])
+def test_what_ships_restores_patches(toolbox: str, agent: str) -> None:
+    tools = make_toolbox(toolbox)
     with LocalPool(tools, workers=1, max_batch=1, queue_size=256) as pool:
-        policy = make_policy("dqn", PolicyContext(pool, Blind()))
+        policy = make_policy(agent, PolicyContext(pool, Blind()))
         patches = make_patches(PHOTOS, "moderate", LEVELS["moderate"], 32, seed=3)
         gains = measure("dqn", policy, patches, tools, pool).gains
         chance = measure("random", RandomPolicy(0), patches, tools, pool).gains

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from conservator.training.crops import Photos
 
-Toolbox = Annotated[str, typer.Option(help="Its tools: rl-restore, or rl-restore:FILE.")]
+Toolbox = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
 Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, mixed (none clean, none single), or paper.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
 _OUTPUT = Path("out/train")
