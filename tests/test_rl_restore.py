@@ -193,7 +193,7 @@ def test_the_policy_holds_the_contract_and_votes(rules: Rules, coffee: Image) ->
     for image in (coffee[..., :63, :63], coffee[..., :130, :200], torch.rand(3, 3, 128, 128), torch.rand(1, 3, 20, 70)):
         check_policy(DqnPolicy(small_agent()), Session(image, TOOLS, rules.pool, Blind()))
     assert tiles(coffee[..., :130, :200]).shape == (2 * 3, 3, 63, 63)
-    assert torch.equal(tiles(coffee)[1], coffee[0, :, :63, 63:126])
+    assert torch.equal(tiles(coffee)[1], coffee[0, :, :63, 64:127])  # where a block of JPEG begins
     policy = DqnPolicy(small_agent())
     session = Session(coffee, TOOLS, rules.pool, Blind())
     votes = policy.values([session.observe()])[0].argmax(1).bincount(minlength=3)

@@ -75,7 +75,7 @@ def bench_rl_restore_picks(
     entry: Annotated[str, typer.Option(help="TOOLBOX=POLICY.")] = "rl-restore=dqn",
     count: Annotated[int, typer.Option(min=1, help="Patches per damage.")] = 200,
     whole: Annotated[int, typer.Option(min=0, help="Whole photos on which regions are compared with the vote.")] = 20,
-    side: Annotated[int, typer.Option(min=63, help="Of a region, in pixels.")] = 189,
+    side: Annotated[int, typer.Option(min=63, help="Of a region, in pixels.")] = 192,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of picks.md and picks.png.")] = Path(
         "out/picks"

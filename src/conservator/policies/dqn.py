@@ -20,6 +20,8 @@ from conservator.tools.tool import ToolSpec
 
 LONGEST = 3
 """Tools in a toolchain at most, as in the paper."""
+BLOCK = 8
+"""Pixels of a side of JPEG's blocks."""
 _ROWS = 256
 """Patches that the network sees at once; more do not fit into a CPU's caches."""
 
@@ -161,11 +163,14 @@ class DqnPolicy:
 def tiles(image: Image, side: int = PATCH) -> Image:
     """The whole tiles (P, 3, side, side) of an image, or of the native crops of a study (its overview is left out).
 
-    The rest at the right and at the bottom is left out, too; an image smaller than a tile is repeated at its borders.
+    They begin at multiples of 8 pixels, as JPEG's blocks do: the patches that agents learn from are cut first and
+    compressed then, so blocks that lie otherwise are new to them. What is between tiles, and the rest at the right and
+    at the bottom, is left out; an image smaller than a tile is repeated at its borders.
     """
     native = image[1:] if len(image) > 1 else image
     below, right = (max(0, side - n) for n in native.shape[-2:])
     if below or right:
         native = F.pad(native, (0, right, 0, below), mode="replicate")
-    rows = native.unfold(2, side, side).unfold(3, side, side)
+    step = side + -side % BLOCK
+    rows = native.unfold(2, side, step).unfold(3, side, step)
     return rows.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, side, side)

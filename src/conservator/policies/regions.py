@@ -11,7 +11,7 @@ from conservator.errors import ConservatorError
 from conservator.image import Image, check_image
 from conservator.networks.dqn import PATCH
 from conservator.perception.perception import Blind
-from conservator.policies.dqn import LONGEST, DqnPolicy
+from conservator.policies.dqn import BLOCK, LONGEST, DqnPolicy
 from conservator.pool.pool import Pool
 from conservator.session import Session, step_together
 from conservator.tools.tool import Toolbox
@@ -21,42 +21,42 @@ _TOGETHER = 64
 
 
 def restore_regions(
-    image: Image, policy: DqnPolicy, toolbox: Toolbox, pool: Pool, side: int = 3 * PATCH
+    image: Image, policy: DqnPolicy, toolbox: Toolbox, pool: Pool, side: int = 3 * (PATCH + 1)
 ) -> tuple[Image, dict[tuple[str, ...], int]]:
     """Give every region of an image (1, 3, H, W) a toolchain of its own; also how many regions got which.
 
-    Regions of ``side`` pixels overlap by half and are blended by a raised cosine, so that no seam shows where the
-    toolchains of neighbours differ. In a region the agent's patches vote, as they do in a whole photo. Raises
-    ConservatorError for regions smaller than a patch.
+    Regions of ``side`` pixels or a little more overlap by half and are blended by a raised cosine, so that no seam
+    shows where the toolchains of neighbours differ. They begin at multiples of 8 pixels, as JPEG's blocks do. In a
+    region the agent's patches vote, as they do in a whole photo. Raises ConservatorError for regions smaller than a
+    patch.
     """
     check_image(image)
     if side < PATCH:
         raise ConservatorError(f"regions are {side} pixels wide, expected {PATCH} at least")
     height, width = image.shape[-2:]
-    places = [(top, left) for top in _starts(height, side) for left in _starts(width, side)]
+    places = [(rows, columns) for rows in _spans(height, side) for columns in _spans(width, side)]
     total, weight = torch.zeros_like(image), torch.zeros_like(image[:, :1])
     chains: dict[tuple[str, ...], int] = defaultdict(int)
     for first in range(0, len(places), _TOGETHER):
         part = places[first : first + _TOGETHER]
-        sessions = [
-            Session(image[..., t : t + side, le : le + side], toolbox, pool, Blind(), LONGEST) for t, le in part
-        ]
+        sessions = [Session(image[..., rows, columns], toolbox, pool, Blind(), LONGEST) for rows, columns in part]
         while live := [session for session in sessions if not (session.stopped or session.exhausted)]:
             step_together(live, policy.act_together([session.observe() for session in live]), pool)
-        for (top, left), session in zip(part, sessions, strict=True):
+        for (rows, columns), session in zip(part, sessions, strict=True):
             treated = session.trajectory.last.image
             window = _window(treated.shape[-2], treated.shape[-1]).to(image.device)
-            place = (..., slice(top, top + side), slice(left, left + side))
+            place = (..., rows, columns)
             total[place] += treated * window
             weight[place] += window
             chains[session.trajectory.toolchain()] += 1
     return total / weight, dict(chains)
 
 
-def _starts(length: int, side: int) -> list[int]:
-    """Where regions begin: half a side apart, the last one at the end."""
-    last = max(0, length - side)
-    return sorted({*range(0, last, side // 2), last})
+def _spans(length: int, side: int) -> list[slice]:
+    """Where regions lie: they begin half a side apart, the last one as late as it can, and goes on to the end."""
+    last = max(0, length - side) // BLOCK * BLOCK
+    step = max(BLOCK, side // 2 // BLOCK * BLOCK)
+    return [*(slice(start, start + side) for start in range(0, last, step)), slice(last, length)]
 
 
 def _window(height: int, width: int) -> Tensor:
