@@ -141,6 +141,7 @@ def ask_endpoint(options: ChatOptions, body: Mapping[str, Any], calls: int, rng:
         with httpx.Client(timeout=options.timeout, follow_redirects=False) as client:
             # httpx begins its time anew with every byte; headers that drip are cut off here
             timer = threading.Timer(options.timeout, client.close)
+            timer.daemon = True
             timer.start()
             came = _send(client, options, content)
             timer.cancel()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from conservator.errors import ConservatorError
+from conservator.errors import ConservatorError, MissingExtraError
 from conservator.files import replacing
 
 Curve = list[dict[str, float]]
@@ -90,3 +90,19 @@ def draw_curve(folder: Path, curve: Sequence[Mapping[str, float]], value: str, b
     draw.text((6, height - edge - 12), f"{low:.2f}", fill="black")
     draw.text((width - 2 * edge, height - edge + 8), f"{last:.1f} minutes", fill="black")
     picture.save(folder / "curve.png")
+
+
+def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, float]], None]:
+    """A function that writes scalars for TensorBoard; MissingExtraError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("TensorBoard is not installed; get it with: pip install tensorboard") from error
+    writer = SummaryWriter(str(folder))
+
+    def write(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return write

@@ -21,15 +21,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conservator.errors import ConservatorError, MissingExtraError, name_not_found
+from conservator.errors import ConservatorError, name_not_found
 from conservator.evaluation.patches import SIDE, Patches
 from conservator.evaluation.rl_restore import measure
 from conservator.networks.dqn import QNetwork
 from conservator.policies import DqnPolicy, RandomPolicy
 from conservator.policies.dqn import LONGEST, Agent
-from conservator.training.checkpoint import draw_curve, load_checkpoint, refuse_more, save_checkpoint, write_curve
+from conservator.training.checkpoint import (
+    draw_curve,
+    load_checkpoint,
+    refuse_more,
+    save_checkpoint,
+    tensorboard_writer,
+    write_curve,
+)
 from conservator.training.env import Foreseen, Observed, Rules, VectorRestorationEnv
-from conservator.training.patches import PatchSource
 from conservator.training.pretrain import pretrain
 from conservator.training.replay import Batch, Played, Replay
 
@@ -172,10 +178,8 @@ def train_dqn(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     run = _Run(rules, settings, device, start, identity or {})
-    write = _tensorboard(folder) if tensorboard else None
+    write = tensorboard_writer(folder) if tensorboard else None
     if not run.load(folder) and start is None and settings.pretrain:
-        if not isinstance(rules.source, PatchSource):
-            raise ConservatorError("this source of patches does not tell their damage; train without pretrain")
         pretrain(run.network, rules.source, settings.pretrain, settings.seed, report)
         run.target.load_state_dict(run.network.state_dict())
     chance = _gain(RandomPolicy(settings.seed), held_out, rules)
@@ -404,19 +408,3 @@ def _scaled(network: QNetwork, factor: float) -> QNetwork:
 
 def _begin(observed: Observed, i: int) -> Played:
     return Played([observed["image"][i]], [int(observed["previous"][i])], [], [], [])
-
-
-def _tensorboard(folder: Path) -> Callable[[int, dict[str, float]], None]:
-    """A function that writes scalars for TensorBoard; MissingExtraError where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("TensorBoard is not installed; get it with: pip install tensorboard") from error
-    writer = SummaryWriter(str(folder))
-
-    def write(step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
-
-    return write

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conservator.degradations import Degradation, GaussianBlur, GaussianNoise, JpegCompression, Recipe
+from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompression, Recipe
+from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks.dqn import FEATURES, QNetwork
+from conservator.training.env import Source
 from conservator.training.patches import PatchSource
 
 _BATCH, _RATE = 64, 1e-3
@@ -22,14 +24,15 @@ _HUBER = 0.1
 """Error from which on its size counts, and no more its square."""
 
 
-def pretrain(
-    network: QNetwork, source: PatchSource, steps: int, seed: int, report: Callable[[str], None] = print
-) -> None:
+def pretrain(network: QNetwork, source: Source, steps: int, seed: int, report: Callable[[str], None] = print) -> None:
     """Let the features of single patches tell how strong blur, noise and JPEG are, and whether there is any damage.
 
     A linear layer reads the amounts off the features and is thrown away afterwards; the memory and the values learn
-    nothing here. ``steps`` batches of 64 patches; Adam at a rate that falls to zero along a cosine.
+    nothing here. ``steps`` batches of 64 patches; Adam at a rate that falls to zero along a cosine. Raises
+    ConservatorError for a source that is no ``PatchSource``, and for damage of other kinds.
     """
+    if not isinstance(source, PatchSource):
+        raise ConservatorError("this source of patches does not tell their damage; train without pretrain")
     device = next(network.parameters()).device
     head = nn.Linear(FEATURES, 4).to(device)
     learning = [*network.convolutions.parameters(), *network.project.parameters(), *head.parameters()]
@@ -65,20 +68,15 @@ def _example(source: PatchSource, rng: np.random.Generator) -> tuple[Image, Tens
 
 def amounts(recipe: Recipe) -> tuple[float, float, float, float]:
     """How strong blur, noise and JPEG are, each from 0 to about 1 or 2, and 1 where there is no damage at all."""
-    found = dict.fromkeys((GaussianBlur, GaussianNoise, JpegCompression), 0.0)
+    blur = noise = jpeg = 0.0
     for damage in recipe:
-        found[type(damage)] = _amount(damage)
-    blur, noise, jpeg = found.values()
+        match damage:
+            case GaussianBlur(sigma):
+                blur = sigma / 2
+            case GaussianNoise(sigma):
+                noise = 255 * sigma / 25
+            case JpegCompression(quality):
+                jpeg = 1 - quality / 100
+            case _:
+                raise ConservatorError(f"{damage} is not of RL-Restore's kinds: Gaussian blur and noise, JPEG")
     return blur, noise, jpeg, float(not recipe)
-
-
-def _amount(damage: Degradation) -> float:
-    match damage:
-        case GaussianBlur(sigma):
-            return sigma / 2
-        case GaussianNoise(sigma):
-            return 255 * sigma / 25
-        case JpegCompression(quality):
-            return 1 - quality / 100
-        case _:
-            raise ValueError(f"{damage} is not of RL-Restore's kinds: blur, noise, JPEG")
