@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
+Width = Annotated[int | None, typer.Option(min=64, help="Of a nano model, a multiple of 64 (default: 192).")]
+Layers = Annotated[int | None, typer.Option(min=1, help="Of a nano model (default: 6).")]
+Bfloat16 = Annotated[bool, typer.Option("--bfloat16", help="Multiply in bfloat16 on a CPU, too, where it can.")]
 
 
 @train_app.command("sft")
@@ -41,9 +44,9 @@ def train_sft(
         list[str] | None,
         typer.Option(help="Leave out of training: a situation, or photos with rain+noise; again for more."),
     ] = None,
-    bfloat16: Annotated[
-        bool, typer.Option("--bfloat16", help="Multiply in bfloat16 on a CPU, too, where it can.")
-    ] = False,
+    width: Width = None,
+    layers: Layers = None,
+    bfloat16: Bfloat16 = False,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints and examinations.")] = 250,
     questions: Annotated[int, typer.Option(min=1, help="Held-out questions of an examination.")] = 100,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of model, checkpoints and curve.")] = Path(
@@ -83,6 +86,7 @@ def train_sft(
         bfloat16=bfloat16,
         every=every,
         questions=questions,
+        size=tuple(_size(width, layers).items()),
     )
     trained = train(order, typer.echo)
     typer.echo(f"{trained.steps} steps in {trained.minutes:.1f} minutes; use it with: --policy mllm:{trained.folder}")
@@ -109,6 +113,7 @@ def _ship(into: Path, order: Order, trained: Trained) -> Path:
     given = {"words": order.words, "rate": order.rate, "vision": order.vision}
     options = "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
     options += "".join(f" --without {name}" for name in order.without)
+    options += "".join(f" --{name} {value}" for name, value in order.size)
     options += f" --studies {order.studies:g} --batch {order.batch} --gather {order.gather} --seed {order.seed}"
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
@@ -130,6 +135,9 @@ def train_nano_vision(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoint, curve and result.")] = Path(
         "out/train/nano-vision"
     ),
+    width: Width = None,
+    layers: Layers = None,
+    bfloat16: Bfloat16 = False,
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = 1,
@@ -140,9 +148,14 @@ def train_nano_vision(
     from conservator.training.vision import Settings, train_vision
 
     chosen = _device(device, threads)
-    settings = Settings(steps=steps, batch=batch, seed=seed, workers=workers, every=every)
-    path = train_vision(Photos(photos), output, settings, chosen, typer.echo)
+    settings = Settings(steps=steps, batch=batch, seed=seed, workers=workers, every=every, bfloat16=bfloat16)
+    path = train_vision(Photos(photos), output, settings, chosen, typer.echo, **_size(width, layers))
     typer.echo(f"use it with: conservator train sft --model nano --vision {path}")
+
+
+def _size(width: int | None, layers: int | None) -> dict[str, int]:
+    """What of a nano model's size is not the usual."""
+    return {name: value for name, value in (("width", width), ("layers", layers)) if value is not None}
 
 
 def _device(name: str, threads: int) -> str:

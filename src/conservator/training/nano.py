@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from conservator.degradations import Kind, Severity
+from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
 from conservator.networks.nano import make_nano, nano_config
 from conservator.policies.conversation import IMAGE
@@ -58,7 +59,12 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
 
 
 def new_nano(texts: Iterable[str], seed: int = 0, **size: int) -> VisionLanguageModel:
-    """A nano model that knows the words of ``texts`` and nothing else; ``size``: ``width`` and ``layers``."""
+    """A nano model that knows the words of ``texts`` and nothing else; ``size``: ``width`` and ``layers``.
+
+    Raises ConservatorError for a width that heads cannot share.
+    """
+    if size.get("width", 64) % 64:
+        raise ConservatorError(f"a nano model is a multiple of 64 wide, not {size['width']}; choose 128, 192 or 256")
     tokenizer = learn_tokenizer(texts)
     numbers = (tokenizer.convert_tokens_to_ids(token) for token in (_IMAGE, _OPEN, _CLOSE, _END, _PAD))
     with torch.random.fork_rng(devices=[]):

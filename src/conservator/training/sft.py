@@ -151,6 +151,8 @@ def _start(order: Order, lessons: Sequence[Lesson]) -> VisionLanguageModel:
     if order.model != NANO:
         if order.vision is not None:
             raise ConservatorError("only a nano model takes a vision tower of its own; leave out --vision")
+        if order.size:
+            raise ConservatorError(f"{order.model} has a size of its own; leave out --width and --layers")
         model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
         if not order.lora:
             model.network.float().requires_grad_(True)
@@ -160,7 +162,11 @@ def _start(order: Order, lessons: Sequence[Lesson]) -> VisionLanguageModel:
     if order.vision is not None:
         from safetensors.torch import load_file
 
-        model.network.model.visual.load_state_dict(load_file(order.vision))
+        try:
+            model.network.model.visual.load_state_dict(load_file(order.vision))
+        except RuntimeError:
+            size = "the same --width and --layers" if order.size else "the usual --width and --layers"
+            raise ConservatorError(f"{order.vision} is no vision tower of this size; train one with {size}") from None
     model.network.to(order.device)
     return model
 
