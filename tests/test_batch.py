@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ import pytest
 from PIL import Image as PillowImage
 from skimage import data
 
-from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, find_tasks, run_batch
+from conservator.apps import batch
+from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, Task, find_tasks, run_batch
 from conservator.apps.replay import replay_record
 from conservator.errors import ConservatorError
 from conservator.files import sha256
+from conservator.image import Image
 from conservator.perception import StatisticalPerception
 from conservator.record import Settings, load_record
-from conservator.tools import make_toolbox
+from conservator.tools import Tool, Toolbox, make_toolbox
 
 
 @pytest.fixture
@@ -75,6 +78,143 @@ def test_existing_results_are_replaced_only_when_told(album: Path, tmp_path: Pat
     assert (output / "clean.png").read_bytes() == b"mine"
     assert run_batch(tasks, restorer(), manifest, overwrite=True).exit_code == 0
     assert PillowImage.open(output / "clean.png").size == (240, 200)
+
+
+def test_a_refusal_does_not_hide_what_was_done(album: Path, tmp_path: Path) -> None:
+    tasks, manifest = find_tasks([album / "clean.png"], tmp_path / "out"), Manifest(tmp_path / "out" / MANIFEST)
+    assert run_batch(tasks, restorer(), manifest).exit_code == 0
+    assert "exists already" in run_batch(tasks, restorer(), manifest).outcomes[0].message
+    assert run_batch(tasks, restorer(), manifest, resume=True).count("skipped") == 1
+    asked = restorer(strength=0.5)  # the same photo, with other settings
+    assert run_batch(tasks, asked, manifest, resume=True, fits=asked.fits).count("skipped") == 0
+    assert run_batch(tasks, asked, manifest, resume=True, fits=asked.fits).count("skipped") == 1
+    with_report = replace(asked, report=True)
+    assert run_batch(tasks, with_report, manifest, resume=True, fits=with_report.fits).count("skipped") == 0
+    assert tasks[0].report.is_file()
+
+
+def test_a_result_without_its_record_is_made_again(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, manifest = find_tasks([album / "noisy.png"], tmp_path / "out"), Manifest(tmp_path / "out" / MANIFEST)
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "save_record", full)
+        assert "No space left" in run_batch(tasks, restorer(), manifest).outcomes[0].message
+    assert tasks[0].target.exists()
+    assert not tasks[0].record.exists()
+    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 0
+    assert tasks[0].record.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "load_photo", full)
+        run_batch(tasks, restorer(), manifest, overwrite=True)
+    tasks[0].target.write_bytes(b"somebody else's")  # after a run that failed before it wrote anything
+    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 2
+    assert tasks[0].target.read_bytes() == b"somebody else's"
+
+
+def test_the_record_of_another_result_is_not_replaced(album: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for name, code in (("noisy.jpg", 0), ("noisy.png", 2)):
+        summary = run_batch(find_tasks([album / name], output), restorer(), Manifest(output / MANIFEST))
+        assert summary.exit_code == code
+    assert "noisy.conservator.json exists already" in summary.outcomes[0].message
+    assert load_record(output / "noisy.conservator.json").input.path.endswith("noisy.jpg")
+    assert not (output / "noisy.png").exists()
+
+
+def test_what_is_left_untouched_keeps_every_byte(album: Path, tmp_path: Path) -> None:
+    pages = [PillowImage.fromarray(np.full((64, 64, 3), 40 * i, np.uint8)) for i in range(1, 4)]
+    pages[0].save(album / "pages.tif", save_all=True, append_images=pages[1:])
+    nothing = replace(restorer(), settings=Settings(policy="none", toolbox="classical"))
+    for name in ("noisy.jpg", "pages.tif"):
+        task = Task(album / name, tmp_path / "out" / name)
+        outcome = nothing(task, print, False)
+        assert outcome.status == "untouched"
+        assert task.target.read_bytes() == task.source.read_bytes()
+        assert any("byte for byte" in note for note in outcome.notes)
+        assert replay_record(task.record, None, None, False)[0]
+    as_png = Task(album / "noisy.jpg", tmp_path / "out" / "other.png")
+    assert nothing(as_png, print, False).status == "untouched"
+    assert np.array_equal(PillowImage.open(as_png.source), PillowImage.open(as_png.target))
+
+
+def test_in_place_no_page_is_lost_and_the_input_is_told_from_the_result(album: Path) -> None:
+    noisy = PillowImage.open(album / "noisy.png")
+    noisy.save(album / "pages.tif", save_all=True, append_images=[noisy])
+    before = (album / "pages.tif").read_bytes()
+    outcome = restorer()(Task(album / "pages.tif", album / "pages.tif"), print, True)
+    assert outcome.status == "failed"
+    assert "2 pages" in outcome.message
+    assert (album / "pages.tif").read_bytes() == before
+    taken = sha256(album / "noisy.png")
+    task = Task(album / "noisy.png", album / "noisy.png")
+    assert restorer()(task, print, True).status == "restored"
+    record = load_record(task.record)
+    assert (record.input.sha256, record.output.sha256) == (taken, sha256(album / "noisy.png"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems hold no such names")
+def test_a_name_that_is_no_utf8_is_a_photo_like_others(album: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (album / "noisy.png").rename(album / name)
+    output = tmp_path / "out"
+    tasks = find_tasks([album], output)
+    made = replace(restorer(), report=True)
+    for resume in (False, True):
+        summary = run_batch(tasks, made, Manifest(output / MANIFEST), resume=resume)
+        assert summary.count("failed") == 2  # the two that are no photos
+    assert summary.count("skipped") == 4
+    task = next(task for task in tasks if task.source.name == name)
+    assert load_record(task.record).input.path.endswith(r"caf\xe9.png")
+    assert r"caf\xe9.png" in task.report.read_text("utf-8")
+
+
+def test_a_tool_that_fails_is_not_called_a_choice(album: Path, tmp_path: Path) -> None:
+    denoiser = make_toolbox("classical")["wavelet_denoise"]
+
+    class Hungry(Tool):
+        spec = replace(denoiser.spec, name="hungry", tile=None)
+
+        def restore(self, image: Image) -> Image:
+            if image.shape[-1] == 720:  # the whole photo; the pictures of its study are smaller
+                raise MemoryError
+            return denoiser.restore(image)
+
+    large = data.astronaut()[:500].repeat(2, 1)[:, :720] + np.random.default_rng(1).normal(0, 30, (500, 720, 3))
+    PillowImage.fromarray(large.clip(0, 255).astype(np.uint8)).save(album / "large.png")
+    settings = Settings(policy="rules", toolbox="classical")
+    task = Task(album / "large.png", tmp_path / "out.png")
+    outcome = Restorer(settings, Toolbox(Hungry()), StatisticalPerception())(task, print, False)
+    assert outcome.status == "incomplete"
+    assert "left untouched; hungry failed: not enough memory" in outcome.message
+
+
+def test_formats_that_cannot_be_written_become_png_or_are_refused(album: Path, tmp_path: Path) -> None:
+    (album / "noisy.jpg").rename(album / "noisy.jfif")
+    assert find_tasks([album / "noisy.jfif"], tmp_path)[0].target == tmp_path / "noisy.png"
+    for suffix, output in ((".heic", tmp_path), (None, tmp_path / "x.heic")):
+        with pytest.raises(ConservatorError, match=r"cannot be written as \.heic; take one of"):
+            find_tasks([album], output, suffix)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConservatorError, match=r"notes\.txt is a file"):
+        find_tasks([album], tmp_path / "notes.txt")
+
+
+def test_results_are_no_inputs_whatever_the_output_is_called(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {task.source.name for task in find_tasks([album], tmp_path / "out")}
+    (album / "out").mkdir()
+    (album / "out" / "result.png").write_bytes(b"")
+    monkeypatch.chdir(album.parent)
+    for given, output in ((Path("album"), (album / "out").resolve()), (album, Path("album/out"))):
+        assert {task.source.name for task in find_tasks([given], output)} == inputs
+    for output in (Path(), album, tmp_path):  # above, or the folder itself: every photo is an input
+        assert {task.source.name for task in find_tasks([album], output)} == {*inputs, "result.png"}
 
 
 def test_resume_skips_what_stands_and_redoes_what_changed(album: Path, tmp_path: Path) -> None:

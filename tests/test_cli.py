@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,29 @@ def test_a_clean_photo_comes_back_untouched(photo: Path, tmp_path: Path) -> None
     assert np.array_equal(before, after)
 
 
+def test_a_terminal_of_few_letters_stops_nothing(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("no photo")
+    few = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    result = conservator("restore", photo, tmp_path / "words.png", "-o", tmp_path / "out", "--policy", "none", env=few)
+    assert result.returncode == 1, result.stderr
+    assert (tmp_path / "out" / "coffee.png").read_bytes() == photo.read_bytes()
+
+
+def test_one_bad_file_does_not_stop_an_examination(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("no photo")
+    result = conservator("examine", tmp_path / "words.png", photo)
+    assert result.returncode == 1
+    assert "words.png" in result.stderr
+    assert "noise" in result.stdout
+
+
+def test_the_recipe_of_another_photo_is_not_replaced(photo: Path, tmp_path: Path) -> None:
+    assert conservator("degrade", photo, "-r", "noise", "-o", tmp_path / "bad.png").returncode == 0
+    result = conservator("degrade", photo, "-r", "rain", "-o", tmp_path / "bad.jpg")
+    assert (result.returncode, (tmp_path / "bad.jpg").exists()) == (2, False)
+    assert "bad.recipe.json exists already" in result.stderr.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -97,6 +121,8 @@ def test_a_clean_photo_comes_back_untouched(photo: Path, tmp_path: Path) -> None
         (["restore", "{photo}", "--toolbox", "clasical"], "did you mean classical"),
         (["restore", "{photo}", "-o", "x.xyz/y.png", "--max-pixels", "9"], "coffee.png"),
         (["examine", "missing.jpg"], "missing.jpg"),
+        (["restore", "{photo}", "--device", "cuda:99"], "the device cuda:99 cannot be used here"),
+        (["restore", "{photo}", "--format", "heic"], "cannot be written as .heic"),
         (["degrade", "{photo}", "-r", "snoww", "-o", "x.png"], "snoww"),
         (["compare", "{photo}", "{photo}", "--metrics", "pnsr"], "did you mean psnr"),
         (["replay", "missing.json"], "missing.json"),

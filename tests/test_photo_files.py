@@ -10,14 +10,17 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from skimage import data
 
 from conservator.errors import PhotoError
 from conservator.files import replacing
-from conservator.photo import Photo, load_photo, save_photo
+from conservator.photo import Photo, copy_photo, load_photo, save_photo
 
 
 def load_sample(folder: Path) -> Photo:
@@ -168,3 +171,59 @@ def test_threads_do_not_mix_what_they_allow(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(refused, [False, True] * 20)) == [True, False] * 20
+
+
+def iptc(caption: bytes) -> bytes:
+    """An APP13 segment as photo archives write it: an IPTC caption (2:120) in Photoshop's resource 0x0404."""
+    record = b"\x1c\x02\x78" + struct.pack(">H", len(caption)) + caption
+    resource = b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(record)) + record + bytes(len(record) % 2)
+    data = b"Photoshop 3.0\0" + resource
+    return b"\xff\xed" + struct.pack(">H", len(data) + 2) + data
+
+
+def test_captions_and_comments_stay_with_a_jpeg(tmp_path: Path) -> None:
+    sample = Image.fromarray(np.zeros((16, 24, 3), np.uint8))
+    sample.save(tmp_path / "a.jpg", comment=b"on the back: 1931", extra=iptc(b"Wedding in Graz"))
+    photo = load_photo(tmp_path / "a.jpg")
+    assert save_photo(photo.with_image(photo.image + 0.1), tmp_path / "b.jpg") == ()
+    again = Image.open(tmp_path / "b.jpg")
+    assert b"Wedding in Graz" in again.info["photoshop"][0x0404]
+    assert again.info["comment"] == b"on the back: 1931"
+    assert load_photo(tmp_path / "b.jpg").own == photo.own
+    notes = save_photo(photo, tmp_path / "b.png")
+    assert any("captions and comments: they were dropped" in note for note in notes)
+
+
+def test_texts_stay_with_a_png(tmp_path: Path) -> None:
+    texts = PngInfo()
+    texts.add_text("Author", "Anna Müller")
+    texts.add_itxt("Description", "Hochzeit · 結婚", "de", "Beschreibung")
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(tmp_path / "a.png", pnginfo=texts)
+    photo = load_photo(tmp_path / "a.png")
+    save_photo(photo, tmp_path / "b.png")
+    assert Image.open(tmp_path / "b.png").text == Image.open(tmp_path / "a.png").text
+    assert any("PNG's captions" in note for note in save_photo(photo, tmp_path / "b.webp"))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_a_tiff_of_odd_depth_reaches_from_black_to_white(bits: int, tmp_path: Path) -> None:
+    levels = np.linspace(0, 2**bits - 1, 64).round().astype(np.uint16)[None].repeat(8, 0)
+    tifffile.imwrite(tmp_path / "a.tif", levels, bitspersample=bits, photometric="minisblack")
+    photo = load_photo(tmp_path / "a.tif")
+    assert photo.bit_depth == 16
+    assert np.abs(photo.image[0, 0].numpy() - levels / (2**bits - 1)).max() < 1e-4
+    assert f"{bits} bits per channel were stretched to 16" in photo.notes
+
+
+def test_a_file_of_several_pages_says_so_and_is_not_cut(tmp_path: Path) -> None:
+    page = Image.fromarray(np.zeros((16, 24, 3), np.uint8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
+    photo = load_photo(tmp_path / "a.tif")
+    assert photo.frames == 3
+    with pytest.raises(PhotoError, match="it holds 3 pages, of which only the first would be left"):
+        save_photo(photo, tmp_path / "a.tif", overwrite=True)
+    save_photo(photo, tmp_path / "b.tif")
+    assert copy_photo(photo, tmp_path / "c.tif") == ("the file was copied, byte for byte",)
+    assert (tmp_path / "c.tif").read_bytes() == (tmp_path / "a.tif").read_bytes()
+    with pytest.raises(PhotoError, match="exists already"):
+        copy_photo(photo, tmp_path / "c.tif")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from conftest import BoxBlur, Gamma
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conservator.errors import ImageError, NameNotFoundError, ToolFailedError
+from conservator.errors import ConservatorError, ImageError, NameNotFoundError, ToolFailedError
 from conservator.image import Image
-from conservator.tools import Tool, Toolbox, check_tool
+from conservator.tools import Tool, Toolbox, check_tool, make_toolbox
+from conservator.tools.catalog import shipped_names
 from conservator.tools.tiling import run_tiled
 
 
@@ -58,7 +61,7 @@ def test_out_of_memory_halves_the_tile(astronaut: Image) -> None:
     def hungry(image: Image) -> Image:
         sides.append(max(image.shape[-2:]))
         if max(image.shape[-2:]) > 150:
-            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
+            torch.zeros(10**14)  # the allocator's own error, whatever it says on this system
         return image * 0.5
 
     result = run_tiled(hungry, astronaut, tile=512)
@@ -128,3 +131,20 @@ def test_toolbox_is_ordered_and_helpful(small_toolbox: Toolbox) -> None:
         small_toolbox["gama"]
     with pytest.raises(ValueError, match="twice: gamma"):
         Toolbox(Gamma(), Gamma())
+
+
+def test_a_tool_of_two_toolboxes_is_there_once() -> None:
+    assert set(make_toolbox("conservator+classical")) == {*make_toolbox("conservator"), *make_toolbox("classical")}
+
+
+def test_a_tool_with_the_name_of_another_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSERVATOR_HOME", str(tmp_path))
+    (tmp_path / "tools").mkdir()
+    record = {"name": "derain", "removes": ["rain"], "network": "unet", "description": "Mine.", "type": "expert"}
+    weights = {"name": "derain.safetensors", "sha256": "0" * 64}
+    (tmp_path / "tools" / "derain.json").write_text(json.dumps(record | {"weights": weights}))
+    with pytest.raises(ConservatorError, match="conservator and user both have a tool derain"):
+        make_toolbox("conservator+user")
+    assert {"derain", "tv_denoise", "rl_noise_1"} <= shipped_names()

@@ -40,6 +40,11 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def printable(path: Path) -> str:
+    """The path as text that can be written as UTF-8: bytes of its name that are none become ``\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def sha256(path: Path) -> str:
     """Hash of a file's bytes, hex."""
     with path.open("rb") as file:

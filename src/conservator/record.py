@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import conservator
 from conservator.errors import ConservatorError
-from conservator.files import sha256, write_text
+from conservator.files import printable, sha256, write_text
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
+from conservator.photo.write import WRITABLE
 from conservator.policies.endpoint import ChatOptions
 from conservator.restoration import Restored
 from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Usage
@@ -115,17 +116,26 @@ class Record(_Model):
 
 
 def make_record(
-    restored: Restored, source: Photo, output: Path, settings: Settings, toolbox: Toolbox, notes: tuple[str, ...]
+    restored: Restored,
+    source: Photo,
+    output: Path,
+    settings: Settings,
+    toolbox: Toolbox,
+    notes: tuple[str, ...],
+    input_sha256: str,
 ) -> Record:
-    """Document a restoration whose input came from ``source.path`` and whose result lies at ``output``."""
+    """Document a restoration whose input came from ``source.path`` and whose result lies at ``output``.
+
+    ``input_sha256`` is that of the input when it was read: the result may have taken its place.
+    """
     if source.path is None:
         raise ConservatorError("a record needs a photo that came from a file; load it with load_photo")
     return Record(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         settings=settings,
-        input=_file(source, source.path),
-        output=_file(restored.photo, output),
+        input=_file(source, source.path, source.format, input_sha256),
+        output=_file(restored.photo, output, WRITABLE[output.suffix.lower()].name, sha256(output)),
         verdict=verdict(restored),
         toolchain=list(restored.toolchain),
         before=_seen(restored.before, measures=True),
@@ -154,6 +164,8 @@ def verdict(restored: Restored) -> str:
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
     if restored.gave_up:
         return f"{done}, then the policy gave up: {restored.gave_up}"
+    if restored.failed:
+        return "; ".join([done, *(f"{t.tool} failed: {t.note}" for t in restored.failed)])
     if restored.toolchain:
         return done
     if restored.treatments:
@@ -191,17 +203,11 @@ def load_record(path: str | Path) -> Record:
         raise ConservatorError(f"{path}: not a record of conservator ({where}: {first['msg']})") from error
 
 
-def _file(photo: Photo, path: Path) -> FileRecord:
+def _file(photo: Photo, path: Path, form: str, digest: str) -> FileRecord:
     height, width = photo.image.shape[-2:]
-    suffix = path.suffix.lstrip(".").upper()
-    return FileRecord(
-        path=str(path),
-        sha256=sha256(path),
-        width=width,
-        height=height,
-        format={"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix),
-        bit_depth=photo.bit_depth,
-    )
+    depth = max(kept.depth for kept in WRITABLE.values() if kept.name == form)
+    bit_depth = min(photo.bit_depth, depth)
+    return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=bit_depth)
 
 
 def _seen(percept: Percept, measures: bool = False) -> SeenRecord:

@@ -61,6 +61,11 @@ class Restored:
         return not self.toolchain
 
     @property
+    def failed(self) -> tuple[Treatment, ...]:
+        """What was decided, and a tool could not do on the whole photo."""
+        return tuple(t for t in self.treatments if t.percept is None)
+
+    @property
     def gave_up(self) -> str:
         """Why the model that was asked decided no further, in words; "" when the policy came to an end of its own."""
         decisions = [step.decision for step in reversed(self.trajectory.steps) if step.decision is not None]

@@ -7,18 +7,19 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from conservator.errors import ConservatorError
 from conservator.files import PART_SUFFIX, sha256
 from conservator.perception.perception import Perception
-from conservator.photo import PHOTO_SUFFIXES, load_photo, save_photo
+from conservator.photo import PHOTO_SUFFIXES, Photo, copy_photo, load_photo, save_photo
 from conservator.policies.catalog import PolicyContext, make_policy
 from conservator.pool.pool import LocalPool, MemoPool
-from conservator.record import Settings, make_record, save_record, verdict
+from conservator.record import Record, Settings, load_record, make_record, save_record
 from conservator.restoration import Restored, restore
+from conservator.tools.tiling import out_of_memory
 from conservator.tools.tool import Toolbox
 
 MANIFEST = "conservator.manifest.jsonl"
@@ -45,7 +46,7 @@ class Task:
 
 
 Status: TypeAlias = Literal["started", "restored", "untouched", "incomplete", "skipped", "failed"]
-"""What became of a photo; incomplete: written, but the model that was asked gave no answers to the end."""
+"""What became of a photo; incomplete: written, but a tool failed or the model that was asked gave no answers."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Outcome:
     """Seconds ``examining``, ``deciding`` and ``treating``."""
     quality_before: float | None = None
     quality_after: float | None = None
+    notes: tuple[str, ...] = ()
+    """What had to change on the way in and out."""
 
 
 def split(stages: Mapping[str, float]) -> str:
@@ -95,14 +98,15 @@ def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = 
     ``output`` is a folder, or a file name for a single photo; without it results go to a folder ``restored`` beside
     each input. Folders keep their tree below the output. Formats that cannot be written become PNG; ``suffix`` (".png")
     asks for one format. Two inputs with one target get the input's suffix into their names.
-    Raises ConservatorError when a path does not exist, or when no photo is found.
+    Raises ConservatorError when a path does not exist, when no photo is found, or when a format cannot be written.
     """
+    _check_format(suffix, output)
     tasks: list[Task] = []
     single = len(paths) == 1 and paths[0].is_file() and output is not None and _is_file_name(output)
     for path in paths:
         if path.is_dir():
             base = output or path / "restored"
-            files = [p for p in _walk(path) if not p.is_relative_to(base)]
+            files = [p for p in _walk(path) if not _is_result(p, path, base)]
             tasks += [Task(p, base / _name(p, suffix, p.relative_to(path).parent)) for p in files]
         elif path.exists():
             if single and output is not None:
@@ -114,6 +118,30 @@ def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = 
     if not tasks:
         raise ConservatorError(f"no photos found in {', '.join(map(str, paths))}")
     return _distinct(tasks)
+
+
+def _check_format(suffix: str | None, output: Path | None) -> None:
+    formats = " ".join(sorted(PHOTO_SUFFIXES))
+    if suffix is not None and suffix.lower() not in PHOTO_SUFFIXES:
+        raise ConservatorError(f"photos cannot be written as {suffix}; take one of {formats}")
+    if output is not None and output.suffix.lower() in _UNWRITABLE:
+        raise ConservatorError(f"{output}: photos cannot be written as {output.suffix}; take one of {formats}")
+    if output is not None and output.suffix.lower() not in PHOTO_SUFFIXES and output.exists() and not output.is_dir():
+        raise ConservatorError(f"{output} is a file, expected a folder or the name of a photo; choose another --output")
+
+
+_UNWRITABLE = frozenset({".heic", ".heif", ".jxl", ".jp2", ".jfif", ".dng", ".psd", ".pdf", ".tga", ".svg", ".raw"})
+"""Suffixes that somebody who asks for a file may give; a folder of such a name is hardly meant."""
+
+
+def _is_result(path: Path, folder: Path, output: Path) -> bool:
+    """Whether a photo lies in the output folder, where that is one of the input's subfolders."""
+    inside, output = folder.resolve(), output.resolve()
+    return (
+        output != inside
+        and output.is_relative_to(inside)
+        and (inside / path.relative_to(folder)).is_relative_to(output)
+    )
 
 
 def _is_file_name(path: Path) -> bool:
@@ -128,7 +156,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _name(path: Path, suffix: str | None, parent: Path) -> Path:
     # a GIF holds too few colours for a restored photo, and an MPO is written as the JPEG that it is
-    wanted = suffix or {".gif": ".png", ".mpo": ".jpg", "": ".png"}.get(path.suffix.lower(), path.suffix)
+    own = path.suffix if path.suffix.lower() in PHOTO_SUFFIXES else ".png"
+    wanted = suffix or {".gif": ".png", ".mpo": ".jpg"}.get(path.suffix.lower(), own)
     return parent / (path.stem + wanted)
 
 
@@ -172,9 +201,13 @@ class Manifest:
         """Add one line and flush it to the disk."""
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torn = self.path.exists() and self.path.stat().st_size and self.path.read_bytes()[-1:] != b"\n"
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(("\n" if torn else "") + json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+            with self.path.open("ab+") as file:
+                torn = False
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    torn = file.read(1) != b"\n"
+                # ASCII, since a name may hold bytes that are no UTF-8
+                file.write(b"\n" * torn + json.dumps(asdict(outcome)).encode("ascii") + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -188,29 +221,50 @@ class Restorer:
     perception: Perception
     report: bool = False
 
+    def fits(self, task: Task, record: Record) -> bool:
+        """Whether a finished result is what is asked for now."""
+        return record.settings == self.settings and (not self.report or task.report.is_file())
+
     def __call__(self, task: Task, progress: Callable[[str], None], overwrite: bool) -> Outcome:
         """Restore one file; what goes wrong with the photo becomes a failed outcome, never an exception."""
+        settings, written = self.settings, ""
         try:
-            restored = self._restore(task, progress, overwrite)
-        except (ConservatorError, OSError, MemoryError) as error:
-            message = str(error) or type(error).__name__
-            return Outcome(str(task.source), str(task.target), "failed", message)
+            progress("reading")
+            photo = load_photo(task.source, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated)
+            taken = sha256(task.source)  # now: the result may take its place
+            restored = self._restore(photo, progress)
+            progress("writing")
+            task.target.parent.mkdir(parents=True, exist_ok=True)
+            write = copy_photo if restored.untouched else save_photo
+            notes = write(restored.photo, task.target, overwrite=overwrite)
+            written = sha256(task.target)
+            record = make_record(restored, photo, task.target, settings, self.toolbox, notes, taken)
+            if self.report:
+                from conservator.apps.report import save_report
+
+                save_report(task.report, record, photo, restored)
+            save_record(record, task.record)
+        except (ConservatorError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
+            message = "not enough memory" if out_of_memory(error) else str(error) or type(error).__name__
+            return Outcome(str(task.source), str(task.target), "failed", message, output_sha256=written)
+        incomplete = restored.gave_up or restored.failed
         return Outcome(
             str(task.source),
             str(task.target),
-            "incomplete" if restored.gave_up else "untouched" if restored.untouched else "restored",
-            verdict(restored),
-            sha256(task.source),
-            sha256(task.target),
+            "incomplete" if incomplete else "untouched" if restored.untouched else "restored",
+            record.verdict,
+            taken,
+            written,
             {stage: round(seconds, 3) for stage, seconds in restored.seconds.items()},
             round(restored.before.quality, 2),
             round(restored.after.quality, 2),
+            tuple(record.notes),
         )
 
-    def _restore(self, task: Task, progress: Callable[[str], None], overwrite: bool) -> Restored:
+    def _restore(self, photo: Photo, progress: Callable[[str], None]) -> Restored:
         settings = self.settings
-        progress("reading")
-        photo = load_photo(task.source, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated)
         with MemoPool(LocalPool(self.toolbox, settings.device, max_batch=1)) as pool:
             context = PolicyContext(
                 pool,
@@ -221,7 +275,7 @@ class Restorer:
                 device=settings.device,
                 chat=settings.chat,
             )
-            restored = restore(
+            return restore(
                 photo,
                 make_policy(settings.policy, context),
                 self.toolbox,
@@ -231,16 +285,6 @@ class Restorer:
                 strength=settings.strength,
                 progress=progress,
             )
-        progress("writing")
-        task.target.parent.mkdir(parents=True, exist_ok=True)
-        notes = save_photo(restored.photo, task.target, overwrite=overwrite)
-        record = make_record(restored, photo, task.target, settings, self.toolbox, notes)
-        if self.report:
-            from conservator.apps.report import save_report
-
-            save_report(task.report, record, photo, restored)
-        save_record(record, task.record)
-        return restored
 
 
 def run_batch(
@@ -251,13 +295,15 @@ def run_batch(
     jobs: int = 1,
     resume: bool = False,
     overwrite: bool = False,
+    fits: Callable[[Task, Record], bool] = lambda task, record: True,
     on_start: Callable[[Task], Callable[[str], None]] = lambda task: lambda stage: None,
     on_end: Callable[[Task, Outcome], None] = lambda task, outcome: None,
 ) -> Summary:
     """Restore all tasks, ``jobs`` at a time; with ``resume`` skip those whose result stands as the manifest says.
 
-    A result is skipped only if input and output still have the hashes of the manifest and the record exists. An
-    existing target is replaced only with ``overwrite``, or with ``resume`` when the manifest says that it is ours.
+    A result is skipped only if input and output still have the hashes of the manifest, and the record is of that output
+    and ``fits``. An existing target or record is replaced only with ``overwrite``, or with ``resume`` when the manifest
+    says that it is ours.
     """
     done = manifest.read() if resume else {}
     if resume:
@@ -266,13 +312,13 @@ def run_batch(
     def work(task: Task) -> Outcome:
         progress = on_start(task)
         earlier = done.get((str(task.source), str(task.target)))
-        ours = overwrite or (earlier is not None and earlier.status != "failed")
-        if earlier is not None and _still_stands(task, earlier):
-            outcome = Outcome(**{**asdict(earlier), "status": "skipped", "message": "done before", "stages": {}})
-        elif task.target.exists() and not ours:
-            message = f"{task.target} exists already; give --overwrite to replace it, or another --output"
+        ours = overwrite or (earlier is not None and _is_ours(task, earlier))
+        stands = [] if ours else [path for path in (task.target, task.record) if path.exists()]
+        if earlier is not None and _still_stands(task, earlier, fits):
+            outcome = replace(earlier, status="skipped", message="done before", stages={}, notes=())
+        elif stands:  # not for the manifest: it would hide what an earlier run did
+            message = f"{stands[0]} exists already; give --overwrite to replace it, or another --output"
             outcome = Outcome(str(task.source), str(task.target), "failed", message)
-            manifest.append(outcome)
         else:
             manifest.append(Outcome(str(task.source), str(task.target), "started", ""))
             outcome = restorer(task, progress, ours)
@@ -291,7 +337,20 @@ def remove_leftovers(folders: set[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _still_stands(task: Task, earlier: Outcome) -> bool:
+def _is_ours(task: Task, earlier: Outcome) -> bool:
+    """Whether what lies at the target is an earlier run's: one that failed may have written it before."""
+    if earlier.status != "failed":
+        return True
+    return bool(earlier.output_sha256) and task.target.is_file() and sha256(task.target) == earlier.output_sha256
+
+
+def _still_stands(task: Task, earlier: Outcome, fits: Callable[[Task, Record], bool]) -> bool:
     if earlier.status not in ("restored", "untouched") or not (task.target.is_file() and task.record.is_file()):
         return False
-    return sha256(task.target) == earlier.output_sha256 and sha256(task.source) == earlier.input_sha256
+    if sha256(task.target) != earlier.output_sha256 or sha256(task.source) != earlier.input_sha256:
+        return False
+    try:
+        record = load_record(task.record)
+    except ConservatorError:
+        return False
+    return record.output.sha256 == earlier.output_sha256 and fits(task, record)

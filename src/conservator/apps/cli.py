@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +14,7 @@ from conservator.apps import bench_rl_restore, train_mllm, train_rl_restore  # n
 from conservator.apps.bench import bench_app
 from conservator.apps.data import data_app
 from conservator.apps.train import train_app
-from conservator.errors import ConservatorError
+from conservator.errors import ConservatorError, PhotoError
 
 if TYPE_CHECKING:
     from conservator.record import Settings
@@ -42,6 +43,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 
 def main() -> None:
     """Entry point: errors made on purpose become one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name or a mark that the terminal cannot show must stop nothing
     try:
         app()
     except ConservatorError as error:
@@ -97,7 +101,7 @@ def restore(
     seed: Seed = 0,
     to: Annotated[str | None, typer.Option("--format", help="Write all results as png, jpg, tif, webp ...")] = None,
     report: Annotated[bool, typer.Option("--report", help="Write an HTML page beside each result.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Skip what an earlier run finished.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip what a run with these settings finished.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     max_pixels: MaxPixels = 200_000_000,
     allow_truncated: Truncated = False,
@@ -169,9 +173,11 @@ def _restore(
     from conservator.apps.progress import BatchDisplay
     from conservator.perception import NetworkPerception
     from conservator.policies.catalog import check_policy_name
+    from conservator.pool.pool import check_device
     from conservator.tools.catalog import make_toolbox
 
     check_policy_name(settings.policy, reference=False, chat=settings.chat)
+    check_device(settings.device)
     restorer = Restorer(settings, make_toolbox(settings.toolbox), NetworkPerception(), report)
     tasks = find_tasks(paths, output, suffix)
     folder = tasks[0].target.parent
@@ -187,6 +193,7 @@ def _restore(
             jobs=jobs,
             resume=resume,
             overwrite=overwrite,
+            fits=restorer.fits,
             on_start=display.start,
             on_end=display.end,
         )
@@ -206,10 +213,21 @@ def examine(
     from conservator.perception import NetworkPerception, study
     from conservator.photo import load_photo
 
+    unread = []
     for path in paths:
-        photo = load_photo(path, max_pixels=max_pixels, allow_truncated=allow_truncated)
+        try:
+            photo = load_photo(path, max_pixels=max_pixels, allow_truncated=allow_truncated)
+        except PhotoError as error:
+            unread.append(error)
+            if len(paths) > 1:
+                typer.echo(f"conservator: {error}", err=True)
+            continue
         percept = NetworkPerception().perceive(study(photo.working_image()))
         (print_percept_json if as_json else print_percept)(path, photo, percept)
+    if len(unread) == len(paths):
+        raise unread[0] if len(paths) == 1 else typer.Exit(2)
+    if unread:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -227,11 +245,14 @@ def degrade(
     from conservator.degradations import load_recipe, parse_recipe, save_recipe
     from conservator.photo import load_photo, save_photo
 
+    written = output.with_suffix(".recipe.json")
+    if written.exists() and not overwrite:
+        raise ConservatorError(f"{written} exists already; give --overwrite to replace it, or another --output")
     steps = load_recipe(Path(recipe)) if recipe.endswith(".json") else parse_recipe(recipe, seed)
     source = load_photo(photo)
     save_photo(source.with_image(apply_recipe(source.image, steps)), output, overwrite=overwrite)
-    save_recipe(steps, output.with_suffix(".recipe.json"))
-    typer.echo(f"{output}\n{output.with_suffix('.recipe.json')}")
+    save_recipe(steps, written)
+    typer.echo(f"{output}\n{written}")
 
 
 @app.command()

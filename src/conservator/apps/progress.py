@@ -66,6 +66,8 @@ class BatchDisplay:
             named = outcome.status == "failed" and outcome.source in outcome.message
             text = outcome.message if named else f"{outcome.source}: {outcome.message}"
             self._console.print(f"{_MARKS[outcome.status]} {escape(text)}{seconds}")
+            for note in outcome.notes if self._total == 1 else ():  # of many photos, the records tell
+                self._console.print(f"  [dim]{escape(note)}[/]")
 
     def summary(self, summary: Summary, folder: Path) -> None:
         """Print how the batch ended and where the results are."""

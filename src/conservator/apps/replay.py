@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conservator.errors import ConservatorError
 from conservator.files import sha256
-from conservator.photo import load_photo, save_photo
+from conservator.photo import copy_photo, load_photo, save_photo
 from conservator.pool.pool import LocalPool
 from conservator.record import load_record
 from conservator.restoration import treat
@@ -30,12 +30,13 @@ def replay_record(record_path: Path, photo_path: Path | None, output: Path | Non
     toolbox = make_toolbox(settings.toolbox)
     with LocalPool(toolbox, settings.device, max_batch=1) as pool:
         result = treat(photo, tuple(record.toolchain), pool, settings.strength)
+    write = save_photo if record.toolchain else copy_photo
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / Path(record.output.path).name
-        save_photo(result, written)
+        write(result, written)
         same = sha256(written) == record.output.sha256
     if output is not None:
-        save_photo(result, output, overwrite=overwrite)
+        write(result, output, overwrite=overwrite)
     if same:
         return True, f"the same result to the byte: {' → '.join(record.toolchain) or 'no treatment'}"
     return False, f"the result differs from the recorded one (made with {record.versions})"

@@ -48,7 +48,8 @@ def save_report(path: Path, record: Record, photo: Photo, restored: Restored) ->
 def _sentence(record: Record) -> str:
     text = record.verdict[0].upper() + record.verdict[1:] + "."
     if record.toolchain:
-        text += f" Estimated gain {sum(t.gain for t in record.treatments if t.kept):+.1f} dB."
+        gain = sum(t.gain for t in record.treatments if t.kept)
+        text += f" Estimated gain {gain:+.1f} dB" + (" at full strength." if record.settings.strength < 1 else ".")
     return text
 
 
@@ -77,7 +78,7 @@ def _meter(seen: SeenRecord, kind: Kind) -> str:
 
 def _treatment_rows(record: Record) -> str:
     if not record.treatments:
-        return '<tr><td colspan="4">None. The picture is the one that came in, pixel for pixel.</td></tr>'
+        return '<tr><td colspan="4">None. The picture is the one that came in.</td></tr>'
     rows = []
     for t in record.treatments:
         gain = f"{t.gain:+.1f} dB" if t.kept else ""

@@ -1,5 +1,5 @@
 """Photos: files read and written with everything they carry."""
 
-from conservator.photo.photo import PHOTO_SUFFIXES, Photo, find_photos, load_photo, save_photo
+from conservator.photo.photo import PHOTO_SUFFIXES, Photo, copy_photo, find_photos, load_photo, save_photo
 
-__all__ = ["PHOTO_SUFFIXES", "Photo", "find_photos", "load_photo", "save_photo"]
+__all__ = ["PHOTO_SUFFIXES", "Photo", "copy_photo", "find_photos", "load_photo", "save_photo"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,12 @@ class Photo:
     path: Path | None = None
     notes: tuple[str, ...] = ()
     """Plain sentences on what had to change on the way in."""
+    frames: int = 1
+    """Pages or frames in the file, of which this is the first."""
+    whole: bool = True
+    """The file was not damaged or cut off."""
+    own: bytes = b""
+    """Captions and comments as the source's format alone stores them (IPTC in JPEG, texts in PNG)."""
 
     def with_image(self, image: Image) -> Photo:
         """Return this photo with another image; alpha is resized to it. Raises ImageError for what is no image."""
@@ -139,6 +146,28 @@ def save_photo(
     return tuple(notes)
 
 
+def copy_photo(photo: Photo, path: str | os.PathLike[str], *, overwrite: bool = False) -> tuple[str, ...]:
+    """Write a photo that was left as it came: its file, byte for byte, where the suffix names its format.
+
+    Another format, or what could be read of a damaged file, is written as ``save_photo`` does. Returns and raises what
+    that does.
+    """
+    path, source = Path(path), photo.path
+    if source is None or not photo.whole or WRITABLE.get(path.suffix.lower(), _NO_FORMAT).name != photo.format:
+        return save_photo(photo, path, overwrite=overwrite)
+    try:
+        _check_place(photo, path, overwrite, None)
+        if not (path.exists() and path.samefile(source)):
+            with source.open("rb") as original, replacing(path) as file:
+                shutil.copyfileobj(original, file)
+    except (PhotoError, OSError) as error:
+        raise PhotoError(f"cannot write {path}: {_reason(error)}") from error
+    return ("the file was copied, byte for byte",)
+
+
+_NO_FORMAT = Format("none")
+
+
 def _decode_file(path: Path, max_pixels: int, allow_truncated: bool) -> Decoded:
     try:
         status = path.stat()
@@ -167,6 +196,7 @@ def _decode_file(path: Path, max_pixels: int, allow_truncated: bool) -> Decoded:
         except Exception as error:
             raise PhotoError(f"it is damaged beyond reading ({_reason(error)})") from error
         decoded.notes.append("the file is damaged or cut off: what could be read was read")
+        decoded.whole = False
         return decoded
 
 
@@ -203,6 +233,9 @@ def _to_photo(decoded: Decoded, path: Path) -> Photo:
         lossless=decoded.lossless,
         path=path,
         notes=tuple(notes),
+        frames=decoded.frames,
+        whole=decoded.whole,
+        own=decoded.own,
     )
 
 
@@ -244,6 +277,18 @@ def _form(path: Path) -> Format:
 
 
 def _check_target(photo: Photo, path: Path, form: Format, overwrite: bool, protect: Path | None) -> None:
+    _check_place(photo, path, overwrite, protect)
+    if photo.frames > 1 and _is_own(photo, path):
+        raise PhotoError(f"it holds {photo.frames} pages, of which only the first would be left; choose another name")
+    if max(photo.image.shape[-2:]) > form.max_side:
+        raise PhotoError(f"{form.name} ends at {form.max_side} pixels a side, the photo has {_size(photo)}")
+
+
+def _is_own(photo: Photo, path: Path) -> bool:
+    return photo.path is not None and photo.path.exists() and path.exists() and path.samefile(photo.path)
+
+
+def _check_place(photo: Photo, path: Path, overwrite: bool, protect: Path | None) -> None:
     if not path.parent.is_dir():
         raise PhotoError("its folder does not exist; make it first")
     if path.is_dir():
@@ -252,11 +297,8 @@ def _check_target(photo: Photo, path: Path, form: Format, overwrite: bool, prote
         if protect is not None and protect.exists() and path.samefile(protect):
             raise PhotoError("it is a file that must stay as it is; choose another name")
         if not overwrite:
-            own = photo.path is not None and photo.path.exists() and path.samefile(photo.path)
-            what = "it is the photo's own file" if own else "it exists already"
+            what = "it is the photo's own file" if _is_own(photo, path) else "it exists already"
             raise PhotoError(f"{what}; choose another name or allow overwriting")
-    if max(photo.image.shape[-2:]) > form.max_side:
-        raise PhotoError(f"{form.name} ends at {form.max_side} pixels a side, the photo has {_size(photo)}")
 
 
 def _size(photo: Photo) -> str:
@@ -334,6 +376,10 @@ def _add_metadata(page: Page, photo: Photo, form: Format, notes: list[str]) -> N
         else:
             setattr(page, name.lower(), block)
     page.dpi = photo.dpi if "dpi" in form.metadata else None
+    if photo.own and photo.format == form.name:
+        page.own = photo.own
+    elif photo.own:
+        notes.append(f"{form.name} does not hold {photo.format}'s captions and comments: they were dropped")
 
 
 def _resized(tensor: Tensor, like: Image) -> Tensor:

@@ -34,6 +34,12 @@ def png_depth(file: BinaryIO) -> int:
     return file.read(1)[0]
 
 
+def png_captions(file: BinaryIO) -> bytes:
+    """The text chunks (author, description, comment), as they stand; XMP, which is carried by itself, left out."""
+    texts = (chunk for kind, chunk in _chunks(file) if kind in (b"tEXt", b"zTXt", b"iTXt"))
+    return b"".join(chunk for chunk in texts if not chunk[8:].startswith(b"XML:com.adobe.xmp"))
+
+
 def decode_png(file: BinaryIO) -> NDArray[np.generic]:
     """Decode to (H, W) or (H, W, 2 to 4), uint8 or uint16, transparency as alpha. libpng's errors pass through."""
     import imagecodecs
@@ -50,8 +56,9 @@ def encode_png(
     exif: bytes | None,
     xmp: bytes | None,
     dpi: tuple[float, float] | None,
+    own: bytes = b"",
 ) -> bytes:
-    """Encode (H, W, 1 to 4), uint8 or uint16, with all that the photo carries."""
+    """Encode (H, W, 1 to 4), uint8 or uint16, with all that the photo carries; ``own`` are whole chunks."""
     import imagecodecs
 
     levels = np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
@@ -66,7 +73,7 @@ def encode_png(
         extra += _chunk(b"eXIf", without_prefix(exif))
     if xmp:
         extra += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
-    return data[:_AFTER_HEADER] + extra + data[_AFTER_HEADER:]
+    return data[:_AFTER_HEADER] + extra + own + data[_AFTER_HEADER:]
 
 
 def _chunks(file: BinaryIO) -> list[tuple[bytes, bytes]]:

@@ -18,8 +18,8 @@ from PIL import ImageFile, features
 
 from conservator.errors import PhotoError
 from conservator.photo.color import color_space, profile_name, to_srgb
-from conservator.photo.meta import orientation, quiet
-from conservator.photo.png import check_png, decode_png, png_depth
+from conservator.photo.meta import jpeg_captions, orientation, quiet
+from conservator.photo.png import check_png, decode_png, png_captions, png_depth
 from conservator.photo.tiff import TiffTagsOfPhoto, decode_tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *(("AVIF",) if features.check("avif") else ()))
@@ -43,6 +43,11 @@ class Decoded:
     xmp: bytes | None
     dpi: tuple[float, float] | None
     notes: list[str]
+    frames: int = 1
+    """Pages or frames in the file, of which this is the first."""
+    whole: bool = True
+    own: bytes = b""
+    """Captions and comments as this format alone stores them: JPEG's segments, PNG's chunks."""
 
 
 def decode(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
@@ -73,12 +78,14 @@ def _decode_tiff(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
     deep = tags.bits > 8
     if deep and (tags.kind not in ("unsigned", "float") or (tags.kind == "unsigned" and tags.bits > 16)):
         raise PhotoError(f"it holds {tags.bits}-bit {tags.kind} numbers, expected 8 or 16 bits, or values from 0 to 1")
-    if deep and tags.plain and tags.bits != 12:
-        pixels, mode, turn = decode_tiff(file, max_pixels, notes), "I;16", tags.orientation
+    frames = 1
+    if deep and tags.plain:
+        pixels, frames = decode_tiff(file, max_pixels, notes)
+        mode, turn = "I;16", tags.orientation
         turn = orientation(None, tags.xmp) if turn is None else turn
     else:
         image = _open(file, b"", "TIFF")
-        _note_frames(image, notes)
+        frames = _note_frames(image, notes)
         image.load()  # Pillow applies a TIFF's orientation itself
         if deep:
             notes.append(f"{tags.bits} bits per channel were read as 8, because they are not gray or RGB at 16")
@@ -88,7 +95,7 @@ def _decode_tiff(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
     except Exception:  # whatever a broken directory makes Pillow raise; the pixels are good
         exif = None
         notes.append("its EXIF data is damaged and was dropped")
-    return Decoded(pixels, "TIFF", mode, True, turn, tags.icc, exif, tags.xmp, tags.dpi, notes)
+    return Decoded(pixels, "TIFF", mode, True, turn, tags.icc, exif, tags.xmp, tags.dpi, notes, frames)
 
 
 def _decode_other(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool) -> Decoded:
@@ -96,7 +103,7 @@ def _decode_other(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool)
     _check_size(*image.size, max_pixels)
     notes: list[str] = []
     name = "JPEG" if image.format == "MPO" else str(image.format)
-    _note_frames(image, notes)
+    frames = _note_frames(image, notes)
     lossless = name in ("PNG", "BMP", "GIF") or (name == "WEBP" and _is_lossless_webp(file))
     if name == "AVIF":
         _note_avif_depth(file, notes)
@@ -109,7 +116,9 @@ def _decode_other(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool)
         pixels = _levels(image, _bytes(image, "icc_profile"), notes)
     exif, xmp = _bytes(image, "exif"), _bytes(image, "xmp")
     icc, dpi = _bytes(image, "icc_profile"), image.info.get("dpi")
-    return Decoded(pixels, name, image.mode, lossless, orientation(exif, xmp), icc, exif, xmp, dpi, notes)
+    own = png_captions(file) if name == "PNG" and not lenient else jpeg_captions(image.info) if name == "JPEG" else b""
+    turn = orientation(exif, xmp)
+    return Decoded(pixels, name, image.mode, lossless, turn, icc, exif, xmp, dpi, notes, frames, own=own)
 
 
 def _open(file: BinaryIO, prefix: bytes, name: str | None = None) -> ImageFile.ImageFile:
@@ -132,10 +141,12 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _note_frames(image: ImageFile.ImageFile, notes: list[str]) -> None:
-    if getattr(image, "is_animated", False):
-        what = "pages" if image.format == "TIFF" else "frames"
-        notes.append(f"only the first of {image.n_frames} {what} was read")  # type: ignore[attr-defined]
+def _note_frames(image: ImageFile.ImageFile, notes: list[str]) -> int:
+    """How many pages or frames there are."""
+    frames: int = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"only the first of {frames} {'pages' if image.format == 'TIFF' else 'frames'} was read")
+    return frames
 
 
 def _levels(image: PillowImage.Image, icc: bytes | None, notes: list[str]) -> NDArray[np.generic]:

@@ -86,8 +86,10 @@ class TiffTagsOfPhoto:
         return None if per_inch is None or x is None or y is None else (float(x) * per_inch, float(y) * per_inch)
 
 
-def decode_tiff(file: BinaryIO, max_pixels: int, notes: list[str]) -> NDArray[np.generic]:
-    """Decode the first page of 16-bit or floating-point gray or RGB to uint16 (H, W, 1 to 4), straight alpha last.
+def decode_tiff(file: BinaryIO, max_pixels: int, notes: list[str]) -> tuple[NDArray[np.generic], int]:
+    """Decode the first page of 9 to 16 bits or floating-point gray or RGB to uint16 (H, W, 1 to 4), alpha last.
+
+    Alpha is straight. Fewer bits than 16 are stretched to the whole range. The second value is the number of pages.
 
     Raises PhotoError for values or channels that a photo cannot have; tifffile's own errors pass through.
     """
@@ -98,21 +100,22 @@ def decode_tiff(file: BinaryIO, max_pixels: int, notes: list[str]) -> NDArray[np
         page = tiff.pages.first
         if page.imagedepth != 1 or page.samplesperpixel > 8 or page.tilewidth * page.tilelength > max_pixels:
             raise PhotoError("its TIFF holds a volume, many channels or huge tiles, expected a gray or RGB photo")
-        if len(tiff.pages) > 1:
-            notes.append(f"only the first of {len(tiff.pages)} pages was read")
+        pages, bits = len(tiff.pages), page.bitspersample
+        if pages > 1:
+            notes.append(f"only the first of {pages} pages was read")
         pixels = page.asarray()
         if pixels.ndim == 2:
             pixels = pixels[..., None]
         elif page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
         inverted, extra = int(page.photometric) == 0, [int(e) for e in page.extrasamples]
-    pixels = _as_uint16(pixels, notes)
+    pixels = _as_uint16(pixels, bits, notes)
     colours = pixels.shape[2] - len(extra)
     if colours not in (1, 3):
         raise PhotoError(f"its TIFF has {colours} colour channels, expected 1 or 3")
     if inverted:
         pixels[..., :colours] = 65535 - pixels[..., :colours]
-    return _with_alpha(pixels, colours, extra, notes)
+    return _with_alpha(pixels, colours, extra, notes), pages
 
 
 def encode_tiff(
@@ -162,9 +165,13 @@ def _compressed(strip: NDArray[Any]) -> bytes:
     return bytes(imagecodecs.deflate_encode(differences.astype(f"<u{strip.itemsize}").tobytes(), 6))
 
 
-def _as_uint16(pixels: NDArray[Any], notes: list[str]) -> NDArray[np.uint16]:
-    if pixels.dtype.kind == "u":
+def _as_uint16(pixels: NDArray[Any], bits: int, notes: list[str]) -> NDArray[np.uint16]:
+    if pixels.dtype.kind == "u" and bits == 16:
         return pixels.astype(np.uint16)
+    if pixels.dtype.kind == "u":
+        notes.append(f"{bits} bits per channel were stretched to 16")
+        stretched: NDArray[np.uint16] = np.rint(pixels.astype(np.float64) * (65535 / (2**bits - 1))).astype(np.uint16)
+        return stretched
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):  # also catches NaN
         raise PhotoError(f"its floating-point values reach from {low:g} to {high:g}, expected 0 to 1")

@@ -55,12 +55,14 @@ class Page:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    own: bytes = b""
+    """Captions and comments in this format's own segments or chunks."""
 
 
 def encode(file: BinaryIO, page: Page, form: Format, *, quality: int, lossless: bool) -> None:
     """Write the page; ``lossless`` concerns WebP. Errors of the encoders pass through."""
     if form.name == "PNG":
-        file.write(encode_png(page.pixels, icc=page.icc, exif=page.exif, xmp=page.xmp, dpi=page.dpi))
+        file.write(encode_png(page.pixels, icc=page.icc, exif=page.exif, xmp=page.xmp, dpi=page.dpi, own=page.own))
     elif form.name == "TIFF":
         encode_tiff(file, page.pixels, cmyk=page.cmyk, icc=page.icc, exif=page.exif, xmp=page.xmp, dpi=page.dpi)
     else:
@@ -81,7 +83,7 @@ def _options(page: Page, form: Format, quality: int, lossless: bool) -> dict[str
     options: dict[str, Any] = {"exif": page.exif, "xmp": page.xmp, "icc_profile": page.icc, "dpi": page.dpi}
     options = {key: value for key, value in options.items() if value}
     if form.name == "JPEG":
-        options |= {"quality": quality, "subsampling": 0 if quality >= 95 else 2}
+        options |= {"quality": quality, "subsampling": 0 if quality >= 95 else 2, "extra": page.own}
     elif form.name == "WEBP":
         # exact keeps the colour of transparent pixels
         options |= {"lossless": True, "exact": True} if lossless else {"quality": quality, "exact": True}

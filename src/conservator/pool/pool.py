@@ -16,8 +16,18 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from conservator.errors import name_not_found
+from conservator.errors import ConservatorError, name_not_found
 from conservator.image import digest
+
+
+def check_device(name: str) -> None:
+    """Raise ConservatorError when torch has no such device, or cannot use it here."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConservatorError(
+            f"the device {name} cannot be used here; take cpu ({str(error).splitlines()[0]})"
+        ) from None
 
 
 class Model(Protocol):

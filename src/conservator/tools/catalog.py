@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from conservator.degradations.kinds import Kind
-from conservator.errors import name_not_found
+from conservator.errors import ConservatorError, name_not_found
 from conservator.tools.tool import Tool, Toolbox, is_specialist
 
 
@@ -83,12 +83,25 @@ DEFAULT_TOOLBOX = "conservator+user"
 def make_toolbox(names: str) -> Toolbox:
     """Build a toolbox from names joined by "+", say "classical+user"; order is kept.
 
-    Raises NameNotFoundError for an unknown toolbox.
+    A tool that stands in two of them, as some classical ones do, is there once. Raises NameNotFoundError for an unknown
+    toolbox, ConservatorError where two different tools have one name.
     """
-    tools: list[Tool] = []
+    tools: dict[str, tuple[str, Tool]] = {}
     for name in names.split("+"):
-        tools.extend(TOOLBOXES[name]() if name in TOOLBOXES else _from_file(name))
-    return Toolbox(*tools)
+        for tool in TOOLBOXES[name]() if name in TOOLBOXES else _from_file(name):
+            other, same = tools.setdefault(tool.spec.name, (name, tool))
+            if same is not tool:
+                what = f"the toolbox {name} has two tools" if other == name else f"{other} and {name} both have a tool"
+                raise ConservatorError(f"{what} {tool.spec.name}; leave one out, or rename or remove your own")
+    return Toolbox(*(tool for _, tool in tools.values()))
+
+
+def shipped_names() -> frozenset[str]:
+    """The names of all tools that ship or can be imported: a user's own tool must have another."""
+    from conservator.tools.rl_restore import rl_restore_specs
+
+    names = frozenset(spec.name for spec in rl_restore_specs())
+    return names.union(*(make_toolbox(name) for name in ("conservator", "classical", "rl-restore")))
 
 
 def _from_file(name: str) -> Iterable[Tool]:

@@ -125,13 +125,11 @@ def _name_of(path: Path) -> str:
 
 
 def _free_name(name: str, folder: Path) -> str:
-    from conservator.tools.catalog import make_toolbox
-    from conservator.tools.rl_restore import rl_restore_specs
+    from conservator.tools.catalog import shipped_names
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConservatorError(f"a tool cannot be called {name!r}; use small letters, digits and _, a letter first")
-    shipped = {*make_toolbox("classical"), *(spec.name for spec in rl_restore_specs())}
-    if name in shipped or (folder / f"{name}.json").exists():
+    if name in shipped_names() or (folder / f"{name}.json").exists():
         raise ConservatorError(f"there is a tool {name} already; choose another with --name")
     return name
 

@@ -17,6 +17,10 @@ _SMALLEST_IMAGE = 32  # smaller images are padded: filters and wavelets need som
 _SMALLEST_TILE = 64
 
 
+_NO_MEMORY = ("not enough memory", "can't allocate memory")
+"""Of torch's allocator, on Windows and on Linux."""
+
+
 def run_tiled(
     restore: Callable[[Image], Image],
     image: Image,
@@ -45,7 +49,7 @@ def run_tiled(
                 result = _restore_tiles(restore, image, multiple_of, scale, side, overlap, step)
             return result.clamp_(0, 1)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             largest = max(height, width) if tile is None else min(tile, max(height, width))
             if tile is None or largest // 2 < max(_SMALLEST_TILE, 2 * overlap):
@@ -55,8 +59,11 @@ def run_tiled(
             tile = largest // 2
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice; torch's for a CPU tell it by their text alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def _restore_padded(restore: Callable[[Image], Image], image: Image, multiple_of: int, scale: int) -> Image:

@@ -43,6 +43,12 @@ def user_tool_dir() -> Path:
     return base / "conservator" / "tools"
 
 
+def added_as(name: str) -> str | None:
+    """How the user came to a tool of this name, "expert" or "spandrel"; None where there is none."""
+    path = user_tool_dir() / f"{name}.json"
+    return next((kind for kind in ("expert", "spandrel") if path in dict(_records(kind))), None)
+
+
 def user_tools() -> tuple[Tool, ...]:
     """The checkpoints that the user added, and the experts they trained.
 

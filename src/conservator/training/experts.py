@@ -15,9 +15,10 @@ from torch import Tensor
 from conservator.degradations import Kind, parse_recipe
 from conservator.errors import ConservatorError, name_not_found
 from conservator.networks import make_network
-from conservator.tools.catalog import make_toolbox
+from conservator.tools.catalog import shipped_names
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import WeightsFile, sha256, write_tool
+from conservator.tools.user import added_as
 from conservator.training.courses import CLEAN_SHARE, COURSES, Course
 from conservator.training.crops import Damage, Lesson, Photos, training_data
 from conservator.training.tools import NO_LIMIT, Budget, Trained, train_expert
@@ -127,10 +128,12 @@ def _course(order: Order) -> Course:
         return COURSES[order.name]
     if order.name in COURSES:
         raise ConservatorError(f"{order.name} is an expert that ships; choose another name for your own")
-    if order.name in make_toolbox("classical") or not re.fullmatch(r"[a-z][a-z0-9_]*", order.name):
+    if order.name in shipped_names() or not re.fullmatch(r"[a-z][a-z0-9_]*", order.name):
         raise ConservatorError(
             f"an expert cannot be called {order.name!r}; use a new name of small letters, digits and _"
         )
+    if added_as(order.name) not in (None, "expert"):
+        raise ConservatorError(f"there is a tool {order.name} of yours already; choose another name")
     if not order.removes:
         raise ConservatorError(f"say what {order.name} removes, one kind at least: {', '.join(Kind)}")
     return Course(_from_text(order.damage), start="denoise_medium")
