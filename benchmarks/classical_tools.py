@@ -1,7 +1,8 @@
 """Gain, restraint and speed of each classical tool on its damage.
 
-Prints, for each tool and each damage of its kinds, the mean PSNR gain in dB and the worst; then PSNR of its result to
-the input on the undamaged photos, which should be high, and seconds per megapixel on one thread.
+Prints, for each tool and each damage of its kinds, the mean PSNR gain in dB and the worst (of tools that enlarge,
+PSNR itself); then PSNR of its result to the input on the undamaged photos, which should be high, and seconds per
+megapixel on one thread.
 """
 
 from __future__ import annotations

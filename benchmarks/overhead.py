@@ -15,7 +15,8 @@ from skimage import data
 
 from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.image import Image, to_image
-from conservator.perception import Look, Percept, StatisticalPerception, study
+from conservator.perception import StatisticalPerception, study
+from conservator.perception.perception import Blind
 from conservator.policies import FixedOrder, PolicyContext, make_policy
 from conservator.pool import LocalPool, MemoPool
 from conservator.session import Session, run
@@ -29,16 +30,6 @@ class Nothing(Tool):
 
     def restore(self, image: Image) -> Image:
         return image
-
-
-class Blind:
-    """Sees nothing, at no cost."""
-
-    def perceive(self, image: Image) -> Percept:
-        return Percept()
-
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
-        return 0.0
 
 
 def seconds(work: Callable[[], object], runs: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from PIL import Image as PillowImage
 from skimage import data
 from test_cli import conservator
 
+from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
-from conservator.evaluation.cases import make_cases
+from conservator.evaluation.cases import Case, make_cases, photos_in
 from conservator.evaluation.evaluate import evaluate
-from conservator.evaluation.rows import Row, Settings, read_rows
+from conservator.evaluation.rows import Row, Settings, claim, fingerprint, read_rows
 from conservator.evaluation.tables import interval, share_of, summary
+from conservator.image import Image
 from conservator.perception import StatisticalPerception
+from conservator.resample import bicubic_resize
 from conservator.tools import make_toolbox
 
 
@@ -59,6 +63,56 @@ def test_pairs_must_be_as_many(tmp_path: Path) -> None:
         PillowImage.fromarray(data.coffee()[:64, :64]).save(tmp_path / path)
     with pytest.raises(ConservatorError, match=r"holds 2 photos and .* 1, expected as many"):
         make_cases("pairs", tmp_path, seed=0)
+
+
+def test_pairs_keep_their_partners_whatever_the_limit(tmp_path: Path) -> None:
+    for part, names in (("input", "ac"), ("target", "abc")):
+        (tmp_path / part).mkdir()
+        for name in names:
+            PillowImage.fromarray(data.coffee()[:64, :64]).save(tmp_path / part / f"{name}.png")
+    with pytest.raises(ConservatorError, match="2 photos"):
+        make_cases("pairs", tmp_path, 0, limit=2)
+    PillowImage.fromarray(data.coffee()[:64, :80]).save(tmp_path / "input" / "b.png")
+    first, second = make_cases("pairs", tmp_path, 0, limit=2)
+    assert first.make()[0].shape == (1, 3, 64, 64)
+    with pytest.raises(ConservatorError, match="80x64 and 64x64 pixels, expected a pair of one size"):
+        second.make()
+
+
+def test_other_photos_or_tools_are_another_run(folder: Path, tmp_path: Path) -> None:
+    toolbox = make_toolbox("classical")
+    photos = photos_in(folder)
+    first = fingerprint(photos, toolbox)
+    assert fingerprint(photos_in(folder), make_toolbox("classical")) == first
+    assert fingerprint(photos[1:], toolbox) != first
+    assert fingerprint(photos, toolbox.only("deblock")) != first
+    settings = Settings("mio", "photos", "classical", "statistics", 0, content=first)
+    claim(tmp_path / "settings.json", settings)
+    claim(tmp_path / "settings.json", settings)
+    with pytest.raises(ConservatorError, match="the photos or the tools are others now"):
+        claim(tmp_path / "settings.json", replace(settings, content="0"))
+
+
+@pytest.mark.parametrize("damage", ["", "noise:low"])
+def test_the_oracle_enlarges_what_was_reduced(damage: str, coffee: Image, tmp_path: Path) -> None:
+    clean = coffee[..., :256, :256]
+    small = bicubic_resize(clean, 0.5).clamp(0, 1)
+    damaged = degrade(small, parse_recipe(damage, 1)) if damage else small
+    case = Case("x", "low resolution", "coffee", lambda: (damaged, clean))
+    settings = Settings("mio", "photos", "conservator", "statistics", 0)
+    toolbox = make_toolbox("conservator").only("upscale_x2", "denoise_light")
+    (row,) = evaluate([case], ["oracle"], toolbox, StatisticalPerception(), settings, tmp_path)
+    assert "upscale_x2" in row.toolchain
+    assert row.gain > 0.2
+
+
+def test_a_metric_that_cannot_be_measured_is_none(tmp_path: Path) -> None:
+    tiny = torch.rand(1, 3, 8, 40)
+    case = Case("x", "clean", "tiny", lambda: (tiny, tiny))
+    settings = Settings("clean", "photos", "classical", "statistics", 0)
+    (row,) = evaluate([case], ["none"], make_toolbox("classical"), StatisticalPerception(), settings, tmp_path)
+    assert row.psnr == 100
+    assert math.isnan(row.ssim)
 
 
 def test_an_unknown_benchmark_and_an_empty_folder_get_a_sentence(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,25 @@ def test_photos_without_reference_are_all_shown_and_do_not_tell_whose_they_are(t
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert captions[-1 - len(made) :] == ["as it came", *"ABC"[: len(made)]]
     assert re.search(r"<details><summary>Whose they are</summary>A: .*predefined.*left as it came: none", page)
+
+
+def test_the_verdict_compares_what_all_have_finished(results: Path, tmp_path: Path) -> None:
+    cut = shutil.copytree(results, tmp_path / "cut")
+    lines = (cut / "results.csv").read_text().splitlines()
+    (cut / "results.csv").write_text("\n".join(lines[:-1]) + "\n")
+    assert "strategies on 2 damaged photos. Without" in save_bench_report(results).read_text()
+    assert "strategies on 1 damaged photos (1 that not all have finished left out). Without" in (
+        save_bench_report(cut).read_text()
+    )
+
+
+def test_nothing_is_gained_where_nothing_is_wrong(folder: Path, tmp_path: Path) -> None:
+    settings = Settings("clean", folder.name, "classical", "statistics", 0)
+    toolbox = make_toolbox("classical").only("deblock")
+    evaluate(make_cases("clean", folder, 0), ["none"], toolbox, StatisticalPerception(), settings, tmp_path)
+    page = save_bench_report(tmp_path).read_text()
+    assert "on 1 clean photos." in page
+    assert "gains most" not in page
 
 
 def test_best_ranks_first_and_the_ranks_are_shares(results: Path) -> None:

@@ -12,6 +12,7 @@ from conftest import BoxBlur, Gamma
 
 from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.errors import ConservatorError, ToolFailedError
+from conservator.evaluation import enumerate as enumerate_module
 from conservator.evaluation.enumerate import AnyUpTo, EachKindOnce, Enumeration, enumerate_toolchains
 from conservator.image import Image
 from conservator.metrics import make_metric
@@ -120,14 +121,22 @@ def test_a_metric_without_a_reference_is_refused(coffee: Image) -> None:
         enumerate_toolchains(coffee, coffee, AnyUpTo(("gamma",), 1), pool, metrics=("piqe",))
 
 
-def test_equal_pictures_are_scored_once(coffee: Image) -> None:
+def test_equal_pictures_are_scored_once(coffee: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     class Nothing(Tool):
         spec = ToolSpec("nothing", frozenset({NOISE}), "Does nothing.", "none", "Apache-2.0")
 
         def restore(self, image: Image) -> Image:
             return image
 
+    scored: list[Image] = []
+
+    def counting(image: Image, *others: object) -> tuple[float, ...]:
+        scored.append(image)
+        return (0.0,)
+
+    monkeypatch.setattr(enumerate_module, "_scores", counting)
     image = coffee[..., :64, :64].contiguous()
     with LocalPool(Toolbox(Nothing())) as pool:
-        found = enumerate_toolchains(image, torch.rand_like(image), AnyUpTo(("nothing",), 3), pool)
-    assert len({tuple(row) for row in found.scores.tolist()}) == 1
+        found = enumerate_toolchains(image, torch.rand_like(image), AnyUpTo(("nothing",), 3), pool, metrics=("psnr",))
+    assert len(found.toolchains) == 4
+    assert len(scored) == 1

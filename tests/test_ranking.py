@@ -202,12 +202,15 @@ def test_chance_reaches_every_order_and_every_tool() -> None:
 
 
 def test_what_cannot_be_compared_gets_a_sentence(coffee: Image) -> None:
-    cases = [Case("real", "real", "x", lambda: (coffee, None))]
-    check_names(["none", "random_order:rules", "random_tools:oracle", "random_both"], cases, TOOLBOX, False)
+    cases = [Case("real", "real", "x", lambda: (coffee, None), referenced=False)]
+    check_names(["none", "random_order:rules", "random_tools:greedy", "random_both"], cases, TOOLBOX, False)
     for names, ranked, told in (
         (["random_order"], False, "random_order:greedy"),
         (["generalist"], False, "no tool 'generalist'"),
         (["best"], False, "--rank"),
+        (["none", "oracle"], False, "there are none"),
+        (["random_tools:oracle"], False, "there are none"),
+        (["chat"], False, "endpoint"),
         (["none"], True, "nobody knows"),
     ):
         with pytest.raises(ConservatorError, match=told):

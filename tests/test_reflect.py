@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,6 +127,15 @@ def test_it_never_ends_on_a_treatment_that_it_did_not_look_at(max_steps: int, no
             4: [Apply("faint"), Rollback(0), Apply("half"), Stop()],
         }[max_steps]
     )
+
+
+def test_a_step_for_what_no_order_has_is_no_obstacle(noisy: Image, pool: Pool) -> None:
+    reflect = make_policy("reflect", PolicyContext(pool, EYE))
+    first, *others = TOOLBOX.specs
+    session = Session(noisy, TOOLBOX, pool, EYE)
+    session.step(Decision(Apply(first.name)))
+    observation = replace(session.observe(), tools=(replace(first, removes=frozenset({Kind.SNOW})), *others))
+    assert reflect.act(observation).action is not None
 
 
 def test_what_others_did_is_taken_into_account(noisy: Image, pool: Pool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -104,18 +106,20 @@ def bench_rollback(
     """
     import torch
 
-    from conservator.evaluation.cases import mio
+    from conservator.evaluation.cases import mio, photos_in
     from conservator.evaluation.rollback import METRICS, measure_repairs, summary
-    from conservator.evaluation.rows import Settings
+    from conservator.evaluation.rows import Settings, fingerprint
     from conservator.files import write_text
     from conservator.perception import NetworkPerception, StatisticalPerception
     from conservator.tools import make_toolbox
 
     torch.set_num_threads(threads)
-    settings = Settings("rollback", photos.name, toolbox, eye, seed, limit, metrics=METRICS)
+    tools = make_toolbox(toolbox)
+    content = fingerprint(photos_in(photos, limit), tools)
+    settings = Settings("rollback", photos.name, toolbox, eye, seed, limit, metrics=METRICS, content=content)
     perception = NetworkPerception() if eye == "network" else StatisticalPerception()
     cases, names = list(mio(photos, seed, limit)), policies.split(",")
-    rows = measure_repairs(cases, names, make_toolbox(toolbox), perception, settings, output, typer.echo)
+    rows = measure_repairs(cases, names, tools, perception, settings, output, typer.echo)
     command = f"conservator bench rollback --photos {photos.name} --policies {policies} --toolbox {toolbox} --eye {eye}"
     command += f" --seed {seed} --output out/rollback" + (f" --limit {limit}" if limit else "")
     lines = ["# rollback", "", f"`{command}`", "", *summary(rows, len(cases))]
@@ -193,7 +197,8 @@ class Telling:
         """Print what a policy made of a case."""
         if row is not None:
             rank = f", rank {row.rank:.0%}" if row.toolchains else ""
-            treated = f"{row.gain:+.2f} dB {row.toolchain or 'untouched'}{rank} ({row.seconds:.1f} s)"
+            gain = "" if math.isnan(row.gain) else f"{row.gain:+.2f} dB "
+            treated = f"{gain}{row.toolchain or 'untouched'}{rank} ({row.seconds:.1f} s)"
             typer.echo(f"{done}/{total} {row.combination} {row.photo} {row.policy}: {treated}")
 
     def enumeration(self, case: str, done: int, total: int, left: float) -> None:
@@ -206,13 +211,17 @@ class Telling:
 def _run(settings: Settings, photos: Path, output: Path, policies: str) -> None:
     """Measure policies, telling each result as it comes, then the tables."""
     from conservator.apps.bench_report import write_summary
-    from conservator.evaluation.cases import make_cases
+    from conservator.evaluation.cases import make_cases, photos_in
     from conservator.evaluation.evaluate import evaluate
+    from conservator.evaluation.rows import fingerprint
     from conservator.perception import NetworkPerception, StatisticalPerception
     from conservator.tools import make_toolbox
 
     eye = NetworkPerception() if settings.eye == "network" else StatisticalPerception()
     cases = make_cases(settings.benchmark, photos, settings.seed, settings.limit)
     told, toolbox = Telling(), make_toolbox(settings.toolbox)
+    # of pairs all, since both of each must stay as they are
+    limit = None if settings.benchmark == "pairs" else settings.limit
+    settings = replace(settings, content=fingerprint(photos_in(photos, limit), toolbox))
     evaluate(cases, policies.split(","), toolbox, eye, settings, output, told.result, told.enumeration)
     typer.echo("\n".join(write_summary(output)))

@@ -87,8 +87,8 @@ def _notes(settings: Settings, versions: dict[str, str]) -> list[str]:
     notes = [
         f"Seed {settings.seed}, eye: {settings.eye}, toolbox: {settings.toolbox}; {made}.",
         "Gains are PSNR (RGB) in dB over the untouched input, with the 95 % bootstrap interval of the mean over cases.",
-        "An oracle knows the undamaged photo. `oracle` is rewarded with PSNR on the study, so its PSNR is a bound to "
-        "compare with, not a result.",
+        "An oracle knows the undamaged photo. `oracle` takes at every step what gains most PSNR on the study: "
+        "something to compare with, not a result, and no bound, for a plan that looks ahead may gain more.",
     ]
     if settings.rank:
         notes.append(
@@ -100,9 +100,15 @@ def _notes(settings: Settings, versions: dict[str, str]) -> list[str]:
 
 
 def _verdict(rows: list[Row]) -> str:
-    cases = len({row.case for row in rows})
-    text = f"{len(policies_of(rows))} policies and strategies on {cases} damaged photos."
-    known = {policy: _known(gains(row for row in rows if row.policy == policy)) for policy in policies_of(rows)}
+    policies, clean = policies_of(rows), all(row.group == "clean" for row in rows)
+    by_policy = {policy: {row.case: row for row in rows if row.policy == policy} for policy in policies}
+    common = set.intersection(*(set(cases) for cases in by_policy.values()))
+    missing = len({row.case for row in rows}) - len(common)
+    text = f"{len(policies)} policies and strategies on {len(common)} {'clean' if clean else 'damaged'} photos"
+    text += f" ({missing} that not all have finished left out)." if missing else "."
+    if clean or not common:
+        return text
+    known = {p: _known(gains(cases[name] for name in sorted(common))) for p, cases in by_policy.items()}
     fair = {
         p: values for p, values in known.items() if p not in ("oracle", "best") and not is_derived(p) and len(values)
     }

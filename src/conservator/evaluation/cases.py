@@ -1,4 +1,4 @@
-"""The cases of a benchmark: which pictures are damaged how. Seed, combination and photo fix every pixel."""
+"""The cases of a benchmark: which pictures are damaged how. Seed, combination and a photo's place fix every pixel."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Case:
     """The damaged image, and the undamaged one where there is one."""
     kinds: frozenset[Kind] | None = None
     """What is wrong with it; None where nobody knows."""
+    referenced: bool = True
+    """Whether there is an undamaged image."""
 
     @property
     def name(self) -> str:
@@ -100,10 +102,10 @@ def pairs(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """
     damaged = _subfolder(folder, ("input", "noisy", "hazy", "damaged"))
     undamaged = _subfolder(folder, ("target", "GT", "label", "clean"))
-    inputs, targets = _named(damaged, limit), photos_in(undamaged, limit)
+    inputs, targets = _named(damaged, None), photos_in(undamaged)
     if len(inputs) != len(targets):
         raise ConservatorError(f"{damaged} holds {len(inputs)} photos and {undamaged} {len(targets)}, expected as many")
-    for (name, path), target in zip(inputs.items(), targets, strict=True):
+    for (name, path), target in list(zip(inputs.items(), targets, strict=True))[:limit]:
         yield Case("pairs", folder.name, name, _both(path, target))
 
 
@@ -115,13 +117,20 @@ def _subfolder(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _both(damaged: Path, undamaged: Path) -> Callable[[], tuple[Image, Image | None]]:
-    return lambda: (load_photo(damaged).image, load_photo(undamaged).image)
+    def make() -> tuple[Image, Image | None]:
+        pair = load_photo(damaged).image, load_photo(undamaged).image
+        if pair[0].shape != pair[1].shape:
+            sizes = " and ".join(f"{image.shape[-1]}x{image.shape[-2]}" for image in pair)
+            raise ConservatorError(f"{damaged} and {undamaged} have {sizes} pixels, expected a pair of one size")
+        return pair
+
+    return make
 
 
 def real(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """Photos that were really damaged, without a reference."""
     for name, path in _named(folder, limit).items():
-        yield Case("real", folder.name, name, _alone(path))
+        yield Case("real", folder.name, name, _alone(path), referenced=False)
 
 
 def _alone(path: Path) -> Callable[[], tuple[Image, Image | None]]:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import Enumeration
-from conservator.evaluation.ranking import Ranking, study_of_reference
+from conservator.evaluation.ranking import Ranking, study_and_reference
 from conservator.evaluation.rows import Row, Settings, Table, claim, read_rows
 from conservator.evaluation.strategies import check_names, derive, eye_for, is_derived
 from conservator.image import Image
@@ -67,9 +68,10 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     claim(output / "settings.json", settings)
     rows = read_rows(output / "results.csv", Row)
-    done = {(row.case, row.policy) for row in rows}
-    total = len(cases) * len(policies)
-    progress(len(rows), total, None)
+    asked = {(case.name, policy) for case in cases for policy in policies}
+    done = {(row.case, row.policy) for row in rows} & asked
+    finished, total = len(done), len(asked)
+    progress(finished, total, None)
     with LocalPool(toolbox, max_batch=1) as pool, Table(output / "results.csv", Row) as table:
         ranking = None
         if settings.rank is not None:
@@ -84,7 +86,8 @@ def evaluate(
                 row = trial.run(policy)
                 rows.append(row)
                 table.append(row)
-                progress(len(rows), total, row)
+                finished += 1
+                progress(finished, total, row)
     return rows
 
 
@@ -150,7 +153,10 @@ class _Trial:
 
     def _context(self, name: str, pool: Pool) -> PolicyContext:
         upscale = self.clean is not None and self.clean.shape != self.damaged.shape
-        reference = study_of_reference(self.damaged, self._reference()) if name == "oracle" else None
+        reference = None
+        if name == "oracle":
+            picture, reference = study_and_reference(self.damaged, self._reference())
+            upscale = upscale and picture.shape == self.damaged.shape  # else it could not tell what that gains
         return PolicyContext(pool, self.perception, seed=self.settings.seed, upscale=upscale, reference=reference)
 
     def _reference(self) -> Image:
@@ -189,4 +195,4 @@ def _score(name: str, image: Image, clean: Image) -> float:
     assert isinstance(metric, FullReference)
     if image.shape != clean.shape:
         image = bicubic_to(image, *clean.shape[-2:])
-    return min(100.0, metric.score(image, clean))
+    return float(np.minimum(metric.score(image, clean), 100.0))  # which keeps NaN

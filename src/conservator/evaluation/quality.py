@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from conservator.degradations import Kind, degrade, mio_recipe
 from conservator.errors import ConservatorError, ToolFailedError
@@ -35,7 +36,7 @@ class Judged:
 
 def _mean(score: Callable[[Image, Image], float], image: Image, reference: Image) -> float:
     pairs = zip(image.split(1), reference.split(1), strict=True)
-    return float(np.mean([min(100.0, score(*pair)) for pair in pairs]))
+    return float(np.mean([np.minimum(score(*pair), 100.0) for pair in pairs]))
 
 
 def balanced(psnrs: Sequence[float], ssims: Sequence[float]) -> NDArray[np.float64]:
@@ -117,15 +118,19 @@ def _pairs(found: Sequence[Judged], name: str, apart: float) -> float:
     right = []
     for x in found:
         a, b = np.triu_indices(len(x.truth), 1)
-        far = np.abs(x.truth[a] - x.truth[b]) > apart
-        said = x.said[name]
-        right.extend(((said[a] > said[b]) == (x.truth[a] > x.truth[b]))[far])
+        said = x.said[name][a] - x.said[name][b]
+        far = (np.abs(x.truth[a] - x.truth[b]) > apart) & ~np.isnan(said)
+        agreed = np.sign(said) * np.sign(x.truth[a] - x.truth[b])
+        right.extend((0.5 + agreed[far] / 2).tolist())  # who says the same of both is right by half
     return float(np.mean(right)) if right else float("nan")
 
 
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    ranks = np.stack([np.argsort(np.argsort(x)) for x in (a, b)]).astype(float)
-    return float(np.corrcoef(ranks)[0, 1])
+    """Correlation of ranks, ties sharing theirs; 0 for a judge who says the same of all, NaN left out."""
+    known = ~(np.isnan(a) | np.isnan(b))
+    if known.sum() < 2 or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
+        return 0.0
+    return float(spearmanr(a[known], b[known]).statistic)
 
 
 def bench_quality(

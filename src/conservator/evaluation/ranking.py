@@ -28,6 +28,15 @@ def study_of_reference(damaged: Image, clean: Image) -> Image:
     return study(bicubic_to(clean, *damaged.shape[-2:]), like=damaged)
 
 
+def study_and_reference(damaged: Image, clean: Image) -> tuple[Image, Image]:
+    """The study, and its reference; a small photo is its own study, and keeps a reference of the full size.
+
+    So what enlarging it gains can be seen. In the study of a larger photo an enlargement cannot be judged.
+    """
+    picture = study(damaged)
+    return picture, clean if picture.shape == damaged.shape else study_of_reference(damaged, clean)
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Ranks toolchains on the study of a case, so that the cost does not grow with the photo."""
@@ -49,7 +58,7 @@ class Ranking:
         Raises ConservatorError for a case whose damages nobody knows.
         """
         space = self._space(case)
-        picture, reference = self._pictures(damaged, clean)
+        picture, reference = study_and_reference(damaged, clean)
         total, start, first = len(toolchains_of(space)), time.perf_counter(), [0]
 
         def tell(done: int) -> None:
@@ -76,7 +85,7 @@ class Ranking:
         values, _ = found.objective(self.objective)
         if toolchain in found.toolchains:
             return found.percentile(toolchain, values)
-        picture, reference = self._pictures(damaged, clean)
+        picture, reference = study_and_reference(damaged, clean)
         try:
             for tool in toolchain:
                 picture = self.pool.submit(tool, picture).result()
@@ -90,12 +99,6 @@ class Ranking:
             raise ConservatorError(f"{case.name} cannot be ranked: nobody knows which damages it has")
         specs = [spec for spec in self.toolbox.specs if is_specialist(spec)]
         return EachKindOnce.of(specs, case.kinds)
-
-    def _pictures(self, damaged: Image, clean: Image) -> tuple[Image, Image]:
-        """The study, and its reference; a small photo is its own study, and keeps a reference of the full size."""
-        picture = study(damaged)
-        whole = picture.shape == damaged.shape
-        return picture, clean if whole else study_of_reference(damaged, clean)
 
 
 def file_name(case: str) -> str:

@@ -116,7 +116,7 @@ def measure_entry(
 ) -> tuple[list[Row], list[Row]]:
     """Rows of an entry's agents, chance, its best single tool and its oracle; and the oracle's alone.
 
-    The best single tool is the one that gains most over all levels but the clean one.
+    The best single tool is that of each level, which a user could not know.
     """
     rows, oracles, firsts = [], [], {}
     for patches in levels:

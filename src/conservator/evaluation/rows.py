@@ -6,11 +6,12 @@ A benchmark that measures something else has rows of its own, a dataclass of str
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,10 @@ import torch
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.journal import whole_lines
-from conservator.files import write_text
+from conservator.files import sha256, write_text
+from conservator.tools.tool import Toolbox
+from conservator.tools.user import user_tool_dir
+from conservator.weights import manifest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -99,6 +103,21 @@ class Settings:
     """The objective by which toolchains are ranked; None where they are not."""
     metrics: tuple[str, ...] = FULL_REFERENCE
     """The full-reference metrics that are measured: all that are at hand."""
+    content: str = ""
+    """What ``fingerprint`` says of photos and tools: names alone do not tell whether they are the same."""
+
+
+def fingerprint(photos: Sequence[Path], toolbox: Toolbox) -> str:
+    """A hash of the photos, in their order, and of the tools with their weights."""
+    found = hashlib.sha256()
+    for photo in photos:
+        found.update(f"{photo.name} {sha256(photo)}\n".encode("utf-8", "backslashreplace"))
+    for spec in toolbox.specs:
+        found.update(f"{spec.name} {sorted(spec.removes)} {sorted(spec.severities)} {spec.source}\n".encode())
+    shipped = [str(entry["sha256"]) for _, entry in sorted(manifest().items())]
+    own = [path.read_text("utf-8") for path in sorted(user_tool_dir().glob("*.json")) if path.stem in toolbox]
+    found.update("\n".join([*shipped, *own]).encode())
+    return found.hexdigest()[:16]
 
 
 def claim(path: Path, settings: Settings) -> None:
@@ -109,11 +128,15 @@ def claim(path: Path, settings: Settings) -> None:
         was = _settings(path)
         other = sorted(key for key in now if was.get(key) != now[key])
         if other:
-            told = "; ".join(f"{key} {was.get(key)}, now {now[key]}" for key in other)
+            told = "; ".join(_told(key, was.get(key), now[key]) for key in other)
             raise ConservatorError(f"{path.parent} holds results of other settings ({told}); use another folder")
     else:
         now["started"] = time.strftime("%Y-%m-%d")
         write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def _told(key: str, was: object, now: object) -> str:
+    return "the photos or the tools are others now" if key == "content" else f"{key} {was}, now {now}"
 
 
 def read_settings(folder: Path) -> tuple[Settings, dict[str, str]]:

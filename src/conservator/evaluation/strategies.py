@@ -73,6 +73,11 @@ def check_names(names: Sequence[str], cases: Sequence[Case], toolbox: Toolbox, r
     """Raise before any work for what cannot be compared: NameNotFoundError or ConservatorError with a sentence."""
     for name in names:
         kind, colon, inner = name.partition(":")
+        asked = inner if kind in DERIVED else name
+        if asked == "oracle" and not all(case.referenced for case in cases):
+            raise ConservatorError("the oracle compares with undamaged photos, and there are none; leave it out")
+        if asked == "chat":
+            raise ConservatorError("chat asks an endpoint, and a benchmark knows none; leave it out")
         if kind in DERIVED:
             if not colon:
                 raise ConservatorError(f"{kind} says nothing without a policy to derive it from; say {kind}:greedy")

@@ -94,7 +94,7 @@ def cost(rows: Sequence[Row], title: str) -> Grid:
 
 
 def scores(rows: Sequence[Row], title: str) -> Grid:
-    """One line per policy: every metric that was measured; better is up for the first five, down for those marked."""
+    """One line per policy: every metric that was measured; better is up, or down for those that are marked so."""
     names = ("psnr", "psnr_y", "ssim", "lpips", "dists", "st_lpips", "piqe", "sharpness", "noise")
     down = {"lpips", "dists", "st_lpips", "piqe", "noise"}
     columns = [(name + (" ↓" if name in down else ""), _mean(name, ".4f")) for name in names]

@@ -25,7 +25,7 @@ from conservator.degradations import (
 from conservator.errors import ConservatorError, ToolFailedError
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr, psnr_y, ssim
-from conservator.photo import load_photo
+from conservator.photo import PHOTO_SUFFIXES, load_photo
 from conservator.resample import bicubic_to
 from conservator.tools.tool import Tool, Toolbox
 
@@ -103,7 +103,7 @@ def _pairs(name: str, damaged: str, clean: str) -> Pairs:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ConservatorError(f"{folder} is not there; give the folder that holds CBSD68, CID22_val and the others")
-    return sorted(path for path in folder.iterdir() if path.suffix in {".webp", ".png", ".jpg"})
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
 
 
 def _noise(sigma: float) -> Callable[[np.random.Generator], Recipe]:
@@ -146,7 +146,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
 def score(tool: Tool, protocol: Protocol, data: Path) -> Score:
     """Run one tool over one protocol. An image on which it fails is counted, and is in no mean.
 
-    Raises ConservatorError where the folder of the protocol is missing or empty.
+    Where it fails on all, the means are NaN. Raises ConservatorError where the folder is missing or empty.
     """
     rows, seconds, pixels, failures = [], 0.0, 0, 0
     measure = psnr_y if protocol.channel == "Y" else psnr
@@ -164,8 +164,10 @@ def score(tool: Tool, protocol: Protocol, data: Path) -> Score:
             before = bicubic_to(damaged, *clean.shape[-2:]).clamp(0, 1)
         before, after, target = (_cut(x, protocol.border) for x in (before, restored, clean))
         rows.append((measure(before, target), measure(after, target), ssim(after, target)))
+    if not rows and not failures:
+        raise ConservatorError(f"{protocol.name}: there are no images in {data}")
     if not rows:
-        raise ConservatorError(f"{protocol.name}: {tool.spec.name} has no image to show, {failures} failed")
+        return Score(protocol.name, tool.spec.name, 0, *(math.nan,) * 5, failures=failures)
     values = np.minimum(np.array(rows), 60.0)  # a picture that is exactly right has no finite PSNR
     least = float((values[:, 1] - values[:, 0]).min())
     means = values.mean(0)
@@ -214,8 +216,9 @@ def markdown(scores: list[Score], sizes: Mapping[str, tuple[float, float]]) -> l
     lines = []
     for name in dict.fromkeys(s.protocol for s in scores):
         rows = [s for s in scores if s.protocol == name]
+        most = max(rows, key=lambda s: s.images)  # a tool may have failed on some
         lines += [
-            f"### {name}: {rows[0].images} images, input {rows[0].psnr_in:.2f} dB",
+            f"### {name}: {most.images} images, input {most.psnr_in:.2f} dB",
             "",
             "| tool | PSNR out | gain | worst image | SSIM | ms/MP |",
             "|---|---|---|---|---|---|",

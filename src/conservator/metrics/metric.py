@@ -13,7 +13,7 @@ class FullReference:
     """A metric that compares an image (1, 3, H, W) with its clean reference of the same shape."""
 
     name: str
-    """As pyiqa spells it."""
+    """As tables name it: psnr_y is PSNR of the luma."""
     higher_is_better: bool
     score: Callable[[Image, Image], float]
     """(image, reference) -> score; NaN when it cannot be computed, never 0."""

@@ -123,7 +123,9 @@ class Reflect:
 
 def _reflected(step: Step, treats: frozenset[Kind], standing: _Standing) -> _Standing:
     """The standing after a treatment: its subtask is closed, and its picture is the base, if the damage is low now."""
-    kind = next(kind for kind in (*standing.schedule, *EXPERT_ORDER) if kind in treats)
+    kind = next((kind for kind in (*standing.schedule, *EXPERT_ORDER) if kind in treats), None)
+    if kind is None:
+        return standing  # a step that somebody else took, with a tool for what no expert's order has
     if step.error is None and _severity(step, kind) <= _ENOUGH:
         return standing.without(kind, step)
     return standing

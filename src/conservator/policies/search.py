@@ -16,6 +16,7 @@ from conservator.errors import ToolFailedError
 from conservator.image import Image
 from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.pool.pool import Pool
+from conservator.resample import bicubic_to
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
 from conservator.tools.tool import ToolSpec, is_specialist
@@ -87,7 +88,10 @@ class ReferenceJudge:
     """Judges a treatment by the PSNR gained to a reference: the judge of an oracle, never of a policy that ships."""
 
     def __init__(self, reference: Image) -> None:
-        """``reference``: the study (or image) of the undamaged photo, at the places of the damaged one."""
+        """``reference``: the study (or image) of the undamaged photo, at the places of the damaged one.
+
+        Of a small photo it may be larger, as the photo was before it was reduced: then enlarging can gain.
+        """
         self._reference = reference
 
     def __call__(self, before: State, tool: ToolSpec, image: Image, percept: Percept) -> float:
@@ -96,7 +100,7 @@ class ReferenceJudge:
 
     def _psnr(self, image: Image) -> float:
         if image.shape != self._reference.shape:
-            image = F.interpolate(image, self._reference.shape[-2:], mode="bicubic").clamp(0, 1)
+            image = bicubic_to(image, *self._reference.shape[-2:]).clamp(0, 1)
         return -10 * math.log10(max(1e-10, float((image - self._reference).pow(2).mean())))
 
 
