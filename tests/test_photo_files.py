@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 from skimage import data
 
@@ -192,6 +192,13 @@ def test_captions_and_comments_stay_with_a_jpeg(tmp_path: Path) -> None:
     assert load_photo(tmp_path / "b.jpg").own == photo.own
     notes = save_photo(photo, tmp_path / "b.png")
     assert any("captions and comments: they were dropped" in note for note in notes)
+
+
+def test_captions_that_a_tiff_loses_are_told(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[33723] = b"\x1c\x02\x78\x00\x07Wedding"
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(tmp_path / "a.tif", tiffinfo=tags)
+    assert any("IPTC captions were dropped" in note for note in load_photo(tmp_path / "a.tif").notes)
 
 
 def test_texts_stay_with_a_png(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def _decode_tiff(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
     deep = tags.bits > 8
     if deep and (tags.kind not in ("unsigned", "float") or (tags.kind == "unsigned" and tags.bits > 16)):
         raise PhotoError(f"it holds {tags.bits}-bit {tags.kind} numbers, expected 8 or 16 bits, or values from 0 to 1")
+    if tags.captions:
+        notes.append("its IPTC captions were dropped: a TIFF keeps them only where it is left untouched")
     frames = 1
     if deep and tags.plain:
         pixels, frames = decode_tiff(file, max_pixels, notes)

@@ -23,6 +23,7 @@ _X_RESOLUTION, _Y_RESOLUTION, _PLANAR, _RESOLUTION_UNIT, _PREDICTOR = 282, 283, 
 _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 338, 339, 700, 34675
 
 _DEFLATE, _HORIZONTAL = 8, 2
+_IPTC, _PHOTOSHOP = 33723, 34377
 _STRIP_SIZE = 1 << 20  # bytes before compression
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it has to say about a file ends up in PhotoError
@@ -71,6 +72,11 @@ class TiffTagsOfPhoto:
     @property
     def xmp(self) -> bytes | None:
         return _bytes(self._tags.get(_XMP))
+
+    @property
+    def captions(self) -> bool:
+        """Whether there are captions that cannot be carried over: IPTC, or Photoshop's resources, which may hold it."""
+        return _IPTC in self._tags or _PHOTOSHOP in self._tags
 
     @property
     def exif(self) -> bytes | None:
