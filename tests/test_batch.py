@@ -93,6 +93,28 @@ def test_a_refusal_does_not_hide_what_was_done(album: Path, tmp_path: Path) -> N
     assert tasks[0].report.is_file()
 
 
+def test_limits_are_no_reason_to_treat_again(album: Path, tmp_path: Path) -> None:
+    tasks, manifest = find_tasks([album / "sub", album / "noisy.jpg"], tmp_path / "out"), Manifest(tmp_path / MANIFEST)
+    first = restorer()
+    assert run_batch(tasks, first, manifest, fits=first.fits).count("failed") == 1
+    lenient = restorer(allow_truncated=True, max_pixels=10**8)
+    summary = run_batch(tasks, lenient, manifest, resume=True, fits=lenient.fits)
+    assert (summary.count("skipped"), summary.count("failed")) == (2, 0)
+    (broken,) = (task for task in tasks if task.source.name == "broken.jpg")
+    with PillowImage.open(broken.target) as whole:  # never a copy of what is cut off
+        whole.load()
+
+
+def test_a_result_stays_ones_own_when_its_input_was_away(album: Path, tmp_path: Path) -> None:
+    tasks, manifest = find_tasks([album / "clean.png"], tmp_path / "out"), Manifest(tmp_path / MANIFEST)
+    assert run_batch(tasks, restorer(), manifest).exit_code == 0
+    photo = (album / "clean.png").read_bytes()
+    (album / "clean.png").write_bytes(photo[:500])
+    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 2
+    (album / "clean.png").write_bytes(photo)
+    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 0
+
+
 def test_a_result_without_its_record_is_made_again(
     album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,13 +151,14 @@ def test_the_record_of_another_result_is_not_replaced(album: Path, tmp_path: Pat
 def test_what_is_left_untouched_keeps_every_byte(album: Path, tmp_path: Path) -> None:
     pages = [PillowImage.fromarray(np.full((64, 64, 3), 40 * i, np.uint8)) for i in range(1, 4)]
     pages[0].save(album / "pages.tif", save_all=True, append_images=pages[1:])
+    pages[0].convert("CMYK").save(album / "cmyk.jpg")
     nothing = replace(restorer(), settings=Settings(policy="none", toolbox="classical"))
-    for name in ("noisy.jpg", "pages.tif"):
+    for name in ("noisy.jpg", "pages.tif", "cmyk.jpg"):
         task = Task(album / name, tmp_path / "out" / name)
         outcome = nothing(task, print, False)
         assert outcome.status == "untouched"
         assert task.target.read_bytes() == task.source.read_bytes()
-        assert any("byte for byte" in note for note in outcome.notes)
+        assert outcome.notes == ("the file was copied, byte for byte",)  # nothing had to change
         assert replay_record(task.record, None, None, False)[0]
     as_png = Task(album / "noisy.jpg", tmp_path / "out" / "other.png")
     assert nothing(as_png, print, False).status == "untouched"

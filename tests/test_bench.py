@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.cases import Case, make_cases, photos_in
 from conservator.evaluation.evaluate import evaluate
-from conservator.evaluation.rows import Row, Settings, claim, fingerprint, read_rows
+from conservator.evaluation.rows import Row, Settings, claim, fingerprint, read_rows, read_settings
 from conservator.evaluation.tables import interval, share_of, summary
 from conservator.image import Image
 from conservator.perception import StatisticalPerception
@@ -75,8 +76,10 @@ def test_pairs_keep_their_partners_whatever_the_limit(tmp_path: Path) -> None:
     PillowImage.fromarray(data.coffee()[:64, :80]).save(tmp_path / "input" / "b.png")
     first, second = make_cases("pairs", tmp_path, 0, limit=2)
     assert first.make()[0].shape == (1, 3, 64, 64)
-    with pytest.raises(ConservatorError, match="80x64 and 64x64 pixels, expected a pair of one size"):
+    with pytest.raises(ConservatorError, match="80x64 and 64x64 pixels, expected as many, or a multiple"):
         second.make()
+    PillowImage.fromarray(data.coffee()[:32, :32]).save(tmp_path / "input" / "b.png")
+    assert [image.shape[-1] for image in second.make() if image is not None] == [32, 64]
 
 
 def test_other_photos_or_tools_are_another_run(folder: Path, tmp_path: Path) -> None:
@@ -86,11 +89,22 @@ def test_other_photos_or_tools_are_another_run(folder: Path, tmp_path: Path) -> 
     assert fingerprint(photos_in(folder), make_toolbox("classical")) == first
     assert fingerprint(photos[1:], toolbox) != first
     assert fingerprint(photos, toolbox.only("deblock")) != first
+    weights, named = tmp_path / "tools.safetensors", f"classical+rl-restore:{tmp_path / 'tools.safetensors'}"
+    weights.write_bytes(b"trained")
+    before = fingerprint(photos, toolbox, named)
+    weights.write_bytes(b"trained again")
+    assert fingerprint(photos, toolbox, named) != before
     settings = Settings("mio", "photos", "classical", "statistics", 0, content=first)
     claim(tmp_path / "settings.json", settings)
     claim(tmp_path / "settings.json", settings)
     with pytest.raises(ConservatorError, match="the photos or the tools are others now"):
         claim(tmp_path / "settings.json", replace(settings, content="0"))
+    older = json.loads((tmp_path / "settings.json").read_text())
+    del older["content"]
+    (tmp_path / "settings.json").write_text(json.dumps(older))
+    assert read_settings(tmp_path)[0] == replace(settings, content="")
+    with pytest.raises(ConservatorError, match="is not recorded"):
+        claim(tmp_path / "settings.json", settings)
 
 
 @pytest.mark.parametrize("damage", ["", "noise:low"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from skimage import data
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.eye import Seen, bench_eye, reliability, summary
-from conservator.evaluation.quality import balanced, bench_quality
-from conservator.evaluation.tools import PROTOCOLS, bench_tools, fitting, score, size
+from conservator.evaluation.quality import Judged, balanced, bench_quality, table
+from conservator.evaluation.tools import PROTOCOLS, bench_tools, fitting, markdown, score, size
 from conservator.perception import NetworkPerception, StatisticalPerception
 from conservator.tools import Toolbox, make_toolbox
 
@@ -104,6 +105,31 @@ def test_the_eye_tells_the_better_state_more_often_than_chance(tmp_path: Path) -
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines[2:]}
     assert float(rows["eye, beside the input"][0].strip("%")) > 60
     assert set(rows) == {"eye, beside the input", "eye, alone", "piqe", "sharpness", "noise"}
+
+
+def test_a_judge_without_an_opinion_earns_nothing() -> None:
+    truth, same, none = np.array([0.0, 1.0, 2.0, 3.0]), np.zeros(4), np.full(4, np.nan)
+    found = Judged(truth, {"same": same, "none": none, "right": truth, "wrong": -truth})
+    lines = {line.split(" | ")[0].strip("| "): line for line in table([(found, False), (found, True)])[2:]}
+    shares = {name: line.split(" | ")[1:4] for name, line in lines.items()}
+    assert shares["same"] == ["50.0%", "50.0%", "0.00"]
+    assert shares["right"] == ["100.0%", "100.0%", "1.00"]
+    assert shares["wrong"] == ["0.0%", "0.0%", "-1.00"]
+    assert shares["none"] == ["nan%", "nan%", "nan"]
+
+
+def test_a_tool_that_fails_everywhere_is_last_and_stops_nothing(folder: Path) -> None:
+    class Broken(BoxBlur):
+        spec = dataclasses.replace(BoxBlur.spec, name="broken")
+
+        def restore(self, image):  # type: ignore[no-untyped-def]
+            return image[..., ::2]
+
+    rows = [score(tool, protocol("CBSD68 noise 25"), folder) for tool in (Broken(), BoxBlur())]
+    assert (rows[0].images, rows[0].failures) == (0, 1)
+    lines = markdown(rows, {})
+    assert lines[0].startswith("### CBSD68 noise 25: 1 images")
+    assert [line.split("|")[1].strip() for line in lines[4:6]] == [BoxBlur.spec.name, "broken (1 failed)"]
 
 
 def test_balanced_scores_are_in_deviations() -> None:

@@ -285,6 +285,18 @@ def test_a_stop_in_doubt_is_put_to_the_test(
         assert last.action == Stop()
 
 
+def test_a_trial_whose_tool_failed_is_not_taken_back(
+    model: VisionLanguageModel, noisy: Image, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eye = Verdict(0.0)
+    start = Step(0, None, None, noisy, eye.perceive(noisy))
+    tried = Step(1, 0, Decision(Apply("deblock")), noisy, start.percept, error="not enough memory")
+    monkeypatch.setattr(MllmPolicy, "reply", lambda *_: Replied(Decision(Stop(), reply="stop"), {Stop(): 1.0}))
+    for error, action in (("not enough memory", Stop()), (None, Rollback(0))):
+        observation = Observation(Trajectory((start, replace(tried, error=error))), toolbox.specs, 5)
+        assert MllmPolicy(model, eye).act(observation).action == action
+
+
 def test_a_small_photo_is_enlarged_last_where_that_is_wanted(model: VisionLanguageModel, coffee: Image) -> None:
     tools = make_toolbox("conservator").only("upscale_x2", "denoise_light")
     small = observed(tools, coffee[..., :100, :100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +95,13 @@ class Settings(_Model):
     chat: ChatOptions | None = None
     """Where the policy chat asked."""
 
+    def choices(self) -> dict[str, Any]:
+        """What a result depends on: all but the limits within which a photo is read and a model asked."""
+        found = self.model_dump(exclude={"max_pixels", "allow_truncated", "chat"})
+        limits = ("allow_upload", "max_calls", "timeout", "retries", "backoff")
+        asked = None if self.chat is None else {k: v for k, v in asdict(self.chat).items() if k not in limits}
+        return found | {"chat": asked}
+
 
 class Record(_Model):
     """The whole record; ``format_version`` changes when a reader would misread."""
@@ -126,7 +134,8 @@ def make_record(
 ) -> Record:
     """Document a restoration whose input came from ``source.path`` and whose result lies at ``output``.
 
-    ``input_sha256`` is that of the input when it was read: the result may have taken its place.
+    ``notes`` say what had to change on the way in and out; ``input_sha256`` is that of the input when it was read: the
+    result may have taken its place.
     """
     if source.path is None:
         raise ConservatorError("a record needs a photo that came from a file; load it with load_photo")
@@ -155,7 +164,7 @@ def make_record(
             for t in restored.treatments
         ],
         seconds={stage: round(seconds, 4) for stage, seconds in restored.seconds.items()},
-        notes=list(dict.fromkeys((*restored.photo.notes, *notes))),
+        notes=list(dict.fromkeys(notes)),
     )
 
 

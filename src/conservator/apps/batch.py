@@ -124,7 +124,7 @@ def _check_format(suffix: str | None, output: Path | None) -> None:
     formats = " ".join(sorted(PHOTO_SUFFIXES))
     if suffix is not None and suffix.lower() not in PHOTO_SUFFIXES:
         raise ConservatorError(f"photos cannot be written as {suffix}; take one of {formats}")
-    if output is not None and output.suffix.lower() in _UNWRITABLE:
+    if output is not None and output.suffix.lower() in _UNWRITABLE and not output.is_dir():
         raise ConservatorError(f"{output}: photos cannot be written as {output.suffix}; take one of {formats}")
     if output is not None and output.suffix.lower() not in PHOTO_SUFFIXES and output.exists() and not output.is_dir():
         raise ConservatorError(f"{output} is a file, expected a folder or the name of a photo; choose another --output")
@@ -223,7 +223,7 @@ class Restorer:
 
     def fits(self, task: Task, record: Record) -> bool:
         """Whether a finished result is what is asked for now."""
-        return record.settings == self.settings and (not self.report or task.report.is_file())
+        return record.settings.choices() == self.settings.choices() and (not self.report or task.report.is_file())
 
     def __call__(self, task: Task, progress: Callable[[str], None], overwrite: bool) -> Outcome:
         """Restore one file; what goes wrong with the photo becomes a failed outcome, never an exception."""
@@ -238,6 +238,8 @@ class Restorer:
             write = copy_photo if restored.untouched else save_photo
             notes = write(restored.photo, task.target, overwrite=overwrite)
             written = sha256(task.target)
+            if written != taken:  # what had to change on the way in did change
+                notes = (*restored.photo.notes, *notes)
             record = make_record(restored, photo, task.target, settings, self.toolbox, notes, taken)
             if self.report:
                 from conservator.apps.report import save_report
@@ -322,6 +324,8 @@ def run_batch(
         else:
             manifest.append(Outcome(str(task.source), str(task.target), "started", ""))
             outcome = restorer(task, progress, ours)
+            if earlier is not None and outcome.status == "failed" and not outcome.output_sha256:
+                outcome = replace(outcome, output_sha256=earlier.output_sha256)  # which still lies there
             manifest.append(outcome)
         on_end(task, outcome)
         return outcome

@@ -115,7 +115,7 @@ def bench_rollback(
 
     torch.set_num_threads(threads)
     tools = make_toolbox(toolbox)
-    content = fingerprint(photos_in(photos, limit), tools)
+    content = fingerprint(photos_in(photos, limit), tools, toolbox)
     settings = Settings("rollback", photos.name, toolbox, eye, seed, limit, metrics=METRICS, content=content)
     perception = NetworkPerception() if eye == "network" else StatisticalPerception()
     cases, names = list(mio(photos, seed, limit)), policies.split(",")
@@ -222,6 +222,6 @@ def _run(settings: Settings, photos: Path, output: Path, policies: str) -> None:
     told, toolbox = Telling(), make_toolbox(settings.toolbox)
     # of pairs all, since both of each must stay as they are
     limit = None if settings.benchmark == "pairs" else settings.limit
-    settings = replace(settings, content=fingerprint(photos_in(photos, limit), toolbox))
+    settings = replace(settings, content=fingerprint(photos_in(photos, limit), toolbox, settings.toolbox))
     evaluate(cases, policies.split(","), toolbox, eye, settings, output, told.result, told.enumeration)
     typer.echo("\n".join(write_summary(output)))

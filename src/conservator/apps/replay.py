@@ -30,7 +30,7 @@ def replay_record(record_path: Path, photo_path: Path | None, output: Path | Non
     toolbox = make_toolbox(settings.toolbox)
     with LocalPool(toolbox, settings.device, max_batch=1) as pool:
         result = treat(photo, tuple(record.toolchain), pool, settings.strength)
-    write = save_photo if record.toolchain else copy_photo
+    write = copy_photo if record.output.sha256 == record.input.sha256 else save_photo
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / Path(record.output.path).name
         write(result, written)

@@ -98,7 +98,7 @@ def _itself(path: Path) -> Callable[[], tuple[Image, Image | None]]:
 def pairs(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """Photos that were really damaged: two subfolders, input (or noisy, hazy) and target (or GT, label).
 
-    The first by name in one belongs to the first by name in the other.
+    The first by name in one belongs to the first by name in the other, which may be larger by a whole factor.
     """
     damaged = _subfolder(folder, ("input", "noisy", "hazy", "damaged"))
     undamaged = _subfolder(folder, ("target", "GT", "label", "clean"))
@@ -119,9 +119,13 @@ def _subfolder(folder: Path, names: Sequence[str]) -> Path:
 def _both(damaged: Path, undamaged: Path) -> Callable[[], tuple[Image, Image | None]]:
     def make() -> tuple[Image, Image | None]:
         pair = load_photo(damaged).image, load_photo(undamaged).image
-        if pair[0].shape != pair[1].shape:
-            sizes = " and ".join(f"{image.shape[-1]}x{image.shape[-2]}" for image in pair)
-            raise ConservatorError(f"{damaged} and {undamaged} have {sizes} pixels, expected a pair of one size")
+        (height, width), (whole_height, whole_width) = (image.shape[-2:] for image in pair)
+        factor = max(1, whole_width // width)  # the damaged photo may have been reduced
+        if (whole_height, whole_width) != (factor * height, factor * width):
+            sizes = f"{width}x{height} and {whole_width}x{whole_height} pixels"
+            raise ConservatorError(
+                f"{damaged} and {undamaged} have {sizes}, expected as many, or a multiple; what is measured is kept"
+            )
         return pair
 
     return make

@@ -108,7 +108,7 @@ def table(found: Sequence[tuple[Judged, bool]]) -> list[str]:
     lines = [f"| judge | {' | '.join(heads)} | Spearman | clean above each treatment |", "|---|---|---|---|---|"]
     for name in damaged[0].said:
         shares = [f"{_pairs(damaged, name, apart):.1%}" for apart, _ in _BINS]
-        rank = np.mean([_spearman(x.truth, x.said[name]) for x in damaged])
+        rank = np.nanmean([_spearman(x.truth, x.said[name]) for x in damaged])
         above = np.mean([value for x in clean for value in x.said[name][0] > x.said[name][1:]])
         lines.append(f"| {name} | {' | '.join(shares)} | {rank:.2f} | {above:.1%} |")
     return lines
@@ -126,11 +126,14 @@ def _pairs(found: Sequence[Judged], name: str, apart: float) -> float:
 
 
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Correlation of ranks, ties sharing theirs; 0 for a judge who says the same of all, NaN left out."""
-    known = ~(np.isnan(a) | np.isnan(b))
-    if known.sum() < 2 or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
-        return 0.0
-    return float(spearmanr(a[known], b[known]).statistic)
+    """Correlation of the ranks of truth and judge, ties sharing theirs: 0 for a judge who says the same of all.
+
+    What the judge could not say is left out; NaN where too little is left to compare.
+    """
+    known = ~np.isnan(b)
+    if known.sum() < 2 or np.ptp(a[known]) == 0:
+        return float("nan")
+    return 0.0 if np.ptp(b[known]) == 0 else float(spearmanr(a[known], b[known]).statistic)
 
 
 def bench_quality(

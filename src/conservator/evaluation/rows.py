@@ -107,16 +107,22 @@ class Settings:
     """What ``fingerprint`` says of photos and tools: names alone do not tell whether they are the same."""
 
 
-def fingerprint(photos: Sequence[Path], toolbox: Toolbox) -> str:
-    """A hash of the photos, in their order, and of the tools with their weights."""
+def fingerprint(photos: Sequence[Path], toolbox: Toolbox, names: str = "") -> str:
+    """A hash of the photos, in their order, and of the tools; ``names`` is the toolbox as the user wrote it.
+
+    Weights that ship, that the user added or trained, and those of "rl-restore:FILE" count; tools of other packages are
+    known by what they say of themselves, and policies by their names.
+    """
     found = hashlib.sha256()
     for photo in photos:
         found.update(f"{photo.name} {sha256(photo)}\n".encode("utf-8", "backslashreplace"))
     for spec in toolbox.specs:
         found.update(f"{spec.name} {sorted(spec.removes)} {sorted(spec.severities)} {spec.source}\n".encode())
     shipped = [str(entry["sha256"]) for _, entry in sorted(manifest().items())]
-    own = [path.read_text("utf-8") for path in sorted(user_tool_dir().glob("*.json")) if path.stem in toolbox]
-    found.update("\n".join([*shipped, *own]).encode())
+    own = [path.read_text("utf-8") for path in sorted(user_tool_dir().glob("*.json"))]
+    files = [Path(name.partition(":")[2]) for name in names.split("+")]
+    given = [sha256(path) for path in files if path.is_file()]
+    found.update("\n".join([*shipped, *(own if "user" in names or "published" in names else []), *given]).encode())
     return found.hexdigest()[:16]
 
 
@@ -136,14 +142,17 @@ def claim(path: Path, settings: Settings) -> None:
 
 
 def _told(key: str, was: object, now: object) -> str:
-    return "the photos or the tools are others now" if key == "content" else f"{key} {was}, now {now}"
+    if key != "content":
+        return f"{key} {was}, now {now}"
+    return "the photos or the tools are others now" if was else "of which photos and tools is not recorded"
 
 
 def read_settings(folder: Path) -> tuple[Settings, dict[str, str]]:
     """The settings of a folder of results, and the versions of what made them; ConservatorError when it has none."""
     was = _settings(folder / "settings.json")
     try:
-        values = {field.name: was[field.name] for field in fields(Settings)}
+        values = {"content": ""} | was  # which older results do not have
+        values = {field.name: values[field.name] for field in fields(Settings)}
         return Settings(**values | {"metrics": tuple(values["metrics"])}), dict(was["versions"])
     except (KeyError, TypeError) as error:
         raise ConservatorError(f"{folder / 'settings.json'} is not of this version's benchmark ({error})") from error

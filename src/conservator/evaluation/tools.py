@@ -223,7 +223,7 @@ def markdown(scores: list[Score], sizes: Mapping[str, tuple[float, float]]) -> l
             "| tool | PSNR out | gain | worst image | SSIM | ms/MP |",
             "|---|---|---|---|---|---|",
         ]
-        for s in sorted(rows, key=lambda s: -s.psnr_out):
+        for s in sorted(rows, key=lambda s: (math.isnan(s.psnr_out), -s.psnr_out)):
             gain = s.psnr_out - s.psnr_in
             tool = f"{s.tool} ({s.failures} failed)" if s.failures else s.tool
             lines.append(

@@ -63,7 +63,7 @@ class Photo:
     whole: bool = True
     """The file was not damaged or cut off."""
     own: bytes = b""
-    """Captions and comments as the source's format alone stores them (IPTC in JPEG, texts in PNG)."""
+    """Captions and comments as the source's format alone stores them: IPTC of a JPEG or TIFF, texts of a PNG."""
 
     def with_image(self, image: Image) -> Photo:
         """Return this photo with another image; alpha is resized to it. Raises ImageError for what is no image."""
@@ -123,7 +123,8 @@ def save_photo(
     """Write a photo in the format of the suffix; return plain sentences on what that format could not hold.
 
     The file appears at once and whole, or not at all. An existing file, the photo's own source above all, is replaced
-    only with ``overwrite``; the file ``protect`` never. ``quality`` (1 to 100) is for JPEG, WebP and AVIF; WebP is
+    only with ``overwrite``, and not where it holds more pages than the one that was read; the file ``protect`` never.
+    ``quality`` (1 to 100) is for JPEG, WebP and AVIF; WebP is
     written without loss when the photo came from a file without loss. Raises PhotoError, one sentence with the file and
     the reason.
     """
@@ -376,10 +377,13 @@ def _add_metadata(page: Page, photo: Photo, form: Format, notes: list[str]) -> N
         else:
             setattr(page, name.lower(), block)
     page.dpi = photo.dpi if "dpi" in form.metadata else None
-    if photo.own and photo.format == form.name:
+    if photo.own and photo.format == form.name and form.name in _KEEPS_CAPTIONS:
         page.own = photo.own
     elif photo.own:
-        notes.append(f"{form.name} does not hold {photo.format}'s captions and comments: they were dropped")
+        notes.append(f"the captions and comments of its {photo.format} could not be carried over and were dropped")
+
+
+_KEEPS_CAPTIONS = ("JPEG", "PNG")
 
 
 def _resized(tensor: Tensor, like: Image) -> Tensor:

@@ -78,8 +78,6 @@ def _decode_tiff(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
     deep = tags.bits > 8
     if deep and (tags.kind not in ("unsigned", "float") or (tags.kind == "unsigned" and tags.bits > 16)):
         raise PhotoError(f"it holds {tags.bits}-bit {tags.kind} numbers, expected 8 or 16 bits, or values from 0 to 1")
-    if tags.captions:
-        notes.append("its IPTC captions were dropped: a TIFF keeps them only where it is left untouched")
     frames = 1
     if deep and tags.plain:
         pixels, frames = decode_tiff(file, max_pixels, notes)
@@ -97,7 +95,8 @@ def _decode_tiff(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
     except Exception:  # whatever a broken directory makes Pillow raise; the pixels are good
         exif = None
         notes.append("its EXIF data is damaged and was dropped")
-    return Decoded(pixels, "TIFF", mode, True, turn, tags.icc, exif, tags.xmp, tags.dpi, notes, frames)
+    captions = tags.captions
+    return Decoded(pixels, "TIFF", mode, True, turn, tags.icc, exif, tags.xmp, tags.dpi, notes, frames, own=captions)
 
 
 def _decode_other(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool) -> Decoded:
@@ -118,9 +117,15 @@ def _decode_other(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool)
         pixels = _levels(image, _bytes(image, "icc_profile"), notes)
     exif, xmp = _bytes(image, "exif"), _bytes(image, "xmp")
     icc, dpi = _bytes(image, "icc_profile"), image.info.get("dpi")
-    own = png_captions(file) if name == "PNG" and not lenient else jpeg_captions(image.info) if name == "JPEG" else b""
+    own = _captions(file, image, name, lenient)
     turn = orientation(exif, xmp)
     return Decoded(pixels, name, image.mode, lossless, turn, icc, exif, xmp, dpi, notes, frames, own=own)
+
+
+def _captions(file: BinaryIO, image: ImageFile.ImageFile, name: str, lenient: bool) -> bytes:
+    if name == "PNG":
+        return b"" if lenient else png_captions(file)
+    return jpeg_captions(image.info) if name == "JPEG" else _bytes(image, "comment") or b""
 
 
 def _open(file: BinaryIO, prefix: bytes, name: str | None = None) -> ImageFile.ImageFile:

@@ -74,9 +74,10 @@ class TiffTagsOfPhoto:
         return _bytes(self._tags.get(_XMP))
 
     @property
-    def captions(self) -> bool:
-        """Whether there are captions that cannot be carried over: IPTC, or Photoshop's resources, which may hold it."""
-        return _IPTC in self._tags or _PHOTOSHOP in self._tags
+    def captions(self) -> bytes:
+        """The IPTC captions, in a tag of their own or among Photoshop's resources; empty without any."""
+        resources = _bytes(self._tags.get(_PHOTOSHOP)) or b""
+        return _bytes(self._tags.get(_IPTC)) or (resources if b"8BIM\x04\x04" in resources else b"")
 
     @property
     def exif(self) -> bytes | None:

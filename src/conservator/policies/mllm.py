@@ -79,7 +79,7 @@ class MllmPolicy:
         """The rollback of the last step, if the eye holds it for harm, or for no gain where the model had no say."""
         last = observation.trajectory.last
         gain = judged(observation, self._perception, self._objective).get(last.id)
-        if gain is None or last.parent is None or last.decision is None:
+        if gain is None or last.parent is None or last.decision is None or last.error is not None:
             return None
         if gain >= (0.0 if last.decision.reply else _CLEAR):
             return None

@@ -209,5 +209,5 @@ class _Run:
         self.curve = state["curve"]
 
     def _identity(self) -> dict[str, str]:
-        values = {k: v for k, v in asdict(self.settings).items() if k not in ("workers", "every")}
+        values = {k: v for k, v in asdict(self.settings).items() if k not in ("workers", "every", "bfloat16")}
         return {name: str(value) for name, value in (values | {"size": sorted(self._size.items())}).items()}
