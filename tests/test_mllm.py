@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,13 +24,12 @@ from conservator.errors import ConservatorError, MissingExtraError, NameNotFound
 from conservator.extras import import_mllm
 from conservator.image import Image, to_array, to_image
 from conservator.perception import Look, Percept, study
-from conservator.perception.perception import Blind, Objective, Perception
+from conservator.perception.perception import Blind, Objective
 from conservator.policies import MllmPolicy, PolicyContext, check_policy, make_policy
 from conservator.policies.conversation import IMAGE, Message, ask, write_reply
-from conservator.policies.replies import Replied, legal_actions
 from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model, pack, shipped_model, unpack
 from conservator.pool import LocalPool, Pool
-from conservator.session import Action, Apply, Decision, Observation, Rollback, Session, Step, Stop, Trajectory, run
+from conservator.session import Apply, Decision, Observation, Rollback, Session, Step, Stop, Trajectory, run
 from conservator.tools import Toolbox, make_toolbox
 
 if find_spec("transformers") is None:
@@ -255,46 +254,6 @@ def test_the_eye_has_a_veto_over_what_the_model_did(
     session = Session(noisy, toolbox, pool, Verdict(-0.5))
     session.step(Decision(Apply("deblock"), ("wavelet_denoise",)))
     assert once.act(session.observe()).action == Apply("wavelet_denoise")
-
-
-def test_a_stop_in_doubt_is_put_to_the_test(
-    model: VisionLanguageModel, noisy: Image, toolbox: Toolbox, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def says(stop: float) -> Callable[[MllmPolicy, Observation], Replied]:
-        def reply(policy: MllmPolicy, observation: Observation) -> Replied:
-            chances: dict[Action, float] = {Stop(): stop}
-            chances |= {a: 0.1 for a in legal_actions(observation, False) if a != Stop()}
-            return Replied(Decision(Stop(), reply="stop"), chances)
-
-        return reply
-
-    def ends(eye: Perception, stop: float, steps: int = 12) -> Trajectory:
-        monkeypatch.setattr(MllmPolicy, "reply", says(stop))
-        return run(MllmPolicy(model, eye), Session(noisy, toolbox, pool, eye, max_steps=steps))
-
-    assert set(ends(Verdict(0.5), 0.8).toolchain()) == set(TOOLS)
-    assert ends(Verdict(0.5), 0.95).toolchain() == ()
-    assert ends(Blind(), 0.8).toolchain() == ()  # nobody could tell what came of it
-    refused = ends(Verdict(0.2), 0.8)
-    assert refused.toolchain() == ()
-    assert len(refused.steps) == 2 + 2 * len(TOOLS)  # each is tried and taken back
-    assert "too little (+0.2 dB)" in str(refused.steps[2].decision)
-    for steps in (3, 4):
-        last = ends(Verdict(0.2), 0.8, steps).last.decision  # a trial leaves steps enough to be taken back
-        assert last is not None
-        assert last.action == Stop()
-
-
-def test_a_trial_whose_tool_failed_is_not_taken_back(
-    model: VisionLanguageModel, noisy: Image, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    eye = Verdict(0.0)
-    start = Step(0, None, None, noisy, eye.perceive(noisy))
-    tried = Step(1, 0, Decision(Apply("deblock")), noisy, start.percept, error="not enough memory")
-    monkeypatch.setattr(MllmPolicy, "reply", lambda *_: Replied(Decision(Stop(), reply="stop"), {Stop(): 1.0}))
-    for error, action in (("not enough memory", Stop()), (None, Rollback(0))):
-        observation = Observation(Trajectory((start, replace(tried, error=error))), toolbox.specs, 5)
-        assert MllmPolicy(model, eye).act(observation).action == action
 
 
 def test_a_small_photo_is_enlarged_last_where_that_is_wanted(model: VisionLanguageModel, coffee: Image) -> None:

@@ -22,12 +22,6 @@ _SHOWN = 4
 """Alternatives that a thought names."""
 _CLEAR = 0.4
 """Gain in dB that the eye is seldom wrong about: what the margin of ``greedy`` is, too."""
-_TRIAL = 3
-"""Steps that a trial takes: the treatment, its rollback, the stop."""
-_CERTAIN = 0.9
-"""Chance from which a stop is believed. Below, the likeliest treatment is tried first: what was done can be taken back,
-what was left out cannot be made good. On 35 cases of held-out training photos this gained 0.08 dB on average, for 4.3
-calls instead of 2.8, and harmed fewer."""
 
 
 class MllmPolicy:
@@ -35,8 +29,7 @@ class MllmPolicy:
 
     It asks again after every step, or with ``once`` only at the start, and then follows the plan to its end. Where it
     asks again, what the eye is sure of is not asked: a treatment that the eye holds for harm is taken back, and one
-    that it holds for a clear gain is not. A treatment that the model did not choose, as those that are tried before it
-    stops in doubt, stays for a clear gain alone.
+    that it holds for a clear gain is not.
     """
 
     def __init__(
@@ -68,23 +61,18 @@ class MllmPolicy:
         """What to do about all but the size."""
         if self._once and len(observation.trajectory.steps) > 1:
             return _follow(observation.trajectory)
-        if (taken_back := self._taken_back(observation)) is not None:
-            return taken_back
+        if (harmful := self._harmful(observation)) is not None:
+            return harmful
         replied = self.reply(observation)
-        if not self._once and (tried := _tried(observation, replied)) is not None:
-            return Decision(tried, thought=f"tried before it stops: {told(replied.chances)}")
         return replace(replied.decision, thought=told(replied.chances))
 
-    def _taken_back(self, observation: Observation) -> Decision | None:
-        """The rollback of the last step, if the eye holds it for harm, or for no gain where the model had no say."""
+    def _harmful(self, observation: Observation) -> Decision | None:
+        """The rollback of the last step, if the eye holds it for harm."""
         last = observation.trajectory.last
-        gain = judged(observation, self._perception, self._objective).get(last.id)
-        if gain is None or last.parent is None or last.decision is None or last.error is not None:
+        gain = judged(observation, self._perception, self._objective).get(last.id, 0.0)
+        if gain >= 0 or last.parent is None:
             return None
-        if gain >= (0.0 if last.decision.reply else _CLEAR):
-            return None
-        held = "harm" if gain < 0 else "too little"
-        return Decision(Rollback(last.parent), thought=f"the eye holds the last step for {held} ({gain:+.1f} dB)")
+        return Decision(Rollback(last.parent), thought=f"the eye holds the last step for harm ({gain:+.1f} dB)")
 
     def reply(self, observation: Observation) -> Replied:
         """The model's decision and the chances of the alternatives. Only the study of a large image is shown to it."""
@@ -95,16 +83,6 @@ class MllmPolicy:
             reading = model.read(model.prompt(ask(observation, self._objective, gains)))
             gained = gains.get(observation.trajectory.last.id, 0.0) >= _CLEAR
             return choose(observation, reading.next, self._speaker, rollbacks=not gained)
-
-
-def _tried(observation: Observation, replied: Replied) -> Apply | None:
-    """The likeliest new treatment, where the model stops in doubt and there is an eye to tell what came of it."""
-    if replied.decision.action != Stop() or replied.chances[Stop()] >= _CERTAIN:
-        return None
-    if not observation.percept.confidences or observation.steps_left < _TRIAL:
-        return None
-    done = observation.trajectory.toolchain()
-    return next((a for a in replied.chances if isinstance(a, Apply) and a.tool not in done), None)
 
 
 def _follow(trajectory: Trajectory) -> Decision:
