@@ -146,6 +146,13 @@ def test_the_record_of_another_result_is_not_replaced(album: Path, tmp_path: Pat
     assert "noisy.conservator.json exists already" in summary.outcomes[0].message
     assert load_record(output / "noisy.conservator.json").input.path.endswith("noisy.jpg")
     assert not (output / "noisy.png").exists()
+    (output / "noisy.jpg").unlink()  # a record of what is gone stands in nobody's way
+    assert run_batch(find_tasks([album / "noisy.png"], output), restorer(), Manifest(output / MANIFEST)).exit_code == 0
+    assert load_record(output / "noisy.conservator.json").input.path.endswith("noisy.png")
+    (output / "noisy.png").unlink()
+    (output / "noisy.conservator.json").write_text("notes of mine")
+    assert run_batch(find_tasks([album / "noisy.png"], output), restorer(), Manifest(output / MANIFEST)).exit_code == 2
+    assert (output / "noisy.conservator.json").read_text() == "notes of mine"
 
 
 def test_what_is_left_untouched_keeps_every_byte(album: Path, tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def run_batch(
         progress = on_start(task)
         earlier = done.get((str(task.source), str(task.target)))
         ours = overwrite or (earlier is not None and _is_ours(task, earlier))
-        stands = [] if ours else [path for path in (task.target, task.record) if path.exists()]
+        stands = [] if ours else _in_the_way(task)
         if earlier is not None and _still_stands(task, earlier, fits):
             outcome = replace(earlier, status="skipped", message="done before", stages={}, notes=())
         elif stands:  # not for the manifest: it would hide what an earlier run did
@@ -339,6 +339,18 @@ def remove_leftovers(folders: set[Path]) -> None:
     for folder in folders:
         for path in folder.glob(f".*{PART_SUFFIX}"):
             path.unlink(missing_ok=True)
+
+
+def _in_the_way(task: Task) -> list[Path]:
+    """What must not be replaced: a file at the target, and the record of another result that is still there."""
+    found = [path for path in (task.target, task.record) if path.exists()]
+    if found == [task.record]:
+        try:
+            documented = Path(load_record(task.record).output.path).name
+        except ConservatorError:
+            return found  # whatever it is, it is somebody's
+        return found if task.record.with_name(documented).exists() else []
+    return found
 
 
 def _is_ours(task: Task, earlier: Outcome) -> bool:
