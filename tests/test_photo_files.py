@@ -194,9 +194,11 @@ def test_captions_and_comments_stay_with_a_jpeg(tmp_path: Path) -> None:
     assert any("captions and comments of its JPEG" in note for note in notes)
 
 
-def test_captions_that_a_tiff_loses_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [b"\x1c\x02\x78\x00\x07Wedding", (0x1C027800, 0x07576564)])
+def test_captions_that_a_tiff_loses_are_told(stored: bytes | tuple[int, ...], tmp_path: Path) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[33723] = b"\x1c\x02\x78\x00\x07Wedding"
+    tags.tagtype[33723] = 7 if isinstance(stored, bytes) else 4  # many programs write LONG
+    tags[33723] = stored
     Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(tmp_path / "a.tif", tiffinfo=tags)
     photo = load_photo(tmp_path / "a.tif")
     assert photo.notes == ()

@@ -124,9 +124,8 @@ def save_photo(
 
     The file appears at once and whole, or not at all. An existing file, the photo's own source above all, is replaced
     only with ``overwrite``, and not where it holds more pages than the one that was read; the file ``protect`` never.
-    ``quality`` (1 to 100) is for JPEG, WebP and AVIF; WebP is
-    written without loss when the photo came from a file without loss. Raises PhotoError, one sentence with the file and
-    the reason.
+    ``quality`` (1 to 100) is for JPEG, WebP and AVIF; WebP is written without loss when the photo came from a file
+    without loss. Raises PhotoError, one sentence with the file and the reason.
     """
     path = Path(path)
     try:

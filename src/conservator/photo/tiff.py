@@ -75,9 +75,13 @@ class TiffTagsOfPhoto:
 
     @property
     def captions(self) -> bytes:
-        """The IPTC captions, in a tag of their own or among Photoshop's resources; empty without any."""
-        resources = _bytes(self._tags.get(_PHOTOSHOP)) or b""
-        return _bytes(self._tags.get(_IPTC)) or (resources if b"8BIM\x04\x04" in resources else b"")
+        """Not empty where there are IPTC captions, in a tag of their own or among Photoshop's resources.
+
+        They are not taken apart: some programs store them as 32-bit numbers.
+        """
+        resources = self._tags.get(_PHOTOSHOP)
+        among = isinstance(resources, bytes) and b"8BIM\x04\x04" in resources
+        return b"IPTC" if among or _IPTC in self._tags else b""
 
     @property
     def exif(self) -> bytes | None:
