@@ -12,6 +12,7 @@ from conservator.policies.catalog import PolicyContext, check_policy_name, make_
 from conservator.policies.endpoint import ChatOptions
 from conservator.pool.pool import LocalPool, MemoPool
 from conservator.restoration import Restored, restore
+from conservator.session.scope import TONAL_CONFIDENCE, Scope
 from conservator.tools.catalog import DEFAULT_TOOLBOX, make_toolbox
 
 DEFAULT_POLICY = "greedy"
@@ -26,6 +27,7 @@ def restore_file(
     strength: float = 1.0,
     seed: int = 0,
     upscale: bool = False,
+    tonal_confidence: float = TONAL_CONFIDENCE,
     device: str = "cpu",
     chat: ChatOptions | None = None,
 ) -> Restored:
@@ -39,10 +41,19 @@ def restore_file(
     tools = make_toolbox(toolbox)
     perception = NetworkPerception()
     with MemoPool(LocalPool(tools, device, max_batch=1)) as pool:
-        context = PolicyContext(pool, perception, objective, seed, upscale, device=device, chat=chat)
-        return restore(photo, make_policy(policy, context), tools, pool, perception, strength=strength)
+        context = PolicyContext(pool, perception, objective, seed, device=device, chat=chat)
+        return restore(
+            photo,
+            make_policy(policy, context),
+            tools,
+            pool,
+            perception,
+            objective=objective,
+            scope=Scope(upscale, tonal_confidence=tonal_confidence),
+            strength=strength,
+        )
 
 
 def examine_file(path: str | Path) -> Percept:
     """Look at the photo in a file and say what is wrong with it; raises PhotoError when it cannot be read."""
-    return NetworkPerception().perceive(study(load_photo(path).working_image()))
+    return NetworkPerception().grade(study(load_photo(path).working_image()))

@@ -19,6 +19,7 @@ from conservator.photo import Photo
 from conservator.photo.write import WRITABLE
 from conservator.policies.endpoint import ChatOptions
 from conservator.restoration import Restored
+from conservator.session.scope import TONAL_CONFIDENCE
 from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Usage
 from conservator.tools.tool import Toolbox
 
@@ -89,6 +90,7 @@ class Settings(_Model):
     max_steps: int = Field(default=12, ge=1)
     seed: int = 0
     upscale: bool = False
+    tonal_confidence: float = Field(default=TONAL_CONFIDENCE, ge=0, le=1)
     device: str = "cpu"
     max_pixels: int = Field(default=200_000_000, ge=1)
     allow_truncated: bool = False

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from conservator.errors import ConservatorError, ToolFailedError
 from conservator.image import Image
-from conservator.perception.perception import Look, Percept, Perception
+from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.pool.pool import Pool
+from conservator.session.scope import Scope
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Stop, Trajectory
 from conservator.tools.tool import Toolbox
@@ -82,13 +83,15 @@ def restore(
     pool: Pool,
     perception: Perception,
     *,
+    objective: Objective = "balanced",
+    scope: Scope = Scope(),  # noqa: B008 - frozen
     max_steps: int = 12,
     strength: float = 1.0,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Restored:
     """Restore a photo.
 
-    ``strength`` from 0 to 1 blends the result with the input; 0 leaves it as it is. ``progress`` is told the stage
+    ``scope`` is what the policy may do; ``objective`` is what counts as harm. ``strength`` from 0 to 1 blends the result with the input; 0 leaves it as it is. ``progress`` is told the stage
     ("examining", "deciding", a tool's name). The result never looks worse to the eye than the input: a treatment after
     which the whole photo looks worse than before is taken back, and said so. Raises ConservatorError for a strength
     outside 0 to 1.
@@ -98,14 +101,14 @@ def restore(
     progress("examining")
     start = time.perf_counter()
     image = photo.working_image()
-    session = Session(study(image), toolbox, pool, perception, max_steps)
+    session = Session(study(image), toolbox, pool, perception, max_steps, scope)
     examined = time.perf_counter()
     progress("deciding")
     trajectory = run(policy, session)
     decided = time.perf_counter()
     before = trajectory.steps[0].percept
     chain = trajectory.toolchain() if strength > 0 else ()
-    result, treatments = _treat(image, chain, toolbox, pool, perception, before, progress)
+    result, treatments = _treat(image, chain, toolbox, pool, perception, objective, before, progress)
     kept = [t for t in treatments if t.kept]
     if kept:
         photo = photo.with_working_image(_blend(image, result, strength))
@@ -118,7 +121,7 @@ def restore(
     if kept:
         after = kept[-1].percept or before
         if strength < 1:
-            after = perception.perceive(_study_like(_blend(image, result, strength), image))
+            after = perception.grade(_study_like(_blend(image, result, strength), image))
     return Restored(photo, trajectory, before, after, treatments, seconds)
 
 
@@ -138,6 +141,7 @@ def _treat(
     toolbox: Toolbox,
     pool: Pool,
     perception: Perception,
+    objective: Objective,
     before: Percept,
     progress: Callable[[str], None],
 ) -> tuple[Image, tuple[Treatment, ...]]:
@@ -157,8 +161,8 @@ def _treat(
             treatments.append(Treatment(tool, seconds, seen.percept, False, "it changed nothing on the whole photo"))
             continue
         small = _study_like(treated, image)
-        looked = Look(small, perception.perceive(small))
-        gain = perception.compare(seen, looked, toolbox[tool].spec.removes)
+        looked = Look(small, perception.grade(small))
+        gain = perception.weigh(seen, looked, toolbox[tool].spec.removes).cautious(objective)
         if gain < -_ERROR_OF_THE_EYE:
             note = f"taken back: on the whole photo it did harm ({gain:+.1f} dB)"
             treatments.append(Treatment(tool, seconds, looked.percept, False, note))

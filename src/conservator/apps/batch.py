@@ -19,6 +19,7 @@ from conservator.policies.catalog import PolicyContext, make_policy
 from conservator.pool.pool import LocalPool, MemoPool
 from conservator.record import Record, Settings, load_record, make_record, save_record
 from conservator.restoration import Restored, restore
+from conservator.session.scope import Scope
 from conservator.tools.tiling import out_of_memory
 from conservator.tools.tool import Toolbox
 
@@ -273,7 +274,6 @@ class Restorer:
                 self.perception,
                 settings.objective,
                 settings.seed,
-                settings.upscale,
                 device=settings.device,
                 chat=settings.chat,
             )
@@ -283,6 +283,8 @@ class Restorer:
                 self.toolbox,
                 pool,
                 self.perception,
+                objective=settings.objective,
+                scope=Scope(settings.upscale, tonal_confidence=settings.tonal_confidence),
                 max_steps=settings.max_steps,
                 strength=settings.strength,
                 progress=progress,

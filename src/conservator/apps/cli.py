@@ -95,6 +95,9 @@ def restore(
     ] = "balanced",
     strength: Annotated[float, typer.Option(min=0, max=1, help="1: full treatment; 0.5: half-way to the input.")] = 1.0,
     upscale: Annotated[bool, typer.Option("--upscale", help="Enlarge photos of less than 300 pixels.")] = False,
+    tonal_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Treat haze and low light only where it is this sure of them.")
+    ] = 0.9,
     max_steps: Annotated[int, typer.Option(min=1, help="Decisions per photo at most.")] = 12,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Photos treated at the same time.")] = 1,
     device: Device = "cpu",
@@ -150,6 +153,7 @@ def restore(
         max_steps=max_steps,
         seed=seed,
         upscale=upscale,
+        tonal_confidence=tonal_confidence,
         device=device,
         max_pixels=max_pixels,
         allow_truncated=allow_truncated,
@@ -222,7 +226,7 @@ def examine(
             if len(paths) > 1:
                 typer.echo(f"conservator: {error}", err=True)
             continue
-        percept = NetworkPerception().perceive(study(photo.working_image()))
+        percept = NetworkPerception().grade(study(photo.working_image()))
         (print_percept_json if as_json else print_percept)(path, photo, percept)
     if len(unread) == len(paths):
         raise unread[0] if len(paths) == 1 else typer.Exit(2)

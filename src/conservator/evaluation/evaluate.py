@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from conservator.policies import FixedOrder, PolicyContext, make_policy
 from conservator.pool.pool import LocalPool, MemoPool, Pool
 from conservator.resample import bicubic_to
 from conservator.restoration import Restored, restore
+from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session, run
 from conservator.tools.tool import Toolbox
 
@@ -116,6 +117,7 @@ class _Trial:
             self.toolbox,
             memo,
             eye_for(name, self.perception),
+            scope=self._scope(name),
             progress=lambda stage: stages.append(counted.calls),
         )
         rank, toolchains = self._rank(restored.toolchain)
@@ -134,6 +136,12 @@ class _Trial:
             toolchains=toolchains,
         )
 
+    def _scope(self, name: str) -> Scope:
+        """What a policy may do: all of it, where what it does was decided without looking, or by the truth."""
+        if name in ("generalist", "best", "oracle") or is_derived(name):
+            return replace(ANYTHING, upscale=name != "oracle" or self._enlarging)
+        return Scope(self._reduced)
+
     def _policy(self, name: str, pool: Pool) -> tuple[Policy, float]:
         """A policy, or the toolchain of a strategy that follows from one, and the seconds that this took."""
         if name == "generalist":
@@ -146,18 +154,24 @@ class _Trial:
         inner = name.partition(":")[2]
         picture = study(self.damaged)
         start = time.perf_counter()
-        session = Session(picture, self.toolbox, pool, self.perception)
+        session = Session(picture, self.toolbox, pool, self.perception, scope=self._scope(inner))
         decided = run(make_policy(inner, self._context(inner, pool)), session).toolchain()
         toolchain = derive(name, decided, self.toolbox, picture, self.settings.seed)
         return FixedOrder(*toolchain, name=name), time.perf_counter() - start
 
     def _context(self, name: str, pool: Pool) -> PolicyContext:
-        upscale = self.clean is not None and self.clean.shape != self.damaged.shape
-        reference = None
-        if name == "oracle":
-            picture, reference = study_and_reference(self.damaged, self._reference())
-            upscale = upscale and picture.shape == self.damaged.shape  # else it could not tell what that gains
-        return PolicyContext(pool, self.perception, seed=self.settings.seed, upscale=upscale, reference=reference)
+        reference = study_and_reference(self.damaged, self._reference())[1] if name == "oracle" else None
+        return PolicyContext(pool, self.perception, seed=self.settings.seed, reference=reference)
+
+    @property
+    def _reduced(self) -> bool:
+        """Whether the photo was made smaller, so that enlarging is asked for."""
+        return self.clean is not None and self.clean.shape != self.damaged.shape
+
+    @property
+    def _enlarging(self) -> bool:
+        """Whether an oracle can tell what enlarging gains: only where it sees the whole photo."""
+        return self._reduced and study(self.damaged).shape == self.damaged.shape
 
     def _reference(self) -> Image:
         if self.clean is None:

@@ -46,12 +46,11 @@ class Chat:
         perception: Perception,
         objective: Objective = "balanced",
         seed: int = 0,
-        upscale: bool = False,
     ) -> None:
         """``seed`` spreads the pauses between requests; raises ConservatorError for options that will not do."""
         options.check()
         self._options, self._perception, self._objective = options, perception, objective
-        self._seed, self._upscale = seed, upscale
+        self._seed = seed
 
     def act(self, observation: Observation) -> Decision:
         """Ask, unless the last plan is to be carried out first, or asking is of no use."""
@@ -76,11 +75,10 @@ class Chat:
         return replace(read_answer(answer.text, seen), usage=answer.usage)
 
     def _seen(self, observation: Observation) -> Observation:
-        """What the model is told of: no tool that enlarges unless the user wants that, no more pictures than wanted."""
+        """What the model is shown: no more pictures than the user wants."""
         steps = observation.trajectory.steps
         shown = replace(steps[-1], image=steps[-1].image[: self._options.views])
-        tools = tuple(spec for spec in observation.tools if self._upscale or spec.scale == 1)
-        return replace(observation, trajectory=Trajectory((*steps[:-1], shown)), tools=tools)
+        return replace(observation, trajectory=Trajectory((*steps[:-1], shown)))
 
 
 def _hopeless(trajectory: Trajectory) -> str:
