@@ -26,10 +26,10 @@ from conservator.tools import Toolbox, check_tool, make_toolbox
 from conservator.tools.records import WeightsFile
 from conservator.tools.rl_restore import import_rl_restore, rl_restore_specs, rl_restore_tools
 from conservator.tools.spandrel import SpandrelRecord, SpandrelTool, add_spandrel_tool
+from conservator.kinds import parse_kinds
 from conservator.tools.user import (
     entry_point_tools,
     imported_rl_restore_tools,
-    parse_kinds,
     user_tool_dir,
     user_tools,
 )

@@ -337,7 +337,8 @@ def tools_add(
 ) -> None:
     """Add a network of somebody else's (needs the extra: pip install 'conservator[spandrel]')."""
     from conservator.tools.spandrel import add_spandrel_tool
-    from conservator.tools.user import parse_kinds, user_tool_dir
+    from conservator.kinds import parse_kinds
+    from conservator.tools.user import user_tool_dir
 
     record = add_spandrel_tool(
         model, removes=parse_kinds(removes), name=name, license=license_, destination=user_tool_dir()

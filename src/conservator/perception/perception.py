@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from conservator.degradations.kinds import TAUGHT, Kind, Severity
 from conservator.image import Image
+from conservator.kinds import OBJECTIVES, TAUGHT, Kind, Objective, Severity
 
 GRADED_KINDS = tuple(kind for kind in Kind if kind in TAUGHT)
 """What is graded by looking; low resolution follows from the size alone."""
-
-Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
-OBJECTIVES: tuple[Objective, ...] = ("fidelity", "balanced", "perceptual")
-"""What a restoration is for: near to the undamaged photo, good to look at, or both; the order of a judge's outputs."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """Sessions: the one loop, and the trajectory that records it."""
 
-from conservator.session.scope import ANYTHING, TONAL, TONAL_CONFIDENCE, Scope
+from conservator.session.scope import ANYTHING, TONAL, Scope
 from conservator.session.session import Observation, Policy, Session, run, step_together
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory, Usage
 
 __all__ = [
     "ANYTHING",
     "TONAL",
-    "TONAL_CONFIDENCE",
     "Action",
     "Apply",
     "Decision",

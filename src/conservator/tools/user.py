@@ -96,17 +96,6 @@ def entry_point_tools() -> tuple[Tool, ...]:
     return tuple(tool for point in found for tool in _offered(point))
 
 
-def parse_kinds(text: str) -> frozenset[Kind]:
-    """Kinds from their names joined by commas, "noise,jpeg"; raises NameNotFoundError for an unknown one."""
-    kinds = set()
-    for name in text.split(","):
-        try:
-            kinds.add(Kind(name.strip().lower().replace("-", "_").replace(" ", "_")))
-        except ValueError:
-            raise name_not_found("kind of damage", name.strip(), Kind) from None
-    return frozenset(kinds)
-
-
 def _records(kind: str) -> list[tuple[Path, bytes]]:
     """The records of one type in the user's folder, each with its bytes, sorted by name."""
     found = []
