@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from conservator.degradations import Kind
 from conservator.errors import ConservatorError, MissingExtraError, NameNotFoundError
 from conservator.image import Image, to_array, to_image
+from conservator.kinds import parse_kinds
 from conservator.metrics.fidelity import psnr
 from conservator.resample import bicubic_resize
 from conservator.tools import Toolbox, check_tool, make_toolbox
 from conservator.tools.records import WeightsFile
 from conservator.tools.rl_restore import import_rl_restore, rl_restore_specs, rl_restore_tools
 from conservator.tools.spandrel import SpandrelRecord, SpandrelTool, add_spandrel_tool
-from conservator.kinds import parse_kinds
 from conservator.tools.user import (
     entry_point_tools,
     imported_rl_restore_tools,

@@ -6,9 +6,10 @@ answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import get_args
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from conservator.errors import ConservatorError, name_not_found
 from conservator.kinds import Kind, Objective
@@ -21,6 +22,38 @@ Chosen in November 2026 on real pairs with camera noise (PolyU_sub 28 photos, Na
 1.5 and 1.2 dB and loses 0.1 dB. The price is 1.3 dB of the gain on held-out mixtures of the MiO protocol
 (docs/results/real_pairs.md).
 """
+
+
+BASE_URL = "OPENAI_BASE_URL"
+"""The environment variable of the endpoint that the policy ``chat`` asks, for those who name none."""
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """Where the policy ``chat`` asks, and what that may cost. There is no key in it, so it can go into a record."""
+
+    endpoint: str = field(default_factory=lambda: os.environ.get(BASE_URL, ""))
+    """The address that /chat/completions is added to, say http://localhost:11434/v1."""
+    model: str = ""
+    allow_upload: bool = False
+    """The user's consent to send pictures of the photo to the endpoint."""
+    max_calls: int = 8
+    """Requests per photo, repeated ones too."""
+    timeout: float = 120.0
+    """Seconds that an answer may take."""
+    retries: int = 3
+    """How often a request that failed is sent again."""
+    backoff: float = 1.0
+    """Seconds before it is sent again; twice as long each time."""
+    views: int = 5
+    """Pictures that are sent: the whole photo and details at full size."""
+    replan: bool = True
+    """Ask after each tool; or else once, and carry out that plan."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that are added to each request; None leaves one out."""
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.endpoint}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +86,8 @@ class Request:
     """Refuse photos with more pixels than this."""
     allow_truncated: bool = False
     """Read what is there of a truncated file."""
+    chat: ChatOptions | None = None
+    """Where the policy chat asks."""
 
     def __post_init__(self) -> None:
         _check_choice("objective", self.objective, get_args(Objective))

@@ -68,11 +68,9 @@ def field_docs(settings: type[Any]) -> dict[str, str]:
     return found
 
 
-def _option(
-    field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], panel: str | None
-) -> inspect.Parameter:
+def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], panel: str | None) -> inspect.Parameter:
     name = field.name.replace("_", "-")
-    default = field.default if field.default_factory is MISSING else field.default_factory()
+    default = _default(field)
     plain = _without_none(hint)
     flag = flags.get(field.name, f"--{name}")
     if _is_kinds(plain):
@@ -83,6 +81,10 @@ def _option(
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, option]
     )
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _value(hint: Any, given: Any) -> Any:
@@ -111,8 +113,7 @@ def as_arguments(settings: Any, flags: Mapping[str, str] | None = None) -> list[
     found: list[str] = []
     for field in fields(settings):
         value = getattr(settings, field.name)
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        if value == default:
+        if value == _default(field):
             continue
         flag = (flags or {}).get(field.name, f"--{field.name.replace('_', '-')}").split(" ")[0]
         if isinstance(value, bool):
@@ -123,5 +124,3 @@ def as_arguments(settings: Any, flags: Mapping[str, str] | None = None) -> list[
         else:
             found += [flag, str(value)]
     return found
-
-

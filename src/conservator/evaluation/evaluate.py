@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from torch import Tensor
@@ -20,14 +21,17 @@ from conservator.evaluation.ranking import Ranking, study_and_reference
 from conservator.evaluation.rows import Row, Settings, Table, claim, read_rows
 from conservator.evaluation.strategies import check_names, derive, eye_for, is_derived
 from conservator.image import Image
+from conservator.kinds import Objective
 from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, FullReference, NoReference
 from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
 from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.request import Request
 from conservator.resample import bicubic_to
-from conservator.restoration import Restored, restore
+from conservator.restoration import Restored
+from conservator.restorer import Restorer
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session, run
 from conservator.tools.tool import Toolbox
@@ -111,15 +115,15 @@ class _Trial:
         memo = MemoPool(counted)  # its own for each photo and policy; closing it would close the shared pool
         policy, deciding = self._policy(name, memo)
         stages: list[int] = []  # calls made when examining, deciding, then each treatment of the whole began
-        restored = restore(
-            Photo(self.damaged),
-            policy,
-            self.toolbox,
-            memo,
-            eye_for(name, self.perception),
+        restorer = Restorer(
+            self._request,
+            toolbox=self.toolbox,
+            perception=eye_for(name, self.perception),
+            policy=policy,
+            pool=memo,
             scope=self._scope(name),
-            progress=lambda stage: stages.append(counted.calls),
         )
+        restored = restorer.restore(Photo(self.damaged), progress=lambda stage: stages.append(counted.calls))
         rank, toolchains = self._rank(restored.toolchain)
         seconds = restored.seconds | {"deciding": restored.seconds["deciding"] + deciding}
         return Row(
@@ -135,6 +139,15 @@ class _Trial:
             rank=round(rank, 5),
             toolchains=toolchains,
         )
+
+    @property
+    def _request(self) -> Request:
+        """The defaults, but for what the benchmark asks for: what toolchains are ranked by is what policies aim at."""
+        return Request(objective=self._objective, seed=self.settings.seed)
+
+    @property
+    def _objective(self) -> Objective:
+        return cast("Objective", self.settings.rank or Request.objective)
 
     def _scope(self, name: str) -> Scope:
         """What a policy may do: all of it, where what it does was decided without looking, or by the truth."""
@@ -161,7 +174,7 @@ class _Trial:
 
     def _context(self, name: str, pool: Pool) -> PolicyContext:
         reference = study_and_reference(self.damaged, self._reference())[1] if name == "oracle" else None
-        return PolicyContext(pool, self.perception, seed=self.settings.seed, reference=reference)
+        return PolicyContext(pool, self.perception, self._objective, self.settings.seed, reference)
 
     @property
     def _reduced(self) -> bool:

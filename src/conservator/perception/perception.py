@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from conservator.image import Image
-from conservator.kinds import OBJECTIVES, TAUGHT, Kind, Objective, Severity
+from conservator.kinds import OBJECTIVES as OBJECTIVES
+from conservator.kinds import TAUGHT, Kind, Severity
+from conservator.kinds import Objective as Objective
 
 GRADED_KINDS = tuple(kind for kind in Kind if kind in TAUGHT)
 """What is graded by looking; low resolution follows from the size alone."""
+
+
+ENLARGED_GAIN = 0.5
+"""dB. Pictures of two sizes cannot be compared, so an enlargement, which the user must ask for, counts this much."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from conservator.image import Image, to_array
 from conservator.perception.perception import Objective, Perception
 from conservator.policies.conversation import IMAGE, Message, ask, judged, read_reply
-from conservator.policies.endpoint import ChatOptions, ask_endpoint, clean
+from conservator.policies.endpoint import ask_endpoint, check_options, clean
+from conservator.request import ChatOptions
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop, Trajectory
 
@@ -48,7 +49,7 @@ class Chat:
         seed: int = 0,
     ) -> None:
         """``seed`` spreads the pauses between requests; raises ConservatorError for options that will not do."""
-        options.check()
+        check_options(options)
         self._options, self._perception, self._objective = options, perception, objective
         self._seed = seed
 

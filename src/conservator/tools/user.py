@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
-from conservator.errors import ConservatorError, name_not_found
+from conservator.errors import ConservatorError
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import read_bytes
 from conservator.tools.rl_restore import RlRestoreTool, rl_restore_agent, rl_restore_tools
