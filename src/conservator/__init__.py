@@ -21,7 +21,7 @@ _HOMES = {
     "conservator.perception": ("NetworkPerception", "Percept", "StatisticalPerception", "study"),
     "conservator.photo": ("Photo", "load_photo", "save_photo"),
     "conservator.policies": ("ChatOptions", "check_policy", "make_policy"),
-    "conservator.pool": ("LocalPool", "MemoPool"),
+    "conservator.pool": ("LocalPool", "MemoPool", "check_pool"),
     "conservator.restoration": ("Restored", "restore"),
     "conservator.session": ("Decision", "Session", "Trajectory", "run"),
     "conservator.tools": ("Tool", "ToolSpec", "Toolbox", "check_tool", "make_toolbox"),
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from conservator.perception import NetworkPerception, Percept, StatisticalPerception, study
     from conservator.photo import Photo, load_photo, save_photo
     from conservator.policies import ChatOptions, check_policy, make_policy
-    from conservator.pool import LocalPool, MemoPool
+    from conservator.pool import LocalPool, MemoPool, check_pool
     from conservator.restoration import Restored, restore
     from conservator.session import Decision, Session, Trajectory, run
     from conservator.tools import Tool, Toolbox, ToolSpec, check_tool, make_toolbox

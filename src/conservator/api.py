@@ -10,7 +10,7 @@ from conservator.perception.study import study
 from conservator.photo import load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
 from conservator.policies.endpoint import ChatOptions
-from conservator.pool.pool import LocalPool, MemoPool
+from conservator.pool import LocalPool, MemoPool
 from conservator.restoration import Restored, restore
 from conservator.tools.catalog import DEFAULT_TOOLBOX, make_toolbox
 

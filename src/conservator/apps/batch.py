@@ -16,7 +16,7 @@ from conservator.files import PART_SUFFIX, sha256
 from conservator.perception.perception import Perception
 from conservator.photo import PHOTO_SUFFIXES, Photo, copy_photo, load_photo, save_photo
 from conservator.policies.catalog import PolicyContext, make_policy
-from conservator.pool.pool import LocalPool, MemoPool
+from conservator.pool import LocalPool, MemoPool
 from conservator.record import Record, Settings, load_record, make_record, save_record
 from conservator.restoration import Restored, restore
 from conservator.tools.tiling import out_of_memory

@@ -20,7 +20,7 @@ from conservator.evaluation.rows import Row, Settings
 from conservator.evaluation.tables import policies_of
 from conservator.image import Image
 from conservator.photo import Photo
-from conservator.pool.pool import LocalPool, MemoPool
+from conservator.pool import LocalPool, MemoPool
 from conservator.restoration import treat
 from conservator.tools import make_toolbox
 

@@ -25,7 +25,7 @@ from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
-from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.resample import bicubic_to
 from conservator.restoration import Restored, restore
 from conservator.session.session import Policy, Session, run
@@ -41,6 +41,9 @@ class Counted(Pool):
     def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
         self.calls += 1
         return self._pool.submit(name, *tensors)
+
+    def identity(self, name: str) -> str:
+        return self._pool.identity(name)
 
     def close(self) -> None:
         self._pool.close()
