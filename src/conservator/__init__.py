@@ -22,7 +22,7 @@ _HOMES = {
     "conservator.perception": ("NetworkPerception", "Percept", "StatisticalPerception", "study"),
     "conservator.photo": ("Photo", "load_photo", "save_photo"),
     "conservator.policies": ("check_policy", "make_policy"),
-    "conservator.pool": ("LocalPool", "MemoPool"),
+    "conservator.pool": ("LocalPool", "MemoPool", "check_pool"),
     "conservator.request": ("ChatOptions", "Request"),
     "conservator.restoration": ("Plan", "Restored"),
     "conservator.restorer": ("Restorer",),
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from conservator.perception import NetworkPerception, Percept, StatisticalPerception, study
     from conservator.photo import Photo, load_photo, save_photo
     from conservator.policies import check_policy, make_policy
-    from conservator.pool import LocalPool, MemoPool
+    from conservator.pool import LocalPool, MemoPool, check_pool
     from conservator.request import ChatOptions, Request
     from conservator.restoration import Plan, Restored
     from conservator.restorer import Restorer

@@ -17,7 +17,7 @@ from conservator.kinds import Objective
 from conservator.perception.perception import ENLARGED_GAIN, Gain, Look, Percept, Perception
 from conservator.perception.study import study
 from conservator.photo import Photo, copy_photo, save_photo
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session.trajectory import Stop, Trajectory
 from conservator.tools.tool import Toolbox
 

@@ -20,7 +20,7 @@ from conservator.perception.perception import Look, Percept, Perception
 from conservator.photo import Photo, load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
 from conservator.policies.fixed import FixedOrder
-from conservator.pool.pool import LocalPool, MemoPool, Pool, check_device
+from conservator.pool import LocalPool, MemoPool, Pool, check_device
 from conservator.request import Request
 from conservator.restoration import Plan, Restored, Treater, blend, study_like
 from conservator.session.scope import ANYTHING, Scope

@@ -27,7 +27,7 @@ from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
-from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.request import Request
 from conservator.resample import bicubic_to
 from conservator.restoration import Restored

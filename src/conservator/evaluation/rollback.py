@@ -24,7 +24,7 @@ from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.policies import PolicyContext, make_policy
 from conservator.policies.strategies import photo_rng
-from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session.scope import Scope
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Apply, Decision, Rollback, Trajectory

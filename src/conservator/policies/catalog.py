@@ -19,7 +19,7 @@ from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
 from conservator.policies.vision_language import load_model, shipped_model
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.request import ChatOptions
 from conservator.session.session import Policy
 

@@ -15,7 +15,7 @@ from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ToolFailedError
 from conservator.image import Image
 from conservator.perception.perception import Look, Objective, Percept, Perception
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.resample import bicubic_to
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop

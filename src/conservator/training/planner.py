@@ -28,7 +28,7 @@ from conservator.perception import NetworkPerception
 from conservator.perception.perception import OBJECTIVES, Objective, Percept, Perception
 from conservator.photo import find_photos, load_photo
 from conservator.policies.conversation import Message, ask, judged, plannable, write_reply
-from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Trajectory
 from conservator.tools.catalog import make_toolbox
