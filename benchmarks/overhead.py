@@ -69,7 +69,7 @@ def planning_cost() -> None:
         costs[name] = (
             seconds(lambda damaged=damaged: study(damaged), 3),
             seconds(plan, 3),
-            seconds(lambda small=small: perception.perceive(small), 5),
+            seconds(lambda small=small: perception.grade(small), 5),
         )
         print(
             f"{name}: study {costs[name][0]:.2f} s, perceiving {costs[name][2]:.2f} s, planning {costs[name][1]:.2f} s"

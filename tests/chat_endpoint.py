@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, Task, run_batch
 from PIL import Image as PillowImage
 
-from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, Task, run_batch
 from conservator.apps.replay import replay_record
 from conservator.perception import StatisticalPerception
-from conservator.policies import ChatOptions
 from conservator.record import Record, Settings, load_record
+from conservator.request import ChatOptions
 from conservator.tools import make_toolbox
 
 TOOLBOX = make_toolbox("classical").only("wavelet_denoise", "tv_denoise", "gamma_brighten", "lanczos_x2")

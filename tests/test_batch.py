@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, Task, find_tasks, run_batch
 from PIL import Image as PillowImage
 from skimage import data
 
 from conservator.apps import batch
-from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, Task, find_tasks, run_batch
 from conservator.apps.replay import replay_record
 from conservator.errors import ConservatorError
 from conservator.files import sha256

@@ -27,7 +27,7 @@ from conservator.policies.chat import read_answer
 from conservator.policies.endpoint import MAX_BYTES, read_request
 from conservator.pool import LocalPool
 from conservator.record import load_record
-from conservator.session import Apply, Observation, Rollback, Session, Step, Stop, Trajectory, run
+from conservator.session import Apply, Observation, Rollback, Scope, Session, Step, Stop, Trajectory, run
 from conservator.tools import Toolbox
 
 pytest.importorskip("httpx")
@@ -170,10 +170,10 @@ def test_it_holds_the_contract_of_a_policy(endpoint: Endpoint, noisy_file: Path)
         policy = make_policy("chat", PolicyContext(pool, StatisticalPerception(), chat=options(endpoint, max_calls=99)))
         session = Session(load_photo(noisy_file).image, TOOLBOX, pool, StatisticalPerception(), max_steps=3)
         check_policy(policy, session)
-        enlarging = Chat(options(endpoint), Blind(), upscale=True)
         endpoint.script = [plans("lanczos_x2"), STOP]
-        session = Session(load_photo(noisy_file).image, TOOLBOX, pool, StatisticalPerception())
-        assert run(enlarging, session).last.image.shape == (1, 3, 320, 400)
+        photo = load_photo(noisy_file).image
+        session = Session(photo, TOOLBOX, pool, StatisticalPerception(), scope=Scope(upscale=True))
+        assert run(Chat(options(endpoint), Blind()), session).last.image.shape == (1, 3, 320, 400)
         only = Toolbox(TOOLBOX["lanczos_x2"])
         asked = len(endpoint.bodies)
         stopped = run(

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from chat_endpoint import STOP, TOOLBOX, Endpoint, Reply, done, options, plans, restored, says
-
 from conservator.apps.batch import MANIFEST, Manifest, Restorer, Task, run_batch
+
 from conservator.errors import ConservatorError, MissingExtraError
 from conservator.perception import Blind, StatisticalPerception
 from conservator.policies import Chat

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from conservator.degradations import Kind
 from conservator.errors import ConservatorError, MissingExtraError, NameNotFoundError
 from conservator.image import Image, to_array, to_image
+from conservator.kinds import parse_kinds
 from conservator.metrics.fidelity import psnr
 from conservator.resample import bicubic_resize
 from conservator.tools import Toolbox, check_tool, make_toolbox
@@ -29,7 +30,6 @@ from conservator.tools.spandrel import SpandrelRecord, SpandrelTool, add_spandre
 from conservator.tools.user import (
     entry_point_tools,
     imported_rl_restore_tools,
-    parse_kinds,
     user_tool_dir,
     user_tools,
 )

@@ -24,7 +24,7 @@ from conservator.errors import ConservatorError, MissingExtraError, NameNotFound
 from conservator.extras import import_mllm
 from conservator.image import Image, to_array, to_image
 from conservator.perception import Look, Percept, study
-from conservator.perception.perception import Blind, Objective
+from conservator.perception.perception import Blind, Gain
 from conservator.policies import MllmPolicy, PolicyContext, check_policy, make_policy
 from conservator.policies.conversation import IMAGE, Message, ask, write_reply
 from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model, pack, shipped_model, unpack
@@ -232,11 +232,11 @@ class Verdict(Blind):
     def __init__(self, gain: float) -> None:
         self._gain = gain
 
-    def perceive(self, image: Image) -> Percept:
+    def grade(self, image: Image) -> Percept:
         return Percept({Kind.NOISE: Severity.HIGH}, {Kind.NOISE: 0.9})
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
-        return self._gain
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+        return Gain.sure(self._gain)
 
 
 def test_the_eye_has_a_veto_over_what_the_model_did(
@@ -262,11 +262,12 @@ def test_a_small_photo_is_enlarged_last_where_that_is_wanted(model: VisionLangua
     step = replace(small.trajectory.last, percept=Percept({Kind.LOW_RESOLUTION: Severity.HIGH}))
     done = replace(small.trajectory.last, id=1, parent=0, decision=Decision(Apply("denoise_light")))
     planned = replace(small, trajectory=Trajectory((step, replace(done, percept=step.percept))))
-    for upscale, action in ((True, Apply("upscale_x2")), (False, Stop())):
-        assert MllmPolicy(model, Blind(), once=True, upscale=upscale).act(planned).action == action
+    once = MllmPolicy(model, Blind(), once=True)
+    assert once.act(planned).action == Apply("upscale_x2")
+    assert once.act(replace(planned, tools=planned.tools[1:])).action == Stop()
     last = replace(done, id=2, parent=1, decision=Decision(Apply("upscale_x2")))
     enlarged = replace(small, trajectory=Trajectory((*planned.trajectory.steps, last)))
-    assert MllmPolicy(model, Blind(), upscale=True).act(enlarged).action == Stop()
+    assert MllmPolicy(model, Blind()).act(enlarged).action == Stop()
 
 
 def test_only_a_study_of_a_large_image_is_shown(model: VisionLanguageModel, toolbox: Toolbox, coffee: Image) -> None:

@@ -21,7 +21,7 @@ from conservator.degradations.kinds import Severity
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import Enumeration
 from conservator.perception import Blind, Look, Percept
-from conservator.perception.perception import Objective
+from conservator.perception.perception import Gain
 from conservator.policies.conversation import IMAGE, ask, judged, read_reply, write_reply
 from conservator.session import Apply, Decision, Observation, Rollback, Step, Stop, Trajectory
 from conservator.tools import make_toolbox
@@ -97,10 +97,8 @@ def test_a_conversation_shows_toolbox_history_and_pictures() -> None:
 
 def test_a_conversation_says_what_the_eye_found_and_what_each_step_gained() -> None:
     class Eye(Blind):
-        def compare(
-            self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity"
-        ) -> float:
-            return -1.25 if Kind.JPEG in treated else 0.5
+        def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+            return Gain.sure(-1.25 if Kind.JPEG in treated else 0.5)
 
     percept = Percept(
         {Kind.JPEG: Severity.HIGH, Kind.LOW_LIGHT: Severity.NONE, Kind.RAIN: Severity.LOW},

@@ -14,12 +14,12 @@ from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr
 from conservator.perception import Look, Percept, StatisticalPerception, study
-from conservator.perception.perception import Objective
+from conservator.perception.perception import Gain
 from conservator.photo import Photo
-from conservator.policies import FixedOrder, Greedy, PolicyContext, ReferenceJudge, check_policy, make_policy
+from conservator.policies import FixedOrder, PolicyContext, ReferenceJudge, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.restoration import restore
-from conservator.session import Apply, Rollback, Session, run
+from conservator.session import Apply, Rollback, Scope, Session, run
 from conservator.tools import Toolbox, make_toolbox
 
 EYE = StatisticalPerception()
@@ -106,12 +106,12 @@ class Pessimist:
     def __init__(self, start: Image) -> None:
         self._start = start
 
-    def perceive(self, image: Image) -> Percept:
+    def grade(self, image: Image) -> Percept:
         same = image.shape == self._start.shape and torch.equal(image, self._start)
-        return Percept(EYE.perceive(image).severities, quality=30.0 if same else 20.0)
+        return Percept(EYE.grade(image).severities, quality=30.0 if same else 20.0)
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
-        return after.percept.quality - before.percept.quality
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+        return Gain.sure(after.percept.quality - before.percept.quality)
 
 
 def test_rules_take_back_what_did_harm(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
@@ -160,10 +160,11 @@ def test_alpha_survives_a_restoration(noisy: Image, toolbox: Toolbox, pool: Pool
 def test_small_photos_are_enlarged_only_when_told(coffee: Image, toolbox: Toolbox, pool: Pool) -> None:
     small = coffee[..., :128, :128]
     few = toolbox.only("lanczos_x4", "lanczos_x2")
-    greedy = Greedy(pool, EYE, upscale=False)
-    assert restore(Photo(small), greedy, few, pool, EYE).photo.image.shape == small.shape
-    rules = make_policy("rules", PolicyContext(pool, EYE, upscale=True))
-    assert restore(Photo(small), rules, few, pool, EYE).photo.image.shape == (1, 3, 512, 512)
+    for name in ("greedy", "rules"):
+        policy = make_policy(name, PolicyContext(pool, EYE))
+        assert restore(Photo(small), policy, few, pool, EYE).photo.image.shape == small.shape
+        enlarged = restore(Photo(small), policy, few, pool, EYE, scope=Scope(upscale=True))
+        assert enlarged.photo.image.shape == (1, 3, 512, 512)
 
 
 def test_unknown_policies_are_refused(pool: Pool) -> None:

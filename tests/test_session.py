@@ -9,7 +9,7 @@ from conservator.degradations import Kind
 from conservator.errors import InvalidActionError
 from conservator.image import Image
 from conservator.perception import Look, Percept
-from conservator.perception.perception import Objective
+from conservator.perception.perception import Gain
 from conservator.policies import FixedOrder, NoPolicy, RandomPolicy, check_policy
 from conservator.pool import LocalPool, Pool
 from conservator.session import Apply, Decision, Rollback, Session, Stop, run
@@ -19,11 +19,11 @@ from conservator.tools import Toolbox, make_toolbox
 class Brightness:
     """The plainest eye: quality is the mean."""
 
-    def perceive(self, image: Image) -> Percept:
+    def grade(self, image: Image) -> Percept:
         return Percept(quality=float(image.mean()))
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
-        return after.percept.quality - before.percept.quality
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+        return Gain.sure(after.percept.quality - before.percept.quality)
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from conservator.apps.examples import Example, find_examples
 from conservator.apps.plots import Point, curves, rows_of_dots, scatter
-from conservator.apps.report import picture_uri
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import OBJECTIVES
 from conservator.evaluation.rows import Row, Settings, read_rows, read_settings
 from conservator.evaluation.strategies import is_derived
 from conservator.evaluation.tables import Grid, combinations_of, gains, grids, interval, policies_of
 from conservator.files import write_text
+from conservator.report import picture_uri
 
 _NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
 

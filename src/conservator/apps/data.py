@@ -24,7 +24,7 @@ def build_data(
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Damage crops, run every toolchain on each, and write down what is best in RestoreAgent's five situations."""
-    from conservator.tools.user import parse_kinds
+    from conservator.kinds import parse_kinds
     from conservator.training.planner import Plan, build
 
     kinds = parse_kinds(always) if always else frozenset()

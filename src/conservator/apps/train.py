@@ -39,7 +39,8 @@ def train_expert(
     """Train an expert; run the same command again to go on after an interruption."""
     import torch
 
-    from conservator.tools.user import parse_kinds, user_tool_dir
+    from conservator.kinds import parse_kinds
+    from conservator.tools.user import user_tool_dir
     from conservator.training.experts import Order, install, ship, train
 
     if device == "auto":

@@ -21,7 +21,7 @@ from conservator.evaluation.journal import Journal, Scored
 from conservator.evaluation.spaces import AnyUpTo, EachKindOnce, Space, Toolchain, toolchains_of
 from conservator.image import Image, digest
 from conservator.metrics import FullReference, make_metric
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.resample import bicubic_to
 
 __all__ = [

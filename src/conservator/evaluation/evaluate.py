@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from torch import Tensor
@@ -20,14 +21,18 @@ from conservator.evaluation.ranking import Ranking, study_and_reference
 from conservator.evaluation.rows import Row, Settings, Table, claim, read_rows
 from conservator.evaluation.strategies import check_names, derive, eye_for, is_derived
 from conservator.image import Image
+from conservator.kinds import Objective
 from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, FullReference, NoReference
 from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
-from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.pool import LocalPool, MemoPool, Pool
+from conservator.request import Request
 from conservator.resample import bicubic_to
-from conservator.restoration import Restored, restore
+from conservator.restoration import Restored
+from conservator.restorer import Restorer
+from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session, run
 from conservator.tools.tool import Toolbox
 
@@ -110,14 +115,15 @@ class _Trial:
         memo = MemoPool(counted)  # its own for each photo and policy; closing it would close the shared pool
         policy, deciding = self._policy(name, memo)
         stages: list[int] = []  # calls made when examining, deciding, then each treatment of the whole began
-        restored = restore(
-            Photo(self.damaged),
-            policy,
-            self.toolbox,
-            memo,
-            eye_for(name, self.perception),
-            progress=lambda stage: stages.append(counted.calls),
+        restorer = Restorer(
+            self._request,
+            toolbox=self.toolbox,
+            perception=eye_for(name, self.perception),
+            policy=policy,
+            pool=memo,
+            scope=self._scope(name),
         )
+        restored = restorer.restore(Photo(self.damaged), progress=lambda stage: stages.append(counted.calls))
         rank, toolchains = self._rank(restored.toolchain)
         seconds = restored.seconds | {"deciding": restored.seconds["deciding"] + deciding}
         return Row(
@@ -134,6 +140,21 @@ class _Trial:
             toolchains=toolchains,
         )
 
+    @property
+    def _request(self) -> Request:
+        """The defaults, but for what the benchmark asks for: what toolchains are ranked by is what policies aim at."""
+        return Request(objective=self._objective, seed=self.settings.seed)
+
+    @property
+    def _objective(self) -> Objective:
+        return cast("Objective", self.settings.rank or Request.objective)
+
+    def _scope(self, name: str) -> Scope:
+        """What a policy may do: all of it, where what it does was decided without looking, or by the truth."""
+        if name in ("generalist", "best", "oracle") or is_derived(name):
+            return replace(ANYTHING, upscale=name != "oracle" or self._enlarging)
+        return Scope(self._reduced)
+
     def _policy(self, name: str, pool: Pool) -> tuple[Policy, float]:
         """A policy, or the toolchain of a strategy that follows from one, and the seconds that this took."""
         if name == "generalist":
@@ -146,18 +167,24 @@ class _Trial:
         inner = name.partition(":")[2]
         picture = study(self.damaged)
         start = time.perf_counter()
-        session = Session(picture, self.toolbox, pool, self.perception)
+        session = Session(picture, self.toolbox, pool, self.perception, scope=self._scope(inner))
         decided = run(make_policy(inner, self._context(inner, pool)), session).toolchain()
         toolchain = derive(name, decided, self.toolbox, picture, self.settings.seed)
         return FixedOrder(*toolchain, name=name), time.perf_counter() - start
 
     def _context(self, name: str, pool: Pool) -> PolicyContext:
-        upscale = self.clean is not None and self.clean.shape != self.damaged.shape
-        reference = None
-        if name == "oracle":
-            picture, reference = study_and_reference(self.damaged, self._reference())
-            upscale = upscale and picture.shape == self.damaged.shape  # else it could not tell what that gains
-        return PolicyContext(pool, self.perception, seed=self.settings.seed, upscale=upscale, reference=reference)
+        reference = study_and_reference(self.damaged, self._reference())[1] if name == "oracle" else None
+        return PolicyContext(pool, self.perception, self._objective, self.settings.seed, reference)
+
+    @property
+    def _reduced(self) -> bool:
+        """Whether the photo was made smaller, so that enlarging is asked for."""
+        return self.clean is not None and self.clean.shape != self.damaged.shape
+
+    @property
+    def _enlarging(self) -> bool:
+        """Whether an oracle can tell what enlarging gains: only where it sees the whole photo."""
+        return self._reduced and study(self.damaged).shape == self.damaged.shape
 
     def _reference(self) -> Image:
         if self.clean is None:

@@ -51,7 +51,7 @@ def look(eyes: dict[str, Perception], photos: list[Path], seed: int = 0) -> dict
     for image, truth in cases(photos, seed):
         small = study(image)
         for name, eye in eyes.items():
-            percept = eye.perceive(small)
+            percept = eye.grade(small)
             rows[name].append(
                 (
                     [int(truth.get(kind, Severity.NONE)) for kind in _KINDS],

@@ -46,9 +46,9 @@ def balanced(psnrs: Sequence[float], ssims: Sequence[float]) -> NDArray[np.float
 
 
 def _judge(states: Sequence[tuple[Image, frozenset[Kind]]], reference: Image, eye: Perception) -> Judged:
-    looks = [Look(image, eye.perceive(image)) for image, _ in states]
+    looks = [Look(image, eye.grade(image)) for image, _ in states]
     said = {
-        "eye, beside the input": [eye.compare(looks[0], x, k, "balanced") for x, (_, k) in zip(looks, states)],  # noqa: B905
+        "eye, beside the input": [eye.weigh(looks[0], x, k).cautious("balanced") for x, (_, k) in zip(looks, states)],  # noqa: B905
         "eye, alone": [look.percept.quality for look in looks],
     }
     for name in DEFAULT_NO_REFERENCE:

@@ -18,7 +18,7 @@ from conservator.evaluation.enumerate import EachKindOnce, Enumeration, enumerat
 from conservator.evaluation.spaces import Toolchain, toolchains_of
 from conservator.image import Image
 from conservator.perception.study import study
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.resample import bicubic_to
 from conservator.tools.tool import Toolbox, is_specialist
 

@@ -14,7 +14,7 @@ from conservator.image import Image
 from conservator.perception.perception import Blind
 from conservator.policies import DqnPolicy, FixedOrder, RandomPolicy
 from conservator.policies.dqn import LONGEST
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session import Policy, Session, Stop, Trajectory, step_together
 from conservator.tools.tool import Toolbox
 

@@ -17,7 +17,7 @@ from conservator.perception.perception import Blind
 from conservator.policies import DqnPolicy
 from conservator.policies.dqn import LONGEST
 from conservator.policies.regions import restore_regions
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session import Session, run
 from conservator.tools.tool import Toolbox
 

@@ -24,7 +24,8 @@ from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.policies import PolicyContext, make_policy
 from conservator.policies.strategies import photo_rng
-from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.pool import LocalPool, MemoPool, Pool
+from conservator.session.scope import Scope
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Apply, Decision, Rollback, Trajectory
 from conservator.tools.tool import Toolbox, is_specialist
@@ -131,7 +132,7 @@ class _Trial:
 
     def run(self, name: str, policy: Policy) -> Repair:
         """Let a policy go on after the harmful step, and see what it does."""
-        session = Session(self.picture, self.toolbox, self.pool, self.perception)
+        session = Session(self.picture, self.toolbox, self.pool, self.perception, scope=Scope(tonal_confidence=0.0))
         session.step(Decision(Apply(self.harm)))
         trajectory = run(policy, session)
         before, harmed = (step.image for step in trajectory.steps[:2])

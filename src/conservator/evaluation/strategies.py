@@ -24,7 +24,7 @@ from conservator.degradations import Kind
 from conservator.errors import ConservatorError, name_not_found
 from conservator.evaluation.cases import Case
 from conservator.image import Image
-from conservator.perception.perception import Look, Objective, Percept, Perception
+from conservator.perception.perception import Gain, Look, Percept, Perception
 from conservator.policies import POLICIES, is_policy
 from conservator.policies.strategies import photo_rng, random_order, random_tools
 from conservator.tools.tool import Toolbox
@@ -42,13 +42,13 @@ class Trusting:
     def __init__(self, perception: Perception) -> None:
         self._perception = perception
 
-    def perceive(self, image: Image) -> Percept:
+    def grade(self, image: Image) -> Percept:
         """Judge an image or a study."""
-        return self._perception.perceive(image)
+        return self._perception.grade(image)
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
         """No gain and no harm, whatever was done."""
-        return 0.0
+        return Gain.sure(0.0)
 
 
 def eye_for(name: str, perception: Perception) -> Perception:

@@ -15,13 +15,12 @@ from conservator.image import Image, luma
 from conservator.networks.eye import Glance, Trunk
 from conservator.networks.judge import Judge
 from conservator.perception.opinions import opinions
-from conservator.perception.perception import GRADED_KINDS, OBJECTIVES, Look, Objective, Percept
+from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, OBJECTIVES, Gain, Look, Percept
 from conservator.perception.statistics import statistics
 from conservator.weights import load_weights
 
 _GLANCE = "glance."  # begins the names of the network's tensors, beside those of the judge
 _SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
-_ENLARGED = 0.5  # dB; pictures of two sizes cannot be compared, so an enlargement that was asked for counts this much
 
 
 class StatisticalPerception:
@@ -37,7 +36,7 @@ class StatisticalPerception:
         measures = statistics(image)
         return Percept(measures=measures, features=torch.tensor(list(measures.values())))
 
-    def perceive(self, image: Image) -> Percept:
+    def grade(self, image: Image) -> Percept:
         """Judge one image (1, 3, H, W), or a study (item 0 an overview, the others native crops)."""
         judge, thresholds = _judge(self._weights)
         seen = self.measure(image)
@@ -56,16 +55,17 @@ class StatisticalPerception:
         severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = _smallness(image)
         return Percept(severities, confidences, float(quality[0]), seen.measures, seen.features)
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
-        """Estimate the gain of a treatment in dB, cautiously; an enlargement counts half a dB."""
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+        """Estimate the gain of a treatment; an enlargement counts half a dB."""
         if before.image.shape != after.image.shape:
-            return _ENLARGED
+            return Gain.sure(ENLARGED_GAIN)
         if torch.equal(before.image, after.image):
-            return 0.0
+            return Gain.sure(0.0)
         judge, _ = _judge(self._weights)
         with torch.inference_mode():
             gains = judge.compare(before.percept.features[None], changes(before, after, treated)[None])
-        return float(cautious(gains)[0, OBJECTIVES.index(objective)])
+        means, deviations = gains[0].mean(0).tolist(), gains[0].std(0).tolist()
+        return Gain(dict(zip(OBJECTIVES, means, strict=True)), dict(zip(OBJECTIVES, deviations, strict=True)))
 
 
 class NetworkPerception(StatisticalPerception):

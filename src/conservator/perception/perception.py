@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from conservator.degradations.kinds import TAUGHT, Kind, Severity
 from conservator.image import Image
+from conservator.kinds import OBJECTIVES as OBJECTIVES
+from conservator.kinds import TAUGHT, Kind, Severity
+from conservator.kinds import Objective as Objective
 
 GRADED_KINDS = tuple(kind for kind in Kind if kind in TAUGHT)
 """What is graded by looking; low resolution follows from the size alone."""
 
-Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
-OBJECTIVES: tuple[Objective, ...] = ("fidelity", "balanced", "perceptual")
-"""What a restoration is for: near to the undamaged photo, good to look at, or both; the order of a judge's outputs."""
+
+ENLARGED_GAIN = 0.5
+"""dB. Pictures of two sizes cannot be compared, so an enlargement, which the user must ask for, counts this much."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +52,44 @@ class Look:
     percept: Percept
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What a treatment is estimated to have gained towards the undamaged photo: dB by objective.
+
+    For ``fidelity`` that is mostly PSNR; the other objectives count structure (SSIM) for more.
+    """
+
+    mean: Mapping[Objective, float]
+    deviation: Mapping[Objective, float]
+    """How far the members of the ensemble that was asked disagree: their standard deviation."""
+
+    def cautious(self, objective: Objective) -> float:
+        """The mean less the deviation: what is promised when the members disagree."""
+        return self.mean[objective] - self.deviation[objective]
+
+    @classmethod
+    def sure(cls, gain: float) -> Gain:
+        """The same gain for every objective, without any doubt."""
+        return cls(dict.fromkeys(OBJECTIVES, gain), dict.fromkeys(OBJECTIVES, 0.0))
+
+
 class Perception(Protocol):
     """Anything that looks at an image, or at a study of a photo, and judges it."""
 
-    def perceive(self, image: Image) -> Percept:
+    def grade(self, image: Image) -> Percept:
         """Judge (B, 3, H, W): one image for B = 1; for more, a study (item 0 an overview, the others native crops)."""
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
-        """Estimate what a treatment of ``treated`` gained towards the undamaged photo, in dB.
-
-        For ``fidelity`` that is mostly PSNR; the other objectives count structure (SSIM) for more.
-        """
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+        """Estimate what a treatment of ``treated`` gained towards the undamaged photo."""
 
 
 class Blind:
     """A perception that looks at nothing, for those who judge by a reference or by the pixels alone."""
 
-    def perceive(self, image: Image) -> Percept:
+    def grade(self, image: Image) -> Percept:
         """Nothing is seen."""
         return Percept()
 
-    def compare(self, before: Look, after: Look, treated: frozenset[Kind], objective: Objective = "fidelity") -> float:
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
         """Nothing is gained."""
-        return 0.0
+        return Gain.sure(0.0)

@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, NameNotFoundError, name_not_found
 from conservator.image import Image
 from conservator.perception.perception import Blind, Objective, Perception
 from conservator.policies.chat import Chat
 from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
-from conservator.policies.endpoint import ChatOptions
+from conservator.policies.endpoint import check_options
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
 from conservator.policies.vision_language import load_model, shipped_model
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
+from conservator.request import ChatOptions
 from conservator.session.session import Policy
 
 
@@ -32,8 +32,6 @@ class PolicyContext:
     perception: Perception
     objective: Objective = "balanced"
     seed: int = 0
-    upscale: bool = False
-    """Whether a small photo may be enlarged."""
     reference: Image | None = None
     """The undamaged photo's study; only for the oracle."""
     device: str = "cpu"
@@ -41,16 +39,9 @@ class PolicyContext:
     chat: ChatOptions | None = None
     """Where the policy chat asks; only for that one."""
 
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The damages to treat."""
-        return tuple(kind for kind in Kind if self.upscale or kind is not Kind.LOW_RESOLUTION)
-
 
 def _greedy(context: PolicyContext) -> Greedy:
-    return Greedy(
-        context.pool, context.perception, kinds=context.kinds, objective=context.objective, upscale=context.upscale
-    )
+    return Greedy(context.pool, context.perception, objective=context.objective)
 
 
 def _search(context: PolicyContext, calls: int = 24, name: str = "search") -> Search:
@@ -61,22 +52,22 @@ def _oracle(context: PolicyContext) -> Greedy:
     if context.reference is None:
         raise ConservatorError("the oracle policy compares with the undamaged photo; give it a reference")
     judge = ReferenceJudge(context.reference)
-    return Greedy(context.pool, Blind(), judge, margin=0.02, kinds=None, upscale=context.upscale, name="oracle")
+    return Greedy(context.pool, Blind(), judge, margin=0.02, suspects=False, name="oracle")
 
 
 def _chat(context: PolicyContext) -> Chat:
-    return Chat(context.chat or ChatOptions(), context.perception, context.objective, context.seed, context.upscale)
+    return Chat(context.chat or ChatOptions(), context.perception, context.objective, context.seed)
 
 
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "greedy": _greedy,
     "search": _search,
-    "rules": lambda context: Rules(context.perception, context.kinds),
+    "rules": lambda context: Rules(context.perception, context.objective),
     "beam": lambda context: Beam(_greedy(context)),
-    "reflect": lambda context: Reflect(context.perception, context.kinds, context.objective),
+    "reflect": lambda context: Reflect(context.perception, context.objective),
     "random": lambda context: RandomPolicy(context.seed),
-    "random_both": lambda context: RandomBoth(context.kinds, context.seed),
-    "predefined": lambda context: Predefined(context.kinds),
+    "random_both": lambda context: RandomBoth(context.seed),
+    "predefined": lambda context: Predefined(),
     "none": lambda context: NoPolicy(),
     "oracle": _oracle,
     "dqn": lambda context: DqnPolicy(shipped_agent()),
@@ -92,7 +83,7 @@ def _mllm(name: str, path: str, context: PolicyContext) -> MllmPolicy:
     """A multimodal language model; without a path the one that ships."""
     model = load_model(path, context.device) if path else shipped_model()
     once = name.partition(":")[0] == "mllm-once"
-    return MllmPolicy(model, context.perception, context.objective, name, once, context.upscale)
+    return MllmPolicy(model, context.perception, context.objective, name, once)
 
 
 _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
@@ -144,4 +135,4 @@ def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = Non
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")
     if name == "chat":
-        (chat or ChatOptions()).check()
+        check_options(chat or ChatOptions())

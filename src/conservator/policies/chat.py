@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from conservator.image import Image, to_array
 from conservator.perception.perception import Objective, Perception
 from conservator.policies.conversation import IMAGE, Message, ask, judged, read_reply
-from conservator.policies.endpoint import ChatOptions, ask_endpoint, clean
+from conservator.policies.endpoint import ask_endpoint, check_options, clean
+from conservator.request import ChatOptions
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop, Trajectory
 
@@ -46,12 +47,11 @@ class Chat:
         perception: Perception,
         objective: Objective = "balanced",
         seed: int = 0,
-        upscale: bool = False,
     ) -> None:
         """``seed`` spreads the pauses between requests; raises ConservatorError for options that will not do."""
-        options.check()
+        check_options(options)
         self._options, self._perception, self._objective = options, perception, objective
-        self._seed, self._upscale = seed, upscale
+        self._seed = seed
 
     def act(self, observation: Observation) -> Decision:
         """Ask, unless the last plan is to be carried out first, or asking is of no use."""
@@ -76,11 +76,10 @@ class Chat:
         return replace(read_answer(answer.text, seen), usage=answer.usage)
 
     def _seen(self, observation: Observation) -> Observation:
-        """What the model is told of: no tool that enlarges unless the user wants that, no more pictures than wanted."""
+        """What the model is shown: no more pictures than the user wants."""
         steps = observation.trajectory.steps
         shown = replace(steps[-1], image=steps[-1].image[: self._options.views])
-        tools = tuple(spec for spec in observation.tools if self._upscale or spec.scale == 1)
-        return replace(observation, trajectory=Trajectory((*steps[:-1], shown)), tools=tools)
+        return replace(observation, trajectory=Trajectory((*steps[:-1], shown)))
 
 
 def _hopeless(trajectory: Trajectory) -> str:

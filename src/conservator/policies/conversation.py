@@ -36,9 +36,9 @@ class Message:
     images: tuple[Image, ...] = field(default=(), repr=False)
 
 
-def plannable(tools: Iterable[ToolSpec], upscale: bool = False) -> tuple[ToolSpec, ...]:
-    """The tools that a model plans with: those for one kind of damage, which keep the size unless ``upscale``."""
-    return tuple(spec for spec in tools if is_specialist(spec) and (upscale or spec.scale == 1))
+def plannable(tools: Iterable[ToolSpec]) -> tuple[ToolSpec, ...]:
+    """The tools that a model plans with: those for one kind of damage, which keep the size."""
+    return tuple(spec for spec in tools if is_specialist(spec) and spec.scale == 1)
 
 
 def judged(observation: Observation, perception: Perception, objective: Objective) -> dict[int, float]:
@@ -51,7 +51,7 @@ def judged(observation: Observation, perception: Perception, objective: Objectiv
         examined = step.percept.confidences and step.image.shape == before.image.shape
         if examined and isinstance(action, Apply) and action.tool in treats:
             looks = Look(before.image, before.percept), Look(step.image, step.percept)
-            found[step.id] = perception.compare(*looks, treats[action.tool], objective)
+            found[step.id] = perception.weigh(*looks, treats[action.tool]).cautious(objective)
     return found
 
 

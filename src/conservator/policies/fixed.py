@@ -8,7 +8,7 @@ import numpy as np
 
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import digest
-from conservator.perception.perception import Look, Perception
+from conservator.perception.perception import Look, Objective, Perception
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
 from conservator.tools.tool import ToolSpec, is_specialist
@@ -92,8 +92,9 @@ class Rules:
 
     name = "rules"
 
-    def __init__(self, perception: Perception, kinds: Sequence[Kind] = tuple(Kind), tries: int = 2) -> None:
-        self._perception, self._kinds, self._tries = perception, frozenset(kinds), tries
+    def __init__(self, perception: Perception, objective: Objective = "balanced", tries: int = 2) -> None:
+        """``objective`` is what counts as harm; ``tries`` are the tools that one damage may cost."""
+        self._perception, self._objective, self._tries = perception, objective, tries
 
     def act(self, observation: Observation) -> Decision:
         """Take back the last step if it did harm; else treat the next damage in the expert's order; else stop."""
@@ -102,12 +103,13 @@ class Rules:
         if last.decision is not None and isinstance(last.decision.action, Apply) and last.error is None:
             tool, before = last.decision.action.tool, trajectory.steps[last.parent or 0]
             removes = next(spec.removes for spec in observation.tools if spec.name == tool)
-            gain = self._perception.compare(Look(before.image, before.percept), Look(last.image, last.percept), removes)
+            looks = Look(before.image, before.percept), Look(last.image, last.percept)
+            gain = self._perception.weigh(*looks, removes).cautious(self._objective)
             if gain < 0:
                 return Decision(Rollback(before.id), thought=f"{tool} did harm: {gain:+.1f} dB")
         for kind in EXPERT_ORDER:
             severity = observation.percept.severities.get(kind, Severity.NONE)
-            if kind not in self._kinds or severity == Severity.NONE:
+            if severity == Severity.NONE:
                 continue
             untried = self._next_tool(kind, severity, observation.tools, trajectory)
             if untried is not None:

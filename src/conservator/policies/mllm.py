@@ -39,21 +39,23 @@ class MllmPolicy:
         objective: Objective = "balanced",
         name: str = "mllm",
         once: bool = False,
-        upscale: bool = False,
     ) -> None:
-        """``upscale`` enlarges a small photo when the model has no more to do: no question it learned is about that."""
         self.name, self._model, self._perception, self._objective = name, model, perception, objective
-        self._once, self._upscale = once, upscale
+        self._once = once
         self._speaker = Speaker(model.tokens, model.end)
 
     def act(self, observation: Observation) -> Decision:
-        """Decide; the thought says how sure the model is, and what else it held possible."""
+        """Decide; the thought says how sure the model is, and what else it held possible.
+
+        A small photo is enlarged, where that is offered, when the model has no more to do: no question that it learned
+        is about size.
+        """
         enlarging = [spec.name for spec in observation.tools if spec.scale > 1]
         if set(enlarging) & set(observation.trajectory.toolchain()):
             return Decision(Stop(), thought="the photo is enlarged, which is the last step")
         decision = self._next(observation)
         small = observation.percept.severities.get(Kind.LOW_RESOLUTION, Severity.NONE) > Severity.NONE
-        if decision.action == Stop() and self._upscale and small and enlarging and observation.steps_left > 1:
+        if decision.action == Stop() and small and enlarging and observation.steps_left > 1:
             return Decision(Apply(enlarging[0]), thought=f"the photo is small; else {decision.thought}")
         return decision
 

@@ -55,11 +55,9 @@ class Reflect:
 
     name = "reflect"
 
-    def __init__(
-        self, perception: Perception, kinds: Sequence[Kind] = tuple(Kind), objective: Objective = "balanced"
-    ) -> None:
-        """``perception`` compares the results of a subtask that failed; ``kinds`` are the damages to treat."""
-        self._perception, self._kinds, self._objective = perception, frozenset(kinds), objective
+    def __init__(self, perception: Perception, objective: Objective = "balanced") -> None:
+        """``perception`` compares the results of a subtask that failed."""
+        self._perception, self._objective = perception, objective
 
     def act(self, observation: Observation) -> Decision:
         """Take back a treatment that failed; else try the next tool; stop when nothing is left, or no step to look."""
@@ -82,7 +80,7 @@ class Reflect:
     def _standing(self, steps: Sequence[Step], tools: Sequence[ToolSpec]) -> _Standing:
         """Read the work so far out of the steps, whoever took them."""
         treats = {spec.name: spec.removes for spec in tools}
-        scheduled = frozenset(kind for kind in self._kinds if _severity(steps[0], kind) > _ENOUGH)
+        scheduled = frozenset(kind for kind in Kind if _severity(steps[0], kind) > _ENOUGH)
         standing = self._settle(_Standing(steps[0], scheduled), steps[:1], tools)
         for step in steps[1:]:
             if kinds := treats.get(_applied(step) or ""):
@@ -116,7 +114,7 @@ class Reflect:
             tool = _applied(step)
             if tool in removes and step.error is None:
                 after = Look(step.image, step.percept)
-                gains[step.id] = self._perception.compare(before, after, removes[tool], self._objective)
+                gains[step.id] = self._perception.weigh(before, after, removes[tool]).cautious(self._objective)
         best = max(gains, key=lambda number: gains[number], default=None)
         return steps[best] if best is not None and gains[best] > 0 else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ToolFailedError
 from conservator.image import Image
 from conservator.perception.perception import Look, Objective, Percept, Perception
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.resample import bicubic_to
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
@@ -78,7 +78,7 @@ class EyeJudge:
         if _harms_fidelity(before.image, image, tool):
             return float("-inf")
         was, now = Look(before.image, before.percept), Look(image, percept)
-        gain = self._perception.compare(was, now, tool.removes, self._objective)
+        gain = self._perception.weigh(was, now, tool.removes).cautious(self._objective)
         if tool.scale == 1 and is_specialist(tool) and tool.removes & _SCENE:
             gain -= _SCENE_MARGIN
         return gain
@@ -129,20 +129,14 @@ class Greedy:
         perception: Perception,
         judge: Judge | None = None,
         margin: float = _MARGIN,
-        kinds: Iterable[Kind] | None = tuple(Kind),
         objective: Objective = "balanced",
-        upscale: bool = False,
+        suspects: bool = True,
         name: str = "greedy",
     ) -> None:
-        """``kinds`` are the damages to treat; None tries every tool, whatever the eye sees (for an oracle).
-
-        ``upscale`` allows tools that enlarge the photo: a small photo is not a damaged one unless the user says so.
-        """
+        """Without ``suspects`` it tries every tool, whatever perception sees: for an oracle."""
         self.name, self._pool, self._perception = name, pool, perception
         self._judge = EyeJudge(perception, objective) if judge is None else judge
-        self._margin = margin
-        self._kinds = None if kinds is None else frozenset(kinds)
-        self._upscale = upscale
+        self._margin, self._suspects = margin, suspects
 
     def act(self, observation: Observation) -> Decision:
         """Try the candidates on the current image and take the best, if it gains enough."""
@@ -172,20 +166,18 @@ class Greedy:
                 continue  # the session records it if the tool is ever chosen; here it is no candidate
             if image.shape == state.image.shape and torch.equal(image, state.image):
                 continue
-            percept = self._perception.perceive(image)
+            percept = self._perception.grade(image)
             gain = self._judge(state, spec, image, percept)
-            required = self._margin if self._kinds is None else self._margin + _beyond(spec, state.percept)
+            required = self._margin + (_beyond(spec, state.percept) if self._suspects else 0.0)
             if gain > float("-inf"):
                 toolchain = (*state.toolchain, spec.name)
                 children.append(State(image, percept, toolchain, state.gain + gain, state.required + required))
         return children
 
     def _fits(self, spec: ToolSpec, state: State) -> bool:
-        if spec.scale > 1 and not self._upscale:
-            return False
         if state.toolchain.count(spec.name) >= 2 or state.toolchain[-1:] == (spec.name,):
             return False
-        if self._kinds is None:
+        if not self._suspects:
             return True
         if not is_specialist(spec):
             return False  # the eye was never taught to weigh a tool for everything
@@ -193,7 +185,7 @@ class Greedy:
         suspected.update(state.percept.present)
         seen = state.percept.severities
         # what is only suspected is faint
-        return any(max(seen[kind], Severity.LOW) in spec.severities for kind in spec.removes & self._kinds & suspected)
+        return any(max(seen[kind], Severity.LOW) in spec.severities for kind in spec.removes & suspected)
 
 
 def _beyond(spec: ToolSpec, percept: Percept) -> float:

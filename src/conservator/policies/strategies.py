@@ -27,10 +27,6 @@ class PlannedPolicy(ABC):
 
     name: str
 
-    def __init__(self, kinds: Sequence[Kind] = tuple(Kind)) -> None:
-        """``kinds`` are the damages to treat."""
-        self._kinds = frozenset(kinds)
-
     def act(self, observation: Observation) -> Decision:
         """Apply the next tool of the plan, which follows from the first step alone, then stop."""
         first = observation.trajectory.steps[0]
@@ -46,7 +42,7 @@ class PlannedPolicy(ABC):
         found = {
             kind: [spec.name for spec in tools if kind in spec.removes and is_specialist(spec)]
             for kind in EXPERT_ORDER
-            if kind in percept.present and kind in self._kinds
+            if kind in percept.present
         }
         return {kind: names for kind, names in found.items() if names}
 
@@ -56,9 +52,8 @@ class RandomBoth(PlannedPolicy):
 
     name = "random_both"
 
-    def __init__(self, kinds: Sequence[Kind] = tuple(Kind), seed: int = 0) -> None:
+    def __init__(self, seed: int = 0) -> None:
         """The same photo and seed give the same toolchain."""
-        super().__init__(kinds)
         self._seed = seed
 
     def plan(self, image: Image, percept: Percept, tools: Sequence[ToolSpec]) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ import torch
 from conservator.errors import InvalidActionError, ToolFailedError, name_not_found
 from conservator.image import Image, check_image
 from conservator.perception.perception import Percept, Perception
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
+from conservator.session.scope import Scope
 from conservator.session.trajectory import Apply, Decision, Rollback, Step, Stop, Trajectory
 from conservator.tools.tool import Toolbox, ToolSpec
 
@@ -52,11 +53,22 @@ class Policy(Protocol):
 class Session:
     """One image, or one study of a photo, on its way to being restored."""
 
-    def __init__(self, image: Image, toolbox: Toolbox, pool: Pool, perception: Perception, max_steps: int = 12) -> None:
+    def __init__(
+        self,
+        image: Image,
+        toolbox: Toolbox,
+        pool: Pool,
+        perception: Perception,
+        max_steps: int = 12,
+        scope: Scope = Scope(),  # noqa: B008 - frozen
+    ) -> None:
+        """``scope`` is what the user lets a policy do; ``max_steps`` are the decisions at most."""
         self._toolbox, self._pool, self._perception, self._max_steps = toolbox, pool, perception, max_steps
         start = time.perf_counter()
-        percept = perception.perceive(check_image(image))
+        percept = perception.grade(check_image(image))
         self.trajectory = Trajectory((Step(0, None, None, image, percept, time.perf_counter() - start),))
+        self.tools = tuple(spec for spec in toolbox.specs if scope.offers(spec, percept))
+        """What a policy may choose from."""
 
     @property
     def stopped(self) -> bool:
@@ -72,7 +84,7 @@ class Session:
     def observe(self) -> Observation:
         """What the policy may know now."""
         left = self._max_steps + 1 - len(self.trajectory.steps)
-        return Observation(self.trajectory, self._toolbox.specs, left)
+        return Observation(self.trajectory, self.tools, left)
 
     @property
     def _enlarged(self) -> bool:
@@ -102,10 +114,12 @@ class Session:
             case Apply(tool):
                 if tool not in self._toolbox:
                     raise InvalidActionError(str(name_not_found("tool", tool, self._toolbox)))
+                if tool not in {spec.name for spec in self.tools}:
+                    raise InvalidActionError(f"{tool} is not offered for this photo; choose one that is")
                 if self._toolbox[tool].spec.scale > 1 and self._enlarged:
                     raise InvalidActionError(f"{tool} enlarges, and the photo was enlarged before; choose another tool")
                 image = (call or self._pool.submit(tool, last.image)).result()
-                return last.id, image, self._perception.perceive(image)
+                return last.id, image, self._perception.grade(image)
             case Rollback(to):
                 if not 0 <= to <= last.id:
                     raise InvalidActionError(f"no step {to} to roll back to; steps are 0 to {last.id}")
@@ -132,7 +146,7 @@ def step_together(sessions: Sequence[Session], decisions: Sequence[Decision], po
     """
     groups: dict[tuple[str, torch.Size], list[int]] = defaultdict(list)
     for i, (session, decision) in enumerate(zip(sessions, decisions, strict=True)):
-        if isinstance(decision.action, Apply) and decision.action.tool in session._toolbox:
+        if isinstance(decision.action, Apply) and decision.action.tool in {spec.name for spec in session.tools}:
             groups[decision.action.tool, session.trajectory.last.image.shape].append(i)
     together = {
         key: pool.submit(key[0], torch.cat([sessions[i].trajectory.last.image for i in members]))

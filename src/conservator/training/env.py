@@ -21,7 +21,7 @@ from conservator.evaluation.rl_restore import try_all
 from conservator.image import Image
 from conservator.perception.perception import Blind
 from conservator.policies.dqn import LONGEST
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session import Apply, Decision, Session, Stop, step_together
 from conservator.tools.tool import Toolbox
 from conservator.training.rewards import Reward, step_psnr

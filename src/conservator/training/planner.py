@@ -28,7 +28,7 @@ from conservator.perception import NetworkPerception
 from conservator.perception.perception import OBJECTIVES, Objective, Percept, Perception
 from conservator.photo import find_photos, load_photo
 from conservator.policies.conversation import Message, ask, judged, plannable, write_reply
-from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Trajectory
 from conservator.tools.catalog import make_toolbox
@@ -140,12 +140,12 @@ class _Remembering:
 
     def __init__(self, eye: Perception) -> None:
         self._eye, self._seen = eye, dict[str, Percept]()
-        self.compare = eye.compare
+        self.weigh = eye.weigh
 
-    def perceive(self, image: Image) -> Percept:
+    def grade(self, image: Image) -> Percept:
         key = digest(image)
         if key not in self._seen:
-            self._seen[key] = self._eye.perceive(image)
+            self._seen[key] = self._eye.grade(image)
         return self._seen[key]
 
 
@@ -178,14 +178,14 @@ def _with(kinds: frozenset[Kind], recipe: Recipe, rng: np.random.Generator) -> R
 
 def _trajectory(image: Image, history: Sequence[Action], pool: Pool, eye: Perception) -> Trajectory:
     """The steps of a history, run again."""
-    steps = [Step(0, None, None, image, eye.perceive(image))]
+    steps = [Step(0, None, None, image, eye.grade(image))]
     for action in history:
         last = steps[-1]
         if isinstance(action, Apply):
             image, parent = pool.submit(action.tool, last.image).result(), last.id
         elif isinstance(action, Rollback):
             image, parent = steps[action.to].image, action.to
-        steps.append(Step(last.id + 1, parent, Decision(action), image, eye.perceive(image)))
+        steps.append(Step(last.id + 1, parent, Decision(action), image, eye.grade(image)))
     return Trajectory(tuple(steps))
 
 
