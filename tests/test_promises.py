@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -26,18 +24,14 @@ from conservator.degradations import (
 from conservator.evaluation.patches import single
 from conservator.evaluation.tables import interval
 from conservator.image import Image
-from conservator.networks.judge import Judge
 from conservator.perception import Look, StatisticalPerception
-from conservator.perception.eyes import cautious, changes
-from conservator.perception.perception import OBJECTIVES
+from conservator.perception.perception import OBJECTIVES, Gain
 from conservator.photo import Photo
-from conservator.policies import FixedOrder
-from conservator.pool import LocalPool, MemoPool, Pool
-from conservator.restoration import restore, treat
+from conservator.request import Request
+from conservator.restorer import Restorer
 from conservator.tools import Toolbox, make_toolbox
 from conservator.tools.rl_restore_own import own_network
 from conservator.training.patches import PatchSource
-from conservator.weights import load_weights
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
@@ -113,68 +107,49 @@ def test_an_interval_is_as_wide_as_the_error_of_the_mean(count: int) -> None:
 
 @pytest.fixture(scope="module")
 def toolbox() -> Toolbox:
-    return make_toolbox("classical").only("tv_denoise", "lanczos_x2", "deblock")
+    return make_toolbox("classical").only("tv_denoise", "lanczos_x2")
 
 
-@pytest.fixture(scope="module")
-def pool(toolbox: Toolbox) -> Iterator[Pool]:
-    with MemoPool(LocalPool(toolbox, max_batch=1)) as pool:
-        yield pool
+def restorer(toolbox: Toolbox, strength: float) -> Restorer:
+    return Restorer(Request(strength=strength), toolbox=toolbox, perception=StatisticalPerception())
 
 
-def test_a_small_strength_stays_near_the_input_and_a_large_one_near_the_result(
-    small: Image, toolbox: Toolbox, pool: Pool
-) -> None:
-    noisy = degrade(small, parse_recipe("noise:high", seed=4))
-
-    def restored(strength: float) -> Image:
-        policy, eye = FixedOrder("tv_denoise"), StatisticalPerception()
-        return restore(Photo(noisy), policy, toolbox, pool, eye, strength=strength).photo.image
-
-    full = restored(1.0)
-    whole = float((full - noisy).abs().mean())
+def test_a_small_strength_stays_near_the_input_and_a_large_one_near_the_result(small: Image, toolbox: Toolbox) -> None:
+    noisy = Photo(degrade(small, parse_recipe("noise:high", seed=4)))
+    full = toolbox["tv_denoise"](noisy.image)
+    whole = float((full - noisy.image).abs().mean())
     assert whole > 0.02
-    for made in (restored, lambda strength: treat(Photo(noisy), ("tv_denoise",), pool, strength).image):
-        assert torch.equal(made(0.0), noisy)
-        assert torch.equal(made(1.0), full)
-        for strength in (0.1, 0.25, 0.9):
-            moved = [float((made(strength) - end).abs().mean()) / whole for end in (noisy, full)]
-            assert moved == pytest.approx([strength, 1 - strength], abs=1e-3)
+    for strength in (0.0, 0.1, 0.25, 0.9, 1.0):
+        with restorer(toolbox, strength) as one:
+            for made in (one.apply(noisy, ["tv_denoise"]).photo.image, one.replay(noisy, ["tv_denoise"]).image):
+                moved = [float((made - end).abs().mean()) / whole for end in (noisy.image, full)]
+                assert moved == pytest.approx([strength, 1 - strength], abs=1e-3)
+                if strength in (0, 1):
+                    assert torch.equal(made, full if strength else noisy.image)
 
 
-def test_strength_blends_an_enlargement_with_the_input_enlarged(small: Image, toolbox: Toolbox, pool: Pool) -> None:
-    plain = treat(Photo(small), ("lanczos_x2",), pool, 0.0).image
-    full = treat(Photo(small), ("lanczos_x2",), pool, 1.0).image
-    quarter = treat(Photo(small), ("lanczos_x2",), pool, 0.25).image
-    assert full.shape == quarter.shape == plain.shape
-    assert float((quarter - plain).abs().mean()) < 0.3 * float((full - plain).abs().mean())
+def test_strength_blends_an_enlargement_with_the_input_enlarged(small: Image, toolbox: Toolbox) -> None:
+    made = {}
+    for strength in (0.01, 0.25, 1.0):
+        with restorer(toolbox, strength) as one:
+            made[strength] = one.apply(Photo(small), ["lanczos_x2"]).photo.image
+    assert {tuple(image.shape) for image in made.values()} == {(1, 3, 192, 256)}
+    apart = [float((made[strength] - made[0.01]).abs().mean()) for strength in (0.25, 1.0)]
+    assert 0 < apart[0] < 0.3 * apart[1]
 
 
 # --- estimates --------------------------------------------------------------------------------------------------------
 
 
-def test_the_more_the_members_differ_the_less_is_believed() -> None:
-    agreed, split = torch.full((5, 1), 2.0), torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0]])
-    sure, doubtful = (float(cautious(members[None])[0, 0]) for members in (agreed, split))
-    assert sure == pytest.approx(2.0)
-    assert doubtful == pytest.approx(2.0 - math.sqrt(2.5), abs=1e-5)  # the mean less the deviation
-
-
-def test_the_gain_that_an_eye_tells_is_the_doubtful_one_of_its_objective(small: Image) -> None:
-    tensors, metadata = load_weights("statistics")
-    first = StatisticalPerception().perceive(small)
-    widths = (int(metadata[name]) for name in ("features", "changes"))
-    judge = Judge(*widths, len(json.loads(metadata["kinds"])), len(OBJECTIVES), int(metadata["hidden"])).eval()
-    judge.load_state_dict({name: value.float() for name, value in tensors.items()})
-    noisy = degrade(small, parse_recipe("noise:high", seed=4))
-    before, after = Look(noisy, StatisticalPerception().perceive(noisy)), Look(small, first)
-    treated = frozenset({Kind.NOISE})
-    with torch.inference_mode():
-        members = judge.compare(before.percept.features[None], changes(before, after, treated)[None])[0]
-    for i, objective in enumerate(OBJECTIVES):
-        told = StatisticalPerception().compare(before, after, treated, objective)
-        assert told == pytest.approx(float(members[:, i].mean() - members[:, i].std()), abs=1e-4)
-        assert told < float(members[:, i].mean()) - 0.01
+def test_the_more_the_members_of_an_ensemble_differ_the_less_is_believed(small: Image) -> None:
+    gain = Gain(
+        {"fidelity": 2.0, "balanced": 3.0, "perceptual": 4.0}, {"fidelity": 0.5, "balanced": 0, "perceptual": 9}
+    )
+    assert [gain.cautious(objective) for objective in OBJECTIVES] == [1.5, 3.0, -5.0]
+    noisy, eye = degrade(small, parse_recipe("noise:high", seed=4)), StatisticalPerception()
+    told = eye.weigh(Look(noisy, eye.grade(noisy)), Look(small, eye.grade(small)), frozenset({Kind.NOISE}))
+    assert len({told.mean[objective] for objective in OBJECTIVES}) == 3
+    assert all(0.01 < told.deviation[objective] < 5 for objective in OBJECTIVES)
 
 
 # --- joint training ---------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def look(eye: type[StatisticalPerception], scene: str, recipe: str = "") -> Look
     """A scene, damaged or not, and what an eye sees in it."""
     photo = to_image(getattr(data, scene)())
     image = study(degrade(photo, parse_recipe(recipe, seed=1)) if recipe else photo)
-    return Look(image, eye().perceive(image))
+    return Look(image, eye().grade(image))
 
 
 @pytest.mark.parametrize("recipe", SEEN)
@@ -137,8 +137,8 @@ def test_undoing_a_damage_is_weighed_as_a_gain_and_doing_it_is_not(recipe: str) 
         undone, done = [], []
         for scene in SCENES:
             damaged, clean = look(NetworkPerception, scene, recipe), look(NetworkPerception, scene)
-            undone.append(eye.compare(damaged, clean, kind, objective))
-            done.append(eye.compare(clean, damaged, kind, objective))
+            undone.append(eye.weigh(damaged, clean, kind).cautious(objective))
+            done.append(eye.weigh(clean, damaged, kind).cautious(objective))
             assert undone[-1] > done[-1], (scene, objective)
         assert np.mean(undone) > np.mean(done) + 0.5, objective
         assert np.mean(undone) > 0.5, objective
