@@ -80,7 +80,7 @@ def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], 
     if default is MISSING:  # made when the command is called: an environment variable may say it
         told |= {"default_factory": field.default_factory, "show_default": False}
         default = inspect.Parameter.empty
-    annotation: Any = Annotated[plain, typer.Option(*decls, **told)]  # type: ignore[valid-type]
+    annotation: Any = Annotated[plain, typer.Option(*decls, **told)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
