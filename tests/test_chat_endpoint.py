@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from chat_endpoint import STOP, TOOLBOX, Endpoint, Reply, done, options, plans, restored, says
-from conservator.apps.batch import MANIFEST, Manifest, Restorer, Task, run_batch
 
+from conservator.batch import JOURNAL, FileRestorer, Journal, Task, run_batch
 from conservator.errors import ConservatorError, MissingExtraError
 from conservator.perception import Blind, StatisticalPerception
 from conservator.policies import Chat
-from conservator.record import Settings
+from conservator.request import Request
+from conservator.restorer import Restorer
 
 pytest.importorskip("httpx")
 KEY = "sk-a-secret-of-the-user-0123456789"
@@ -115,15 +116,15 @@ def test_nobody_answers_and_the_photo_is_written_as_it_came(endpoint: Endpoint, 
 
 def test_what_is_incomplete_is_done_again_by_resume(endpoint: Endpoint, noisy_file: Path) -> None:
     task = Task(noisy_file, noisy_file.parents[1] / "out" / "noisy.png")
-    settings = Settings(policy="chat", chat=options(endpoint, retries=0))
-    restorer = Restorer(settings, TOOLBOX, StatisticalPerception())
-    manifest = Manifest(task.target.parent / MANIFEST)
+    request = Request("chat", chat=options(endpoint, retries=0))
+    restorer = FileRestorer(Restorer(request, toolbox=TOOLBOX, perception=StatisticalPerception()))
+    journal = Journal(task.target.parent / JOURNAL)
     endpoint.script = [Reply(status=500)]
-    assert run_batch([task], restorer, manifest).exit_code == 1
+    assert run_batch([task], restorer, journal).exit_code == 1
     endpoint.script = [plans("wavelet_denoise"), STOP]
-    again = run_batch([task], restorer, manifest, resume=True)
+    again = run_batch([task], restorer, journal, resume=True)
     assert (again.exit_code, again.outcomes[0].status) == (0, "restored")
-    assert run_batch([task], restorer, manifest, resume=True).outcomes[0].status == "skipped"
+    assert run_batch([task], restorer, journal, resume=True).outcomes[0].status == "skipped"
 
 
 def test_the_budget_of_calls_holds(endpoint: Endpoint, noisy_file: Path) -> None:

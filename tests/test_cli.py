@@ -87,7 +87,7 @@ def test_degrade_examine_restore_compare_replay(photo: Path, tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out.conservator.json").read_text())
     assert record["toolchain"]
-    assert record["settings"]["policy"] == "greedy"
+    assert record["request"]["policy"] == "greedy"
     page = (tmp_path / "out.conservator.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 3
     assert "http" not in page.replace("http-equiv", "")

@@ -23,7 +23,9 @@ from conservator.perception.perception import Objective
 from conservator.photo import Photo
 from conservator.policies import FixedOrder
 from conservator.pool import FunctionModel, LocalPool, MemoPool, Model, Pool, check_pool, host
-from conservator.restoration import restore
+from conservator.request import Request
+from conservator.restoration import Restored
+from conservator.restorer import Restorer
 from conservator.session import Apply, Decision, Session
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 
@@ -303,7 +305,7 @@ def test_a_tools_bug_on_the_whole_photo_is_noted(astronaut: Image) -> None:
     toolbox = Toolbox(OnSmall())
     photo = Photo(torch.cat([astronaut, astronaut.flip(-1)], -1) * 0.3)
     with LocalPool(toolbox, max_batch=1) as pool:
-        restored = restore(photo, FixedOrder("on_small"), toolbox, pool, Brightness())
+        restored = restore(photo, FixedOrder("on_small"), toolbox, pool)
     assert [(t.kept, t.note) for t in restored.treatments] == [
         (False, "on_small failed: ZeroDivisionError: float division by zero")
     ]
@@ -423,6 +425,11 @@ def test_models_of_one_identity_are_one_model() -> None:
         assert pool.hits == 1
 
 
+def restore(photo: Photo, policy: FixedOrder, toolbox: Toolbox, pool: Pool, strength: float = 1.0) -> Restored:
+    request, eye = Request(strength=strength), Brightness()
+    return Restorer(request, toolbox=toolbox, perception=eye, policy=policy, pool=pool).restore(photo)
+
+
 class Witness(Pool):
     """Notes what the pool beneath answered to whom, at the time."""
 
@@ -446,7 +453,10 @@ def test_nobody_changes_the_results_that_the_memo_shares(photo: Image) -> None:
     with MemoPool(witness) as pool:
         for _ in range(2):
             policy = FixedOrder("stretch_brighten", "dct_denoise", "deblock")
-            restore(Photo(noisy), policy, toolbox, pool, Brightness(), strength=0.5)
+            restorer = Restorer(
+                Request(strength=0.5), toolbox=toolbox, perception=Brightness(), policy=policy, pool=pool
+            )
+            restorer.restore(Photo(noisy))
         assert pool.hits > 0
         assert len(witness.seen) >= 3
         assert all(digest(call.result()) == then.result() for _, call, then in witness.seen)

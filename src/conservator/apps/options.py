@@ -69,18 +69,19 @@ def field_docs(settings: type[Any]) -> dict[str, str]:
 
 
 def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], panel: str | None) -> inspect.Parameter:
-    name = field.name.replace("_", "-")
-    default = _default(field)
+    decls = flags.get(field.name, f"--{field.name.replace('_', '-')}").split(" ")
+    default: Any = field.default
     plain = _without_none(hint)
-    flag = flags.get(field.name, f"--{name}")
     if _is_kinds(plain):
         plain, default = str, ",".join(sorted(default or ()))
     if default is None:
         plain = plain | None
-    option = typer.Option(*flag.split(" "), help=words, rich_help_panel=panel, show_default=default not in ("", False))
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, option]
-    )
+    told: dict[str, Any] = {"help": words, "rich_help_panel": panel, "show_default": default not in ("", False)}
+    if default is MISSING:  # made when the command is called: an environment variable may say it
+        told |= {"default_factory": field.default_factory, "show_default": False}
+        default = inspect.Parameter.empty
+    annotation: Any = Annotated[plain, typer.Option(*decls, **told)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _default(field: Field[Any]) -> Any:
