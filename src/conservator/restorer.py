@@ -188,9 +188,10 @@ class Restorer:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""
         with self._lock:
             self._closed = True
-            models = self._made.pop("models", None)
-        if models is not None:
-            models.close()
+            pools = [self._made.pop(name, None) for name in ("memo", "models")]
+        for pool in pools:
+            if pool is not None:
+                pool.close()
 
     def __enter__(self) -> Self:
         return self
