@@ -19,8 +19,9 @@ else
 	$(BIN)/conservator demo --output out
 endif
 
+# One thread per process (tests/conftest.py), two processes or as many as there are cores, four at most: each holds models.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def options(server: Endpoint, **changed: Any) -> ChatOptions:
-    return replace(ChatOptions(server.url, "a-model", allow_upload=True, timeout=5, backoff=0.01), **changed)
+    return replace(ChatOptions(server.url, "a-model", allow_upload=True, timeout=60, backoff=0.01), **changed)
 
 
 def restored(photo: Path, chosen: ChatOptions, **settings: Any) -> tuple[Outcome, Record]:

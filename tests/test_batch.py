@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 from skimage import data
+from test_cli import conservator, process
 
 from conservator.apps.replay import replay_record
 from conservator.batch import (
@@ -279,21 +279,17 @@ def test_resume_skips_what_stands_and_redoes_what_changed(album: Path, tmp_path:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_tree(album: Path, tmp_path: Path) -> None:
-    def command(output: Path, *more: str) -> list[str]:
-        return [
-            *(sys.executable, "-c", "from conservator.apps.cli import main; main()", "restore", str(album)),
-            *("-o", str(output), "--policy", "rules", "--toolbox", "classical", *more),
-        ]
+    def command(output: Path) -> tuple[object, ...]:
+        return "restore", album, "-o", output, "--policy", "rules", "--toolbox", "classical"
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert subprocess.run(command(whole), capture_output=True, check=False).returncode == 1
-    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(killed.rglob("*.conservator.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert subprocess.run(command(killed, "--resume"), capture_output=True, check=False).returncode == 1
+    assert conservator(*command(whole)).returncode == 1
+    with subprocess.Popen(process(*command(killed)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        while not list(killed.rglob("*.conservator.json")) and running.poll() is None:
+            time.sleep(0.02)
+        running.kill()
+    assert list(killed.rglob("*.conservator.json"))
+    assert conservator(*command(killed), "--resume").returncode == 1
 
     def tree(root: Path) -> dict[str, str]:
         files = (p for p in root.rglob("*") if p.is_file() and not p.name.endswith((".json", ".jsonl")))
