@@ -68,6 +68,11 @@ def luma(image: Image) -> Tensor:
     return (0.299 * r + 0.587 * g + 0.114 * b)[:, None]
 
 
+def decibels(error: Tensor, cap: float) -> Tensor:
+    """PSNR in dB of mean square errors of images in [0, 1], any shape; at most ``cap``, which no error gives."""
+    return (-10 * error.log10()).clamp(max=cap)
+
+
 def digest(image: Tensor) -> str:
     """Content hash (sha256 hex): equal shape and pixels, equal digest."""
     data = image.detach().cpu().contiguous().numpy()
