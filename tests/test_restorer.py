@@ -141,10 +141,14 @@ def test_a_plan_treats_nothing_and_is_what_restore_carries_out() -> None:
 def test_what_is_asked_for_by_name_is_done() -> None:
     """Whatever is seen, and whatever comes of it: also where a policy would have taken it back."""
     clean = Photo(to_image(data.coffee()[:200, :200]))
-    with Restorer(Request(toolbox="classical"), perception=EYE) as restorer:
+    harmful = Smooth()
+    harmful.spec = replace(Smooth.spec, name="blur", removes=frozenset({Kind.LOW_LIGHT}))
+    tools = Toolbox(harmful, *make_toolbox("classical").only("tv_denoise", "lanczos_x2").values())
+    with Restorer(toolbox=tools, perception=EYE, policy=Once("blur")) as restorer:
         assert restorer.restore(clean).untouched
-        treated = restorer.apply(clean, ("tv_denoise", "gamma_brighten", "lanczos_x2"))
-        assert treated.toolchain == ("tv_denoise", "gamma_brighten", "lanczos_x2")
+        treated = restorer.apply(clean, ("blur", "blur", "lanczos_x2"))
+        assert treated.toolchain == ("blur", "blur", "lanczos_x2")
+        assert treated.treatments[0].gain < -0.3
         assert treated.photo.image.shape == (1, 3, 400, 400)
         with pytest.raises(NameNotFoundError, match="tv_denoise"):
             restorer.apply(clean, ("tv_denoize",))
