@@ -29,6 +29,8 @@ from conservator.restorer import Restorer
 from conservator.session import Apply, Decision, Session
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Double:
     """Notes the sizes of its batches and how often it was loaded; works once its gate is open; negatives fail."""
