@@ -16,8 +16,6 @@ from conservator.tools.classical import CLASSICAL
 from conservator.tools.classical.deblur import DEBLUR
 from conservator.tools.tiling import run_tiled
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 BY_NAME = {tool.spec.name: tool for tool in CLASSICAL}
 GAINS = [  # recipe, tool, dB on the astronaut that a change must not lose
     ("noise:high", "dct_denoise", 6.0),

@@ -23,8 +23,6 @@ from conservator.resample import bicubic_to
 from conservator.tools import Tool, check_tool, make_toolbox
 from conservator.tools.experts import EXPERTS, Expert, Shipped
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NAMES = [tool.spec.name for tool in EXPERTS]
 
 

@@ -22,8 +22,6 @@ from conservator.tools import Tool, Toolbox, check_tool, make_toolbox
 from conservator.tools.shipped import shipped_names
 from conservator.tools.tiling import run_tiled
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def blur(radius: int) -> Callable[[Image], Image]:
     def restore(image: Image) -> Image:
