@@ -16,6 +16,7 @@ from conservator.errors import ConservatorError
 from conservator.evaluation.rows import toolbox_hash
 from conservator.tools import make_toolbox
 from conservator.training.run import hashes_of_weights, ship_weights
+from conservator.training.samples import samples_folder
 from conservator.weights import chain, load_weights, manifest
 from conservator.weights.chain import StaleWeightsWarning, links, stale_is_an_error
 
@@ -53,7 +54,7 @@ def test_another_expert_makes_perception_and_planner_stale_in_order(folder: Path
     assert stale.index("eye") < stale.index("nano")
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
     assert due == [("statistics", "eye"), ("nano",)]
-    assert any("nano" in line and "stale" in line for line in status())
+    assert {row[0]: row[1] for row in status()}["nano"] == "stale"
 
 
 def test_perception_that_is_rebuilt_leaves_the_planner_stale(folder: Path) -> None:
@@ -86,7 +87,7 @@ def test_what_is_missing_is_due(folder: Path) -> None:
     assert "derain" in entries
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
     assert due == [("derain",), ("statistics", "eye"), ("nano",)]
-    assert any(line.startswith("derain") and "missing" in line for line in status())
+    assert {row[0]: row[1] for row in status()}["derain"] == "missing"
 
 
 def test_all_can_be_rebuilt_though_nothing_is_stale() -> None:
@@ -121,6 +122,26 @@ def test_files_are_known_by_content(tmp_path: Path, folder: Path) -> None:
     found = hashes_of_weights(tmp_path / "agent.safetensors", tmp_path / "tools.safetensors", "wavelet_denoise")
     assert set(found) == {"dqn", "tools.safetensors"}
     assert found["dqn"] == manifest()["dqn"]["sha256"]
+
+
+def test_samples_of_other_photos_or_experts_are_not_taken_for_these(folder: Path, tmp_path: Path) -> None:
+    photos = [tmp_path / "photos" / f"{i}.png" for i in range(2)]
+    photos[0].parent.mkdir()
+    for path in photos:
+        path.write_bytes(path.name.encode())
+
+    def place(chains: int = 2, seed: int = 0) -> Path:
+        return samples_folder(photos, chains, "experts", seed, tmp_path / "eye")
+
+    first = place()
+    assert first == place() != place(seed=1) != place(chains=0)
+    photos[1].write_bytes(b"another photo of the same name")
+    second = place()
+    assert second != first
+    retrain(folder, "nano")  # works on no sample
+    assert place() == second
+    retrain(folder, "derain")
+    assert place() not in (first, second)
 
 
 def test_a_manifest_keeps_what_it_was_made_with(tmp_path: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from conservator.errors import ImageError, MissingExtraError, NameNotFoundError
+from conservator.errors import ConservatorError, ImageError, MissingExtraError, NameNotFoundError
 from conservator.image import Image, luma
 from conservator.metrics import (
     DEFAULT_FULL_REFERENCE,
@@ -98,6 +100,26 @@ def test_a_benchmark_measures_stand_ins_only_where_they_stand_in() -> None:
     assert [metric.name for metric in metrics_at_hand(metrics)] == ["there", "first", "noise"]
     assert [metric.name for metric in metrics_at_hand()][:3] == ["psnr", "psnr_y", "ssim"]
     assert "ms_ssim" not in [metric.name for metric in metrics_at_hand()]
+
+
+def test_an_installed_package_can_offer_a_metric(
+    astronaut: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from conservator.metrics import NoReference\nBRIGHT = NoReference('bright', True, lambda x: float(x.mean()))\n"
+    )
+    (tmp_path / "offers_bright.py").write_text(code)
+    about = tmp_path / "offers_bright-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: offers-bright\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[conservator.metrics]\nbright = offers_bright:BRIGHT\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert score("bright", astronaut) == pytest.approx(float(astronaut.mean()))
+    assert "bright" in [metric.name for metric in metrics_at_hand()]
+    (about / "entry_points.txt").write_text("[conservator.metrics]\nbright = offers_bright:DARK\n")
+    importlib.invalidate_caches()
+    with pytest.raises(ConservatorError, match=r"the metric bright \(offers_bright:DARK\) cannot be loaded"):
+        make_metric("dark")
 
 
 def test_psnr_y_agrees_with_scikit_images_ycbcr(coffee: Image) -> None:

@@ -138,7 +138,8 @@ class Restorer:
 
         Nothing is taken back. Raises NameNotFoundError for a tool that is not in the toolbox.
         """
-        self.toolbox.only(*toolchain)
+        for tool in toolchain:
+            _ = self.toolbox[tool]
         image = photo.working_image()
         plan = self._plan(image, FixedOrder(*toolchain), ANYTHING, len(toolchain) + 1, progress)
         return self._carry_out(photo, image, plan, progress, asked=True)

@@ -22,6 +22,7 @@ from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings, read_ro
 from conservator.evaluation.strategies import is_derived
 from conservator.evaluation.tables import Grid, combinations_of, gains_of, grids, interval, policies_of
 from conservator.files import write_text
+from conservator.metrics import known_metrics
 from conservator.report import picture_uri
 
 _NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
@@ -32,7 +33,7 @@ def write_summary(folder: Path) -> list[str]:
     rows, settings, beside = _results(folder)
     command = _command(settings, rows, beside, folder)
     lines = [f"# {settings.benchmark}", "", f"`{command}`", "", *_notes(settings, beside["versions"]), ""]
-    for grid in grids(rows):
+    for grid in grids(rows, known_metrics()):
         lines += grid.markdown()
     write_text(folder / "summary.md", "\n".join(lines))
     return lines
@@ -54,7 +55,7 @@ def save_bench_report(folder: Path, photos: Path | None = None) -> Path:
         command=escape(_command(settings, rows, beside, folder)),
         plots="\n".join(["<h2>At a glance</h2>", *plots] if (plots := _plots(rows)) else []),
         examples="\n".join(map(_example, examples)) or _NO_EXAMPLES,
-        tables="\n".join(map(_table, grids(rows))),
+        tables="\n".join(map(_table, grids(rows, known_metrics()))),
         notes="\n".join(f"<li>{_code(escape(note))}</li>" for note in _notes(settings, beside["versions"])),
     )
     path = folder / "report.html"

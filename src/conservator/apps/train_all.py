@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from conservator.weights.chain import Link
 
 _OUTPUT = Path("out/train")
+_SHOWN = 3  # parts of what weights were made with
 Which = Literal["stale", "unknown", "all"]
 
 
@@ -63,7 +64,7 @@ def train_all(
 @train_app.command("status")
 def show_status() -> None:
     """What each of the weights that ship was made with, whether it is stale, and the command that rebuilds it."""
-    for line in status():
+    for line in columns([("weights", "state", "made with", "rebuilt by"), *status()]):
         typer.echo(line)
 
 
@@ -84,16 +85,26 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
     ]
 
 
-def status() -> list[str]:
-    """A line for each of the weights: its name, its state, why, and the command; those that are made first, first."""
+def status() -> list[tuple[str, str, str, str]]:
+    """Of each of the weights: name, state, what it was made with or what is wrong, command; first those made first."""
     made_by = {name: item.command for item in rebuilds(Path("PHOTOS"), _OUTPUT) for name in item.makes}
-    lines = []
-    for name, link in _states().items():
-        told = "; ".join(link.stale) or ", ".join(f"{other}?" for other in link.unknown)
-        with_what = told or ", ".join(f"{other} {sha[:8]}" for other, sha in link.made_with.items())
-        lines.append(f"{name:20} {link.state:8} {with_what or '-':60} {made_by.get(name, 'make rl-restore')}")
-    missing = [name for name in made_by if name not in _states()]
-    return [*lines, *(f"{name:20} missing  {'-':60} {made_by[name]}" for name in missing)]
+    found = _states()
+    rows = [(name, str(link.state), _short(link), made_by.get(name, "make rl-restore")) for name, link in found.items()]
+    return [*rows, *((name, "missing", "-", command) for name, command in made_by.items() if name not in found)]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _short(link: Link) -> str:
+    """What a link was made with, or, where it is not current, what is another now ("?": perhaps); at most three."""
+    known = [f"{name} {sha[:8]}" for name, sha in link.made_with.items()]
+    parts = list(link.stale) or [f"{name}?" for name in link.unknown] or known
+    rest = [f"and {len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else []
+    return ", ".join([*parts[:_SHOWN], *rest]) or "-"
 
 
 def _experts() -> list[str]:

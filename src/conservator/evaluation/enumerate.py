@@ -114,7 +114,7 @@ def enumerate_toolchains(
     space: Space,
     pool: Pool,
     *,
-    metrics: Sequence[str] = ("psnr", "ssim"),
+    metrics: Sequence[str | FullReference] = ("psnr", "ssim"),
     memory: int = MEMORY,
     journal: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
@@ -129,16 +129,16 @@ def enumerate_toolchains(
     something else.
     """
     scorers = [_full_reference(name) for name in metrics]
-    about = {"image": digest(image), "reference": digest(reference), "metrics": list(metrics)}
+    about = {"image": digest(image), "reference": digest(reference), "metrics": [metric.name for metric in scorers]}
     with Journal(journal, about) as kept:
         walk = _Walk(reference, space, pool, scorers, memory, kept, progress)
         walk.start(image)
     order = sorted(toolchains_of(space), key=lambda toolchain: (len(toolchain), toolchain))
     rows = np.array([kept.known[toolchain].scores for toolchain in order], np.float64)
-    return Enumeration(tuple(order), tuple(metrics), rows, walk.calls)
+    return Enumeration(tuple(order), tuple(metric.name for metric in scorers), rows, walk.calls)
 
 
-def mean_scores(image: Image, reference: Image, metrics: Sequence[str]) -> tuple[float, ...]:
+def mean_scores(image: Image, reference: Image, metrics: Sequence[str | FullReference]) -> tuple[float, ...]:
     """Full-reference scores of an image or a study (B, 3, H, W), means over its items.
 
     A picture of another size is brought to the reference's by MATLAB's bicubic, as the MiO protocol has it.
@@ -153,10 +153,11 @@ def _scores(image: Image, reference: Image, metrics: Sequence[FullReference]) ->
     return tuple(sum(metric.score(*pair) for pair in pairs) / len(pairs) for metric in metrics)
 
 
-def _full_reference(name: str) -> FullReference:
-    metric = make_metric(name)
+def _full_reference(metric: str | FullReference) -> FullReference:
+    """A metric by name, or as it is."""
+    metric = make_metric(metric) if isinstance(metric, str) else metric
     if not isinstance(metric, FullReference):
-        raise ConservatorError(f"{name} needs no reference; toolchains are ranked by metrics with one")
+        raise ConservatorError(f"{metric.name} needs no reference; toolchains are ranked by metrics with one")
     return metric
 
 

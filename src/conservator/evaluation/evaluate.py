@@ -91,7 +91,7 @@ def evaluate(
         ranking = None
         if settings.rank is not None:
             journals = output / "enumerations"
-            compared = tuple(metric.name for metric in metrics if isinstance(metric, FullReference))
+            compared = tuple(metric for metric in metrics if isinstance(metric, FullReference))
             ranking = Ranking(toolbox, pool, settings.rank, compared, journals, enumerating)
         for case in cases:
             waiting = [policy for policy in policies if (case.name, policy) not in done]

@@ -17,6 +17,7 @@ from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import EachKindOnce, Enumeration, enumerate_toolchains, mean_scores, share_below
 from conservator.evaluation.spaces import Toolchain, toolchains_of
 from conservator.image import Image
+from conservator.metrics import FullReference
 from conservator.perception.study import study
 from conservator.pool import Pool
 from conservator.resample import bicubic_to
@@ -45,7 +46,7 @@ class Ranking:
     pool: Pool
     objective: str
     """What decides: a name in OBJECTIVE_WEIGHTS."""
-    metrics: tuple[str, ...]
+    metrics: tuple[str | FullReference, ...]
     """The full-reference metrics at hand; the objective uses those that it weighs."""
     folder: Path
     """Keeps one journal per case, so that each is enumerated once, and goes on after an interruption."""

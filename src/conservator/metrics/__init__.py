@@ -8,6 +8,7 @@ from conservator.metrics.catalog import (
     FULL_REFERENCE,
     METRICS,
     NO_REFERENCE,
+    known_metrics,
     make_metric,
     metrics_at_hand,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Metric",
     "NoReference",
     "check_metric",
+    "known_metrics",
     "make_metric",
     "metrics_at_hand",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.metadata import entry_points
 from types import MappingProxyType
 
 import torch
 
-from conservator.errors import MissingExtraError, name_not_found
+from conservator.errors import ConservatorError, MissingExtraError, name_not_found
 from conservator.metrics.fidelity import TABLE_CAP, ms_ssim, psnr, psnr_y, ssim
 from conservator.metrics.metric import FullReference, Metric, NoReference
 from conservator.metrics.noreference import noise, piqe, sharpness
@@ -37,12 +38,36 @@ DEFAULT_FULL_REFERENCE = ("psnr", "psnr_y", "ssim", "ms_ssim")
 DEFAULT_NO_REFERENCE = tuple(metric.name for metric in NO_REFERENCE)
 
 
-def metrics_at_hand(metrics: Iterable[Metric] = tuple(METRICS.values())) -> tuple[Metric, ...]:
-    """What a benchmark measures here of some metrics, all that ship unless told otherwise.
+ENTRY_POINTS = "conservator.metrics"
+"""The group of entry points by which installed packages offer metrics: each names one, or an iterable of them."""
+
+
+def known_metrics() -> dict[str, Metric]:
+    """Every metric by name: those that ship, then those that installed packages offer.
+
+    Raises ConservatorError, which names the package's entry point, for one that cannot be loaded, is no metric, or has
+    the name of another.
+    """
+    found = dict(METRICS)
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        try:
+            offered = point.load()
+            metrics = [offered] if isinstance(offered, FullReference | NoReference) else list(offered)
+        except Exception as error:
+            raise ConservatorError(f"the metric {point.name} ({point.value}) cannot be loaded: {error}") from error
+        for metric in metrics:
+            if not isinstance(metric, FullReference | NoReference) or metric.name in found:
+                raise ConservatorError(f"the entry point {point.name} ({point.value}) offers no new metric: {metric!r}")
+            found[metric.name] = metric
+    return found
+
+
+def metrics_at_hand(metrics: Iterable[Metric] | None = None) -> tuple[Metric, ...]:
+    """What a benchmark measures here of some metrics, of all that are known unless told otherwise.
 
     All whose packages and backbones can be had, but for those that stand in for one that can.
     """
-    chosen = {metric.name: metric for metric in metrics}
+    chosen = known_metrics() if metrics is None else {metric.name: metric for metric in metrics}
     works = cache(lambda name: name in chosen and _works(chosen[name]))
     return tuple(
         metric
@@ -62,7 +87,9 @@ def _works(metric: Metric) -> bool:
 
 def make_metric(name: str) -> Metric:
     """The metric of this name; raises NameNotFoundError with the nearest names."""
-    try:
+    if name in METRICS:
         return METRICS[name]
-    except KeyError:
-        raise name_not_found("metric", name, METRICS) from None
+    known = known_metrics()
+    if name not in known:
+        raise name_not_found("metric", name, known)
+    return known[name]

@@ -229,13 +229,8 @@ def _work(task: tuple[Path, int, int, str]) -> Sample:
     return make_sample(path, seed, tools, chains, trunk)
 
 
-def build(
-    photos: Sequence[Path], count: int, chains: int, toolbox: str, seed: int, jobs: int, folder: Path
-) -> list[Sample]:
-    """Make ``count`` samples, photo after photo; shards of them in ``folder`` are not made again.
-
-    Shards lie in a subfolder of their own for each identity: photos, tools, weights, seed and toolchains.
-    """
+def samples_folder(photos: Sequence[Path], chains: int, toolbox: str, seed: int, folder: Path) -> Path:
+    """The subfolder of shards for this and nothing else: photos, tools, their weights, seed, number of toolchains."""
     tools = make_toolbox(toolbox)
     root = Path(os.path.commonpath([path.parent for path in photos]))
     contents = content_of(photos, root, tools, toolbox, folder)
@@ -243,8 +238,16 @@ def build(
     identity = Identity.of(
         {"chains": chains, "seed": seed, "toolbox": toolbox}, photos=contents.photos, tools=contents.tools, weights=used
     )
-    folder = folder / identity.digest()
-    claim(folder, identity)
+    own = folder / identity.digest()
+    claim(own, identity)
+    return own
+
+
+def build(
+    photos: Sequence[Path], count: int, chains: int, toolbox: str, seed: int, jobs: int, folder: Path
+) -> list[Sample]:
+    """Make ``count`` samples, photo after photo; shards of them in ``folder`` are not made again."""
+    folder = samples_folder(photos, chains, toolbox, seed, folder)
     samples: list[Sample] = []
     with ProcessPoolExecutor(jobs) as processes:
         for first in range(0, count, _SHARD):
