@@ -216,6 +216,21 @@ def test_a_closed_restorer_says_so() -> None:
     unused.close()
 
 
+def test_photos_that_need_the_same_tool_do_not_wait_for_each_other() -> None:
+    meet = threading.Barrier(2)
+
+    class Met(Smooth):
+        def restore(self, image: Image) -> Image:
+            meet.wait(60)  # until another thread is here, too
+            return super().restore(image)
+
+    photos = [Photo(torch.rand(1, 3, 500, 600)), Photo(torch.rand(1, 3, 500, 600))]
+    with Restorer(toolbox=Toolbox(Met()), perception=EYE, policy=Once("smooth")) as restorer:
+        with ThreadPoolExecutor(2) as threads:
+            restored = list(threads.map(restorer.restore, photos))
+        assert [r.toolchain for r in restored] == [("smooth",)] * 2
+
+
 def test_closing_waits_for_what_is_being_done() -> None:
     started, go_on = threading.Event(), threading.Event()
 

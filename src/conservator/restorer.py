@@ -5,6 +5,7 @@ Every face of the program (command line, batch, benchmarks, planner data) is a t
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session, run
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
+
+_MOST_WORKERS = 8
+"""Threads that run tools, each of which computes on several cores itself."""
 
 Progress = Callable[[str], None]
 """Is told the stage that begins: "examining", "deciding", a tool's name."""
@@ -110,7 +114,10 @@ class Restorer:
         return make_policy(request.policy, context)
 
     def _make_models(self) -> LocalPool:
-        return LocalPool(self.toolbox, self.request.device, max_batch=1)
+        device = self.request.device
+        workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1))
+        # an accelerator's memory is for one call at a time
+        return LocalPool(self.toolbox, device, workers, max_batch=1, at_once=workers if device == "cpu" else 1)
 
     def load(self, path: str | Path) -> Photo:
         """Read a photo within the request's limits; raises PhotoError where the file is none."""

@@ -17,8 +17,8 @@ def check_tool(tool: Tool, image: Image | None = None, device: str = "cpu") -> N
     """Raise AssertionError with a sentence when ``tool`` breaks the contract of Tool.
 
     Checked: a complete spec, a hash of its weights, cheap pickling before set-up, output shape and range for odd and
-    tiny sizes and for a batch, determinism, an input that stays as it was, fitting that leaves the tool as it was, and
-    (for tools that tile) tiled = whole to 1/255, both with what was measured on the whole. ``image`` is a photo
+    tiny sizes and for a batch, determinism, an input that stays as it was, a tool that stays as it was when it fits and
+    restores (threads share it), and (for tools that tile) tiled = whole to 1/255, both with what was measured on the whole. ``image`` is a photo
     (1, 3, H, W), at least 160 pixels a side, to check with; a synthetic scene without it.
     """
     _check_spec(tool)
@@ -68,8 +68,7 @@ def _check_fitting(tool: Tool, scene: Image) -> None:
     before = dict(vars(tool))
     with torch.no_grad():
         fit = tool.fitted(one)
-    after = vars(tool)
-    changed = sorted(k for k in {*before, *after} if before.get(k, before) is not after.get(k, after))
+    changed = _changed(before, tool)
     assert not changed, f"{name}: fitted changed the tool ({', '.join(changed)}); return a changed copy of it"
     assert isinstance(fit, Tool), f"{name}: fitted gave a {type(fit).__name__}, not a Tool"
     assert (fit.spec.name, fit.spec.scale) == (name, tool.spec.scale), f"{name}: fitted changed the name or the scale"
@@ -77,6 +76,14 @@ def _check_fitting(tool: Tool, scene: Image) -> None:
         first = fit.restore(one)
         tool(two)
         assert torch.equal(first, fit.restore(one)), f"{name}: what was fitted to a photo changed with the next photo"
+    changed = _changed(before, tool)
+    assert not changed, f"{name}: restoring changed the tool ({', '.join(changed)}), which threads share"
+
+
+def _changed(before: dict[str, object], tool: Tool) -> list[str]:
+    """The attributes of a tool that are other objects now."""
+    after = vars(tool)
+    return sorted(k for k in {*before, *after} if before.get(k, before) is not after.get(k, after))
 
 
 def _check_batch(tool: Tool, scene: Image) -> None:

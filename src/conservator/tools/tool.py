@@ -85,7 +85,8 @@ class Tool(ABC):
     def restore(self, image: Image) -> Image:
         """Restore (B, 3, H, W) in [0, 1], sides multiples of ``spec.multiple_of``; return (B, 3, H*scale, W*scale).
 
-        Deterministic; each item of the batch on its own; raise ToolFailedError with a sentence where it cannot work.
+        Deterministic; each item of the batch on its own; called by several threads at once, so it must not write to the
+        tool; raise ToolFailedError with a sentence where it cannot work.
         """
 
     def __call__(self, *tensors: Tensor) -> Tensor:
