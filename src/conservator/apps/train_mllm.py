@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conservator.apps.train import Into, PhotosOption, Seed, Workers, train_app
+from conservator.apps.train import Into, PhotosOption, SeedOption, ThreadsOption, Workers, train_app
 from conservator.errors import ConservatorError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from conservator.training.sft import Order, Trained
 
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Width = Annotated[int | None, typer.Option(min=64, help="Of a nano model, a multiple of 64 (default: 192).")]
 Layers = Annotated[int | None, typer.Option(min=1, help="Of a nano model (default: 6).")]
 Bfloat16 = Annotated[bool, typer.Option("--bfloat16", help="Multiply in bfloat16 on a CPU, too, where it can.")]
 
 
 @train_app.command("sft")
-def train_sft(
+def train_sft_command(
     data: Annotated[list[Path], typer.Option(help="Folder that 'data build' made; again for more.", exists=True)],
     model: Annotated[str, typer.Option(help="nano, or a model in Hugging Face format: folder or id.")] = "nano",
     lora: Annotated[bool, typer.Option("--lora", help="Train adapters, not the whole model.")] = False,
@@ -53,10 +54,10 @@ def train_sft(
         "out/train/sft"
     ),
     into: Into = None,
-    seed: Seed = 0,
-    device: Device = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     workers: Workers = 0,
-    threads: Threads = 2,
+    threads: ThreadsOption = 2,
 ) -> None:
     """Teach a vision-language model to plan; the same command again goes on after an interruption."""
     from conservator.training.sft import NANO, Order
@@ -88,10 +89,11 @@ def train_sft(
         questions=questions,
         size=tuple(_size(width, layers).items()),
     )
+    made_with = planner_needs()
     trained = train(order, typer.echo)
     typer.echo(f"{trained.steps} steps in {trained.minutes:.1f} minutes; use it with: --policy mllm:{trained.folder}")
     if into is not None:
-        typer.echo(_ship(into, order, trained))
+        typer.echo(_ship(into, order, trained, made_with))
 
 
 def train_nano(photos: Path, output: Path, into: Path) -> None:
@@ -100,30 +102,40 @@ def train_nano(photos: Path, output: Path, into: Path) -> None:
 
     data = output / "planner"
     build(Plan(photos, data, count=1560), 2, typer.echo)
-    train_sft([data], steps=4500, bfloat16=True, output=output / "sft", into=into, device="cpu", threads=2)
+    train_sft_command([data], steps=4500, bfloat16=True, output=output / "sft", into=into, device="cpu", threads=2)
 
 
-def _ship(into: Path, order: Order, trained: Trained) -> Path:
+def planner_needs() -> dict[str, str]:
+    """The hashes of what a planner's data tells of: perception, and the tools whose toolchains are right answers."""
+    from conservator.evaluation.rows import toolbox_hash
+    from conservator.tools import make_toolbox
+    from conservator.training.run import hashes_of_weights
+
+    tools = make_toolbox("conservator")
+    return hashes_of_weights("eye", *tools) | {"toolbox conservator": toolbox_hash(tools)}
+
+
+def _ship(into: Path, order: Order, trained: Trained, made_with: Mapping[str, str]) -> Path:
     """Put the nano model into a folder of weights, as one file with its entry in the manifest."""
+    from conservator.commands import command_line
     from conservator.policies.vision_language import pack
-    from conservator.weights import store_weights
+    from conservator.training.run import ship_weights
 
     tensors, words = pack(trained.model)
-    names = " --data ".join(folder.name for folder in order.data)
-    given = {"words": order.words, "rate": order.rate, "vision": order.vision}
-    options = "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
-    options += "".join(f" --without {name}" for name in order.without)
-    options += "".join(f" --{name} {value}" for name, value in order.size)
-    options += f" --studies {order.studies:g} --batch {order.batch} --gather {order.gather} --seed {order.seed}"
-    entry: dict[str, str | int | float] = {
-        "license": "Apache-2.0",
-        "data": f"the questions of {names}, made by conservator data build (docs/mllm.md)",
-        "recipe": "docs/mllm.md",
-        "command": f"conservator train sft --model nano --data {names} --steps {trained.steps}{options}"
-        f"{' --bfloat16' * order.bfloat16}",
-    }
-    scores = {name: value for name, value in trained.scores.items() if value == value}
-    return store_weights(into, "nano", tensors, entry, scores, words)
+    names = ("words", "rate", "vision", "without", "studies", "batch", "gather", "seed", "bfloat16")
+    settings = {name: getattr(order, name) for name in names} | dict(order.size)
+    command = command_line("train", "sft", model="nano", data=order.data, steps=trained.steps, settings=settings)
+    return ship_weights(
+        into,
+        "nano",
+        tensors,
+        data=f"the questions of {', '.join(folder.name for folder in order.data)}, made by conservator data build",
+        recipe="docs/mllm.md",
+        command=command,
+        scores={name: value for name, value in trained.scores.items() if value == value},
+        made_with=made_with,
+        metadata=words,
+    )
 
 
 @train_app.command("nano-vision")
@@ -138,10 +150,10 @@ def train_nano_vision(
     width: Width = None,
     layers: Layers = None,
     bfloat16: Bfloat16 = False,
-    seed: Seed = 0,
-    device: Device = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     workers: Workers = 1,
-    threads: Threads = 2,
+    threads: ThreadsOption = 2,
 ) -> None:
     """Teach the vision tower of the nano model to grade damage; the same command again goes on."""
     from conservator.training.crops import Photos

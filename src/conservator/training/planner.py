@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
+from conservator.claims import Identity, claim
+from conservator.commands import command_line
 from conservator.degradations import BY_KIND, NATURE, Degradation, Kind, Recipe, Severity, degrade, recipe_to_json
-from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
+from conservator.evaluation.rows import content_of
 from conservator.files import replacing, write_text
 from conservator.image import Image, digest, to_array
 from conservator.perception import NetworkPerception
@@ -71,11 +73,9 @@ def build(plan: Plan, jobs: int, report: Callable[[str], None] = print) -> int:
     Raises ConservatorError for a folder without photos, or with data of other settings.
     """
     photos = find_photos(plan.photos)
-    if not photos:
-        raise ConservatorError(f"{plan.photos} holds no photos; give a folder of clean photos")
     for folder in (plan.output / "parts", plan.output / "images"):
         folder.mkdir(parents=True, exist_ok=True)
-    _claim(plan)
+    _claim(plan, photos)
     missing = [i for i in range(plan.count) if not _part(plan, i).exists()]
     tasks = [(plan, photos[i % len(photos)], i) for i in missing]
     with ProcessPoolExecutor(jobs) as processes:
@@ -85,11 +85,12 @@ def build(plan: Plan, jobs: int, report: Callable[[str], None] = print) -> int:
     return _gather(plan)
 
 
-def _claim(plan: Plan) -> None:
-    path = plan.output / "settings.json"
-    if path.exists() and json.loads(path.read_text("utf-8")) != plan.settings:
-        raise ConservatorError(f"{plan.output} holds data of other settings; use another folder")
-    write_text(path, json.dumps(plan.settings, indent=2) + "\n")
+def _claim(plan: Plan, photos: Sequence[Path]) -> None:
+    """Of the shipped weights perception's and the tools' count; "." marks files."""
+    toolbox = make_toolbox(plan.toolbox)
+    found = content_of(photos, plan.photos, toolbox, plan.toolbox, plan.output)
+    used = {name: sha for name, sha in found.weights.items() if name in {"eye", *toolbox} or "." in name}
+    claim(plan.output, Identity.of(plan.settings, photos=found.photos, tools=found.tools, weights=used))
 
 
 def _part(plan: Plan, number: int) -> Path:
@@ -242,6 +243,8 @@ def _gather(plan: Plan) -> int:
 
 def _card(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     """The data card: what this is, where it comes from, and what is in it."""
+    options = {"count": plan.count, "toolbox": plan.toolbox, "seed": plan.seed, "always": ",".join(plan.always) or None}
+    command = command_line("data", "build", photos=plan.photos, output=plan.output, settings=options)
     lines = [
         "# Planner data",
         "",
@@ -249,8 +252,7 @@ def _card(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
         "best of all toolchains that treat each kind of damage at most once, scored by "
         f"{' and '.join(_METRICS)}.",
         "",
-        f"- Command: `conservator data build --photos {plan.photos.name} --count {plan.count} "
-        f"--toolbox {plan.toolbox} --seed {plan.seed}`",
+        f"- Command: `{command}`",
         f"- Photos: {training_data(plan.photos)}",
         "- `conversations.jsonl`: ShareGPT turns with pictures. `decisions.jsonl`: state, history, objective, the best "
         "answer, other answers as good, and the best score that each action can still reach.",

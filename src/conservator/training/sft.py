@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from conservator.claims import Identity, claim, hashes_of
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
-from conservator.files import write_text
+from conservator.files import sha256
 from conservator.policies.conversation import Message
 from conservator.policies.vision_language import VisionLanguageModel, load_model
-from conservator.training.checkpoint import read_curve, write_curve
 from conservator.training.lessons import Collator, Lesson, examine, left_out, read_lessons, shuffled, split
 from conservator.training.nano import new_nano
 from conservator.training.prefix import shared_prefix_loss
+from conservator.training.run import read_curve, write_curve
 
 NANO = "nano"
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
@@ -86,7 +87,7 @@ class Order:
         names = ("model", "lora", "rank", "batch", "gather", "rate", "studies", "words", "without", "seed")
         values = {name: getattr(self, name) for name in names}
         values["without"] = " ".join(self.without)
-        return values | {"lessons": lessons, "vision": str(self.vision), "size": dict(self.size)}
+        return values | {"lessons": lessons, "size": dict(self.size)}
 
 
 @dataclass(frozen=True)
@@ -176,14 +177,10 @@ def _texts(messages: Sequence[Message]) -> list[str]:
 
 
 def _claim(order: Order, lessons: int) -> None:
-    """Make the folder this order's, or raise when it is another's."""
-    order.output.mkdir(parents=True, exist_ok=True)
-    path, now = order.output / "settings.json", order.identity(lessons)
-    if path.exists():
-        was = json.loads(path.read_text("utf-8"))
-        if other := [f"{k} {was.get(k)}, now {now[k]}" for k in now if was.get(k, "") != now[k]]:
-            raise ConservatorError(f"{order.output} was trained with {'; '.join(other)}; use another folder")
-    write_text(path, json.dumps(now, indent=2) + "\n")
+    """Make the folder this order's, or raise when it is another's. Lessons, and what it starts from, by content."""
+    data = [hashes_of(sorted(folder.glob("*.jsonl")), folder) for folder in order.data]
+    vision = {"vision": sha256(order.vision)} if order.vision is not None else {}
+    claim(order.output, Identity.of(order.identity(lessons) | {"data": data}, weights=vision))
 
 
 def _last_checkpoint(output: Path) -> Path | None:

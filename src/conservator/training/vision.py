@@ -26,10 +26,10 @@ from conservator.files import replacing
 from conservator.image import Image
 from conservator.perception.perception import GRADED_KINDS
 from conservator.policies.vision_language import VisionLanguageModel
-from conservator.training.checkpoint import load_checkpoint, save_checkpoint, write_curve
 from conservator.training.crops import Photos, ahead, random_crop
 from conservator.training.nano import new_nano
 from conservator.training.planner import SIDE
+from conservator.training.run import load_checkpoint, save_checkpoint, write_curve
 from conservator.training.samples import random_recipe, severities
 
 _LEVELS = 4
