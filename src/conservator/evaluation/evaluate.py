@@ -52,6 +52,9 @@ class Counted(Pool):
         self.calls += 1
         return self._pool.submit(name, *tensors)
 
+    def identity(self, name: str) -> str:
+        return self._pool.identity(name)
+
     def close(self) -> None:
         self._pool.close()
 
