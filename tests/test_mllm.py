@@ -26,19 +26,21 @@ from conservator.image import Image, to_array, to_image
 from conservator.perception import Look, Percept, study
 from conservator.perception.perception import Blind, Gain
 from conservator.policies import MllmPolicy, PolicyContext, check_policy, make_policy
-from conservator.policies.conversation import IMAGE, Message, ask, write_reply
+from conservator.policies.dialects import IMAGE, Message
 from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model, pack, shipped_model, unpack
 from conservator.pool import LocalPool, Pool
-from conservator.session import Apply, Decision, Observation, Rollback, Session, Step, Stop, Trajectory, run
+from conservator.session import Action, Apply, Decision, Observation, Rollback, Session, Step, Stop, Trajectory, run
 from conservator.tools import Toolbox, make_toolbox
 
 if find_spec("transformers") is None:
     pytest.skip("needs the extra: pip install 'conservator[mllm]'", allow_module_level=True)
 
-from conservator.training.lessons import Collator, left_out, read_lessons, shuffled
+from conservator.training.lessons import PlannerLesson, left_out, read_lessons, without_pictures, write_lessons
 from conservator.training.nano import learn_tokenizer, new_nano
+from conservator.training.orders import SftOrder, VisionOrder
 from conservator.training.prefix import IGNORED, shared_prefix_loss
 from conservator.training.situations import Situation
+from conservator.training.teaching import DIALECT, Collator, is_right, shuffle_lessons
 
 needs_sft = pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra: pip install 'conservator[sft]'")
 SIZE = {"width": 64, "layers": 2}
@@ -64,17 +66,20 @@ def observed(toolbox: Toolbox, image: Image, *actions: Apply | Rollback) -> Obse
     return Observation(Trajectory(tuple(steps)), toolbox.specs, 13 - len(steps))
 
 
-def questions(toolbox: Toolbox) -> list[tuple[str, Image, tuple[Apply | Rollback, ...], Decision, dict[str, float]]]:
+def questions(
+    toolbox: Toolbox,
+) -> list[tuple[str, Image, tuple[Apply | Rollback, ...], Decision, dict[Action, float]]]:
     """Name, picture, history, answer and values of questions that can be told apart by looking, or by the history."""
     clean = to_image(photos.coffee()[100:228, 100:228])
     noisy, dark = (degrade(clean, parse_recipe(text, 1)) for text in ("noise:very_high", "low_light:very_high"))
-    low = {"stop": -1.0, "wavelet_denoise": -1.0, "deblock": -1.0, "gamma_brighten": -1.0}
-    return [
-        ("noisy-plan", noisy, (), Decision(Apply("wavelet_denoise"), ("deblock",)), low | {"wavelet_denoise": 1.0}),
-        ("dark-plan", dark, (), Decision(Apply("gamma_brighten")), low | {"gamma_brighten": 1.0}),
-        ("clean-stop", clean, (), Decision(Stop()), low | {"stop": 1.0}),
-        ("dark-rollback", dark, (Apply("deblock"),), Decision(Rollback(0)), low | {"rollback": 1.0}),
-    ]
+    low: dict[Action, float] = dict.fromkeys((Stop(), *map(Apply, TOOLS)), -1.0)
+    answers = {
+        "noisy-plan": (noisy, (), Decision(Apply("wavelet_denoise"), ("deblock",))),
+        "dark-plan": (dark, (), Decision(Apply("gamma_brighten"))),
+        "clean-stop": (clean, (), Decision(Stop())),
+        "dark-rollback": (dark, (Apply("deblock"),), Decision(Rollback(0))),
+    }
+    return [(name, *rest, low | {rest[-1].action: 1.0}) for name, rest in answers.items()]  # type: ignore[dict-item]
 
 
 @pytest.fixture(scope="module")
@@ -82,33 +87,33 @@ def planner_data(tmp_path_factory: pytest.TempPathFactory, toolbox: Toolbox) -> 
     """A folder as 'data build' makes it."""
     folder = tmp_path_factory.mktemp("planner")
     (folder / "images").mkdir()
-    conversations, decisions = [], []
+    lessons = []
     for name, image, history, answer, values in questions(toolbox):
-        PillowImage.fromarray(to_array(image, np.uint8)).save(folder / "images" / f"{name}.webp", lossless=True)
-        system, user = ask(observed(toolbox, image, *history), "balanced")
-        turns = [("system", system.text), ("human", user.text), ("gpt", write_reply(answer))]
-        row = {"id": name, "images": [f"images/{name}.webp"]}
-        conversations.append(row | {"conversations": [{"from": who, "value": text} for who, text in turns]})
-        told = [{"type": "apply", "tool": action.tool} for action in history if isinstance(action, Apply)]
-        situation = name.partition("-")[2]
-        decisions.append(
-            row
-            | {
-                "situation": situation,
-                "photo": "coffee.png",
-                "kinds": ["jpeg", "noise"],
-                "history": told,
-                "values": values,
-            }
+        picture = f"images/{name}.webp"
+        PillowImage.fromarray(to_array(image, np.uint8)).save(folder / picture, lossless=True)
+        lesson = PlannerLesson(
+            name=name,
+            folder=folder,
+            pictures=(picture,) * (1 + len(history)),
+            observation=without_pictures(observed(toolbox, image, *history)),
+            objective="balanced",
+            gains={},
+            answer=answer,
+            alternatives=(),
+            values=values,
+            situation=Situation(name.partition("-")[2]),
+            photo="coffee.png",
+            recipe=parse_recipe("noise:high,jpeg:high", 1),
         )
-    for file, rows in (("conversations", conversations), ("decisions", decisions)):
-        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lessons.append(lesson)
+    write_lessons(folder, lessons)
     return folder
 
 
 def texts(folder: Path) -> list[str]:
-    rows = [json.loads(line) for line in (folder / "conversations.jsonl").read_text().splitlines()]
-    return [turn["value"] for row in rows for turn in row["conversations"]]
+    from conservator.training.sft import texts_of
+
+    return texts_of(read_lessons(folder))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +160,7 @@ def test_fine_detail_is_seen_from_the_start(model: VisionLanguageModel) -> None:
 def test_a_folder_is_loaded_as_it_was_saved(checkpoint: Path, model: VisionLanguageModel, toolbox: Toolbox) -> None:
     assert {path.suffix for path in checkpoint.iterdir()} <= {".json", ".safetensors", ".jinja"}
     loaded = load_model(str(checkpoint))
-    question = ask(observed(toolbox, torch.rand(1, 3, 64, 64)), "balanced")
+    question = DIALECT.ask(observed(toolbox, torch.rand(1, 3, 64, 64)), "balanced")
     prompt = model.prompt(question)
     assert torch.equal(prompt.ids, loaded.prompt(question).ids)
     assert torch.allclose(model.read(prompt).next(()), loaded.read(prompt).next(()), atol=0.02)  # half precision
@@ -190,11 +195,11 @@ def test_pictures_and_texts_must_match(model: VisionLanguageModel) -> None:
 @torch.inference_mode()
 def test_reading_on_is_reading_the_whole(model: VisionLanguageModel, toolbox: Toolbox) -> None:
     """What is kept from earlier continuations must change nothing; nor must another prompt in the same batch."""
-    prompt = model.prompt(ask(observed(toolbox, torch.rand(5, 3, 64, 64)), "fidelity"))
+    prompt = model.prompt(DIALECT.ask(observed(toolbox, torch.rand(5, 3, 64, 64)), "fidelity"))
     reading = model.read(prompt)
     for path in [(), (9,), (9, 30, 31, 32), (9, 30), (9, 30, 31, 40), (50, 51)]:
         whole = replace(prompt, ids=torch.cat([prompt.ids, torch.tensor(path, dtype=torch.long)]))
-        longer = model.prompt(ask(observed(toolbox, torch.rand(1, 3, 320, 320)), "balanced"))
+        longer = model.prompt(DIALECT.ask(observed(toolbox, torch.rand(1, 3, 320, 320)), "balanced"))
         together = model.network(**inputs_of(model, [longer, whole])).logits[1, len(whole.ids) - 1]
         assert torch.allclose(reading.next(path), together.log_softmax(-1), atol=1e-4), path
 
@@ -227,7 +232,7 @@ def test_at_once_the_plan_is_followed(model: VisionLanguageModel, noisy: Image, 
 
 
 class Verdict(Blind):
-    """An eye that says the same of every treatment."""
+    """A perception that says the same of every treatment."""
 
     def __init__(self, gain: float) -> None:
         self._gain = gain
@@ -239,14 +244,14 @@ class Verdict(Blind):
         return Gain.sure(self._gain)
 
 
-def test_the_eye_has_a_veto_over_what_the_model_did(
+def test_perception_has_a_veto_over_what_the_model_did(
     model: VisionLanguageModel, noisy: Image, toolbox: Toolbox, pool: Pool
 ) -> None:
     for gain, vetoed in ((-0.5, True), (0.5, False)):
         policy, session = MllmPolicy(model, Verdict(gain)), Session(noisy, toolbox, pool, Verdict(gain))
         session.step(Decision(Apply("wavelet_denoise")))
         decision = policy.act(session.observe())
-        assert decision.thought.startswith("the eye holds the last step for harm (-0.5 dB)") == vetoed
+        assert decision.thought.startswith("perception estimates that the last step did harm (-0.5 dB)") == vetoed
         assert (decision.action == Rollback(0)) == vetoed
     refused = run(MllmPolicy(model, Verdict(-0.5)), Session(noisy, toolbox, pool, Verdict(-0.5)))
     assert refused.toolchain() == ()
@@ -303,7 +308,7 @@ def test_a_model_ships_as_one_file(
     weights.store_weights(tmp_path, "nano", tensors, {"license": "Apache-2.0"}, {}, words)
     monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
     shipped_model.cache_clear()
-    prompt = model.prompt(ask(observed(toolbox, torch.rand(1, 3, 64, 64)), "balanced"))
+    prompt = model.prompt(DIALECT.ask(observed(toolbox, torch.rand(1, 3, 64, 64)), "balanced"))
     shipped = shipped_model()
     shipped_model.cache_clear()
     assert torch.allclose(shipped.read(prompt).next(()), model.read(prompt).next(()), atol=0.02)
@@ -349,17 +354,17 @@ def test_questions_in_words_come_without_pictures(planner_data: Path, model: Vis
 def test_questions_about_one_toolbox_come_together(planner_data: Path) -> None:
     lessons = read_lessons(planner_data) * 6
     for i in range(0, len(lessons), 3):
-        lessons[i] = replace(lessons[i], messages=(Message("system", "- another\n"), lessons[i].messages[1]))
-    order = shuffled(lessons, 4, np.random.default_rng(0))
+        observation = lessons[i].observation
+        lessons[i] = replace(lessons[i], observation=replace(observation, tools=observation.tools[:2]))
+    order = shuffle_lessons(lessons, 4, np.random.default_rng(0))
     assert sorted(order) == list(range(len(lessons)))
-    assert all(len({lessons[i].messages[0].text[:9] for i in order[k : k + 4]}) == 1 for k in range(0, 24, 4))
-    assert (order != shuffled(lessons, 4, np.random.default_rng(1))).any()
+    assert all(len({lessons[i].observation.tools for i in order[k : k + 4]}) == 1 for k in range(0, 24, 4))
+    assert (order != shuffle_lessons(lessons, 4, np.random.default_rng(1))).any()
 
 
 def test_what_is_left_out_is_of_a_situation_or_has_these_kinds_together(planner_data: Path) -> None:
-    lesson = replace(
-        read_lessons(planner_data)[0], situation=Situation.PLAN, kinds=frozenset({"rain", "noise", "jpeg"})
-    )
+    recipe = parse_recipe("rain:low,noise:low,jpeg:low", 1)
+    lesson = replace(read_lessons(planner_data)[0], situation=Situation.PLAN, recipe=recipe)
     assert left_out(lesson, ["plan"])
     assert left_out(lesson, ["stop", "jpeg+rain"])
     assert not left_out(lesson, ["stop", "rain+haze"])
@@ -371,10 +376,12 @@ def test_what_is_left_out_is_of_a_situation_or_has_these_kinds_together(planner_
 def taught(planner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a nano model that has learned its few questions by heart, in two runs."""
     pytest.importorskip("trl", reason="needs the extra: pip install 'conservator[sft]'")
-    from conservator.training.sft import Order, train_sft
+    from conservator.training.sft import train_sft
 
-    order = Order((planner_data,), tmp_path_factory.mktemp("sft"), steps=50, batch=4, rate=3e-3, studies=0.0, every=50)
-    order = replace(order, size=tuple(SIZE.items()), words=0.2)
+    order = SftOrder(
+        (planner_data,), tmp_path_factory.mktemp("sft"), steps=50, batch=4, rate=3e-3, studies=0.0, every=50
+    )
+    order = replace(order, **SIZE, words=0.2)
     assert train_sft(order, lambda line: None).steps == 50
     assert train_sft(replace(order, steps=150), lambda line: None).steps == 150
     return order.output
@@ -412,10 +419,8 @@ def test_no_folder_teaches_what_another_holds_out(planner_data: Path, tmp_path: 
     folders = [tmp_path / "many", tmp_path / "few"]
     for folder, numbers in zip(folders, (range(40), range(3, 23)), strict=True):
         shutil.copytree(planner_data, folder)
-        for name in ("conversations", "decisions"):
-            row = json.loads((folder / f"{name}.jsonl").read_text().splitlines()[0])
-            lines = [json.dumps(row | ({"photo": f"{n:02}.png"} if "photo" in row else {})) for n in numbers]
-            (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        lesson = read_lessons(folder)[0]
+        write_lessons(folder, [replace(lesson, photo=f"{n:02}.png") for n in numbers])
     lessons, learned, held_out = _lessons(folders)
     assert len(lessons) == 60
     assert {lesson.photo for lesson in held_out} == {"09.png", "19.png", "29.png", "39.png"}
@@ -424,13 +429,12 @@ def test_no_folder_teaches_what_another_holds_out(planner_data: Path, tmp_path: 
 
 @needs_sft
 def test_two_folders_of_questions_are_asked_as_much(taught: Path, planner_data: Path, tmp_path: Path) -> None:
-    from conservator.training.sft import Order, train_sft
+    from conservator.training.sft import train_sft
 
     few = shutil.copytree(planner_data, tmp_path / "few")
-    for name in ("conversations", "decisions"):
-        (few / f"{name}.jsonl").write_text("".join((few / f"{name}.jsonl").read_text().splitlines(True)[:1]))
+    write_lessons(few, read_lessons(few)[:1])
     said = list[str]()
-    order = Order((planner_data, few), tmp_path / "out", str(taught / "model"), steps=1, batch=2)
+    order = SftOrder((planner_data, few), tmp_path / "out", str(taught / "model"), steps=1, batch=2)
     trained = train_sft(order, said.append)
     assert "8 questions" in said[0]
     assert load_model(str(trained.folder)).parameters == load_model(str(taught / "model")).parameters
@@ -440,11 +444,11 @@ def test_two_folders_of_questions_are_asked_as_much(taught: Path, planner_data: 
 def test_adapters_learn_on_a_checkpoint_and_are_loaded_with_it(
     taught: Path, planner_data: Path, tmp_path: Path, toolbox: Toolbox
 ) -> None:
-    from conservator.training.sft import Order, train_sft
+    from conservator.training.sft import train_sft
 
     base = taught / "model"
     before = {name: value.clone() for name, value in load_model(str(base)).network.state_dict().items()}
-    order = Order((planner_data,), tmp_path, str(base), steps=8, lora=True, rank=4, batch=4, rate=1e-3, every=4)
+    order = SftOrder((planner_data,), tmp_path, str(base), steps=8, lora=True, rank=4, batch=4, rate=1e-3, every=4)
     trained = train_sft(order, lambda line: None)
     assert {path.name for path in trained.folder.glob("*.safetensors")} == {"adapter_model.safetensors"}
     adapted = load_model(str(trained.folder))
@@ -460,24 +464,30 @@ def test_adapters_learn_on_a_checkpoint_and_are_loaded_with_it(
 
 @needs_sft
 def test_a_whole_checkpoint_is_tuned(taught: Path, planner_data: Path, tmp_path: Path) -> None:
-    from conservator.training.sft import Order, train_sft
+    from conservator.training.sft import train_sft
 
-    trained = train_sft(Order((planner_data,), tmp_path, str(taught / "model"), steps=2, batch=2), lambda line: None)
+    trained = train_sft(SftOrder((planner_data,), tmp_path, str(taught / "model"), steps=2, batch=2), lambda line: None)
     assert load_model(str(trained.folder)).parameters == trained.model.parameters
 
 
 @needs_sft
 def test_orders_that_cannot_be_are_refused(taught: Path, planner_data: Path, tmp_path: Path) -> None:
-    from conservator.training.sft import Order, train_sft
+    from conservator.training.sft import train_sft
 
     with pytest.raises(ConservatorError, match="--lora"):
-        train_sft(Order((planner_data,), tmp_path, lora=True))
+        train_sft(SftOrder((planner_data,), tmp_path, lora=True))
     with pytest.raises(ConservatorError, match="data build"):
-        train_sft(Order((tmp_path,), tmp_path))
+        train_sft(SftOrder((tmp_path,), tmp_path))
     with pytest.raises(ConservatorError, match="no question is left"):
-        train_sft(Order((planner_data,), tmp_path, without=tuple(situation.value for situation in Situation)))
-    with pytest.raises(ConservatorError, match="another folder"):
-        train_sft(Order((planner_data,), taught, steps=150, batch=2))
+        train_sft(SftOrder((planner_data,), tmp_path, without=tuple(situation.value for situation in Situation)))
+    with pytest.raises(ConservatorError, match="batch 4, now 2"):
+        train_sft(SftOrder((planner_data,), taught, steps=150, batch=2))
+    other = shutil.copytree(planner_data, tmp_path / "other")
+    lessons = read_lessons(other)
+    write_lessons(other, [*lessons[1:], lessons[0]])
+    same = SftOrder((planner_data,), taught, steps=150, batch=4, rate=3e-3, studies=0.0, words=0.2, **SIZE)
+    with pytest.raises(ConservatorError, match=r"lessons \w{16}, now \w{16}; use another folder"):
+        train_sft(replace(same, data=(other,)))
 
 
 def test_only_the_answer_is_learned(model: VisionLanguageModel, planner_data: Path) -> None:
@@ -489,14 +499,12 @@ def test_only_the_answer_is_learned(model: VisionLanguageModel, planner_data: Pa
     assert all(torch.equal(batch[name], again[name]) for name in batch)
     for row, labels in zip(rows, batch["labels"], strict=True):
         learned = labels[labels >= 0].tolist()
-        assert model.tokenizer.decode(learned) == lessons[row["lesson"]].answer + "<|im_end|>"
+        assert model.tokenizer.decode(learned) == DIALECT.write(lessons[row["lesson"]].answer) + "<|im_end|>"
     counts = (batch["input_ids"] == model.image).sum(1)
     assert set(counts.tolist()) == {16, 5 * 9}  # whole pictures of 128 pixels, and studies of five of 96
 
 
 def test_examinations_know_right_from_wrong(planner_data: Path) -> None:
-    from conservator.training.lessons import is_right, read_lessons
-
     noisy, dark, clean, back = read_lessons(planner_data)
     assert is_right(noisy, Decision(Apply("wavelet_denoise")))
     assert not is_right(noisy, Decision(Stop()))
@@ -508,32 +516,31 @@ def test_examinations_know_right_from_wrong(planner_data: Path) -> None:
 
 
 def test_the_tower_learns_to_see_and_goes_on(tmp_path: Path, planner_data: Path) -> None:
-    from conservator.training.crops import Photos
-    from conservator.training.vision import Settings, train_vision
+    from conservator.training.vision import train_vision
 
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("coffee", "astronaut", "chelsea"):
         PillowImage.fromarray(getattr(photos, name)()).save(folder / f"{name}.png")
-    clean = Photos(folder)
-    settings = Settings(steps=20, batch=4, side=64, every=10, workers=0)
+    order = VisionOrder(folder, tmp_path / "whole", steps=20, batch=4, side=64, every=10, workers=0, **SIZE)
     lines: list[str] = []
-    train_vision(clean, tmp_path / "whole", settings, report=lines.append, **SIZE)
+    train_vision(order, lines.append)
     rows = [row.split(",") for row in (tmp_path / "whole" / "curve.csv").read_text().splitlines()]
     assert [row[0] for row in rows] == ["step", "10", "20"]
     assert float(rows[2][2]) < float(rows[1][2])
-    path = train_vision(clean, tmp_path / "whole", settings, report=lines.append, **SIZE)  # nothing is left to do
+    path = train_vision(order, lines.append)  # nothing is left to do
+    assert len(lines) == 2
     with pytest.raises(ConservatorError, match="another folder"):
-        train_vision(clean, tmp_path / "whole", replace(settings, seed=1), **SIZE)
+        train_vision(replace(order, seed=1))
     if find_spec("trl") is not None:
-        from conservator.training.sft import Order, train_sft
+        from conservator.training.sft import train_sft
 
-        order = Order((planner_data,), tmp_path / "sft", steps=1, vision=path, size=tuple(SIZE.items()))
-        train_sft(order, lambda line: None)
+        planner = SftOrder((planner_data,), tmp_path / "sft", steps=1, vision=path, **SIZE)
+        train_sft(planner, lambda line: None)
         with pytest.raises(ConservatorError, match="no vision tower of this size"):
-            train_sft(replace(order, output=tmp_path / "wide", size=(("width", 128),)), lambda line: None)
+            train_sft(replace(planner, output=tmp_path / "wide", width=128), lambda line: None)
         with pytest.raises(ConservatorError, match="multiple of 64"):
-            train_sft(replace(order, output=tmp_path / "odd", size=(("width", 100),)), lambda line: None)
+            train_sft(replace(planner, output=tmp_path / "odd", width=100), lambda line: None)
 
 
 @pytest.mark.slow

@@ -7,13 +7,8 @@ from typing import Annotated
 
 import typer
 
-train_app = typer.Typer(help="Train tools, and the eye, from clean photos.", no_args_is_help=True)
+from conservator.apps.train_app import Into, Output, PhotosOption, Seed, Workers, train_app
 
-PhotosOption = Annotated[Path, typer.Option(help="Folder of clean photos, searched recursively.", exists=True)]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")]
-Into = Annotated[Path | None, typer.Option("--into", help="Folder of weights with a manifest.toml to put it into.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that damage the photos.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 _OUTPUT = Path("out/train")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from conservator.apps.train import Into, Output, PhotosOption, Seed, Workers, train_app
+from conservator.apps.train_app import Into, Output, PhotosOption, Seed, Threads, Workers, train_app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Toolbox = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
 Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, mixed (none clean, none single), or paper.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
 _OUTPUT = Path("out/train")
 _NAMES = {"paper": "rl_restore", "compact": "rl_restore_compact", "plain": "rl_restore_plain"}
 """What the weights of an architecture are called."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from conservator.degradations import Kind, Severity
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
+from conservator.kinds import Kind, Severity
 from conservator.networks.nano import make_nano, nano_config
-from conservator.policies.conversation import IMAGE
+from conservator.policies.dialects import IMAGE
 from conservator.policies.vision_language import VisionLanguageModel
 
 VOCABULARY = 4096
