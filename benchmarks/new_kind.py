@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 
 from conservator.degradations import degrade, parse_recipe
-from conservator.evaluation.cases import photos_in
 from conservator.evaluation.patches import batch_psnr
 from conservator.perception import NetworkPerception, study
-from conservator.photo import load_photo
+from conservator.photo import find_photos, load_photo
 from conservator.policies import PolicyContext, make_policy
 from conservator.pool import LocalPool
 from conservator.session import Session, run
@@ -28,7 +27,7 @@ COUNT = 10
 
 def main() -> None:
     torch.set_num_threads(1)
-    photos, names = photos_in(Path(sys.argv[1]), COUNT), sys.argv[2:]
+    photos, names = find_photos(Path(sys.argv[1]))[:COUNT], sys.argv[2:]
     eye, toolbox = NetworkPerception(), make_toolbox("conservator+user")
     gains: dict[str, list[float]] = {name: [] for name in names}
     with LocalPool(toolbox) as pool:

@@ -210,8 +210,8 @@ def test_the_command_line_asks_for_consent_and_then_restores(
     assert endpoint.bodies[0]["top_k"] == 1
     record = load_record(output.with_name("result.conservator.json"))
     assert record.toolchain == ["denoise_medium"]
-    assert record.settings.chat is not None
-    assert (record.settings.chat.endpoint, record.settings.chat.max_calls) == (endpoint.url, 4)
+    assert record.request.chat is not None
+    assert (record.request.chat.endpoint, record.request.chat.max_calls) == (endpoint.url, 4)
     nonsense = CliRunner().invoke(app, [*command, "--allow-upload", "--request", "[]"])
     assert "expected a JSON object" in str(nonsense.exception)
     with pytest.raises(ConservatorError, match="is no JSON"):

@@ -12,7 +12,7 @@ from conservator.perception import Look, Percept
 from conservator.perception.perception import Gain
 from conservator.policies import FixedOrder, NoPolicy, RandomPolicy, check_policy
 from conservator.pool import LocalPool, Pool
-from conservator.session import Apply, Decision, Rollback, Session, Stop, run
+from conservator.session import Apply, Decision, Rollback, Scope, Session, Stop, run
 from conservator.tools import Toolbox, make_toolbox
 
 
@@ -32,8 +32,8 @@ def pool(small_toolbox: Toolbox):  # type: ignore[no-untyped-def]
         yield pool
 
 
-def start(image: Image, toolbox: Toolbox, pool: Pool, max_steps: int = 8) -> Session:
-    return Session(image[..., :64, :64], toolbox, pool, Brightness(), max_steps)
+def start(image: Image, toolbox: Toolbox, pool: Pool, max_steps: int = 8, **more: Scope) -> Session:
+    return Session(image[..., :64, :64], toolbox, pool, Brightness(), max_steps, **more)
 
 
 def test_rollback_keeps_history(astronaut: Image, small_toolbox: Toolbox, pool: Pool) -> None:
@@ -109,7 +109,7 @@ def test_trajectories_compare_and_print_without_pixels(astronaut: Image, small_t
 def test_a_photo_is_enlarged_once(coffee: Image) -> None:
     toolbox = make_toolbox("conservator").only("upscale_x2", "denoise_light")
     with LocalPool(toolbox) as pool:
-        session = start(coffee, toolbox, pool)
+        session = start(coffee, toolbox, pool, scope=Scope(upscale=True))
         session.step(Decision(Apply("upscale_x2")))
         assert session.trajectory.last.image.shape[-2:] == (128, 128)
         refused = session.step(Decision(Apply("upscale_x2")))

@@ -175,7 +175,7 @@ def test_a_mistaken_order_gets_a_sentence(
 
 
 def test_an_empty_folder_gets_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConservatorError, match="0 photos"):
+    with pytest.raises(ConservatorError, match="holds no photos"):
         Photos(tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_eyes_are_trained_and_stored_and_a_broken_run_resumes(folder: Path, tmp_
     listed = tomllib.loads((into / "manifest.toml").read_text())
     assert set(listed) == {"eye", "statistics"}
     assert listed["eye"]["data"] == "the photos of photos, damaged on the fly"
-    shard = next((output / "eye").iterdir())
+    shard = next((output / "eye").rglob("*.pt"))
     written = shard.stat().st_mtime_ns
     again = make_eyes(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
     for eye in found:  # few samples: what no treatment was accepted for is not a number

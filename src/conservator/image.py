@@ -75,3 +75,8 @@ def digest(tensor: Tensor) -> str:
     found = hashlib.sha256(repr(about).encode())
     found.update(data.reshape(-1).view(torch.uint8).numpy().data)  # bytes, because NumPy has no bfloat16
     return found.hexdigest()
+
+
+def decibels(error: Tensor, cap: float) -> Tensor:
+    """PSNR in dB of mean square errors of images in [0, 1], any shape; at most ``cap``, which no error gives."""
+    return (-10 * error.log10()).clamp(max=cap)

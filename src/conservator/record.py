@@ -111,6 +111,11 @@ class Record(_Model):
     seconds: dict[str, float]
     notes: list[str]
 
+    def other_weights(self, toolbox: Toolbox) -> list[str]:
+        """The tools of the toolchain whose weights are not those of the record, as far as it tells."""
+        ran = {treatment.tool: treatment.weights for treatment in self.treatments if treatment.kept}
+        return [name for name, weights in ran.items() if weights and weights != toolbox[name].weights_sha256]
+
 
 def make_record(
     restored: Restored,
@@ -144,6 +149,7 @@ def make_record(
                 tool=t.tool,
                 source=toolbox[t.tool].spec.source,
                 license=toolbox[t.tool].spec.license,
+                weights=toolbox[t.tool].weights_sha256,
                 seconds=round(t.seconds, 4),
                 kept=t.kept,
                 gain=round(t.gain, 2),

@@ -35,6 +35,7 @@ class ChatOptions:
     endpoint: str = field(default_factory=lambda: os.environ.get(BASE_URL, ""))
     """The address that /chat/completions is added to, say http://localhost:11434/v1."""
     model: str = ""
+    """The model, as the endpoint calls it."""
     allow_upload: bool = False
     """The user's consent to send pictures of the photo to the endpoint."""
     max_calls: int = 8

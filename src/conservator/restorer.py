@@ -5,6 +5,7 @@ Every face of the program (command line, batch, benchmarks, planner data) is a t
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session, run
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
+
+_MOST_WORKERS = 8
+"""Threads that run tools, each of which computes on several cores itself."""
 
 Progress = Callable[[str], None]
 """Is told the stage that begins: "examining", "deciding", a tool's name."""
@@ -110,7 +114,10 @@ class Restorer:
         return make_policy(request.policy, context)
 
     def _make_models(self) -> LocalPool:
-        return LocalPool(self.toolbox, self.request.device, max_batch=1)
+        device = self.request.device
+        workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1))
+        # an accelerator's memory is for one call at a time
+        return LocalPool(self.toolbox, device, workers, max_batch=1, at_once=workers if device == "cpu" else 1)
 
     def load(self, path: str | Path) -> Photo:
         """Read a photo within the request's limits; raises PhotoError where the file is none."""
@@ -138,7 +145,8 @@ class Restorer:
 
         Nothing is taken back. Raises NameNotFoundError for a tool that is not in the toolbox.
         """
-        self.toolbox.only(*toolchain)
+        for tool in toolchain:
+            _ = self.toolbox[tool]
         image = photo.working_image()
         plan = self._plan(image, FixedOrder(*toolchain), ANYTHING, len(toolchain) + 1, progress)
         return self._carry_out(photo, image, plan, progress, asked=True)
@@ -188,9 +196,10 @@ class Restorer:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""
         with self._lock:
             self._closed = True
-            models = self._made.pop("models", None)
-        if models is not None:
-            models.close()
+            pools = [self._made.pop(name, None) for name in ("memo", "models")]
+        for pool in pools:
+            if pool is not None:
+                pool.close()
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ import numpy as np
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case, make_cases
-from conservator.evaluation.rows import Row, Settings
+from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings
 from conservator.evaluation.tables import policies_of
 from conservator.image import Image
 from conservator.photo import Photo
@@ -49,7 +49,7 @@ class Example:
         return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
 
 
-def find_examples(rows: Sequence[Row], settings: Settings, photos: Path) -> list[Example]:
+def find_examples(rows: Sequence[BenchmarkRow], settings: BenchmarkSettings, photos: Path) -> list[Example]:
     """The best, median and worst gain of every policy that did something; all cases where there is no reference.
 
     Toolchains are replayed, so the pictures are those that were measured. Raises ConservatorError where the folder
@@ -66,7 +66,7 @@ def find_examples(rows: Sequence[Row], settings: Settings, photos: Path) -> list
         return [_compared(cases[row.case], which, row, restorer) for part in parts for which, row in _telling(part)]
 
 
-def _compared(case: Case, which: str, row: Row, restorer: Restorer) -> Example:
+def _compared(case: Case, which: str, row: BenchmarkRow, restorer: Restorer) -> Example:
     """The damaged photo, a policy's result, the undamaged photo."""
     damaged, clean = case.make()
     pictures = [("damaged", damaged), (row.policy, _replayed(damaged, row.toolchain, restorer))]
@@ -75,7 +75,7 @@ def _compared(case: Case, which: str, row: Row, restorer: Restorer) -> Example:
     return Example(f"{row.policy}: {which} gain, {said}", f"{row.case}: {_words(row.toolchain)}", tuple(pictures))
 
 
-def _to_judge(case: Case, rows: Sequence[Row], restorer: Restorer) -> Example:
+def _to_judge(case: Case, rows: Sequence[BenchmarkRow], restorer: Restorer) -> Example:
     """The photo, and every other picture that policies made of it, in an order of chance."""
     damaged, _ = case.make()
     makers: dict[str, list[str]] = {}
@@ -100,13 +100,13 @@ def _words(toolchain: str) -> str:
     return toolchain.replace(">", " → ") or "untouched"
 
 
-def _telling(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+def _telling(rows: Sequence[BenchmarkRow]) -> list[tuple[str, BenchmarkRow]]:
     """The best, the median and the worst of one policy's rows, each once; none where it touched nothing."""
     if not any(row.toolchain for row in rows):
         return []
     order = sorted(rows, key=lambda row: (-np.nan_to_num(row.gain), row.case))
     places = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
-    seen: dict[str, tuple[str, Row]] = {}
+    seen: dict[str, tuple[str, BenchmarkRow]] = {}
     for which, place in places.items():
         seen.setdefault(order[place].case, (which, order[place]))
     return list(seen.values())

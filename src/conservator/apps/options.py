@@ -70,22 +70,24 @@ def field_docs(settings: type[Any]) -> dict[str, str]:
 
 
 def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], panel: str | None) -> inspect.Parameter:
-    name = field.name.replace("_", "-")
-    default = _default(field)
+    decls = flags.get(field.name, f"--{field.name.replace('_', '-')}").split(" ")
+    default: Any = field.default
     plain = _without_none(hint)
-    flag = flags.get(field.name, f"--{name}")
     if _is_kinds(plain):
         plain, default = str, ",".join(sorted(default or ()))
     if default is None:
         plain = plain | None
     if _is_tuple(plain):
-        plain, default = list[get_args(plain)[0]], default if default is MISSING else list(default)  # type: ignore[misc]
+        plain = list[get_args(plain)[0]]  # type: ignore[misc]
+        default = default if default is MISSING else list(default)
     shown = default not in ("", False, [])
-    option = typer.Option(*flag.split(" "), help=words, rich_help_panel=panel, show_default=shown, **field.metadata)
-    default = inspect.Parameter.empty if default is MISSING else default
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, option]
-    )
+    told: dict[str, Any] = {"help": words, "rich_help_panel": panel, "show_default": shown, **field.metadata}
+    if default is MISSING:
+        default = inspect.Parameter.empty
+        if field.default_factory is not MISSING:  # made when the command is called: an environment variable may say it
+            told |= {"default_factory": field.default_factory, "show_default": False}
+    annotation: Any = Annotated[plain, typer.Option(*decls, **told)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _default(field: Field[Any]) -> Any:
@@ -94,7 +96,7 @@ def _default(field: Field[Any]) -> Any:
 
 def _value(hint: Any, given: Any) -> Any:
     """What the dataclass wants, from what the command line gave."""
-    if _is_tuple(_without_none(hint)):
+    if _is_tuple(hint):
         return tuple(given or ())
     if not _is_kinds(_without_none(hint)):
         return given
@@ -116,7 +118,7 @@ def _is_kinds(hint: Any) -> bool:
 
 
 def _is_tuple(hint: Any) -> bool:
-    return get_origin(hint) is tuple and len(get_args(hint)) == 2 and get_args(hint)[1] is ...
+    return get_origin(hint) is tuple and get_args(hint)[-1] is ...
 
 
 def as_arguments(settings: Any, flags: Mapping[str, str] | None = None) -> list[str]:

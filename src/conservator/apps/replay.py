@@ -25,6 +25,7 @@ def replay_record(record_path: Path, photo_path: Path | None, output: Path | Non
         raise ConservatorError(f"{source}: not the photo of this record (its sha256 differs)")
     with Restorer(record.request) as restorer:
         result = restorer.replay(restorer.load(source), record.toolchain)
+        others = record.other_weights(restorer.toolbox)
     write = copy_photo if record.output.sha256 == record.input.sha256 else save_photo
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / Path(record.output.path).name
@@ -34,4 +35,5 @@ def replay_record(record_path: Path, photo_path: Path | None, output: Path | Non
         write(result, output, overwrite=overwrite)
     if same:
         return True, f"the same result to the byte: {' → '.join(record.toolchain) or 'no treatment'}"
-    return False, f"the result differs from the recorded one (made with {record.versions})"
+    why = f"other weights now: {', '.join(others)}" if others else f"made with {record.versions}"
+    return False, f"the result differs from the recorded one ({why})"

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from conservator.apps.options import as_arguments, with_options
-from conservator.apps.train_app import Into, Threads, train_app
+from conservator.apps.options import with_options
+from conservator.apps.train import Into, ThreadsOption, train_app
 from conservator.errors import ConservatorError
 from conservator.training.orders import NANO, PlannerDataOrder, SftOrder, VisionOrder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from conservator.training.sft import TrainedPlanner
 
 _OUTPUT = {"output": "--output -o"}
+_OF_THIS_MACHINE = {"output", "minutes", "steps", "device", "workers", "every", "questions"}
+"""Fields of an order that do not make another model, or, the steps, that are told as they were made."""
 
 
 @train_app.command("sft")
 @with_options(SftOrder, "order", flags=_OUTPUT)
-def sft_command(into: Into = None, threads: Threads = 2, *, order: SftOrder) -> None:
+def sft_command(into: Into = None, threads: ThreadsOption = 2, *, order: SftOrder) -> None:
     """Teach a vision-language model to plan; the same command again goes on after an interruption."""
     import torch
 
@@ -36,10 +40,11 @@ def _teach(order: SftOrder, into: Path | None) -> None:
         raise ConservatorError(
             f"only a nano model can ship with the package (--into), not {order.model}; leave out --into"
         )
+    made_with = planner_needs()
     trained = train_sft(order, typer.echo)
     typer.echo(f"{trained.steps} steps in {trained.minutes:.1f} minutes; use it with: --policy mllm:{trained.folder}")
     if into is not None:
-        typer.echo(_ship(into, order, trained))
+        typer.echo(_ship(into, order, trained, made_with))
 
 
 def train_nano(photos: Path, output: Path, into: Path) -> None:
@@ -54,40 +59,40 @@ def train_nano(photos: Path, output: Path, into: Path) -> None:
     _teach(SftOrder((data,), output / "sft", steps=4500, bfloat16=True, device="cpu"), into)
 
 
-def _ship(into: Path, order: SftOrder, trained: TrainedPlanner) -> Path:
+def planner_needs() -> dict[str, str]:
+    """The hashes of what a planner's data tells of: perception, and the tools whose toolchains are right answers."""
+    from conservator.evaluation.rows import toolbox_hash
+    from conservator.tools import make_toolbox
+    from conservator.training.run import hashes_of_weights
+
+    tools = make_toolbox("conservator")
+    return hashes_of_weights("eye", *tools) | {"toolbox conservator": toolbox_hash(tools)}
+
+
+def _ship(into: Path, order: SftOrder, trained: TrainedPlanner, made_with: Mapping[str, str]) -> Path:
     """Put the nano model into a folder of weights, as one file with its entry in the manifest."""
+    from conservator.commands import command_line
     from conservator.policies.vision_language import pack
-    from conservator.weights import store_weights
+    from conservator.training.run import ship_weights
 
     tensors, words = pack(trained.model)
-    names = [folder.name for folder in order.data]
-    entry: dict[str, str | int | float] = {
-        "license": "Apache-2.0",
-        "data": f"the questions of {', '.join(names)}, made by conservator data build (docs/mllm.md)",
-        "recipe": "docs/mllm.md",
-        "command": " ".join(["conservator train sft", *as_arguments(_repeatable(order, trained.steps))]),
-    }
-    scores = {name: value for name, value in trained.scores.items() if value == value}
-    return store_weights(into, "nano", tensors, entry, scores, words)
-
-
-def _repeatable(order: SftOrder, steps: int) -> SftOrder:
-    """The order that makes the same model, without what is this machine's: folders, processes, time."""
-    return replace(
-        order,
-        data=tuple(Path(folder.name) for folder in order.data),
-        output=SftOrder.output,
-        vision=Path(order.vision.name) if order.vision is not None else None,
-        steps=steps,
-        minutes=None,
-        device=SftOrder.device,
-        workers=SftOrder.workers,
+    settings = {f.name: getattr(order, f.name) for f in fields(order) if f.name not in _OF_THIS_MACHINE}
+    return ship_weights(
+        into,
+        "nano",
+        tensors,
+        data=f"the questions of {', '.join(folder.name for folder in order.data)}, made by conservator data build",
+        recipe="docs/mllm.md",
+        command=command_line("train", "sft", settings=settings, steps=trained.steps),
+        scores={name: value for name, value in trained.scores.items() if value == value},
+        made_with=made_with,
+        metadata=words,
     )
 
 
 @train_app.command("nano-vision")
 @with_options(VisionOrder, "order", flags=_OUTPUT)
-def nano_vision_command(threads: Threads = 2, *, order: VisionOrder) -> None:
+def nano_vision_command(threads: ThreadsOption = 2, *, order: VisionOrder) -> None:
     """Teach the vision tower of the nano model to grade damage; the same command again goes on."""
     import torch
 

@@ -1,9 +1,9 @@
 """Batches: many photos through one restorer, documented by a journal, resumable."""
 
-from conservator.batch.engine import Executor, FileRestorer, run_batch
+from conservator.batch.engine import FileRestorer, run_batch
+from conservator.batch.executor import Executor, Threads
 from conservator.batch.journal import JOURNAL, Journal, Outcome, Status, Summary
 from conservator.batch.tasks import Task, find_tasks
-from conservator.batch.threads import Threads
 
 __all__ = [
     "JOURNAL",

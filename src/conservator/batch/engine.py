@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
 
+from conservator.batch.executor import Executor, Threads
 from conservator.batch.journal import Journal, Outcome, Summary
 from conservator.batch.tasks import Task
 from conservator.errors import ConservatorError
@@ -15,15 +15,6 @@ from conservator.record import Record, choices, load_record, make_record, save_r
 from conservator.report import save_report
 from conservator.restorer import Progress, Restorer
 from conservator.tools.tiling import out_of_memory
-
-Work: TypeAlias = Callable[[Task], Outcome]
-
-
-class Executor(Protocol):
-    """Where the photos of a batch are restored: threads of this process, or other machines."""
-
-    def map(self, work: Work, tasks: Sequence[Task]) -> Iterable[Outcome]:
-        """Do the work for every task, several at a time; the outcomes in the order of the tasks."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +72,8 @@ def run_batch(
     tasks: Sequence[Task],
     restorer: FileRestorer,
     journal: Journal,
-    executor: Executor,
     *,
+    executor: Executor = Threads(),  # noqa: B008 - frozen
     resume: bool = False,
     overwrite: bool = False,
     on_start: Callable[[Task], Progress] = lambda task: lambda stage: None,

@@ -11,26 +11,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import Enumeration
 from conservator.evaluation.ranking import Ranking, study_and_reference
-from conservator.evaluation.rows import Row, Settings, Table, claim, read_rows
+from conservator.evaluation.rows import (
+    BenchmarkRow,
+    BenchmarkSettings,
+    Content,
+    ResultsTable,
+    claim_results,
+    measured,
+    read_rows,
+)
 from conservator.evaluation.strategies import check_names, derive, eye_for, is_derived
 from conservator.image import Image
 from conservator.kinds import Objective
-from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, FullReference, NoReference
+from conservator.metrics import FullReference, Metric, make_metric
 from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.request import Request
-from conservator.resample import bicubic_to
-from conservator.restoration import Restored
 from conservator.restorer import Restorer
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session, run
@@ -56,37 +61,43 @@ def evaluate(
     policies: Sequence[str],
     toolbox: Toolbox,
     perception: Perception,
-    settings: Settings,
+    settings: BenchmarkSettings,
     output: Path,
-    progress: Callable[[int, int, Row | None], None] = lambda done, total, row: None,
+    progress: Callable[[int, int, BenchmarkRow | None], None] = lambda done, total, row: None,
     enumerating: Callable[[str, int, int, float], None] = lambda case, done, total, left: None,
-) -> list[Row]:
+    content: Content | None = None,
+    metrics: Sequence[Metric] | None = None,
+) -> list[BenchmarkRow]:
     """Run every policy or strategy on every case that ``output`` does not hold yet; return all rows.
 
     ``output`` gets ``results.csv``, ``settings.json`` and, where ``settings.rank`` names an objective, a journal of
     all toolchains of each case in ``enumerations/``. Raises ConservatorError when it holds results of other settings,
     NameNotFoundError for an unknown policy. ``progress`` is told how many of how many rows are there, and the newest;
     ``enumerating`` the case, how many of how many toolchains are scored, and about how many seconds are left.
+    ``content`` says of which photos and tools the results are; ``metrics`` are those that ``settings.metrics`` names,
+    of the catalog unless they are given.
     """
     policies = list(dict.fromkeys(policies))
     check_names(policies, cases, toolbox, settings.rank is not None)
     output.mkdir(parents=True, exist_ok=True)
-    claim(output / "settings.json", settings)
-    rows = read_rows(output / "results.csv", Row)
+    metrics = tuple(metrics if metrics is not None else map(make_metric, settings.metrics))
+    claim_results(output, replace(settings, metrics=tuple(metric.name for metric in metrics)), content or Content())
+    rows = read_rows(output / "results.csv", BenchmarkRow)
     asked = {(case.name, policy) for case in cases for policy in policies}
     done = {(row.case, row.policy) for row in rows} & asked
     finished, total = len(done), len(asked)
     progress(finished, total, None)
-    with LocalPool(toolbox, max_batch=1) as pool, Table(output / "results.csv", Row) as table:
+    with LocalPool(toolbox, max_batch=1) as pool, ResultsTable(output / "results.csv", BenchmarkRow) as table:
         ranking = None
         if settings.rank is not None:
             journals = output / "enumerations"
-            ranking = Ranking(toolbox, pool, settings.rank, settings.metrics, journals, enumerating)
+            compared = tuple(metric for metric in metrics if isinstance(metric, FullReference))
+            ranking = Ranking(toolbox, pool, settings.rank, compared, journals, enumerating)
         for case in cases:
             waiting = [policy for policy in policies if (case.name, policy) not in done]
             if not waiting:
                 continue
-            trial = _Trial(case, *case.make(), toolbox, perception, pool, settings, ranking)
+            trial = _Trial(case, *case.make(), toolbox, perception, pool, settings, metrics, ranking)
             for policy in waiting:
                 row = trial.run(policy)
                 rows.append(row)
@@ -106,10 +117,11 @@ class _Trial:
     toolbox: Toolbox
     perception: Perception
     pool: LocalPool
-    settings: Settings
+    settings: BenchmarkSettings
+    metrics: Sequence[Metric]
     ranking: Ranking | None
 
-    def run(self, name: str) -> Row:
+    def run(self, name: str) -> BenchmarkRow:
         """What a policy or strategy makes of the case."""
         counted = Counted(self.pool)
         memo = MemoPool(counted)  # its own for each photo and policy; closing it would close the shared pool
@@ -126,7 +138,7 @@ class _Trial:
         restored = restorer.restore(Photo(self.damaged), progress=lambda stage: stages.append(counted.calls))
         rank, toolchains = self._rank(restored.toolchain)
         seconds = restored.seconds | {"deciding": restored.seconds["deciding"] + deciding}
-        return Row(
+        return BenchmarkRow(
             group=self.case.group,
             combination=self.case.combination,
             photo=self.case.photo,
@@ -135,7 +147,7 @@ class _Trial:
             calls=[*stages, counted.calls][2],
             treatments=len(restored.treatments),
             **{stage: round(seconds[stage], 4) for stage in ("examining", "deciding", "treating")},
-            **self._scores(restored),
+            scores=measured(self.metrics, self.damaged, restored.photo.image, self.clean),
             rank=round(rank, 5),
             toolchains=toolchains,
         )
@@ -202,24 +214,3 @@ class _Trial:
     def _enumeration(self) -> Enumeration:
         assert self.ranking is not None
         return self.ranking.enumerate(self.case, self.damaged, self._reference())
-
-    def _scores(self, restored: Restored) -> dict[str, float]:
-        image, scores = restored.photo.image, dict[str, float]()
-        for name in self.settings.metrics:
-            scores[f"{name}_in"] = scores[name] = math.nan
-            if self.clean is not None:
-                scores[f"{name}_in"], scores[name] = (_score(name, x, self.clean) for x in (self.damaged, image))
-        for name in DEFAULT_NO_REFERENCE:
-            metric = METRICS[name]
-            assert isinstance(metric, NoReference)
-            scores[name] = metric.score(image)
-        return {name: round(value, 5) for name, value in scores.items()}
-
-
-def _score(name: str, image: Image, clean: Image) -> float:
-    """A score; a smaller image is first enlarged by MATLAB's bicubic, as the MiO protocol has it."""
-    metric = METRICS[name]
-    assert isinstance(metric, FullReference)
-    if image.shape != clean.shape:
-        image = bicubic_to(image, *clean.shape[-2:])
-    return float(np.minimum(metric.score(image, clean), 100.0))  # which keeps NaN

@@ -16,9 +16,8 @@ from torch import Tensor
 from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompression, Recipe, degrade, rl_restore_recipe
 from conservator.degradations.noise import draw_seed
 from conservator.errors import ConservatorError
-from conservator.evaluation.cases import photos_in
 from conservator.image import Image, to_array, to_image
-from conservator.photo import load_photo
+from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_resize
 
 Draw: TypeAlias = Callable[[np.random.Generator], Recipe]
@@ -113,7 +112,7 @@ def make_patches(pyramids: Sequence[Pyramid], name: str, draw: Draw, count: int,
 
 def load_pyramids(folders: Sequence[Path]) -> list[Pyramid]:
     """All photos of some folders at three sizes, in the order of their names; ConservatorError for an empty one."""
-    return [_pyramid(path) for folder in folders for path in photos_in(folder)]
+    return [_pyramid(path) for folder in folders for path in find_photos(folder)]
 
 
 def _pyramid(path: Path) -> Pyramid:

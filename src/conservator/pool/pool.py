@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -135,7 +135,7 @@ class _Call:
 
 
 class LocalPool(Pool):
-    """Runs models on threads of this process; one model serves one call (or one batch of waiting calls) at a time.
+    """Runs models on threads of this process; one model serves ``at_once`` calls (or batches of them) at a time.
 
     A model is loaded when it is first called, once whatever the number of threads; a load that fails is tried again at
     the next call. Waiting calls of one name and shape run as one batch of at most ``max_batch`` calls; with 1 every
@@ -150,14 +150,17 @@ class LocalPool(Pool):
         workers: int = 2,
         max_batch: int = 8,
         queue_size: int = 64,
+        at_once: int = 1,
     ) -> None:
+        """``at_once`` above 1 is for models that may be called by several threads, as tools may once they are set up."""
         self._models, self._device = models, device
-        self._max_batch, self._queue_size = max_batch, queue_size
+        self._max_batch, self._queue_size, self._at_once = max_batch, queue_size, at_once
         self._known: dict[str, tuple[Model, str]] = {}
         self._numbered = 0
         self._loaded: dict[str, tuple[str, Model]] = {}
         self._waiting: deque[_Call] = deque()
-        self._busy: set[str] = set()
+        self._busy = Counter[str]()
+        self._loading = threading.Lock()
         self._closed = False
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, daemon=True, name=f"pool-{i}") for i in range(workers)]
@@ -206,7 +209,7 @@ class LocalPool(Pool):
                 self._run(calls)
             finally:
                 with self._changed:
-                    self._busy.discard(name)
+                    self._busy[name] -= 1
                     self._changed.notify_all()
             del calls  # or their tensors would stay until the next call
 
@@ -214,7 +217,7 @@ class LocalPool(Pool):
         """Wait for the next batch; an empty list means that the pool is closed and drained."""
         with self._changed:
             while True:
-                first = next((call for call in self._waiting if call.name not in self._busy), None)
+                first = next((call for call in self._waiting if self._busy[call.name] < self._at_once), None)
                 if first is not None:
                     alike = (call for call in self._waiting if call is first or call.key == first.key)
                     batch = list(islice(alike, self._max_batch))
@@ -222,7 +225,7 @@ class LocalPool(Pool):
                         self._waiting.remove(call)
                     self._changed.notify_all()
                     if running := [call for call in batch if call.future.set_running_or_notify_cancel()]:
-                        self._busy.add(first.name)
+                        self._busy[first.name] += 1
                         return running
                 elif self._closed and not self._waiting:
                     return []
@@ -262,14 +265,15 @@ class LocalPool(Pool):
         return True
 
     def _load(self, call: _Call) -> Model:
-        """The loaded model of a call. Only one thread at a time runs calls of one name, so none loads it twice."""
-        identity, model = self._loaded.get(call.name, ("", call.model))
-        if identity != call.identity:
-            self._loaded.pop(call.name, None)
-            model = copy.copy(call.model)
-            model.setup(self._device)
-            self._loaded[call.name] = call.identity, model
-        return model
+        """The loaded model of a call; one thread at a time loads, so none is loaded twice."""
+        with self._loading:
+            identity, model = self._loaded.get(call.name, ("", call.model))
+            if identity != call.identity:
+                self._loaded.pop(call.name, None)
+                model = copy.copy(call.model)
+                model.setup(self._device)
+                self._loaded[call.name] = call.identity, model
+            return model
 
 
 def _owned(result: Tensor, tensors: Sequence[Tensor]) -> Tensor:

@@ -27,7 +27,10 @@ from conservator.evaluation.rl_restore import measure
 from conservator.networks.dqn import QNetwork
 from conservator.policies import DqnPolicy, RandomPolicy
 from conservator.policies.dqn import LONGEST, Agent
-from conservator.training.checkpoint import (
+from conservator.training.env import Foreseen, Observed, Rules, VectorRestorationEnv
+from conservator.training.pretrain import pretrain
+from conservator.training.replay import Batch, Played, Replay
+from conservator.training.run import (
     draw_curve,
     load_checkpoint,
     refuse_more,
@@ -35,9 +38,6 @@ from conservator.training.checkpoint import (
     tensorboard_writer,
     write_curve,
 )
-from conservator.training.env import Foreseen, Observed, Rules, VectorRestorationEnv
-from conservator.training.pretrain import pretrain
-from conservator.training.replay import Batch, Played, Replay
 
 
 @dataclass(frozen=True)

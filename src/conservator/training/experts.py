@@ -15,9 +15,9 @@ from torch import Tensor
 from conservator.degradations import Kind, parse_recipe
 from conservator.errors import ConservatorError, name_not_found
 from conservator.networks import make_network
-from conservator.tools.catalog import shipped_names
 from conservator.tools.experts import ExpertRecord
-from conservator.tools.records import WeightsFile, sha256, write_tool
+from conservator.tools.records import WeightsFile, sha256_of, write_tool
+from conservator.tools.shipped import shipped_names
 from conservator.tools.user import added_as
 from conservator.training.courses import CLEAN_SHARE, COURSES, Course
 from conservator.training.crops import Damage, Lesson, Photos, training_data
@@ -104,7 +104,7 @@ def install(trained: Trained, order: Order, folder: Path) -> Path:
     course = _course(order)
     removes = tuple(sorted(order.removes))
     data = save(_half(trained))
-    weights = WeightsFile(name=f"{order.name}.safetensors", sha256=sha256(data))
+    weights = WeightsFile(name=f"{order.name}.safetensors", sha256=sha256_of(data))
     what = " and ".join(kind.label for kind in removes)
     record = ExpertRecord(
         name=order.name,

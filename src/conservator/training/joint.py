@@ -20,9 +20,9 @@ from conservator.networks.dqn import QNetwork
 from conservator.policies.dqn import LONGEST, Agent
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
-from conservator.training.checkpoint import load_checkpoint, refuse_more, save_checkpoint
 from conservator.training.env import Source
 from conservator.training.rl_restore import named
+from conservator.training.run import load_checkpoint, refuse_more, save_checkpoint
 
 _EPSILON = 5e-5
 """Mean square error (43 dB) below which an improvement counts no more, in the loss "psnr"."""

@@ -6,7 +6,6 @@ Every toolchain of a damaged crop is run and scored (evaluation/enumerate.py), a
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,9 +16,11 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
+from conservator.claims import Identity, claim
+from conservator.commands import command_line
 from conservator.degradations import BY_KIND, Degradation, Recipe, degrade
-from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
+from conservator.evaluation.rows import content_of
 from conservator.files import replacing, write_text
 from conservator.image import Image, digest, to_array
 from conservator.kinds import NATURE, OBJECTIVES, Kind, Objective, Severity
@@ -58,11 +59,9 @@ def build_planner_data(order: PlannerDataOrder, report: Callable[[str], None] = 
     Raises ConservatorError for a folder without photos, or with data of another order.
     """
     photos = find_photos(order.photos)
-    if not photos:
-        raise ConservatorError(f"{order.photos} holds no photos; give a folder of clean photos")
     for folder in (order.output / "parts", order.output / "images"):
         folder.mkdir(parents=True, exist_ok=True)
-    _claim(order)
+    _claim(order, photos)
     missing = [i for i in range(order.count) if not (order.output / _part(i)).exists()]
     tasks = [(order, photos[i % len(photos)], i) for i in missing]
     with ProcessPoolExecutor(order.jobs) as processes:
@@ -72,14 +71,13 @@ def build_planner_data(order: PlannerDataOrder, report: Callable[[str], None] = 
     return _gather(order)
 
 
-def _claim(order: PlannerDataOrder) -> None:
-    """Make the folder this order's; raises ConservatorError when it is another's."""
-    path = order.output / "settings.json"
-    now = {"photos": order.photos.name, "toolbox": order.toolbox, "seed": order.seed, "side": CROP_SIDE}
-    now |= {"always": sorted(order.always)} if order.always else {}
-    if path.exists() and json.loads(path.read_text("utf-8")) != now:
-        raise ConservatorError(f"{order.output} holds data of other settings; use another folder")
-    write_text(path, json.dumps(now, indent=2) + "\n")
+def _claim(order: PlannerDataOrder, photos: Sequence[Path]) -> None:
+    """Make the folder this order's. Of the weights that ship perception's and the tools' count; "." marks files."""
+    toolbox = make_toolbox(order.toolbox)
+    found = content_of(photos, order.photos, toolbox, order.toolbox, order.output)
+    used = {name: sha for name, sha in found.weights.items() if name in {"eye", *toolbox} or "." in name}
+    settings = {"toolbox": order.toolbox, "seed": order.seed, "side": CROP_SIDE, "always": order.always}
+    claim(order.output, Identity.of(settings, photos=found.photos, tools=found.tools, weights=used))
 
 
 def _part(number: int) -> str:
@@ -228,7 +226,9 @@ def _gather(order: PlannerDataOrder) -> int:
 
 def _card(order: PlannerDataOrder, lessons: Sequence[PlannerLesson]) -> str:
     """The data card: what this is, where it comes from, and what is in it."""
-    always = f" --always {','.join(sorted(order.always))}" if order.always else ""
+    settings = {"count": order.count, "toolbox": order.toolbox, "seed": order.seed}
+    always = ",".join(sorted(order.always)) or None
+    command = command_line("data", "build", photos=order.photos, output=order.output, settings=settings, always=always)
     lines = [
         "# Planner data",
         "",
@@ -236,8 +236,7 @@ def _card(order: PlannerDataOrder, lessons: Sequence[PlannerLesson]) -> str:
         "answer: the best of all toolchains that treat each kind of damage at most once, scored by "
         f"{' and '.join(_METRICS)}.",
         "",
-        f"- Command: `conservator data build --photos {order.photos.name} --count {order.count} "
-        f"--toolbox {order.toolbox} --seed {order.seed}{always}`",
+        f"- Command: `{command}`",
         f"- Photos: {training_data(order.photos)}",
         "- `lessons.jsonl`: the tools, then for each question the observation (steps with their pictures and what was "
         "found in them, estimated gains, objective), the best answer, other answers as good, and the best score that "

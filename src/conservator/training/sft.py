@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
-from conservator.files import sha256, write_text
+from conservator.files import sha256
 from conservator.policies.vision_language import VisionLanguageModel, load_model
-from conservator.training.checkpoint import read_curve, write_curve
 from conservator.training.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
 from conservator.training.nano import new_nano
 from conservator.training.orders import NANO, SftOrder, size_of, torch_device
 from conservator.training.prefix import shared_prefix_loss
+from conservator.training.run import read_curve, write_curve
 from conservator.training.teaching import DIALECT, Collator, examine_planner, shuffle_lessons
 
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
@@ -132,28 +133,15 @@ def texts_of(lessons: Sequence[PlannerLesson]) -> list[str]:
     return texts
 
 
-def _identity(order: SftOrder) -> dict[str, Any]:
-    """What must be the same for a run to go on: settings by value; lessons and weights by content."""
-    names = ("lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers", "seed")
-    weights = " ".join(sha256(path)[:16] for path in sorted(Path(order.model).glob("*.safetensors")))
-    return {
-        "model": weights or order.model,
-        **{name: getattr(order, name) for name in names},
-        "without": " ".join(order.without),
-        "lessons": " ".join(sha256(folder / LESSONS)[:16] for folder in order.data),
-        "vision": sha256(order.vision)[:16] if order.vision is not None else "",
-    }
-
-
 def _claim(order: SftOrder) -> None:
-    """Make the folder this order's, or raise when it is another's."""
-    order.output.mkdir(parents=True, exist_ok=True)
-    path, now = order.output / "settings.json", _identity(order)
-    if path.exists():
-        was = json.loads(path.read_text("utf-8"))
-        if other := [f"{k} {was.get(k)}, now {now[k]}" for k in now if was.get(k, "") != now[k]]:
-            raise ConservatorError(f"{order.output} was trained with {'; '.join(other)}; use another folder")
-    write_text(path, json.dumps(now, indent=2) + "\n")
+    """Make the folder this order's, or raise when it is another's. Lessons, and what it starts from, by content."""
+    names = ("lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers", "without", "seed")
+    settings = {name: getattr(order, name) for name in names}
+    lessons = {f"lessons {number}": sha256(folder / LESSONS) for number, folder in enumerate(order.data, 1)}
+    weights = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
+    settings |= lessons if weights else lessons | {"model": order.model}
+    weights |= {"vision": sha256(order.vision)} if order.vision is not None else {}
+    claim(order.output, Identity.of(settings, weights=weights))
 
 
 def _last_checkpoint(output: Path) -> Path | None:

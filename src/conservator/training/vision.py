@@ -27,10 +27,10 @@ from conservator.image import Image
 from conservator.kinds import Kind
 from conservator.perception.perception import GRADED_KINDS
 from conservator.policies.vision_language import VisionLanguageModel
-from conservator.training.checkpoint import load_checkpoint, save_checkpoint, write_curve
 from conservator.training.crops import Photos, ahead, random_crop
 from conservator.training.nano import new_nano
 from conservator.training.orders import VisionOrder, size_of, torch_device
+from conservator.training.run import load_checkpoint, save_checkpoint, write_curve
 from conservator.training.samples import random_recipe, severities
 
 _LEVELS = 4
@@ -89,7 +89,8 @@ def train_vision(order: VisionOrder, report: Callable[[str], None] = print) -> P
     from safetensors.torch import save
 
     order.output.mkdir(parents=True, exist_ok=True)
-    photos, run = Photos(order.photos), _Run(order)
+    photos = Photos(order.photos)
+    run = _Run(order, photos.digest)
     run.load()
     held_out = Damaged(photos.held_out, order, stream=1)
     unseen = [held_out[i] for i in range(max(1, _HELD_OUT // order.batch))]
@@ -133,10 +134,11 @@ def measure_sight(sight: Sight, batches: Sequence[tuple[Image, Tensor]]) -> dict
 class _Run:
     """Network, optimiser and progress of one training."""
 
-    def __init__(self, order: VisionOrder) -> None:
+    def __init__(self, order: VisionOrder, photos: str) -> None:
+        """``photos`` is the digest of what it learns from."""
         torch.set_flush_denormal(True)
         torch.manual_seed(order.seed)
-        self.order, self.device = order, torch_device(order.device)
+        self.order, self.device, self._photos = order, torch_device(order.device), photos
         self.sight = Sight(new_nano([""], order.seed, **size_of(order))).to(self.device).train()
         self.sight.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.sight.parameters(), lr=order.rate, weight_decay=0.05)
@@ -186,6 +188,6 @@ class _Run:
         self.curve = state["curve"]
 
     def _identity(self) -> dict[str, str]:
-        """What must be the same for a run to go on. The photos are not in it yet."""
+        """What must be the same for a run to go on."""
         names = ("steps", "batch", "rate", "side", "width", "layers", "seed")
-        return {name: str(getattr(self.order, name)) for name in names}
+        return {name: str(getattr(self.order, name)) for name in names} | {"photos": self._photos}

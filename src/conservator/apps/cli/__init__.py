@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from conservator import __version__
-from conservator.apps import bench_rl_restore, train, train_mllm, train_rl_restore  # noqa: F401 - they add their commands
+from conservator.apps import bench_rl_restore, train_all, train_mllm, train_rl_restore  # noqa: F401 - they add commands
 from conservator.apps.bench import bench_app
 from conservator.apps.cli import photos
 from conservator.apps.cli.tools import tools_app
 from conservator.apps.data import data_app
-from conservator.apps.train_app import train_app
+from conservator.apps.train import train_app
 from conservator.errors import ConservatorError
 
 app = typer.Typer(

@@ -83,7 +83,7 @@ def _restore(
                 tasks,
                 FileRestorer(restorer, report),
                 Journal(folder / JOURNAL),
-                Threads(jobs),
+                executor=Threads(jobs),
                 resume=resume,
                 overwrite=overwrite,
                 on_start=display.start,
