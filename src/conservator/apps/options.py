@@ -29,8 +29,9 @@ def with_options(
 
     A field ``max_steps: int = 12`` with the docstring "Decisions at most." becomes ``--max-steps`` of that default and
     that help. ``leave_out`` names fields that keep their defaults, ``flags`` other spellings ("--output/-o"), ``panel``
-    the group in which ``--help`` shows them. Fields are str, int, float, bool, Path, Literal, a set of kinds, or one of
-    these or None.
+    the group in which ``--help`` shows them. Fields are str, int, float, bool, Path, Literal, a set of kinds, one of
+    these or None, or ``tuple[str, ...]`` and the like, whose option is given again for each item. A field without a
+    default is required. A field's ``metadata`` goes to ``typer.Option``: ``field(default=1, metadata={"min": 1})``.
     """
 
     def decorate(command: Callable[..., T]) -> Callable[..., T]:
@@ -76,10 +77,15 @@ def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], 
         plain, default = str, ",".join(sorted(default or ()))
     if default is None:
         plain = plain | None
-    told: dict[str, Any] = {"help": words, "rich_help_panel": panel, "show_default": default not in ("", False)}
-    if default is MISSING:  # made when the command is called: an environment variable may say it
-        told |= {"default_factory": field.default_factory, "show_default": False}
+    if _is_tuple(plain):
+        plain = list[get_args(plain)[0]]  # type: ignore[misc]
+        default = default if default is MISSING else list(default)
+    shown = default not in ("", False, [])
+    told: dict[str, Any] = {"help": words, "rich_help_panel": panel, "show_default": shown, **field.metadata}
+    if default is MISSING:
         default = inspect.Parameter.empty
+        if field.default_factory is not MISSING:  # made when the command is called: an environment variable may say it
+            told |= {"default_factory": field.default_factory, "show_default": False}
     annotation: Any = Annotated[plain, typer.Option(*decls, **told)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -90,6 +96,8 @@ def _default(field: Field[Any]) -> Any:
 
 def _value(hint: Any, given: Any) -> Any:
     """What the dataclass wants, from what the command line gave."""
+    if _is_tuple(hint):
+        return tuple(given or ())
     if not _is_kinds(_without_none(hint)):
         return given
     if not given:
@@ -99,7 +107,7 @@ def _value(hint: Any, given: Any) -> Any:
 
 def _without_none(hint: Any) -> Any:
     """A type without its ``| None``."""
-    if get_origin(hint) in (None, Literal, frozenset):
+    if get_origin(hint) in (None, Literal, frozenset, tuple):
         return hint
     rest = [part for part in get_args(hint) if part is not type(None)]
     return rest[0] if len(rest) == 1 else hint
@@ -107,6 +115,10 @@ def _without_none(hint: Any) -> Any:
 
 def _is_kinds(hint: Any) -> bool:
     return get_origin(hint) is frozenset and get_args(hint) == (Kind,)
+
+
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(hint) is tuple and get_args(hint)[-1] is ...
 
 
 def as_arguments(settings: Any, flags: Mapping[str, str] | None = None) -> list[str]:
@@ -122,6 +134,8 @@ def as_arguments(settings: Any, flags: Mapping[str, str] | None = None) -> list[
             found.append(on if value else off or f"--no-{on[2:]}")
         elif isinstance(value, frozenset):
             found += [flag, ",".join(sorted(value))]
+        elif isinstance(value, tuple):
+            found += [part for item in value for part in (flag, str(item))]
         else:
             found += [flag, str(value)]
     return found
