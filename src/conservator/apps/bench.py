@@ -141,7 +141,7 @@ def bench_rollback_command(
     typer.echo("\n".join(lines))
 
 
-_BENCHMARKS = {
+BENCHMARK_HELP = {
     "mio": "AgenticIR's 16 combinations of two and three damages (MiO), on clean photos damaged by seed.",
     "restoreagent": "RestoreAgent's seven combinations of two to four damages, on clean photos damaged by seed.",
     "clean": "Photos that need nothing: whatever is done to them is harm.",
@@ -184,7 +184,7 @@ def _register(benchmark: str, told: str) -> None:
         _run(settings, photos, output, policies)
 
 
-for _name, _told in _BENCHMARKS.items():
+for _name, _told in BENCHMARK_HELP.items():
     _register(_name, _told)
 
 

@@ -155,10 +155,10 @@ def _scores(image: Image, reference: Image, metrics: Sequence[FullReference]) ->
 
 def _full_reference(metric: str | FullReference) -> FullReference:
     """A metric by name, or as it is."""
-    metric = make_metric(metric) if isinstance(metric, str) else metric
-    if not isinstance(metric, FullReference):
-        raise ConservatorError(f"{metric.name} needs no reference; toolchains are ranked by metrics with one")
-    return metric
+    found = make_metric(metric) if isinstance(metric, str) else metric
+    if not isinstance(found, FullReference):
+        raise ConservatorError(f"{found.name} needs no reference; toolchains are ranked by metrics with one")
+    return found
 
 
 class _Walk:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
-from conservator.claims import Identity, claim, hashes_of, read_claim
+from conservator.claims import CLAIM, Identity, claim, hashes_of, read_claim
 from conservator.commands import shown_path
 from conservator.errors import ConservatorError
 from conservator.evaluation.journal import whole_lines
@@ -149,6 +149,8 @@ def read_settings(folder: Path) -> tuple[BenchmarkSettings, dict[str, Any]]:
 
     Raises ConservatorError when it holds no results, or those of an older version.
     """
+    if not (folder / CLAIM).exists():
+        raise ConservatorError(f"{folder} holds no results; give the output folder of a benchmark")
     identity, beside = read_claim(folder)
     try:
         settings = BenchmarkSettings(**identity.settings)
