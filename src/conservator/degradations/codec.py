@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range
@@ -59,6 +60,35 @@ class JpegCompression(Degradation):
         )
         with PIL.Image.open(file, formats=["JPEG"]) as decoded:
             return to_image(np.asarray(decoded))
+
+
+@dataclass(frozen=True)
+class ShiftedJpeg(Degradation):
+    """A JPEG of a picture that was cropped afterwards: blocks begin ``right`` and ``down`` pixels before its corner.
+
+    Followed by ``JpegCompression`` it is the double JPEG whose blocks do not meet. The pixels that were cropped are the
+    border's, repeated. Samples quality and subsampling as JpegCompression, right and down 0-15.
+    """
+
+    kind: ClassVar[Kind] = Kind.JPEG
+    quality: Annotated[int, Range(1, 100)]
+    right: Annotated[int, Range(0, 15)]
+    down: Annotated[int, Range(0, 15)]
+    subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        whole = JpegCompression.sample(severity, rng)
+        right, down = (int(rng.integers(16)) for _ in range(2))
+        return cls(whole.quality, right, down, whole.subsampling)
+
+    @property
+    def severity(self) -> Severity:
+        return JpegCompression(self.quality).severity
+
+    def __call__(self, image: Image) -> Image:
+        larger = F.pad(image, (self.right, 0, self.down, 0), mode="replicate")
+        return JpegCompression(self.quality, self.subsampling)(larger)[..., self.down :, self.right :].contiguous()
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,49 @@ class Downpour(Degradation):
 
 
 @dataclass(frozen=True)
+class VeiledRain(Degradation):
+    """Rain near and far: ``layers`` of streaks screened over a scene that far rain veils, J (1 - veil) + 0.8 veil.
+
+    Screening, 1 - (1 - J) (1 - r), leaves bright places as they are. Each layer has a length of up to ``length`` pixels
+    and a slope around ``angle`` degrees from the vertical; ``density`` is Rain's value, shared out among them.
+    Samples density and veil: LOW 6-16, 0-0.1; MEDIUM 18-40, 0-0.2; HIGH 45-85, 0.05-0.25; VERY_HIGH 95-160, 0.1-0.3;
+    2-4 layers, length 10-60, angle normal with sigma 20, width 1 or 3.
+    """
+
+    kind: ClassVar[Kind] = Kind.RAIN
+    density: Annotated[float, Range(0, 400)]
+    veil: Annotated[float, Range(0, 1)]
+    layers: Annotated[int, Range(1, 8)]
+    length: Annotated[int, Range(1, 400)]
+    angle: Annotated[float, Range(-90, 90)]
+    width: Annotated[int, Range(1, 31)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        density = rng.uniform(*by_severity(severity, (6, 16), (18, 40), (45, 85), (95, 160)))
+        veil = rng.uniform(*by_severity(severity, (0, 0.1), (0, 0.2), (0.05, 0.25), (0.1, 0.3)))
+        layers, length = int(rng.integers(2, 4, endpoint=True)), int(rng.integers(10, 60, endpoint=True))
+        angle = float(np.clip(rng.normal(0, 20), -90, 90))
+        return cls(density, veil, layers, length, angle, 1 if rng.random() < 0.5 else 3, draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.density, 17, 42, 90)
+
+    def __call__(self, image: Image) -> Image:
+        clear = torch.ones_like(image[:, :1])
+        for rng in np.random.default_rng(self.seed).spawn(self.layers):
+            slope = float(np.clip(self.angle + rng.normal(0, 3), -90, 90))  # one wind blows through all layers
+            length = max(1, round(self.length * rng.uniform(0.5, 1)))
+            light = DROP_LIGHT / length
+            streaks = _streaks(image, self.density / self.layers, length, slope, self.width, light, rng)
+            clear *= torch.exp(-streaks).to(image.device)
+        veiled = torch.lerp(image, torch.full_like(image, RAIN_LIGHT), self.veil)
+        return (1 - (1 - veiled) * clear).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
 class Snow(Degradation):
     """Bright flakes in front of the scene: I = J (1 - s) + 0.95 s, in layers from fine and far to large and near.
 
