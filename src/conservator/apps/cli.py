@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conservator import __version__
-from conservator.apps import bench_rl_restore, train_mllm, train_rl_restore  # noqa: F401 - they add their commands
+from conservator.apps import bench_rl_restore, train_mllm, train_queue, train_rl_restore  # noqa: F401 - they add their commands
 from conservator.apps.bench import bench_app
 from conservator.apps.data import data_app
 from conservator.apps.train import train_app

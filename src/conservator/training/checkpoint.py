@@ -25,15 +25,21 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], identity: Mapping[st
 
 
 def load_checkpoint(
-    folder: Path, identity: Mapping[str, str], device: torch.device | str = "cpu"
+    folder: Path,
+    identity: Mapping[str, str],
+    device: torch.device | str = "cpu",
+    may_change: frozenset[str] = frozenset(),
 ) -> dict[str, Any] | None:
-    """The state that was saved in ``folder``, or None; ConservatorError for one of another identity."""
+    """The state that was saved in ``folder``, or None; ConservatorError for one of another identity.
+
+    The parts of it that ``may_change`` are not compared.
+    """
     path = folder / _FILE
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     was = state["identity"]
-    if other := sorted(k for k in identity.keys() | was.keys() if identity.get(k) != was.get(k)):
+    if other := sorted(k for k in (identity.keys() | was.keys()) - may_change if identity.get(k) != was.get(k)):
         named = "; ".join(f"{k} {was.get(k, 'not said')}, now {identity.get(k, 'not said')}" for k in other)
         raise ConservatorError(f"{path} was trained with {named}; use the same settings or another folder")
     return state
