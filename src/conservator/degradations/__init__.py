@@ -5,9 +5,18 @@ from __future__ import annotations
 from conservator.degradations.blur import DefocusBlur, GaussianBlur, LineBlur, MotionBlur
 from conservator.degradations.catalog import BY_KIND, BY_NAME, DEGRADATIONS, FURTHER, HELD_OUT, SAMPLED
 from conservator.degradations.check import check_degradation
-from conservator.degradations.codec import JpegCompression, LowResolution, ShiftedJpeg
+from conservator.degradations.codec import AreaReduction, JpegCompression, LowResolution, ShiftedJpeg
 from conservator.degradations.degradation import Degradation, Recipe, by_severity, degrade
 from conservator.degradations.fields import Range, Seed
+from conservator.degradations.held_out import (
+    BlurredReduction,
+    EnlargedNoise,
+    HexagonBlur,
+    ReducedJpeg,
+    RowBanding,
+    ShakenHand,
+    WebpCompression,
+)
 from conservator.degradations.kinds import NATURE, TAUGHT, Kind, Severity
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, FilmGrain, GaussianNoise, LuminanceNoise, PoissonNoise
@@ -20,8 +29,8 @@ from conservator.degradations.protocols import (
     rl_restore_recipe,
 )
 from conservator.degradations.recipe import load_recipe, parse_recipe, recipe_from_json, recipe_to_json, save_recipe
-from conservator.degradations.sensor import RawNoise
-from conservator.degradations.weather import Downpour, Haze, Rain, Snow, UnevenHaze, VeiledRain
+from conservator.degradations.sensor import RawNoise, Underexposure
+from conservator.degradations.weather import Downpour, Haze, Rain, RoomHaze, Snow, UnevenHaze, VeiledRain
 
 __all__ = [
     "BY_KIND",
@@ -35,14 +44,18 @@ __all__ = [
     "RL_RESTORE_PRESETS",
     "SAMPLED",
     "TAUGHT",
+    "AreaReduction",
+    "BlurredReduction",
     "CameraNoise",
     "DefocusBlur",
     "Degradation",
     "Downpour",
+    "EnlargedNoise",
     "FilmGrain",
     "GaussianBlur",
     "GaussianNoise",
     "Haze",
+    "HexagonBlur",
     "JpegCompression",
     "Kind",
     "LineBlur",
@@ -55,12 +68,18 @@ __all__ = [
     "Range",
     "RawNoise",
     "Recipe",
+    "ReducedJpeg",
+    "RoomHaze",
+    "RowBanding",
     "Seed",
     "Severity",
+    "ShakenHand",
     "ShiftedJpeg",
     "Snow",
+    "Underexposure",
     "UnevenHaze",
     "VeiledRain",
+    "WebpCompression",
     "by_severity",
     "check_degradation",
     "degrade",

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from conservator.degradations.blur import DefocusBlur, GaussianBlur, LineBlur, MotionBlur
-from conservator.degradations.codec import JpegCompression, LowResolution, ShiftedJpeg
+from conservator.degradations.codec import AreaReduction, JpegCompression, LowResolution, ShiftedJpeg
 from conservator.degradations.degradation import Degradation
+from conservator.degradations.held_out import (
+    BlurredReduction,
+    EnlargedNoise,
+    HexagonBlur,
+    ReducedJpeg,
+    RowBanding,
+    ShakenHand,
+    WebpCompression,
+)
 from conservator.degradations.kinds import Kind
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, FilmGrain, GaussianNoise, LuminanceNoise, PoissonNoise
-from conservator.degradations.sensor import RawNoise
-from conservator.degradations.weather import Downpour, Haze, Rain, Snow, UnevenHaze, VeiledRain
+from conservator.degradations.sensor import RawNoise, Underexposure
+from conservator.degradations.weather import Downpour, Haze, Rain, RoomHaze, Snow, UnevenHaze, VeiledRain
 
 SAMPLED: tuple[type[Degradation], ...] = (
     GaussianNoise,
@@ -36,10 +45,21 @@ FURTHER: tuple[type[Degradation], ...] = (
     ShiftedJpeg,
     LineBlur,
     VeiledRain,
+    RoomHaze,
+    AreaReduction,
 )
 """What trainings draw besides, by name."""
 
-HELD_OUT: tuple[type[Degradation], ...] = ()
+HELD_OUT: tuple[type[Degradation], ...] = (
+    EnlargedNoise,
+    RowBanding,
+    ReducedJpeg,
+    WebpCompression,
+    ShakenHand,
+    HexagonBlur,
+    Underexposure,
+    BlurredReduction,
+)
 """What benches alone may use: no training, no threshold and no draw by kind has seen it."""
 
 DEGRADATIONS = (*SAMPLED, *FURTHER, *HELD_OUT)

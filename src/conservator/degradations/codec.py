@@ -113,3 +113,26 @@ class LowResolution(Degradation):
     def __call__(self, image: Image) -> Image:
         height, width = (math.ceil(side / self.factor) for side in image.shape[-2:])
         return bicubic_to(image, height, width)
+
+
+@dataclass(frozen=True)
+class AreaReduction(Degradation):
+    """A smaller image, (B, 3, ceil(H / factor), ceil(W / factor)): each pixel the mean of those it stands for.
+
+    As thumbnails are made, and as binned pixels of a sensor see. Samples factor: LOW 2, MEDIUM 3, HIGH 4, VERY_HIGH 6.
+    """
+
+    kind: ClassVar[Kind] = Kind.LOW_RESOLUTION
+    factor: Annotated[int, Range(2, 16)]
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        return cls(factor=by_severity(severity, 2, 3, 4, 6))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.factor, 3, 4, 6)
+
+    def __call__(self, image: Image) -> Image:
+        size = [math.ceil(side / self.factor) for side in image.shape[-2:]]
+        return F.interpolate(image, size, mode="area").clamp_(0, 1)

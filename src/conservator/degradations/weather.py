@@ -315,6 +315,58 @@ class UnevenHaze(Degradation):
         return depths[torch.bucketize(smooth.cpu(), edges)]
 
 
+@dataclass(frozen=True)
+class RoomHaze(Degradation):
+    """Smoke in a room: coloured, bright or dim air, and the depth of a box with things that stand on its floor.
+
+    As ``Haze``, with the airlight of each channel, ``red``, ``green``, ``blue``; the room is drawn by ``seed``: where
+    its lines meet, how far the walls are, and three to seven boxes.
+    Samples beta as Haze; airlight 0.25-1 (RIDCP, Wu et al. 2023), its channels apart by up to 0.05.
+    """
+
+    kind: ClassVar[Kind] = Kind.HAZE
+    red: Annotated[float, Range(0, 1)]
+    green: Annotated[float, Range(0, 1)]
+    blue: Annotated[float, Range(0, 1)]
+    beta: Annotated[float, Range(0, 20)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        beta = rng.uniform(*by_severity(severity, (0.2, 0.45), (0.6, 0.9), (0.9, 1.35), (1.35, 1.8)))
+        light = rng.uniform(0.25, 1.0)
+        red, green, blue = (float(np.clip(light + rng.uniform(-0.025, 0.025), 0, 1)) for _ in range(3))
+        return cls(red, green, blue, beta, draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.beta, 0.5, 0.9, 1.35)
+
+    def __call__(self, image: Image) -> Image:
+        rng = np.random.default_rng(self.seed)
+        depth = torch.stack([_room(image.shape[-2], image.shape[-1], rng) for _ in image])[:, None]
+        transmission = torch.exp(-self.beta * depth).to(image.device)
+        airlight = image.new_tensor([self.red, self.green, self.blue]).view(1, 3, 1, 1).expand_as(image)
+        return torch.lerp(airlight, image, transmission).clamp_(0, 1)
+
+
+def _room(height: int, width: int, rng: np.random.Generator) -> Tensor:
+    """Depth (H, W) of a box seen from inside, its maximum 1."""
+    across, down = rng.uniform(0.2, 0.8), rng.uniform(0.25, 0.65)
+    x = (torch.arange(width) + 0.5) / width - across
+    y = ((torch.arange(height) + 0.5) / height - down)[:, None]
+    left, right, ceiling, floor = (rng.uniform(0.15, 0.6) for _ in range(4))  # a wall that far off meets the back there
+    walls = torch.maximum(torch.maximum(x / right, -x / left), torch.maximum(y / floor, -y / ceiling))
+    depth = 1 / walls.clamp(min=1)
+    for _ in range(int(rng.integers(3, 8))):
+        nearness = rng.uniform(1.1, 2.5)  # where its foot stands on the floor, in distances of the back wall
+        foot, tall = floor * nearness, rng.uniform(0.1, 0.6) * nearness
+        middle, half = rng.uniform(-0.6, 0.6), rng.uniform(0.03, 0.2) * nearness
+        inside = ((x - middle).abs() < half) & (y < foot) & (y > foot - tall)
+        depth = torch.where(inside, torch.minimum(depth, torch.tensor(1 / nearness)), depth)
+    return (depth / depth.max()).float()
+
+
 def read_depth(path: str, height: int, width: int) -> Tensor:
     """Read a 16-bit gray PNG as depth (1, 1, height, width) in [0, 1], resized bilinearly, its maximum 1.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from conservator.degradations import (
+    AreaReduction,
     CameraNoise,
     DefocusBlur,
-    Degradation,
     Downpour,
     FilmGrain,
     GaussianBlur,
@@ -19,12 +20,14 @@ from conservator.degradations import (
     JpegCompression,
     LineBlur,
     LowLight,
+    LowResolution,
     LuminanceNoise,
     MotionBlur,
     PoissonNoise,
     Rain,
     RawNoise,
     Recipe,
+    RoomHaze,
     Severity,
     ShiftedJpeg,
     UnevenHaze,
@@ -107,9 +110,15 @@ def rain(rng: np.random.Generator) -> Recipe:
 
 
 def haze(rng: np.random.Generator) -> Recipe:
-    """Air even or in banks, over a landscape."""
-    make: type[Degradation] = Haze if rng.random() < 0.5 else UnevenHaze
-    return (make.sample(any_severity(rng), rng),)
+    """Air even or in banks over a landscape, or in a room; one landscape in four under dim air, as at dusk."""
+    make = rng.random()
+    if make < 0.3:
+        return (Haze.sample(any_severity(rng), rng),)
+    if make < 0.55:
+        return (RoomHaze.sample(any_severity(rng), rng),)
+    uneven = UnevenHaze.sample(any_severity(rng), rng)
+    dim = rng.uniform(0.3, 0.9) if make > 0.85 else 1.0
+    return (replace(uneven, red=dim * uneven.red, green=dim * uneven.green, blue=dim * uneven.blue),)
 
 
 def mildly_dark(rng: np.random.Generator) -> Recipe:
@@ -130,3 +139,8 @@ def very_dark(rng: np.random.Generator) -> Recipe:
 def darkness(rng: np.random.Generator) -> Recipe:
     """Any of the two."""
     return mildly_dark(rng) if rng.random() < 0.5 else very_dark(rng)
+
+
+def smaller(rng: np.random.Generator, factor: int) -> Recipe:
+    """Reduced by bicubic, one time in five by the mean of areas."""
+    return (AreaReduction(factor) if rng.random() < 0.2 else LowResolution(factor),)

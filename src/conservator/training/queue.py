@@ -1,4 +1,4 @@
-"""All trainings one after the other in the background: one process, which can be paused, and goes on where it was."""
+"""All trainings in the background: processes that share the courses out, can be paused, and go on where they were."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from conservator.training.checkpoint import read_curve
 from conservator.training.courses import COURSES
 from conservator.training.experts import Order, train
 
-_LOCK, _LOG = "queue.lock", "queue.log"
+_LOCK = "lock"
+_LOG = "queue.log"
 _NICE = 19
 """Everybody else comes first."""
-_PATIENCE = 120.0
-"""Seconds that a paused run has for its step, its checkpoint and its curve."""
+_PATIENCE = 180.0
+"""Seconds that a paused process has for its step, its checkpoint and its curve."""
+_POLL = 20.0
+"""Seconds after which a process that waits for another's course looks again."""
 
 
 def done(folder: Path, name: str) -> int:
@@ -32,90 +35,117 @@ def done(folder: Path, name: str) -> int:
     return int(curve[-1]["step"]) if curve else 0
 
 
-def waiting(folder: Path) -> list[str]:
-    """The courses that are not finished yet, in their order."""
-    return [name for name, course in COURSES.items() if done(folder, name) < course.steps]
+def finished(folder: Path, name: str) -> bool:
+    """Whether all steps of a course are done."""
+    return done(folder, name) >= COURSES[name].steps
 
 
-def work(photos: Path, folder: Path, *, threads: int, changed: bool, report: Callable[[str], None]) -> None:
-    """Train what is left in this process, until all is trained or SIGTERM comes; that leaves a checkpoint.
+def work(photos: Path, folder: Path, *, changed: bool, report: Callable[[str], None], asked: threading.Event) -> None:
+    """Train every course that nobody else trains, in their order, until all are finished or ``asked`` to end.
 
-    ``changed`` lets a checkpoint go on although its course draws other damage now. Raises ConservatorError where the
-    queue runs already.
+    A course waits for the one that it starts from. An end that was asked for leaves a checkpoint. ``changed`` lets a
+    checkpoint go on although its course draws other damage now.
     """
+    while not asked.is_set():
+        waiting = [name for name in COURSES if not finished(folder, name)]
+        if not waiting:
+            return
+        for name in waiting:
+            start = COURSES[name].start
+            if start is not None and not finished(folder, start):
+                continue
+            with _held(folder / name / _LOCK) as free:
+                if free and not finished(folder, name):
+                    trained = train(Order(name, photos, folder, workers=1, changed=changed), report, asked.is_set)
+                    report(f"{name}: {trained.steps} steps, {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB")
+                    break
+        else:
+            asked.wait(_POLL)
+
+
+def as_background(threads: int) -> threading.Event:
+    """Make this process one that stands back for all others; the event tells that SIGTERM asks it to end."""
+    os.nice(_NICE - os.nice(0))
+    # one thread: two wait for each other as soon as anybody else works, and take ten times as long
+    torch.set_num_threads(threads)
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
-    with _alone(folder):
-        os.nice(_NICE - os.nice(0))
-        torch.set_num_threads(threads)
-        for name in waiting(folder):
-            trained = train(Order(name, photos, folder, workers=1, changed=changed), report, asked.is_set)
-            report(f"{name}: {trained.steps} steps, {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB")
-            if asked.is_set():
-                report("paused")
-                return
+    return asked
 
 
-def start(photos: Path, folder: Path, *, threads: int, changed: bool) -> int:
-    """Let a process of its own work, which outlives this one; return its number. What it says is in ``queue.log``."""
+@contextmanager
+def place(folder: Path, number: int) -> Iterator[None]:
+    """Be process ``number`` of a queue; ConservatorError where there is one already."""
+    with _held(folder / f"{number}.{_LOCK}") as free:
+        if not free:
+            raise ConservatorError(f"process {number} of the queue of {folder} runs already")
+        yield
+
+
+def start(photos: Path, folder: Path, *, processes: int, threads: int, changed: bool) -> list[int]:
+    """Let processes of their own work, which outlive this one; return their ids. What they say is in ``queue.log``."""
     folder.mkdir(parents=True, exist_ok=True)
-    if worker(folder) is not None:
-        raise ConservatorError(f"the queue of {folder} runs already")
-    command = [sys.executable, "-c", "from conservator.apps.cli import main; main()", "train", "queue", "work"]
-    options = ["--photos", str(photos.resolve()), "--output", str(folder.resolve()), "--threads", str(threads)]
-    with (folder / _LOG).open("a") as log:
-        process = subprocess.Popen(
-            [*command, *options, *(["--changed"] if changed else [])],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return process.pid
+    begun = []
+    for number in range(processes):
+        if _holder(folder / f"{number}.{_LOCK}") is not None:
+            continue
+        command = [sys.executable, "-c", "from conservator.apps.cli import main; main()", "train", "queue", "work"]
+        options = ["--photos", str(photos.resolve()), "--output", str(folder.resolve()), "--threads", str(threads)]
+        options += ["--number", str(number), *(["--changed"] if changed else [])]
+        with (folder / _LOG).open("a") as log:
+            process = subprocess.Popen(
+                [*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        begun.append(process.pid)
+    return begun
 
 
-def pause(folder: Path) -> bool:
-    """Ask the process that works to write its checkpoint and end, and wait for it; False where none does."""
-    number = worker(folder)
-    if number is None:
-        return False
-    os.kill(number, signal.SIGTERM)
+def working(folder: Path) -> list[int]:
+    """The ids of the processes that work on the queue in ``folder``."""
+    return [pid for path in sorted(folder.glob(f"*.{_LOCK}")) if (pid := _holder(path)) is not None]
+
+
+def pause(folder: Path) -> list[int]:
+    """Ask the processes that work to write their checkpoints and end, and wait for it; return which did."""
+    asked = working(folder)
+    for pid in asked:
+        os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + _PATIENCE
-    while worker(folder) is not None:
+    while left := working(folder):
         if time.monotonic() > until:
-            raise ConservatorError(f"process {number} goes on after {_PATIENCE:g} s; look into {folder / _LOG}")
+            raise ConservatorError(f"process {left[0]} goes on after {_PATIENCE:g} s; look into {folder / _LOG}")
         time.sleep(0.2)
-    return True
+    return asked
 
 
-def worker(folder: Path) -> int | None:
-    """The number of the process that works on the queue in ``folder``, or None."""
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Hold a file of this process's id as a lock, which a killed process loses, too; False where another holds it."""
     import fcntl
 
-    path = folder / _LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield True
+
+
+def _holder(path: Path) -> int | None:
+    """The id of the process that holds a lock, or None."""
+    import fcntl
+
     if not path.exists():
         return None
     with path.open() as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return int(file.read())
     return None
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of the queue, which a killed process loses, too."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConservatorError(f"the queue of {folder} runs already") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -40,7 +40,7 @@ _EPSILON = 5e-5
 _EPSILON_OF_SCENES = 1e-3
 """The same (30 dB) for haze and darkness. With less, what it costs to touch a clean photo outweighs all that treating a
 hazy one can gain, and the network stays the identity."""
-_CHECKPOINT_SECONDS = 120.0
+_CHECKPOINT_SECONDS = 240.0
 _VALIDATION_CROPS = 32
 
 
@@ -167,8 +167,8 @@ def train_network(
         if time.monotonic() - saved > _CHECKPOINT_SECONDS:
             after = _psnr(run.restored(damaged), clean)
             run.save(folder, before, after)
-            minutes, total = run.progress.seconds / 60, budget.minutes
-            report(f"step {run.progress.step}, {minutes:.1f} of {total:g} min: {before:.2f} -> {after:.2f} dB")
+            minutes, share = run.progress.seconds / 60, 100 * run.progress.share(budget)
+            report(f"step {run.progress.step}, {minutes:.1f} min, {share:.1f} %: {before:.2f} -> {after:.2f} dB")
             saved = time.monotonic()
             started = saved - run.progress.seconds  # validation is not training time
     after = _psnr(run.restored(damaged), clean)
