@@ -87,7 +87,7 @@ def train_all(photos: PhotosOption, output: Output = _OUTPUT, workers: Workers =
     import_mllm("trl")  # hours before it is used
 
     shipping = {expert.spec.name for expert in EXPERTS}
-    for name in [name for name in COURSES if name in shipping]:
+    for name in [name for name in COURSES if name in shipping | {"base"}]:
         train_expert(name, photos, output=output, into=WEIGHTS, workers=workers)
     train_eye(photos, output=output, into=WEIGHTS)  # it weighs what the new experts do
     train_nano(photos, output, WEIGHTS)  # it is told what the eye sees

@@ -14,6 +14,7 @@ train_app.add_typer(queue_app, name="queue")
 
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each training; more than 1 only on an idle machine.")]
 Processes = Annotated[int, typer.Option(min=1, help="Trainings at a time, each with a process that damages photos.")]
+Nice = Annotated[int, typer.Option(min=0, max=19, help="How far to stand back for others; 19 takes what is idle.")]
 Changed = Annotated[bool, typer.Option("--changed", help="Go on although a course draws other damage now.")]
 _OUTPUT = Path("out/train")
 
@@ -24,12 +25,13 @@ def start_queue(
     output: Output = _OUTPUT,
     processes: Processes = 2,
     threads: Threads = 1,
+    nice: Nice = 19,
     changed: Changed = False,
 ) -> None:
-    """Begin, or go on where the last run stopped, in processes of their own at the lowest priority."""
+    """Begin, or go on where the last run stopped, in processes of their own that stand back for others."""
     from conservator.training.queue import start
 
-    begun = start(photos, output, processes=processes, threads=threads, changed=changed)
+    begun = start(photos, output, processes=processes, threads=threads, nice=nice, changed=changed)
     typer.echo(f"began {begun}" if begun else "all run already")
 
 
@@ -66,6 +68,7 @@ def work_queue(
     output: Output = _OUTPUT,
     number: Annotated[int, typer.Option(min=0, help="Which of the processes this one is.")] = 0,
     threads: Threads = 1,
+    nice: Nice = 19,
     changed: Changed = False,
 ) -> None:
     """What ``start`` lets a process of its own do."""
@@ -75,4 +78,4 @@ def work_queue(
         typer.echo(line)  # which flushes: the log is read while this runs
 
     with place(output, number):
-        work(photos, output, changed=changed, report=report, asked=as_background(threads))
+        work(photos, output, changed=changed, report=report, asked=as_background(threads, nice))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,8 +22,6 @@ from conservator.training.experts import Order, train
 
 _LOCK = "lock"
 _LOG = "queue.log"
-_NICE = 19
-"""Everybody else comes first."""
 _PATIENCE = 180.0
 """Seconds that a paused process has for its step, its checkpoint and its curve."""
 _POLL = 20.0
@@ -63,9 +62,11 @@ def work(photos: Path, folder: Path, *, changed: bool, report: Callable[[str], N
             asked.wait(_POLL)
 
 
-def as_background(threads: int) -> threading.Event:
-    """Make this process one that stands back for all others; the event tells that SIGTERM asks it to end."""
-    os.nice(_NICE - os.nice(0))
+def as_background(threads: int, nice: int) -> threading.Event:
+    """Make this process one that stands back for others by ``nice``; the event tells that SIGTERM asks it to end."""
+    os.nice(nice - os.nice(0))
+    with contextlib.suppress(OSError):  # Linux deals its time out to sessions first: this one stands back as a whole
+        Path("/proc/self/autogroup").write_text(str(nice))
     # one thread: two wait for each other as soon as anybody else works, and take ten times as long
     torch.set_num_threads(threads)
     asked = threading.Event()
@@ -83,7 +84,7 @@ def place(folder: Path, number: int) -> Iterator[None]:
         yield
 
 
-def start(photos: Path, folder: Path, *, processes: int, threads: int, changed: bool) -> list[int]:
+def start(photos: Path, folder: Path, *, processes: int, threads: int, nice: int, changed: bool) -> list[int]:
     """Let processes of their own work, which outlive this one; return their ids. What they say is in ``queue.log``."""
     folder.mkdir(parents=True, exist_ok=True)
     begun = []
@@ -92,7 +93,7 @@ def start(photos: Path, folder: Path, *, processes: int, threads: int, changed: 
             continue
         command = [sys.executable, "-c", "from conservator.apps.cli import main; main()", "train", "queue", "work"]
         options = ["--photos", str(photos.resolve()), "--output", str(folder.resolve()), "--threads", str(threads)]
-        options += ["--number", str(number), *(["--changed"] if changed else [])]
+        options += ["--nice", str(nice), "--number", str(number), *(["--changed"] if changed else [])]
         with (folder / _LOG).open("a") as log:
             process = subprocess.Popen(
                 [*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
