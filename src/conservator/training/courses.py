@@ -165,6 +165,5 @@ COURSES: dict[str, Course] = {
 }
 """Every expert in the order in which they are trained; ``base`` and ``deblur_motion`` do not ship.
 
-The generalist, a rival to the whole toolbox, has as many steps as the longest of them together with those it starts
-from, and more than half as many again.
+The generalist, a rival to the whole toolbox, has more steps than the base and all that starts from it and ships.
 """

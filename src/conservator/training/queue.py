@@ -22,7 +22,7 @@ from conservator.training.experts import Order, train
 
 _LOCK = "lock"
 _LOG = "queue.log"
-_PATIENCE = 180.0
+_PATIENCE = 600.0
 """Seconds that a paused process has for its step, its checkpoint and its curve."""
 _POLL = 20.0
 """Seconds after which a process that waits for another's course looks again."""
@@ -64,15 +64,20 @@ def work(photos: Path, folder: Path, *, changed: bool, report: Callable[[str], N
 
 def as_background(threads: int, nice: int) -> threading.Event:
     """Make this process one that stands back for others by ``nice``; the event tells that SIGTERM asks it to end."""
-    os.nice(nice - os.nice(0))
-    with contextlib.suppress(OSError):  # Linux deals its time out to sessions first: this one stands back as a whole
-        Path("/proc/self/autogroup").write_text(str(nice))
+    _stand_back(os.getpid(), nice)
     # one thread: two wait for each other as soon as anybody else works, and take ten times as long
     torch.set_num_threads(threads)
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
     return asked
+
+
+def _stand_back(pid: int, nice: int) -> None:
+    with contextlib.suppress(OSError):  # not everybody may be asked to hurry again
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+        # Linux deals its time out to sessions first: this one stands back as a whole
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 @contextmanager
@@ -111,6 +116,7 @@ def pause(folder: Path) -> list[int]:
     """Ask the processes that work to write their checkpoints and end, and wait for it; return which did."""
     asked = working(folder)
     for pid in asked:
+        _stand_back(pid, 0)  # what is left to do is short, and somebody waits for it
         os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + _PATIENCE
     while left := working(folder):
