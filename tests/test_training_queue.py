@@ -20,6 +20,8 @@ from conservator.training import queue
 from conservator.training.courses import COURSES, Course
 from conservator.training.crops import Lesson
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
