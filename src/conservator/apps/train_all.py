@@ -73,10 +73,12 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
     from conservator.weights import WEIGHTS
 
     def expert(name: str) -> Rebuild:
-        command = f"conservator train expert {name}"
-        return Rebuild(
-            command, (name,), lambda: train_expert_command(name, photos, output=output, into=WEIGHTS, workers=workers)
-        )
+        def run() -> None:
+            for start in _unshipped_starts(name):  # done at once where it is trained already
+                train_expert_command(start, photos, output=output, workers=workers)
+            train_expert_command(name, photos, output=output, into=WEIGHTS, workers=workers)
+
+        return Rebuild(f"conservator train expert {name}", (name,), run)
 
     return [
         *map(expert, _experts()),
@@ -114,6 +116,17 @@ def _experts() -> list[str]:
 
     shipping = {expert.spec.name for expert in EXPERTS}
     return [name for name in COURSES if name in shipping]
+
+
+def _unshipped_starts(name: str) -> list[str]:
+    """What an expert's training starts from that does not ship, the first one first."""
+    from conservator.training.courses import COURSES
+
+    shipping, found = _experts(), list[str]()
+    while (start := COURSES[name].start) is not None and start not in shipping:
+        found.insert(0, start)
+        name = start
+    return found
 
 
 def _states() -> dict[str, Link]:

@@ -120,7 +120,7 @@ def examine(
         raise typer.Exit(1)
 
 
-def degrade(
+def degrade_photo(
     photo: Annotated[Path, typer.Argument(help="A clean photo.")],
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="Kinds in order, say rain,noise:high,jpeg, or a recipe's JSON file.")
@@ -130,8 +130,7 @@ def degrade(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Damage a photo by a recorded recipe, for tests and training."""
-    from conservator.degradations import degrade as apply_recipe
-    from conservator.degradations import load_recipe, parse_recipe, save_recipe
+    from conservator.degradations import degrade, load_recipe, parse_recipe, save_recipe
     from conservator.photo import load_photo, save_photo
 
     written = output.with_suffix(".recipe.json")
@@ -139,7 +138,7 @@ def degrade(
         raise ConservatorError(f"{written} exists already; give --overwrite to replace it, or another --output")
     steps = load_recipe(Path(recipe)) if recipe.endswith(".json") else parse_recipe(recipe, seed)
     source = load_photo(photo)
-    save_photo(source.with_image(apply_recipe(source.image, steps)), output, overwrite=overwrite)
+    save_photo(source.with_image(degrade(source.image, steps)), output, overwrite=overwrite)
     save_recipe(steps, written)
     typer.echo(f"{output}\n{written}")
 
