@@ -18,7 +18,7 @@ from conservator.metrics.fidelity import psnr
 from conservator.perception import Look, Percept, StatisticalPerception, study
 from conservator.perception.perception import Gain, Perception
 from conservator.photo import Photo
-from conservator.policies import FixedOrder, PolicyContext, ReferenceJudge, check_policy, make_policy
+from conservator.policies import FixedOrder, MeasuredGain, PolicyContext, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.request import TONAL_CONFIDENCE, Request
 from conservator.restoration import Restored
@@ -197,8 +197,8 @@ def test_the_reference_judge_measures_gain(noisy: Image, coffee: Image, toolbox:
 
     clean = coffee[..., :320, :400]
     better = torch.lerp(noisy, clean, 0.5)
-    judge = ReferenceJudge(clean)
-    gain = judge(State(noisy, Percept()), toolbox["tv_denoise"].spec, better, Percept())
+    scoring = MeasuredGain(clean)
+    gain = scoring(State(noisy, Percept()), toolbox["tv_denoise"].spec, better, Percept())
     assert gain == pytest.approx(psnr(better, clean) - psnr(noisy, clean), abs=1e-3)
 
 
