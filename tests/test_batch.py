@@ -59,7 +59,7 @@ def album(tmp_path: Path) -> Path:
 
 def restorer(policy: str = "rules", **wanted: object) -> FileRestorer:
     request = Request(policy, "classical", **wanted)  # type: ignore[arg-type]
-    return FileRestorer(Restorer(request, perception=StatisticalPerception()))
+    return FileRestorer(Restorer(request, perception=StatisticalPerception.load()))
 
 
 def test_one_bad_file_never_stops_a_batch(album: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_tool_that_fails_is_not_called_a_choice(album: Path, tmp_path: Path) -
     large = data.astronaut()[:500].repeat(2, 1)[:, :720] + np.random.default_rng(1).normal(0, 30, (500, 720, 3))
     PillowImage.fromarray(large.clip(0, 255).astype(np.uint8)).save(album / "large.png")
     task = Task(album / "large.png", tmp_path / "out.png")
-    hungry = Restorer(Request("rules"), toolbox=Toolbox(Hungry()), perception=StatisticalPerception())
+    hungry = Restorer(Request("rules"), toolbox=Toolbox(Hungry()), perception=StatisticalPerception.load())
     outcome = FileRestorer(hungry)(task, print, False)
     assert outcome.status == "incomplete"
     assert "left untouched; hungry failed: not enough memory" in outcome.message

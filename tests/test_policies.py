@@ -26,7 +26,7 @@ from conservator.restorer import Restorer
 from conservator.session import Apply, Decision, Policy, Rollback, Scope, Session, run
 from conservator.tools import Toolbox, make_toolbox
 
-EYE = StatisticalPerception()
+EYE = StatisticalPerception.load()
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_a_dqn_resumes_to_the_step_and_refuses_other_settings(rules: Rules, held
 
 def test_features_learn_to_tell_damage() -> None:
     from conservator.networks.dqn import QNetwork
-    from conservator.training.patches import mixture
+    from conservator.training.data.recipes import mixture
     from conservator.training.pretrain import amounts, pretrain
 
     source, said = PatchSource(PHOTOS, mixture("all")), list[str]()

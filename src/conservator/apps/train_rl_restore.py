@@ -78,9 +78,9 @@ def train_dqn_command(
     from conservator.evaluation.patches import make_patches
     from conservator.files import replacing
     from conservator.policies import load_agent
+    from conservator.training.data.recipes import mixture as damage
     from conservator.training.dqn import fast, published
     from conservator.training.dqn import train_dqn as train
-    from conservator.training.patches import mixture as damage
     from conservator.training.run import hashes_of_weights
 
     settings = fast(steps or 20_000, seed) if preset == "fast" else published(steps or 2_000_000, seed)
@@ -128,10 +128,10 @@ def train_joint_command(
 ) -> None:
     """Tune the tools through the toolchains that the agent picks (the paper's algorithm 1)."""
     from conservator.policies import load_agent
+    from conservator.training.data.recipes import mixture as damage
     from conservator.training.joint import Settings, trainable_tools
     from conservator.training.joint import train_joint as train
     from conservator.training.patches import PatchSource
-    from conservator.training.patches import mixture as damage
     from conservator.training.rl_restore import write_tools
     from conservator.training.run import hashes_of_weights
 
@@ -153,7 +153,7 @@ def train_joint_command(
 def _identity(photos: Photos, mixture: str, **given: Path | str | None) -> dict[str, str]:
     """What a training rests on beside its settings: pixels, damage, and the content of the files that it was given."""
     from conservator.files import sha256
-    from conservator.training.patches import SHARES
+    from conservator.training.data.recipes import SHARES
 
     found = {"photos": photos.digest, "mixture": str(SHARES[mixture])}
     for name, value in given.items():
@@ -178,9 +178,9 @@ def _rules(toolbox: str, photos: Photos, mixture: str, threads: int) -> Any:
 
     from conservator.pool import LocalPool
     from conservator.tools import make_toolbox
+    from conservator.training.data.recipes import mixture as damage
     from conservator.training.env import Rules
     from conservator.training.patches import PatchSource
-    from conservator.training.patches import mixture as damage
 
     @contextmanager
     def opened() -> Any:
