@@ -2,8 +2,9 @@
 
 python benchmarks/side_by_side.py PATH_TO_ANOTHER_CHECKOUT [--rounds 3] [--photos 40]
 
-Times whole commands: importing the package, ``conservator --help``, restoring one photo, and a folder of photos with two
-jobs. Both checkouts run with this environment's packages, in turns, on the same files; the median of the rounds counts.
+Times whole commands: importing the package, ``conservator --help``, restoring one photo, and a folder of photos with
+two jobs. Both checkouts run with this environment's packages, in turns, on the same files; the median of the rounds
+counts.
 """
 
 from __future__ import annotations

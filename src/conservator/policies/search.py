@@ -26,8 +26,8 @@ _MARGIN = 0.4
 perception's training (but not of the experts'), 4.5 % lose more than 0.3 dB (scores of the weights, manifest.toml)."""
 _SUSPICION, _DOUBT = 0.05, 0.2
 """Confidence from which a damage that is not seen for sure is worth a try, and what its treatment must promise beyond
-the margin, dB: the estimate has the say. On held-out training photos 30 of 203 such treatments came through, two to harm.
-"""
+the margin, dB: the estimate has the say. On held-out training photos 30 of 203 such treatments came through, two of
+them to harm."""
 
 _SURE, _SURE_MARGIN = 0.9, 0.05
 """Confidence from which a damage is there for sure, and what its treatment must promise then, dB: blocks of JPEG may be
@@ -254,9 +254,9 @@ class Beam(_Planner):
 class Search(_Planner):
     """Best first: opens the state that promises most, until the tool calls are spent or no open state comes near.
 
-    A state is worth what its steps promise one by one, or what perception says of it beside the untouched photo, whichever
-    is less: an error of perception then has to be made twice. All calls are on the study, so the cost does not grow with
-    the photo.
+    A state is worth what its steps promise one by one, or what perception says of it beside the untouched photo,
+    whichever is less: an error of perception then has to be made twice. All calls are on the study, so the cost does
+    not grow with the photo.
     """
 
     def __init__(self, greedy: Greedy, scoring: Scoring, calls: int = 24, name: str = "search") -> None:
