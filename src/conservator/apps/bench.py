@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conservator.commands import command_line, shown_path
+from conservator.request import TONAL_CONFIDENCE
 
 if TYPE_CHECKING:
     from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings, Content
@@ -178,6 +179,9 @@ def _register(benchmark: str, told: str) -> None:
         ] = "balanced",
         seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
         limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
+        tonal_confidence: Annotated[
+            float, typer.Option(min=0, max=1, help="Treat haze and low light only where perception is this sure.")
+        ] = TONAL_CONFIDENCE,
         threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
     ) -> None:
         import torch
@@ -187,7 +191,8 @@ def _register(benchmark: str, told: str) -> None:
 
         torch.set_num_threads(threads)
         ranked, metrics = objective if rank else None, tuple(metric.name for metric in metrics_at_hand())
-        settings = BenchmarkSettings(benchmark, photos.name, toolbox, perception, seed, limit, ranked, metrics)
+        asked = toolbox, perception, seed, limit, ranked, metrics, tonal_confidence
+        settings = BenchmarkSettings(benchmark, photos.name, *asked)
         _run(settings, photos, output, policies)
 
 
