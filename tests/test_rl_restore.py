@@ -158,7 +158,7 @@ def test_many_sessions_together_are_the_same_as_each_alone(rules: Rules) -> None
 def test_a_failure_in_a_batch_is_the_sessions_own(small_toolbox: Toolbox) -> None:
     with LocalPool(small_toolbox, workers=1) as pool:
         sessions = [Session(torch.rand(1, 3, 20, 20), small_toolbox, pool, Blind()) for _ in range(3)]
-        steps = step_together(sessions, [Decision(Apply(t)) for t in ("broken", "gamma", "broken")], pool)
+        steps = step_together(sessions, [Decision(Apply(t)) for t in ("broken", "gamma", "broken")])
     assert [step.error for step in steps] == ["no streaks could be found", None, "no streaks could be found"]
 
 

@@ -30,7 +30,18 @@ class NameNotFoundError(ConservatorError, KeyError):
 
 
 class ToolFailedError(ConservatorError):
-    """A tool could not restore this image. Recorded as a step and shown to the policy, which may choose again."""
+    """A tool could not restore this image. Recorded as a step and shown to the policy, which may choose again.
+
+    Whatever else a tool's own code raises becomes one of these in a pool, the original as its ``__cause__``.
+    """
+
+
+class PoolError(ConservatorError):
+    """A call got no answer, and the tool is not to blame: a closed pool, weights that cannot be loaded, a dead worker.
+
+    The caller may call again. It says nothing about the image or the tool, so it must never be recorded as a step's
+    error, scored, or paid a reward of 0.
+    """
 
 
 class InvalidActionError(ConservatorError):

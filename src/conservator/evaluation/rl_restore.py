@@ -12,14 +12,14 @@ from conservator.evaluation.patches import Patches, batch_psnr
 from conservator.evaluation.tables import interval
 from conservator.image import Image
 from conservator.perception.perception import Blind
-from conservator.policies import DqnPolicy, FixedOrder, RandomPolicy
+from conservator.policies import FixedOrder, RandomPolicy
 from conservator.policies.dqn import LONGEST
 from conservator.pool.pool import Pool
-from conservator.session import Policy, Session, Stop, Trajectory, step_together
+from conservator.session import Policy, Session, Stop, Trajectory, run_together
 from conservator.tools.tool import Toolbox
 
 _TOGETHER = 64
-"""Sessions that step together."""
+"""Sessions that are held at the same time."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,7 @@ def play(policy: Policy, images: Image, toolbox: Toolbox, pool: Pool) -> list[Tr
     trajectories: list[Trajectory] = []
     for part in images.split(_TOGETHER):
         sessions = [Session(image[None], toolbox, pool, Blind(), LONGEST) for image in part]
-        while live := [session for session in sessions if not (session.stopped or session.exhausted)]:
-            observations = [session.observe() for session in live]
-            if isinstance(policy, DqnPolicy):
-                decisions = policy.act_together(observations)
-            else:
-                decisions = [policy.act(observation) for observation in observations]
-            step_together(live, decisions, pool)
-        trajectories += [session.trajectory for session in sessions]
+        trajectories += run_together(policy, sessions)
     return trajectories
 
 

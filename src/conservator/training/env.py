@@ -177,7 +177,7 @@ class VectorRestorationEnv(VectorEnv[Observed, NDArray[np.int64], NDArray[Any]])
         if not self._episodes:
             raise InvalidActionError("there are no episodes; call reset first")
         decisions = [episode.decision(int(a)) for episode, a in zip(self._episodes, actions, strict=True)]
-        step_together([episode.session for episode in self._episodes], decisions, self._rules.pool)
+        step_together([episode.session for episode in self._episodes], decisions)
         outcomes = [episode.outcome() for episode in self._episodes]
         rewards, terminated, truncated = (np.array(column) for column in zip(*outcomes, strict=True))
         ended = terminated | truncated
