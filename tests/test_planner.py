@@ -21,7 +21,7 @@ from conservator.degradations.kinds import Severity
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import Enumeration
 from conservator.perception import Blind, Look, Percept
-from conservator.perception.perception import Gain, Objective
+from conservator.perception.perception import Gain
 from conservator.policies.conversation import IMAGE, ask, judged, read_reply, write_reply
 from conservator.session import Apply, Decision, Observation, Rollback, Step, Stop, Trajectory
 from conservator.tools import make_toolbox

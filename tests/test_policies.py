@@ -16,7 +16,7 @@ from conservator.metrics.fidelity import psnr
 from conservator.perception import Look, Percept, StatisticalPerception, study
 from conservator.perception.perception import Gain
 from conservator.photo import Photo
-from conservator.policies import FixedOrder, Greedy, PolicyContext, ReferenceJudge, check_policy, make_policy
+from conservator.policies import FixedOrder, PolicyContext, ReferenceJudge, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.restoration import restore
 from conservator.session import Apply, Rollback, Scope, Session, run

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.image import Image, check_image
-from conservator.networks.dqn import PATCH
+from conservator.networks.dqn import Q_PATCH
 from conservator.perception.perception import Blind
 from conservator.policies.dqn import BLOCK, LONGEST
 from conservator.pool.pool import Pool
@@ -21,7 +21,7 @@ _TOGETHER = 64
 
 
 def restore_regions(
-    image: Image, policy: Policy, toolbox: Toolbox, pool: Pool, side: int = 3 * (PATCH + 1)
+    image: Image, policy: Policy, toolbox: Toolbox, pool: Pool, side: int = 3 * (Q_PATCH + 1)
 ) -> tuple[Image, dict[tuple[str, ...], int]]:
     """Give every region of an image (1, 3, H, W) a toolchain of its own; also how many regions got which.
 
@@ -31,8 +31,8 @@ def restore_regions(
     patch.
     """
     check_image(image)
-    if side < PATCH:
-        raise ConservatorError(f"regions are {side} pixels wide, expected {PATCH} at least")
+    if side < Q_PATCH:
+        raise ConservatorError(f"regions are {side} pixels wide, expected {Q_PATCH} at least")
     height, width = image.shape[-2:]
     places = [(rows, columns) for rows in _spans(height, side) for columns in _spans(width, side)]
     total, weight = torch.zeros_like(image), torch.zeros_like(image[:, :1])

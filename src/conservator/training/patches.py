@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from conservator.degradations import Recipe
+from conservator.degradations.patches import (
+    DAMAGE_BANDS,
+    PATCH_LEVELS,
+    PATCH_SCALES,
+    PATCH_SIDE,
+    DrawRecipe,
+    Pyramid,
+    draw_pair,
+    single,
+)
 from conservator.errors import name_not_found
-from conservator.evaluation.patches import BANDS, LEVELS, SCALES, SIDE, Draw, Pyramid, draw_pair, single
 from conservator.image import Image
 from conservator.training.crops import Photos
 
@@ -35,10 +45,10 @@ def patch_photos(folder: Path) -> Photos:
 
     Raises ConservatorError as ``Photos`` does.
     """
-    return Photos(folder, longest=_LONGEST, reductions=[1 / scale for scale in SCALES])
+    return Photos(folder, longest=_LONGEST, reductions=[1 / scale for scale in PATCH_SCALES])
 
 
-def mixture(name: str) -> Draw:
+def mixture(name: str) -> DrawRecipe:
     """Draws the damage of one patch; raises NameNotFoundError for an unknown mixture."""
     if name not in SHARES:
         raise name_not_found("mixture", name, SHARES)
@@ -46,14 +56,18 @@ def mixture(name: str) -> Draw:
 
     def draw(rng: np.random.Generator) -> Recipe:
         part = parts[int(rng.choice(len(parts), p=shares))]
-        return _single(rng) if part == "single" else LEVELS[part](rng)
+        return _single(rng) if part == "single" else PATCH_LEVELS[part](rng)
 
     return draw
 
 
 def _single(rng: np.random.Generator) -> Recipe:
-    kinds = list(BANDS)
+    kinds = list(DAMAGE_BANDS)
     return single(kinds[int(rng.integers(len(kinds)))], int(rng.integers(4)))(rng)
+
+
+PairSource: TypeAlias = Callable[[np.random.Generator], tuple[Image, Image]]
+"""Draws a damaged image and the undamaged one, (1, 3, H, W) each."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,8 @@ class PatchSource:
     """Draws a damaged patch and the undamaged one, (1, 3, side, side) each."""
 
     pyramids: Sequence[Pyramid]
-    draw: Draw
-    side: int = SIDE
+    draw: DrawRecipe
+    side: int = PATCH_SIDE
 
     def __call__(self, rng: np.random.Generator) -> tuple[Image, Image]:
         """Equal random numbers, equal pixels."""
@@ -73,7 +87,7 @@ class PatchSource:
 class PatchBatches(Dataset[tuple[Image, Image]]):
     """Item ``step`` is the batch of that step: damaged and clean (B, 3, side, side), the same in every run."""
 
-    source: PatchSource
+    source: PairSource
     batch: int
     seed: int
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from conservator.degradations import Degradation, GaussianBlur, GaussianNoise, JpegCompression, Recipe
 from conservator.degradations.noise import draw_seed
-from conservator.evaluation.patches import BANDS, Draw
+from conservator.degradations.patches import DAMAGE_BANDS, DrawRecipe
 from conservator.files import replacing
 from conservator.tools.rl_restore import strength
 from conservator.tools.rl_restore_own import Architecture, own_network, own_specs
@@ -35,7 +35,7 @@ at first, the identity, for thousands of steps: leaving those alone is worth mor
 
 
 @dataclass(frozen=True)
-class Order:
+class RestoreToolsOrder:
     """What to train, on what, and where it goes."""
 
     photos: Path
@@ -55,12 +55,12 @@ class Order:
     device: str = "cpu"
 
 
-def band_damage(kind: str, band: int, others: float = 1.0) -> Draw:
+def band_damage(kind: str, band: int, others: float = 1.0) -> DrawRecipe:
     """The damage of one tool's patches: its own, from its range, with slight noise and JPEG besides.
 
-    ``kind`` is a key of BANDS, ``band`` 0 to 3. Blur, then noise, then JPEG, as in the agent's patches.
+    ``kind`` is a key of DAMAGE_BANDS, ``band`` 0 to 3. Blur, then noise, then JPEG, as in the agent's patches.
     """
-    low, high = BANDS[kind][band]
+    low, high = DAMAGE_BANDS[kind][band]
     worst = max(10, round(100 - others * (100 - _SLIGHT_JPEG)))
 
     def draw(rng: np.random.Generator) -> Recipe:
@@ -73,7 +73,9 @@ def band_damage(kind: str, band: int, others: float = 1.0) -> Draw:
     return draw
 
 
-def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[dict[str, Tensor], dict[str, float]]:
+def train_tools(
+    order: RestoreToolsOrder, report: Callable[[str], None] = print
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Train the tools one after another and return their tensors, and their PSNR before and after in dB.
 
     Resumes where an earlier run with the same folder and settings stopped; a tool that is done is not trained again.
@@ -94,7 +96,7 @@ def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[di
                 trained = _train(order, network, ("base_weak", "base_strong")[size], mixture(_COMMON), photos, report)
                 bases[size] = trained.network.state_dict()
             network.load_state_dict(bases[size])
-        kind, band = list(BANDS)[index // 4], index % 4
+        kind, band = list(DAMAGE_BANDS)[index // 4], index % 4
         draw = mixture(_COMMON) if order.architecture == "plain" else band_damage(kind, band, order.others)
         trained = _train(order, network, spec.name, draw, photos, report)
         tensors |= named(spec.name, trained.network)
@@ -103,7 +105,12 @@ def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[di
 
 
 def _train(
-    order: Order, network: nn.Module, name: str, draw: Draw, photos: Photos, report: Callable[[str], None]
+    order: RestoreToolsOrder,
+    network: nn.Module,
+    name: str,
+    draw: DrawRecipe,
+    photos: Photos,
+    report: Callable[[str], None],
 ) -> Trained:
     base = name.startswith("base")
     steps = order.base if base else order.steps
