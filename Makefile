@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: run test check format bench weights rl-restore clean
+.PHONY: run test check format bench weights weights-status rl-restore clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +19,9 @@ else
 	$(BIN)/conservator demo --output out
 endif
 
+# One thread per process (tests/conftest.py), two processes or as many as there are cores, four at most: each holds models.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -36,9 +37,14 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/conservator bench mio --photos "$(PHOTOS)" --output out/bench
 
-# Train experts, eye and planner again, in hours: make weights PHOTOS=folder-of-clean-photos
+# Rebuild what is stale of experts, eye and planner, in order; the same again goes on after an interruption. All of it
+# takes hours: make weights PHOTOS=folder-of-clean-photos REBUILD=all
 weights: $(READY)
-	$(BIN)/conservator train all --photos "$(PHOTOS)"
+	$(BIN)/conservator train all --photos "$(PHOTOS)" --rebuild $(or $(REBUILD),stale)
+
+# What each of the weights that ship was made with, and what is stale
+weights-status: $(READY)
+	$(BIN)/conservator train status
 
 # The same for RL-Restore's toolboxes and their agents (docs/rl-restore.md): tools, agent, tools tuned through its picks.
 RL = $(BIN)/conservator train

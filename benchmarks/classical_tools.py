@@ -23,8 +23,8 @@ from conservator.degradations.light import LowLight
 from conservator.degradations.noise import GaussianNoise
 from conservator.degradations.weather import Haze, Rain
 from conservator.image import Image
-from conservator.metrics.fidelity import psnr
-from conservator.photo import load_photo
+from conservator.metrics.fidelity import TABLE_CAP, psnr
+from conservator.photo import find_photos, load_photo
 from conservator.tools.classical import CLASSICAL
 from conservator.tools.tool import Tool
 
@@ -71,7 +71,7 @@ def damages(rng: np.random.Generator) -> Mapping[Kind, Mapping[str, Recipe]]:
 def photos(folder: Path, count: int, side: int) -> list[Image]:
     """Crops from the middle of the first photos of a folder that are large enough."""
     crops: list[Image] = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}):
+    for path in find_photos(folder):
         image = load_photo(path).image
         top, left = ((length - side) // 2 for length in image.shape[-2:])
         if min(top, left) >= 0:
@@ -99,7 +99,7 @@ def measure(tool: Tool, cleans: Sequence[Image], seed: int) -> str:
                 before = 0.0 if tool.spec.scale > 1 else psnr(damaged, clean)
                 gains.setdefault(name, []).append(psnr(result, clean) - before)
     cells = "  ".join(f"{name}: {np.mean(values):+.2f} ({min(values):+.2f})" for name, values in gains.items())
-    untouched = [min(psnr(tool(clean), clean), 100.0) for clean in cleans] if tool.spec.scale == 1 else [float("nan")]
+    untouched = [psnr(tool(clean), clean, TABLE_CAP) for clean in cleans] if tool.spec.scale == 1 else [float("nan")]
     clean_cell = f"clean: {np.mean(untouched):.0f} ({min(untouched):.0f})"
     return f"{tool.spec.name:26s} {cells}  {clean_cell}  {seconds / megapixels:.2f} s/MP"
 

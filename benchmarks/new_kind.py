@@ -14,10 +14,9 @@ import torch
 
 from conservator.degradations import degrade, parse_recipe
 from conservator.degradations.patches import UNDAMAGED_PSNR
-from conservator.evaluation.cases import photos_in
-from conservator.metrics.fidelity import batch_psnr
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception import NetworkPerception, study
-from conservator.photo import load_photo
+from conservator.photo import find_photos, load_photo
 from conservator.policies import PolicyContext, make_policy
 from conservator.pool import LocalPool
 from conservator.session import Session, run
@@ -29,7 +28,7 @@ COUNT = 10
 
 def main() -> None:
     torch.set_num_threads(1)
-    photos, names = photos_in(Path(sys.argv[1]), COUNT), sys.argv[2:]
+    photos, names = find_photos(Path(sys.argv[1]))[:COUNT], sys.argv[2:]
     eye, toolbox = NetworkPerception(), make_toolbox("conservator+user")
     gains: dict[str, list[float]] = {name: [] for name in names}
     with LocalPool(toolbox) as pool:
@@ -41,7 +40,7 @@ def main() -> None:
             for name, policy in policies.items():
                 done = run(policy, Session(seen, toolbox, pool, eye))
                 before, after = (
-                    float(batch_psnr(image, wanted, UNDAMAGED_PSNR).mean()) for image in (seen, done.last.image)
+                    float(psnr_of_each(image, wanted, UNDAMAGED_PSNR).mean()) for image in (seen, done.last.image)
                 )
                 gains[name].append(after - before)
                 print(f"{path.stem:10} {name}: {after - before:+.2f} dB, {', '.join(done.toolchain()) or 'nothing'}")

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, Task, run_batch
 from conservator.apps.replay import replay_record
+from conservator.batch import JOURNAL, FileRestorer, Journal, Outcome, Task, run_batch
 from conservator.perception import StatisticalPerception
-from conservator.policies import ChatOptions
-from conservator.record import Record, Settings, load_record
+from conservator.record import Record, load_record
+from conservator.request import ChatOptions, Request
+from conservator.restorer import Restorer
 from conservator.tools import make_toolbox
 
 TOOLBOX = make_toolbox("classical").only("wavelet_denoise", "tv_denoise", "gamma_brighten", "lanczos_x2")
@@ -102,15 +103,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def options(server: Endpoint, **changed: Any) -> ChatOptions:
-    return replace(ChatOptions(server.url, "a-model", allow_upload=True, timeout=5, backoff=0.01), **changed)
+    return replace(ChatOptions(server.url, "a-model", allow_upload=True, timeout=60, backoff=0.01), **changed)
 
 
 def restored(photo: Path, chosen: ChatOptions, **settings: Any) -> tuple[Outcome, Record]:
     """Restore the photo as the command line does; the result must be what the recorded toolchain gives, to the byte."""
     target = photo.parents[1] / "out" / "noisy.png"
-    wanted = Settings(policy="chat", toolbox="classical", chat=chosen, **settings)
-    restorer = Restorer(wanted, TOOLBOX, StatisticalPerception(), report=True)
-    outcome = run_batch([Task(photo, target)], restorer, Manifest(target.parent / MANIFEST)).outcomes[0]
+    wanted = Request("chat", "classical", chat=chosen, tonal_confidence=0.0, **settings)  # what it says is done
+    restorer = FileRestorer(Restorer(wanted, toolbox=TOOLBOX, perception=StatisticalPerception()), report=True)
+    outcome = run_batch([Task(photo, target)], restorer, Journal(target.parent / JOURNAL)).outcomes[0]
     record_path = target.with_name("noisy.conservator.json")
     same, message = replay_record(record_path, None, None, overwrite=False)
     assert same, message

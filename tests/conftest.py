@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+# One thread per process, commands that a test starts included: they read this before their first sum. Tests are spread
+# over processes instead, which then do not wait for each other, however busy the machine is.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    os.environ[_name] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,17 +31,21 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    torch.set_num_threads(2)
+torch.set_num_threads(1)
+torch.set_num_interop_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def denormal_numbers() -> Iterator[None]:
-    """Trainings round the tiniest numbers to zero, for speed; Hypothesis, for one, cannot work so."""
+def state_of_torch() -> Iterator[None]:
+    """What a test sets for the whole process, and commands set it, must not reach the next one.
+
+    That is how many threads there are, and whether the tiniest numbers are rounded to zero, as trainings do for speed;
+    Hypothesis, for one, cannot work so.
+    """
     torch.set_flush_denormal(False)
     yield
     torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +54,6 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("CONSERVATOR_HOME", str(home))
     return home
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """For many small sums: threads would only wait for each other, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

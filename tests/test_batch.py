@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,15 +14,27 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 from skimage import data
+from test_cli import conservator, process
 
-from conservator.apps import batch
-from conservator.apps.batch import MANIFEST, Manifest, Outcome, Restorer, Task, find_tasks, run_batch
 from conservator.apps.replay import replay_record
+from conservator.batch import (
+    JOURNAL,
+    FileRestorer,
+    Journal,
+    Outcome,
+    Task,
+    Threads,
+    engine,
+    find_tasks,
+    run_batch,
+)
 from conservator.errors import ConservatorError
 from conservator.files import sha256
 from conservator.image import Image
 from conservator.perception import StatisticalPerception
-from conservator.record import Settings, load_record
+from conservator.record import load_record
+from conservator.request import Request
+from conservator.restorer import Restorer
 from conservator.tools import Tool, Toolbox, make_toolbox
 
 
@@ -44,15 +55,15 @@ def album(tmp_path: Path) -> Path:
     return folder
 
 
-def restorer(**settings: object) -> Restorer:
-    chosen = Settings(policy="rules", toolbox="classical", **settings)  # type: ignore[arg-type]
-    return Restorer(chosen, make_toolbox(chosen.toolbox), StatisticalPerception())
+def restorer(policy: str = "rules", **wanted: object) -> FileRestorer:
+    request = Request(policy, "classical", **wanted)  # type: ignore[arg-type]
+    return FileRestorer(Restorer(request, perception=StatisticalPerception()))
 
 
 def test_one_bad_file_never_stops_a_batch(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     tasks = find_tasks([album], output)
-    summary = run_batch(tasks, restorer(), Manifest(output / MANIFEST), jobs=2)
+    summary = run_batch(tasks, restorer(), Journal(output / JOURNAL), executor=Threads(2))
     status = {Path(o.source).name: o.status for o in summary.outcomes}
     assert {n for n, s in status.items() if s == "failed"} == {"broken.jpg", "words.png"}
     assert status["clean.png"] in ("untouched", "restored")
@@ -61,7 +72,7 @@ def test_one_bad_file_never_stops_a_batch(album: Path, tmp_path: Path) -> None:
     assert "broken.jpg" in messages["broken.jpg"]
     assert "words.png" in messages["words.png"]
     made = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
-    assert {"noisy_png.png", "noisy_jpg.jpg", "sub/turned.tif", "sub/turned.conservator.json", MANIFEST} <= made
+    assert {"noisy_png.png", "noisy_jpg.jpg", "sub/turned.tif", "sub/turned.conservator.json", JOURNAL} <= made
     assert not [name for name in made if "-part" in name]
 
 
@@ -70,35 +81,35 @@ def test_existing_results_are_replaced_only_when_told(album: Path, tmp_path: Pat
     output.mkdir()
     (output / "clean.png").write_bytes(b"mine")
     tasks = find_tasks([album / "clean.png"], output)
-    manifest = Manifest(output / MANIFEST)
-    first = run_batch(tasks, restorer(), manifest)
+    journal = Journal(output / JOURNAL)
+    first = run_batch(tasks, restorer(), journal)
     assert first.exit_code == 2
     assert "exists already" in first.outcomes[0].message
-    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 2
+    assert run_batch(tasks, restorer(), journal, resume=True).exit_code == 2
     assert (output / "clean.png").read_bytes() == b"mine"
-    assert run_batch(tasks, restorer(), manifest, overwrite=True).exit_code == 0
+    assert run_batch(tasks, restorer(), journal, overwrite=True).exit_code == 0
     assert PillowImage.open(output / "clean.png").size == (240, 200)
 
 
 def test_a_refusal_does_not_hide_what_was_done(album: Path, tmp_path: Path) -> None:
-    tasks, manifest = find_tasks([album / "clean.png"], tmp_path / "out"), Manifest(tmp_path / "out" / MANIFEST)
-    assert run_batch(tasks, restorer(), manifest).exit_code == 0
-    assert "exists already" in run_batch(tasks, restorer(), manifest).outcomes[0].message
-    assert run_batch(tasks, restorer(), manifest, resume=True).count("skipped") == 1
+    tasks, journal = find_tasks([album / "clean.png"], tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
+    assert run_batch(tasks, restorer(), journal).exit_code == 0
+    assert "exists already" in run_batch(tasks, restorer(), journal).outcomes[0].message
+    assert run_batch(tasks, restorer(), journal, resume=True).count("skipped") == 1
     asked = restorer(strength=0.5)  # the same photo, with other settings
-    assert run_batch(tasks, asked, manifest, resume=True, fits=asked.fits).count("skipped") == 0
-    assert run_batch(tasks, asked, manifest, resume=True, fits=asked.fits).count("skipped") == 1
+    assert run_batch(tasks, asked, journal, resume=True).count("skipped") == 0
+    assert run_batch(tasks, asked, journal, resume=True).count("skipped") == 1
     with_report = replace(asked, report=True)
-    assert run_batch(tasks, with_report, manifest, resume=True, fits=with_report.fits).count("skipped") == 0
+    assert run_batch(tasks, with_report, journal, resume=True).count("skipped") == 0
     assert tasks[0].report.is_file()
 
 
 def test_limits_are_no_reason_to_treat_again(album: Path, tmp_path: Path) -> None:
-    tasks, manifest = find_tasks([album / "sub", album / "noisy.jpg"], tmp_path / "out"), Manifest(tmp_path / MANIFEST)
+    tasks, journal = find_tasks([album / "sub", album / "noisy.jpg"], tmp_path / "out"), Journal(tmp_path / JOURNAL)
     first = restorer()
-    assert run_batch(tasks, first, manifest, fits=first.fits).count("failed") == 1
+    assert run_batch(tasks, first, journal).count("failed") == 1
     lenient = restorer(allow_truncated=True, max_pixels=10**8)
-    summary = run_batch(tasks, lenient, manifest, resume=True, fits=lenient.fits)
+    summary = run_batch(tasks, lenient, journal, resume=True)
     assert (summary.count("skipped"), summary.count("failed")) == (2, 0)
     (broken,) = (task for task in tasks if task.source.name == "broken.jpg")
     with PillowImage.open(broken.target) as whole:  # never a copy of what is cut off
@@ -106,52 +117,52 @@ def test_limits_are_no_reason_to_treat_again(album: Path, tmp_path: Path) -> Non
 
 
 def test_a_result_stays_ones_own_when_its_input_was_away(album: Path, tmp_path: Path) -> None:
-    tasks, manifest = find_tasks([album / "clean.png"], tmp_path / "out"), Manifest(tmp_path / MANIFEST)
-    assert run_batch(tasks, restorer(), manifest).exit_code == 0
+    tasks, journal = find_tasks([album / "clean.png"], tmp_path / "out"), Journal(tmp_path / JOURNAL)
+    assert run_batch(tasks, restorer(), journal).exit_code == 0
     photo = (album / "clean.png").read_bytes()
     (album / "clean.png").write_bytes(photo[:500])
-    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 2
+    assert run_batch(tasks, restorer(), journal, resume=True).exit_code == 2
     (album / "clean.png").write_bytes(photo)
-    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 0
+    assert run_batch(tasks, restorer(), journal, resume=True).exit_code == 0
 
 
 def test_a_result_without_its_record_is_made_again(
     album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks, manifest = find_tasks([album / "noisy.png"], tmp_path / "out"), Manifest(tmp_path / "out" / MANIFEST)
+    tasks, journal = find_tasks([album / "noisy.png"], tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
 
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch, "save_record", full)
-        assert "No space left" in run_batch(tasks, restorer(), manifest).outcomes[0].message
+        patched.setattr(engine, "save_record", full)
+        assert "No space left" in run_batch(tasks, restorer(), journal).outcomes[0].message
     assert tasks[0].target.exists()
     assert not tasks[0].record.exists()
-    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 0
+    assert run_batch(tasks, restorer(), journal, resume=True).exit_code == 0
     assert tasks[0].record.exists()
     with monkeypatch.context() as patched:
-        patched.setattr(batch, "load_photo", full)
-        run_batch(tasks, restorer(), manifest, overwrite=True)
+        patched.setattr(Restorer, "load", full)
+        run_batch(tasks, restorer(), journal, overwrite=True)
     tasks[0].target.write_bytes(b"somebody else's")  # after a run that failed before it wrote anything
-    assert run_batch(tasks, restorer(), manifest, resume=True).exit_code == 2
+    assert run_batch(tasks, restorer(), journal, resume=True).exit_code == 2
     assert tasks[0].target.read_bytes() == b"somebody else's"
 
 
 def test_the_record_of_another_result_is_not_replaced(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     for name, code in (("noisy.jpg", 0), ("noisy.png", 2)):
-        summary = run_batch(find_tasks([album / name], output), restorer(), Manifest(output / MANIFEST))
+        summary = run_batch(find_tasks([album / name], output), restorer(), Journal(output / JOURNAL))
         assert summary.exit_code == code
     assert "noisy.conservator.json exists already" in summary.outcomes[0].message
     assert load_record(output / "noisy.conservator.json").input.path.endswith("noisy.jpg")
     assert not (output / "noisy.png").exists()
     (output / "noisy.jpg").unlink()  # a record of what is gone stands in nobody's way
-    assert run_batch(find_tasks([album / "noisy.png"], output), restorer(), Manifest(output / MANIFEST)).exit_code == 0
+    assert run_batch(find_tasks([album / "noisy.png"], output), restorer(), Journal(output / JOURNAL)).exit_code == 0
     assert load_record(output / "noisy.conservator.json").input.path.endswith("noisy.png")
     (output / "noisy.png").unlink()
     (output / "noisy.conservator.json").write_text("notes of mine")
-    assert run_batch(find_tasks([album / "noisy.png"], output), restorer(), Manifest(output / MANIFEST)).exit_code == 2
+    assert run_batch(find_tasks([album / "noisy.png"], output), restorer(), Journal(output / JOURNAL)).exit_code == 2
     assert (output / "noisy.conservator.json").read_text() == "notes of mine"
 
 
@@ -159,7 +170,7 @@ def test_what_is_left_untouched_keeps_every_byte(album: Path, tmp_path: Path) ->
     pages = [PillowImage.fromarray(np.full((64, 64, 3), 40 * i, np.uint8)) for i in range(1, 4)]
     pages[0].save(album / "pages.tif", save_all=True, append_images=pages[1:])
     pages[0].convert("CMYK").save(album / "cmyk.jpg")
-    nothing = replace(restorer(), settings=Settings(policy="none", toolbox="classical"))
+    nothing = restorer("none")
     for name in ("noisy.jpg", "pages.tif", "cmyk.jpg"):
         task = Task(album / name, tmp_path / "out" / name)
         outcome = nothing(task, print, False)
@@ -195,7 +206,7 @@ def test_a_name_that_is_no_utf8_is_a_photo_like_others(album: Path, tmp_path: Pa
     tasks = find_tasks([album], output)
     made = replace(restorer(), report=True)
     for resume in (False, True):
-        summary = run_batch(tasks, made, Manifest(output / MANIFEST), resume=resume)
+        summary = run_batch(tasks, made, Journal(output / JOURNAL), resume=resume)
         assert summary.count("failed") == 2  # the two that are no photos
     assert summary.count("skipped") == 4
     task = next(task for task in tasks if task.source.name == name)
@@ -216,9 +227,9 @@ def test_a_tool_that_fails_is_not_called_a_choice(album: Path, tmp_path: Path) -
 
     large = data.astronaut()[:500].repeat(2, 1)[:, :720] + np.random.default_rng(1).normal(0, 30, (500, 720, 3))
     PillowImage.fromarray(large.clip(0, 255).astype(np.uint8)).save(album / "large.png")
-    settings = Settings(policy="rules", toolbox="classical")
     task = Task(album / "large.png", tmp_path / "out.png")
-    outcome = Restorer(settings, Toolbox(Hungry()), StatisticalPerception())(task, print, False)
+    hungry = Restorer(Request("rules"), toolbox=Toolbox(Hungry()), perception=StatisticalPerception())
+    outcome = FileRestorer(hungry)(task, print, False)
     assert outcome.status == "incomplete"
     assert "left untouched; hungry failed: not enough memory" in outcome.message
 
@@ -250,39 +261,35 @@ def test_results_are_no_inputs_whatever_the_output_is_called(
 def test_resume_skips_what_stands_and_redoes_what_changed(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     tasks = find_tasks([album], output)
-    manifest = Manifest(output / MANIFEST)
-    run_batch(tasks, restorer(), manifest)
+    journal = Journal(output / JOURNAL)
+    run_batch(tasks, restorer(), journal)
     hashes = {p: sha256(p) for p in output.rglob("*.*") if p.suffix in {".png", ".jpg", ".tif"}}
     (output / "clean.png").write_bytes(b"damaged since")
     (output / ".left.conservator-part").write_bytes(b"left by a killed run")
-    with manifest.path.open("a") as file:
+    with journal.path.open("a") as file:
         file.write('{"source": "torn')
-    summary = run_batch(tasks, restorer(), manifest, resume=True)
+    summary = run_batch(tasks, restorer(), journal, resume=True)
     status = {Path(o.source).name: o.status for o in summary.outcomes}
     assert status["noisy.png"] == status["turned.tif"] == "skipped"
     assert status["clean.png"] != "skipped"
     assert {p: sha256(p) for p in hashes} == hashes
     assert not list(output.glob(".*-part"))
-    assert isinstance(manifest.read()[str(album / "clean.png"), str(output / "clean.png")], Outcome)
+    assert isinstance(journal.read()[str(album / "clean.png"), str(output / "clean.png")], Outcome)
 
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_tree(album: Path, tmp_path: Path) -> None:
-    def command(output: Path, *more: str) -> list[str]:
-        return [
-            *(sys.executable, "-c", "from conservator.apps.cli import main; main()", "restore", str(album)),
-            *("-o", str(output), "--policy", "rules", "--toolbox", "classical", *more),
-        ]
+    def command(output: Path) -> tuple[object, ...]:
+        return "restore", album, "-o", output, "--policy", "rules", "--toolbox", "classical"
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert subprocess.run(command(whole), capture_output=True, check=False).returncode == 1
-    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(killed.rglob("*.conservator.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert subprocess.run(command(killed, "--resume"), capture_output=True, check=False).returncode == 1
+    assert conservator(*command(whole)).returncode == 1
+    with subprocess.Popen(process(*command(killed)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        while not list(killed.rglob("*.conservator.json")) and running.poll() is None:
+            time.sleep(0.02)
+        running.kill()
+    assert list(killed.rglob("*.conservator.json"))
+    assert conservator(*command(killed), "--resume").returncode == 1
 
     def tree(root: Path) -> dict[str, str]:
         files = (p for p in root.rglob("*") if p.is_file() and not p.name.endswith((".json", ".jsonl")))
@@ -295,7 +302,7 @@ def test_a_killed_run_resumes_to_the_same_tree(album: Path, tmp_path: Path) -> N
 
 def test_the_record_replays_to_the_same_bytes(album: Path, tmp_path: Path) -> None:
     tasks = find_tasks([album / "noisy.png"], tmp_path / "out.png")
-    assert run_batch(tasks, restorer(strength=0.8), Manifest(tmp_path / MANIFEST)).exit_code == 0
+    assert run_batch(tasks, restorer(strength=0.8), Journal(tmp_path / JOURNAL)).exit_code == 0
     record = load_record(tmp_path / "out.conservator.json")
     assert record.toolchain, "the noisy photo should have been treated"
     assert record.input.sha256 == sha256(album / "noisy.png")
@@ -327,7 +334,7 @@ def test_inputs_that_are_missing_or_empty_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_manifest_is_one_json_line_per_event(album: Path, tmp_path: Path) -> None:
-    manifest = Manifest(tmp_path / "out" / MANIFEST)
-    run_batch(find_tasks([album / "words.png"], tmp_path / "out"), restorer(), manifest)
-    lines = [json.loads(line) for line in manifest.path.read_text().splitlines()]
+    journal = Journal(tmp_path / "out" / JOURNAL)
+    run_batch(find_tasks([album / "words.png"], tmp_path / "out"), restorer(), journal)
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
     assert [line["status"] for line in lines] == ["started", "failed"]

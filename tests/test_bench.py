@@ -17,12 +17,22 @@ from test_cli import conservator
 
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
-from conservator.evaluation.cases import Case, make_cases, photos_in
+from conservator.evaluation.cases import Case, make_cases
 from conservator.evaluation.evaluate import evaluate
-from conservator.evaluation.rows import Row, Settings, claim, fingerprint, read_rows, read_settings
-from conservator.evaluation.tables import interval, share_of, summary
+from conservator.evaluation.rows import (
+    BenchmarkRow,
+    BenchmarkSettings,
+    Content,
+    claim_results,
+    content_of,
+    read_rows,
+    read_settings,
+)
+from conservator.evaluation.tables import grids, interval, policy_summary, share_of
 from conservator.image import Image
+from conservator.metrics import FullReference, NoReference, make_metric
 from conservator.perception import StatisticalPerception
+from conservator.photo import find_photos
 from conservator.resample import bicubic_resize
 from conservator.tools import make_toolbox
 
@@ -84,27 +94,37 @@ def test_pairs_keep_their_partners_whatever_the_limit(tmp_path: Path) -> None:
 
 def test_other_photos_or_tools_are_another_run(folder: Path, tmp_path: Path) -> None:
     toolbox = make_toolbox("classical")
-    photos = photos_in(folder)
-    first = fingerprint(photos, toolbox)
-    assert fingerprint(photos_in(folder), make_toolbox("classical")) == first
-    assert fingerprint(photos[1:], toolbox) != first
-    assert fingerprint(photos, toolbox.only("deblock")) != first
+    photos = find_photos(folder)
+    first = content_of(photos, folder, toolbox)
+    assert content_of(find_photos(folder), folder, make_toolbox("classical")) == first
+    assert content_of(photos[1:], folder, toolbox) != first
+    assert content_of(photos, folder, toolbox.only("deblock")) != first
     weights, named = tmp_path / "tools.safetensors", f"classical+rl-restore:{tmp_path / 'tools.safetensors'}"
     weights.write_bytes(b"trained")
-    before = fingerprint(photos, toolbox, named)
+    before = content_of(photos, folder, toolbox, named)
     weights.write_bytes(b"trained again")
-    assert fingerprint(photos, toolbox, named) != before
-    settings = Settings("mio", "photos", "classical", "statistics", 0, content=first)
-    claim(tmp_path / "settings.json", settings)
-    claim(tmp_path / "settings.json", settings)
-    with pytest.raises(ConservatorError, match="the photos or the tools are others now"):
-        claim(tmp_path / "settings.json", replace(settings, content="0"))
-    older = json.loads((tmp_path / "settings.json").read_text())
-    del older["content"]
-    (tmp_path / "settings.json").write_text(json.dumps(older))
-    assert read_settings(tmp_path)[0] == replace(settings, content="")
+    assert content_of(photos, folder, toolbox, named) != before
+
+
+def test_a_folder_of_results_says_what_differs(folder: Path, tmp_path: Path) -> None:
+    content = content_of(find_photos(folder), folder, make_toolbox("classical"))
+    settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0)
+    claim_results(tmp_path, settings, content)
+    claim_results(tmp_path, settings, content)
+    found, beside = read_settings(tmp_path)
+    assert found == settings
+    assert beside["photos"] == "/".join(folder.parts[-2:])
+    assert beside["versions"]["torch"] == torch.__version__
+    was = content.photos["coffee.png"][:8]
+    with pytest.raises(ConservatorError, match=rf"photo coffee.png {was}, now 00; use the same"):
+        claim_results(tmp_path, settings, replace(content, photos={"coffee.png": "00"}))
+    with pytest.raises(ConservatorError, match=rf"photo coffee.png {was}, now not there"):
+        claim_results(tmp_path, settings, replace(content, photos={}))
+    with pytest.raises(ConservatorError, match="seed 0, now 1"):
+        claim_results(tmp_path, replace(settings, seed=1), content)
+    (tmp_path / "settings.json").write_text(json.dumps({"benchmark": "mio", "seed": 0}))
     with pytest.raises(ConservatorError, match="is not recorded"):
-        claim(tmp_path / "settings.json", settings)
+        claim_results(tmp_path, settings, Content())
 
 
 @pytest.mark.parametrize("damage", ["", "noise:low"])
@@ -113,7 +133,7 @@ def test_the_oracle_enlarges_what_was_reduced(damage: str, coffee: Image, tmp_pa
     small = bicubic_resize(clean, 0.5).clamp(0, 1)
     damaged = degrade(small, parse_recipe(damage, 1)) if damage else small
     case = Case("x", "low resolution", "coffee", lambda: (damaged, clean))
-    settings = Settings("mio", "photos", "conservator", "statistics", 0)
+    settings = BenchmarkSettings("mio", "photos", "conservator", "statistics", 0)
     toolbox = make_toolbox("conservator").only("upscale_x2", "denoise_light")
     (row,) = evaluate([case], ["oracle"], toolbox, StatisticalPerception(), settings, tmp_path)
     assert "upscale_x2" in row.toolchain
@@ -123,10 +143,10 @@ def test_the_oracle_enlarges_what_was_reduced(damage: str, coffee: Image, tmp_pa
 def test_a_metric_that_cannot_be_measured_is_none(tmp_path: Path) -> None:
     tiny = torch.rand(1, 3, 8, 40)
     case = Case("x", "clean", "tiny", lambda: (tiny, tiny))
-    settings = Settings("clean", "photos", "classical", "statistics", 0)
+    settings = BenchmarkSettings("clean", "photos", "classical", "statistics", 0)
     (row,) = evaluate([case], ["none"], make_toolbox("classical"), StatisticalPerception(), settings, tmp_path)
-    assert row.psnr == 100
-    assert math.isnan(row.ssim)
+    assert row.score("psnr") == 100
+    assert math.isnan(row.score("ssim"))
 
 
 def test_an_unknown_benchmark_and_an_empty_folder_get_a_sentence(folder: Path, tmp_path: Path) -> None:
@@ -137,7 +157,7 @@ def test_an_unknown_benchmark_and_an_empty_folder_get_a_sentence(folder: Path, t
 
 
 def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
-    settings = Settings("mio", "photos", "classical", "statistics", 0)
+    settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0)
     quick = make_toolbox("classical").only("wavelet_denoise", "deblock", "gamma_brighten")
     toolbox, eye = quick, StatisticalPerception()
     cases = make_cases("mio", folder, seed=0)[:3]
@@ -147,19 +167,19 @@ def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
     table.write_text(table.read_text()[:-40])  # the last line is half written
     resumed = evaluate(cases, ["none", "random"], toolbox, eye, settings, tmp_path / "cut")
 
-    def facts(rows: list[Row]) -> list[tuple[object, ...]]:
-        return sorted((r.combination, r.policy, r.toolchain, r.psnr_in, r.psnr, r.ssim) for r in rows)
+    def facts(rows: list[BenchmarkRow]) -> list[tuple[object, ...]]:
+        return sorted((r.combination, r.policy, r.toolchain, *r.scores.items()) for r in rows)
 
     assert facts(resumed) == facts(whole)
-    assert facts(read_rows(table, Row)) == facts(whole)
-    assert all(row.psnr == row.psnr_in for row in whole if row.policy == "none")
-    other = Settings("mio", "photos", "classical", "statistics", 1)
+    assert facts(read_rows(table, BenchmarkRow)) == facts(whole)
+    assert all(row.gain == 0 for row in whole if row.policy == "none")
+    other = BenchmarkSettings("mio", "photos", "classical", "statistics", 1)
     with pytest.raises(ConservatorError, match="seed 0, now 1"):
         evaluate(cases, ["none"], toolbox, eye, other, tmp_path / "cut")
 
 
-def row(policy: str, gain: float, photo: str, toolchain: str = "a", rank: float = math.nan) -> Row:
-    return Row(
+def row(policy: str, gain: float, photo: str, toolchain: str = "a", rank: float = math.nan) -> BenchmarkRow:
+    return BenchmarkRow(
         group="A",
         combination="rain",
         photo=photo,
@@ -170,15 +190,7 @@ def row(policy: str, gain: float, photo: str, toolchain: str = "a", rank: float 
         examining=0.1,
         deciding=0.2,
         treating=0.3,
-        psnr_in=20.0,
-        psnr=20.0 + gain,
-        psnr_y_in=20.0,
-        psnr_y=20.0 + gain,
-        ssim_in=0.5,
-        ssim=0.6,
-        piqe=1.0,
-        sharpness=1.0,
-        noise=1.0,
+        scores={"psnr_in": 20.0, "psnr": 20.0 + gain, "ssim_in": 0.5, "ssim": 0.6, "noise": 1.0},
         rank=rank,
     )
 
@@ -192,7 +204,7 @@ def cells(lines: list[str], policy: str) -> dict[str, str]:
 def test_the_table_tells_gain_harm_rank_and_the_oracles_share() -> None:
     rows = [row("oracle", 4, "x", rank=1), row("oracle", 2, "y", rank=0.9)]
     rows += [row("greedy", 2, "x", rank=0.5), row("greedy", -0.2, "y", "", rank=0.25)]
-    greedy = cells(summary(rows), "greedy")
+    greedy = cells(policy_summary(rows), "greedy")
     assert greedy["gain, dB (95 % CI)"].startswith("+0.90")
     assert greedy["of oracle's"] == "30%"  # of 3 dB
     assert greedy["rank"] == "37.5%"
@@ -206,8 +218,34 @@ def test_the_oracles_share_is_of_the_cases_that_both_have() -> None:
 
 
 def test_what_was_not_measured_has_no_column() -> None:
-    lines = summary([row("greedy", 1, "x")])
+    lines = policy_summary([row("greedy", 1, "x")])
     assert not any(word in line for line in lines for word in ("rank", "lpips", "dists", "nan"))
+
+
+def test_a_metric_of_ones_own_has_its_columns(tmp_path: Path, coffee: Image) -> None:
+    """Nothing but the values is written: rows, files and tables follow."""
+    clean = coffee[..., :64, :64]
+    case = Case("x", "clean", "tiny", lambda: (clean * 0.5, clean))
+    far = FullReference("distance", higher_is_better=False, score=lambda a, b: float((a - b).abs().max()))
+    bright = NoReference("brightness", higher_is_better=True, score=lambda image: float(image.mean()))
+    settings = BenchmarkSettings("clean", "photos", "classical", "statistics", 0)
+    toolbox, eye = make_toolbox("classical"), StatisticalPerception()
+    metrics = [make_metric("psnr"), far, bright]
+    (row,) = evaluate([case], ["none"], toolbox, eye, settings, tmp_path, metrics=metrics)
+    assert row.scores == {
+        "psnr_in": row.score("psnr"),
+        "psnr": pytest.approx(-10 * math.log10(float((clean * 0.5).square().mean())), abs=1e-4),
+        "distance_in": row.score("distance"),
+        "distance": pytest.approx(float(clean.max()) / 2, abs=1e-5),
+        "brightness": pytest.approx(float(clean.mean()) / 2, abs=1e-5),
+    }
+    (read,) = read_rows(tmp_path / "results.csv", BenchmarkRow)
+    assert replace(read, rank=0.0) == replace(row, rank=0.0)
+    assert read_settings(tmp_path)[0].metrics == ("psnr", "distance", "brightness")
+    (head,) = [grid.head for grid in grids([row], {m.name: m for m in metrics}) if grid.title.startswith("Every")]
+    assert head == ("policy", "psnr", "distance ↓", "brightness")
+    with pytest.raises(ConservatorError, match="distance"):
+        evaluate([case], ["none", "rules"], toolbox, eye, settings, tmp_path)
 
 
 def test_the_interval_holds_the_mean_and_shrinks_with_photos() -> None:
@@ -226,7 +264,7 @@ def test_the_command_writes_its_tables(folder: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     summary = (tmp_path / "out" / "summary.md").read_text()
-    assert "`conservator bench clean --photos" in summary
+    assert f"--output {tmp_path.name}/out" in summary
     assert "| none | 1 | 100.00 | 100.00 |" in summary
     with (tmp_path / "out" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))

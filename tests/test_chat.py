@@ -24,6 +24,7 @@ from conservator.perception import Blind, Percept, StatisticalPerception
 from conservator.photo import load_photo
 from conservator.policies import Chat, PolicyContext, check_policy, make_policy
 from conservator.policies.chat import read_answer
+from conservator.policies.dialects import JsonDialect
 from conservator.policies.endpoint import MAX_BYTES, read_request
 from conservator.pool import LocalPool
 from conservator.record import load_record
@@ -74,6 +75,15 @@ def test_the_model_is_asked_as_it_is_taught(endpoint: Endpoint, noisy_file: Path
     assert schema["properties"]["tools"]["items"]["enum"] == ["wavelet_denoise", "tv_denoise", "gamma_brighten"]
     assert schema["properties"]["step"]["anyOf"][0]["enum"] == [0, 1]
     assert set(schema["required"]) == set(schema["properties"])
+
+
+def test_a_server_that_takes_no_schema_is_asked_for_lines(endpoint: Endpoint, noisy_file: Path) -> None:
+    endpoint.script = [says("It is noisy.\nplan: wavelet_denoise"), STOP]
+    _, record = restored(noisy_file, options(endpoint, request={"response_format": None}))
+    assert record.toolchain == ["wavelet_denoise"]
+    assert record.steps[1].reason == "It is noisy."
+    assert "response_format" not in endpoint.bodies[0]
+    assert "JSON" not in endpoint.bodies[0]["messages"][0]["content"]
 
 
 def test_a_large_photo_is_shown_as_its_study(endpoint: Endpoint, coffee: Image) -> None:
@@ -200,8 +210,8 @@ def test_the_command_line_asks_for_consent_and_then_restores(
     assert endpoint.bodies[0]["top_k"] == 1
     record = load_record(output.with_name("result.conservator.json"))
     assert record.toolchain == ["denoise_medium"]
-    assert record.settings.chat is not None
-    assert (record.settings.chat.endpoint, record.settings.chat.max_calls) == (endpoint.url, 4)
+    assert record.request.chat is not None
+    assert (record.request.chat.endpoint, record.request.chat.max_calls) == (endpoint.url, 4)
     nonsense = CliRunner().invoke(app, [*command, "--allow-upload", "--request", "[]"])
     assert "expected a JSON object" in str(nonsense.exception)
     with pytest.raises(ConservatorError, match="is no JSON"):
@@ -222,7 +232,7 @@ def test_python_restores_with_it_too(endpoint: Endpoint, noisy_file: Path) -> No
 @given(st.text(max_size=300) | st.dictionaries(st.sampled_from(["action", "tools", "step"]), st.text()).map(json.dumps))
 def test_no_answer_is_an_exception_nor_illegal(text: str) -> None:
     step = Step(0, None, None, torch.zeros(1, 3, 8, 8), Percept())
-    decision = read_answer(text, Observation(Trajectory((step,)), TOOLBOX.specs, 9))
+    decision = read_answer(JsonDialect(), text, Observation(Trajectory((step,)), TOOLBOX.specs, 9))
     assert decision.reply == text
     match decision.action:
         case Apply(tool):

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from chat_endpoint import STOP, TOOLBOX, Endpoint, Reply, done, options, plans, restored, says
 
-from conservator.apps.batch import MANIFEST, Manifest, Restorer, Task, run_batch
+from conservator.batch import JOURNAL, FileRestorer, Journal, Task, run_batch
 from conservator.errors import ConservatorError, MissingExtraError
 from conservator.perception import Blind, StatisticalPerception
 from conservator.policies import Chat
-from conservator.record import Settings
+from conservator.request import Request
+from conservator.restorer import Restorer
 
 pytest.importorskip("httpx")
 KEY = "sk-a-secret-of-the-user-0123456789"
@@ -93,12 +94,12 @@ def test_a_refusal_is_not_repeated_and_says_what_to_do(
     assert len(endpoint.bodies) == 2
 
 
-@pytest.mark.parametrize("slow", [replace(STOP, delay=1.5), replace(STOP, drip=0.1), replace(STOP, drip_head=30)])
+@pytest.mark.parametrize("slow", [replace(STOP, delay=4), replace(STOP, drip=0.1), replace(STOP, drip_head=30)])
 def test_a_slow_endpoint_is_left_and_the_photo_is_kept(endpoint: Endpoint, noisy_file: Path, slow: Reply) -> None:
     endpoint.script = [plans("wavelet_denoise"), slow]
-    outcome, record = restored(noisy_file, options(endpoint, timeout=0.5, retries=1))
+    outcome, record = restored(noisy_file, options(endpoint, timeout=1.5, retries=1))
     assert done(record) == [("apply", "wavelet_denoise"), ("unusable", None), ("stop", None)]
-    assert "asked 2 times: nothing within 0.5 s" in (record.steps[2].error or "")
+    assert "asked 2 times: nothing within 1.5 s" in (record.steps[2].error or "")
     assert (outcome.status, record.toolchain) == ("incomplete", ["wavelet_denoise"])
 
 
@@ -115,15 +116,15 @@ def test_nobody_answers_and_the_photo_is_written_as_it_came(endpoint: Endpoint, 
 
 def test_what_is_incomplete_is_done_again_by_resume(endpoint: Endpoint, noisy_file: Path) -> None:
     task = Task(noisy_file, noisy_file.parents[1] / "out" / "noisy.png")
-    settings = Settings(policy="chat", chat=options(endpoint, retries=0))
-    restorer = Restorer(settings, TOOLBOX, StatisticalPerception())
-    manifest = Manifest(task.target.parent / MANIFEST)
+    request = Request("chat", chat=options(endpoint, retries=0))
+    restorer = FileRestorer(Restorer(request, toolbox=TOOLBOX, perception=StatisticalPerception()))
+    journal = Journal(task.target.parent / JOURNAL)
     endpoint.script = [Reply(status=500)]
-    assert run_batch([task], restorer, manifest).exit_code == 1
+    assert run_batch([task], restorer, journal).exit_code == 1
     endpoint.script = [plans("wavelet_denoise"), STOP]
-    again = run_batch([task], restorer, manifest, resume=True)
+    again = run_batch([task], restorer, journal, resume=True)
     assert (again.exit_code, again.outcomes[0].status) == (0, "restored")
-    assert run_batch([task], restorer, manifest, resume=True).outcomes[0].status == "skipped"
+    assert run_batch([task], restorer, journal, resume=True).outcomes[0].status == "skipped"
 
 
 def test_the_budget_of_calls_holds(endpoint: Endpoint, noisy_file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -13,10 +15,30 @@ import pytest
 from PIL import Image as PillowImage
 from skimage import data
 
+from conservator.apps.cli import main
 
-def conservator(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from conservator.apps.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)  # type: ignore[call-overload]
+
+def conservator(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its exit code, in this process, which has torch and the models already."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patched.setattr(sys, "argv", ["conservator", *map(str, arguments)])
+        if cwd is not None:
+            patched.chdir(cwd)
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: object) -> list[str]:
+    """The command line that runs a command in a process of its own."""
+    return [sys.executable, "-c", "from conservator.apps.cli import main; main()", *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +49,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_names_every_command() -> None:
-    result = conservator("--help")
+    result = subprocess.run(process("--help"), capture_output=True, text=True, check=False)
     assert result.returncode == 0
     for command in ("restore", "examine", "degrade", "compare", "replay", "tools"):
         assert command in result.stdout
@@ -65,7 +87,7 @@ def test_degrade_examine_restore_compare_replay(photo: Path, tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out.conservator.json").read_text())
     assert record["toolchain"]
-    assert record["settings"]["policy"] == "greedy"
+    assert record["request"]["policy"] == "greedy"
     page = (tmp_path / "out.conservator.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 3
     assert "http" not in page.replace("http-equiv", "")
@@ -92,7 +114,8 @@ def test_a_clean_photo_comes_back_untouched(photo: Path, tmp_path: Path) -> None
 def test_a_terminal_of_few_letters_stops_nothing(photo: Path, tmp_path: Path) -> None:
     (tmp_path / "words.png").write_text("no photo")
     few = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    result = conservator("restore", photo, tmp_path / "words.png", "-o", tmp_path / "out", "--policy", "none", env=few)
+    command = process("restore", photo, tmp_path / "words.png", "-o", tmp_path / "out", "--policy", "none")
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=few)
     assert result.returncode == 1, result.stderr
     assert (tmp_path / "out" / "coffee.png").read_bytes() == photo.read_bytes()
 

@@ -47,9 +47,6 @@ from conservator.resample import bicubic_resize
 LEVELS = [severity for severity in Severity if severity is not Severity.NONE]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def gray(value: float, height: int = 256, width: int = 256) -> Image:
     return torch.full((1, 3, height, width), value)
 

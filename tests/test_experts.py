@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +14,14 @@ from skimage import data
 
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import NameNotFoundError
+from conservator.files import sha256
 from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.networks import make_network
+from conservator.pool import LocalPool, MemoPool
 from conservator.resample import bicubic_to
 from conservator.tools import Tool, check_tool, make_toolbox
-from conservator.tools.experts import EXPERTS
+from conservator.tools.experts import EXPERTS, Expert, Shipped
 
 NAMES = [tool.spec.name for tool in EXPERTS]
 
@@ -33,6 +40,39 @@ def test_an_expert_keeps_the_contract(expert: Tool, coffee: Image) -> None:
 def test_an_expert_leaves_a_clean_photo_alone(expert: Tool, astronaut: Image) -> None:
     photo = astronaut[..., :320, 100:420]
     assert psnr(bicubic_to(expert(photo), 320, 320), photo) > 30  # resized: some experts enlarge
+
+
+def test_the_hash_of_an_experts_weights_is_known_before_they_are_loaded() -> None:
+    folder = Path(str(files("conservator.weights")))
+    for tool in EXPERTS:
+        assert tool.weights_sha256 == sha256(folder / f"{tool.spec.name}.safetensors")
+    assert len({tool.identity for tool in EXPERTS}) == len(EXPERTS)
+    loaded = pickle.loads(pickle.dumps(EXPERTS[0]))
+    loaded.setup("cpu")
+    assert loaded.identity == EXPERTS[0].identity
+    for tool in make_toolbox("classical").values():
+        assert (tool.weights_sha256, tool.identity) == ("", "")
+
+
+def test_other_weights_or_other_tiles_are_another_tool() -> None:
+    one, two = (Expert(EXPERTS[0].spec, "unet", Shipped(name)) for name in ("denoise_light", "denoise_heavy"))
+    wide = Expert(replace(one.spec, overlap=256), "unet", Shipped("denoise_light"))
+    again = Expert(one.spec, "unet", Shipped("denoise_light"))
+    assert len({one.identity, two.identity, wide.identity}) == 3
+    assert again.identity == one.identity
+
+
+def test_an_expert_that_was_trained_again_gives_no_stale_pixels(coffee: Image) -> None:
+    noisy = degrade(coffee[..., :96, :96], parse_recipe("noise:high", 0))
+    models = {"denoise": Expert(EXPERTS[0].spec, "unet", Shipped("denoise_light"))}
+    with MemoPool(LocalPool(models, max_batch=1)) as pool:
+        light = pool.submit("denoise", noisy).result()
+        models["denoise"] = Expert(EXPERTS[0].spec, "unet", Shipped("denoise_heavy"))
+        heavy = pool.submit("denoise", noisy).result()
+        assert (light - heavy).abs().max() > 0.05
+        models["denoise"] = Expert(EXPERTS[0].spec, "unet", Shipped("denoise_heavy"))  # the same, made again
+        assert torch.equal(pool.submit("denoise", noisy).result(), heavy)
+        assert pool.hits == 1
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import importlib.util
 import io
 import json
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,12 @@ from PIL import Image as PillowImage
 from safetensors.torch import save_file
 
 from conservator.degradations import Kind
-from conservator.errors import ConservatorError, MissingExtraError, NameNotFoundError
+from conservator.errors import ConservatorError, MissingExtraError, NameNotFoundError, PoolError
+from conservator.files import sha256
 from conservator.image import Image, to_array, to_image
+from conservator.kinds import parse_kinds
 from conservator.metrics.fidelity import psnr
+from conservator.pool import LocalPool
 from conservator.resample import bicubic_resize
 from conservator.tools import Toolbox, check_tool, make_toolbox
 from conservator.tools.records import WeightsFile
@@ -29,7 +34,6 @@ from conservator.tools.spandrel import SpandrelRecord, SpandrelTool, add_spandre
 from conservator.tools.user import (
     entry_point_tools,
     imported_rl_restore_tools,
-    parse_kinds,
     user_tool_dir,
     user_tools,
 )
@@ -128,7 +132,9 @@ def test_the_published_network_of_the_band_wins(
     """The peaks that were measured on the paper's own patches: numbering, kernels and channels are right."""
     damaged = damage(crops, amount)
     before = mean_psnr(damaged, crops)
-    gains = {name: mean_psnr(tool(damaged), crops) - before for name, tool in rl_restore.items()}
+    rivals = rl_restore.only(*(name for name in rl_restore if name.rpartition("_")[0] == winner.rpartition("_")[0]))
+    gains = {name: mean_psnr(tool(damaged), crops) - before for name, tool in rivals.items()}
+    assert len(gains) == 4
     assert max(gains, key=gains.__getitem__) == winner, gains
     assert gains[winner] > 0.5, gains
 
@@ -157,6 +163,47 @@ def test_the_import_is_recorded_and_repeatable(npz: Path, tmp_path: Path) -> Non
     files = [sorted((p.name, p.read_bytes()) for p in (tmp_path / side).iterdir()) for side in "ab"]
     assert files[0] == files[1]
     assert [name for name, _ in files[0]] == ["rl_restore.json", "rl_restore.safetensors"]
+
+
+def test_imported_tools_know_the_hash_of_their_weights(npz: Path, tmp_path: Path) -> None:
+    tools = rl_restore_tools(import_rl_restore(npz, tmp_path))
+    assert {tool.weights_sha256 for tool in tools} == {sha256(tmp_path / "rl_restore.safetensors")}
+    assert len({tool.identity for tool in tools}) == 12
+    mine = Path(str(files("conservator.weights"))) / "rl_restore.safetensors"
+    assert {tool.weights_sha256 for tool in make_toolbox("rl-restore").values()} == {sha256(mine)}
+    shutil.copy(mine, tmp_path / "own.safetensors")
+    assert {t.weights_sha256 for t in make_toolbox(f"rl-restore:{tmp_path}/own.safetensors").values()} == {sha256(mine)}
+    added = SpandrelTool(a_record(WeightsFile(name="net.pth", sha256="a" * 64)), tmp_path)
+    assert added.weights_sha256 == "a" * 64
+
+
+def test_changed_weights_are_the_pools_error_each_time(npz: Path, tmp_path: Path) -> None:
+    tool = rl_restore_tools(import_rl_restore(npz, tmp_path))[0]
+    weights, image = tmp_path / "rl_restore.safetensors", torch.full((1, 3, 40, 40), 0.5)
+    right = weights.read_bytes()
+    with LocalPool({"tool": tool}, max_batch=1) as pool:
+        weights.write_bytes(right[:-1] + b"\0")
+        for _ in range(2):
+            with pytest.raises(PoolError, match=r"tool cannot be loaded: .*rl_restore.safetensors has changed"):
+                pool.submit("tool", image).result()
+        weights.unlink()
+        with pytest.raises(PoolError, match=r"tool cannot be loaded: .*cannot be read"):
+            pool.submit("tool", image).result()
+        weights.write_bytes(right)
+        assert pool.submit("tool", image).result().shape == image.shape
+
+
+def test_a_network_that_needs_a_missing_package_is_the_pools_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "net.safetensors")
+    record = a_record(WeightsFile(name="net.safetensors", sha256=sha256(tmp_path / "net.safetensors")))
+    with LocalPool({"net": SpandrelTool(record, tmp_path)}) as pool:
+        error = pool.submit("net", torch.full((1, 3, 40, 40), 0.5)).exception()
+    assert isinstance(error, PoolError)
+    assert isinstance(error.__cause__, MissingExtraError)
+    assert "pip install 'conservator[spandrel]'" in str(error)
 
 
 def test_the_imported_toolbox_is_found_by_name(npz: Path) -> None:

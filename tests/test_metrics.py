@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from conservator.errors import ImageError, MissingExtraError, NameNotFoundError
+from conservator.errors import ConservatorError, ImageError, MissingExtraError, NameNotFoundError
 from conservator.image import Image, luma
 from conservator.metrics import (
     DEFAULT_FULL_REFERENCE,
@@ -22,7 +24,9 @@ from conservator.metrics import (
     NoReference,
     check_metric,
     make_metric,
+    metrics_at_hand,
 )
+from conservator.metrics.fidelity import TABLE_CAP, psnr, psnr_of_each, psnr_y
 
 
 def noised(image: Image, sigma: float, seed: int = 0) -> Image:
@@ -59,6 +63,63 @@ def test_psnr_of_a_known_error_and_of_equal_images() -> None:
     assert score("psnr", reference + 0.1, reference) == pytest.approx(20, abs=1e-4)
     assert score("psnr_y", reference + 0.1, reference) == pytest.approx(20 + 20 * math.log10(255 / 219), abs=1e-4)
     assert score("psnr", reference, reference.clone()) == math.inf
+
+
+def test_psnr_is_capped_only_where_it_is_better(astronaut: Image) -> None:
+    image = noised(astronaut, 3)
+    free = psnr(image, astronaut)
+    assert 35 < free < 45
+    assert psnr(image, astronaut, cap=30) == psnr_y(image, astronaut, cap=30) == 30
+    assert psnr(image, astronaut, cap=60) == free
+    assert psnr(astronaut, astronaut.clone(), cap=TABLE_CAP) == TABLE_CAP == 100
+
+
+def test_psnr_of_each_gives_the_numbers_of_psnr(astronaut: Image, coffee: Image) -> None:
+    """As does the way in which trainings and agents of RL-Restore computed it, before there was one definition."""
+    cleans = torch.cat([astronaut[..., :63, :63], coffee[..., 100:163, 200:263], coffee[..., :63, :63]])
+    images = torch.cat([noised(cleans[:1], 20), noised(cleans[1:2], 2), cleans[2:]])
+    found = psnr_of_each(images, cleans, cap=50)
+    assert found.shape == (3,)
+    alone = [psnr(a, b, cap=50) for a, b in zip(images.split(1), cleans.split(1), strict=True)]
+    assert found.tolist() == pytest.approx(alone, abs=1e-12)
+    assert found[2] == 50
+    before = -10 * (images - cleans).square().mean(dim=(1, 2, 3)).clamp(min=1e-5).log10()
+    assert found.tolist() == pytest.approx(before.tolist(), abs=2e-5)
+
+
+def test_a_benchmark_measures_stand_ins_only_where_they_stand_in() -> None:
+    """SSIM stands for MS-SSIM, and LPIPS and DISTS, where they can be had, for ST-LPIPS."""
+
+    def missing(image: Image, reference: Image) -> float:
+        raise MissingExtraError("not installed")
+
+    there, gone = (FullReference(name, True, score) for name, score in (("there", psnr), ("gone", missing)))
+    first = FullReference("first", True, psnr, stands_in_for=("gone",))
+    second = FullReference("second", True, psnr, stands_in_for=("gone", "there"))
+    metrics = [there, gone, first, second, make_metric("noise")]
+    assert [metric.name for metric in metrics_at_hand(metrics)] == ["there", "first", "noise"]
+    assert [metric.name for metric in metrics_at_hand()][:3] == ["psnr", "psnr_y", "ssim"]
+    assert "ms_ssim" not in [metric.name for metric in metrics_at_hand()]
+
+
+def test_an_installed_package_can_offer_a_metric(
+    astronaut: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from conservator.metrics import NoReference\nBRIGHT = NoReference('bright', True, lambda x: float(x.mean()))\n"
+    )
+    (tmp_path / "offers_bright.py").write_text(code)
+    about = tmp_path / "offers_bright-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: offers-bright\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[conservator.metrics]\nbright = offers_bright:BRIGHT\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert score("bright", astronaut) == pytest.approx(float(astronaut.mean()))
+    assert "bright" in [metric.name for metric in metrics_at_hand()]
+    (about / "entry_points.txt").write_text("[conservator.metrics]\nbright = offers_bright:DARK\n")
+    importlib.invalidate_caches()
+    with pytest.raises(ConservatorError, match=r"the metric bright \(offers_bright:DARK\) cannot be loaded"):
+        make_metric("dark")
 
 
 def test_psnr_y_agrees_with_scikit_images_ycbcr(coffee: Image) -> None:
@@ -145,12 +206,10 @@ def test_names() -> None:
 
 
 def test_check_metric_catches_a_wrong_direction_and_a_swallowed_size() -> None:
-    psnr = make_metric("psnr")
-    assert isinstance(psnr, FullReference)
     with pytest.raises(AssertionError, match="must score worse"):
-        check_metric(FullReference("upside_down", higher_is_better=False, score=psnr.score))
+        check_metric(FullReference("upside_down", higher_is_better=False, score=psnr))
     with pytest.raises(AssertionError, match="must raise ImageError"):
-        check_metric(FullReference("tolerant", True, lambda a, b: psnr.score(a, b) if a.shape == b.shape else 0.0))
+        check_metric(FullReference("tolerant", True, lambda a, b: psnr(a, b) if a.shape == b.shape else 0.0))
     with pytest.raises(AssertionError, match="more noise or more blur"):
         check_metric(NoReference("constant", True, lambda image: 1.0))
 

@@ -8,18 +8,21 @@ from itertools import pairwise
 
 import pytest
 import torch
+from skimage import data
 
 from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
-from conservator.image import Image
+from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.perception import Look, Percept, StatisticalPerception, study
-from conservator.perception.perception import Gain
+from conservator.perception.perception import Gain, Perception
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, ReferenceJudge, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
-from conservator.restoration import restore
-from conservator.session import Apply, Rollback, Scope, Session, run
+from conservator.request import TONAL_CONFIDENCE, Request
+from conservator.restoration import Restored
+from conservator.restorer import Restorer
+from conservator.session import Apply, Decision, Policy, Rollback, Scope, Session, run
 from conservator.tools import Toolbox, make_toolbox
 
 EYE = StatisticalPerception()
@@ -98,6 +101,22 @@ def test_clean_photos_stay_untouched_to_the_pixel(coffee: Image, toolbox: Toolbo
         assert torch.equal(restored.photo.image, coffee)
         assert restored.trajectory.last.decision is not None
         assert re.search("nothing|no treatment helps", restored.trajectory.last.decision.thought)
+
+
+def restore(
+    photo: Photo,
+    policy: Policy,
+    toolbox: Toolbox,
+    pool: Pool,
+    perception: Perception = EYE,
+    *,
+    scope: Scope | None = None,
+    strength: float = 1.0,
+) -> Restored:
+    request = Request(strength=strength)
+    return Restorer(request, toolbox=toolbox, perception=perception, policy=policy, pool=pool, scope=scope).restore(
+        photo
+    )
 
 
 class Pessimist:
@@ -180,3 +199,41 @@ def test_the_reference_judge_measures_gain(noisy: Image, coffee: Image, toolbox:
     judge = ReferenceJudge(clean)
     gain = judge(State(noisy, Percept()), toolbox["tv_denoise"].spec, better, Percept())
     assert gain == pytest.approx(psnr(better, clean) - psnr(noisy, clean), abs=1e-3)
+
+
+def test_a_photo_that_is_dim_by_nature_is_not_brightened(own_home: object) -> None:
+    """What hurt people most: rooms that are dim, with a little noise, came back 20 dB worse."""
+    cat = to_image(data.chelsea())
+    dim = degrade(cat, parse_recipe("low_light:high", seed=3))
+    noisy = degrade(dim, parse_recipe("noise:low", seed=5))
+    with Restorer(Request(toolbox="conservator")) as restorer:
+        restored = restorer.restore(Photo(noisy))
+        assert 0.5 < restored.before.confidences[Kind.LOW_LIGHT] < TONAL_CONFIDENCE
+        assert psnr(restored.photo.image, dim) > psnr(noisy, dim) + 3
+    with Restorer(Request(toolbox="conservator", tonal_confidence=0.5)) as restorer:
+        assert psnr(restorer.restore(Photo(noisy)).photo.image, dim) < psnr(noisy, dim) - 5
+
+
+def test_a_scope_offers_what_the_user_and_the_photo_allow() -> None:
+    tools = make_toolbox("conservator")
+    dark = Percept({}, dict.fromkeys(Kind, 0.0) | {Kind.LOW_LIGHT: 0.92, Kind.HAZE: 0.89})
+
+    def offered(scope: Scope, seen: Percept = dark) -> set[str]:
+        return {spec.name for spec in tools.specs if scope.offers(spec, seen)}
+
+    usual = offered(Scope())
+    assert "brighten_dark" in usual
+    assert not {"dehaze", "upscale_x2"} & usual
+    assert "dehaze" in offered(Scope(tonal_confidence=0.8))
+    assert "upscale_x2" in offered(Scope(upscale=True))
+    assert offered(Scope(only=frozenset({Kind.NOISE}))) == {n for n in usual if Kind.NOISE in tools[n].spec.removes}
+    assert not any(Kind.NOISE in tools[name].spec.removes for name in offered(Scope(never=frozenset({Kind.NOISE}))))
+    assert offered(Scope(), Percept()) >= {"dehaze", "brighten_dark"}  # nothing was graded
+
+
+def test_a_session_refuses_what_is_not_offered(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
+    session = Session(study(noisy), toolbox, pool, EYE)
+    step = session.step(Decision(Apply("lanczos_x2")))
+    assert step.error is not None
+    assert "not offered" in step.error
+    assert step.image is session.trajectory.steps[0].image

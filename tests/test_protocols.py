@@ -35,8 +35,6 @@ from conservator.image import Image
 from conservator.metrics.fidelity import psnr
 from conservator.resample import bicubic_to
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_mio_has_sixteen_combinations() -> None:
     assert {group: len(combinations) for group, combinations in MIO_GROUPS.items()} == {"A": 8, "B": 4, "C": 4}

@@ -36,9 +36,6 @@ from conservator.errors import RecipeError
 LEVELS = [severity for severity in Severity if severity is not Severity.NONE]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 degradations = st.builds(
     lambda cls, severity, seed: cls.sample(severity, np.random.default_rng(seed)),
     st.sampled_from(DEGRADATIONS),

@@ -12,8 +12,6 @@ from conservator.image import Image
 from conservator.metrics.fidelity import psnr
 from conservator.resample import bicubic_resize, bicubic_to
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def gray(value: float, height: int = 256, width: int = 256) -> Image:
     return torch.full((1, 3, height, width), value)

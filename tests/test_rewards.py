@@ -16,7 +16,7 @@ from test_rl_restore import PHOTOS, TOOLS
 from conservator.degradations.patches import UNDAMAGED_PSNR, single
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.image import Image, to_image
-from conservator.metrics.fidelity import batch_psnr, psnr
+from conservator.metrics.fidelity import psnr, psnr_of_each
 from conservator.perception import Percept
 from conservator.pool import LocalPool
 from conservator.session import Apply, Step, Stop
@@ -48,7 +48,7 @@ def test_rewards_keep_the_contract(reward: Reward, coffee: Image) -> None:
 
 
 def psnr_of(image: Image, reference: Image | None) -> float:
-    return float(batch_psnr(image, torch.zeros_like(image) if reference is None else reference, UNDAMAGED_PSNR))
+    return float(psnr_of_each(image, torch.zeros_like(image) if reference is None else reference, UNDAMAGED_PSNR))
 
 
 def paid_more(before: Step, after: Step, clean: Image | None, why: object) -> dict[str, float]:

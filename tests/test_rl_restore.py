@@ -27,7 +27,7 @@ from conservator.evaluation.rl_restore import (
     play,
 )
 from conservator.image import Image
-from conservator.metrics.fidelity import batch_psnr
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.networks.dqn import QNetwork
 from conservator.perception import Blind
 from conservator.policies import Agent, DqnPolicy, FixedOrder, PolicyContext, RandomPolicy, check_policy, make_policy
@@ -89,7 +89,7 @@ def test_patches_are_the_same_for_the_same_seed_and_worse_from_level_to_level() 
     again = make_patches(PHOTOS, "mild", PATCH_LEVELS["mild"], 10, seed=3)
     assert torch.equal(again.damaged, levels["mild"].damaged[:10])
     assert not torch.equal(make_patches(PHOTOS, "mild", PATCH_LEVELS["mild"], 10, seed=4).damaged, again.damaged)
-    psnr = {name: float(batch_psnr(p.damaged, p.clean, UNDAMAGED_PSNR).mean()) for name, p in levels.items()}
+    psnr = {name: float(psnr_of_each(p.damaged, p.clean, UNDAMAGED_PSNR).mean()) for name, p in levels.items()}
     assert psnr["clean"] == pytest.approx(50)
     assert 30 > psnr["mild"] > psnr["moderate"] > psnr["severe"] > 14
     assert levels["mild"].damaged.shape == (30, 3, 63, 63)
@@ -232,7 +232,7 @@ def test_the_import_does_what_a_direct_port_does(published: Path) -> None:
         [chain == tuple(names[i] for i in chosen) for chain, (_, chosen) in zip(chains, direct, strict=True)]
     )
     assert same > 0.9  # ours clips to [0, 1] between tools, which now and then tips a choice
-    gain = batch_psnr(torch.cat([image for image, _ in direct]), patches.clean, UNDAMAGED_PSNR) - row.psnr_in
+    gain = psnr_of_each(torch.cat([image for image, _ in direct]), patches.clean, UNDAMAGED_PSNR) - row.psnr_in
     assert float(row.gains.mean()) == pytest.approx(float(gain.mean()), abs=0.05)
     assert float(row.gains.mean()) > 1.5
 

@@ -131,7 +131,7 @@ def test_a_dqn_resumes_to_the_step_and_refuses_other_settings(
         assert torch.equal(resumed.agent.tensors()[name], value), name
     with pytest.raises(ConservatorError, match=r"gamma 0\.99, now 0\.5"):
         train_dqn(rules, few, tmp_path / "cut", replace(settings, gamma=0.5))
-    with pytest.raises(ConservatorError, match="photos not said, now others"):
+    with pytest.raises(ConservatorError, match="photos not there, now others"):
         train_dqn(rules, few, tmp_path / "cut", settings, identity={"photos": "others"})
     with pytest.raises(ConservatorError, match="64 steps already, more than the 32"):
         train_dqn(rules, few, tmp_path / "cut", replace(settings, steps=32))

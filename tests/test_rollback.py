@@ -16,16 +16,16 @@ from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.cases import make_cases
 from conservator.evaluation.rollback import (
-    HARM,
+    HARMFUL,
     NEAR,
     Repair,
     harmful_step,
     measure_repairs,
+    repair_summary,
     repeated,
     rolled_back,
-    summary,
 )
-from conservator.evaluation.rows import Settings, read_rows
+from conservator.evaluation.rows import BenchmarkSettings, read_rows
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr
 from conservator.perception import Blind, StatisticalPerception
@@ -35,7 +35,7 @@ from conservator.tools import make_toolbox
 
 EYE = StatisticalPerception()
 TOOLBOX = make_toolbox("classical").only("shift_brighten", "deblock", "wavelet_denoise", "lanczos_x2")
-SETTINGS = Settings("rollback", "photos", "classical", "statistics", 0, metrics=("psnr",))
+SETTINGS = BenchmarkSettings("rollback", "photos", "classical", "statistics", 0, metrics=("psnr",))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_harmful_step_costs_a_decibel_and_keeps_the_size(coffee: Image, pool: 
     harm = harmful_step(noisy, photo, TOOLBOX, pool)
     assert harm is not None
     assert TOOLBOX[harm](noisy).shape == noisy.shape
-    assert psnr(noisy, photo) - psnr(TOOLBOX[harm](noisy), photo) >= HARM
+    assert psnr(noisy, photo) - psnr(TOOLBOX[harm](noisy), photo) >= HARMFUL
     assert harmful_step(noisy, photo, TOOLBOX, pool) == harm
     brightened = TOOLBOX["shift_brighten"](photo)
     assert harmful_step(photo, brightened, TOOLBOX.only("shift_brighten"), pool) is None  # it does good
@@ -95,7 +95,7 @@ def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
     whole = measured(tmp_path / "whole")
     assert len(whole) >= 2
     for row in whole:
-        assert row.psnr_harmed <= row.psnr_in - HARM
+        assert row.psnr_harmed <= row.psnr_in - HARMFUL
         assert row.repaired == (row.psnr_end >= row.psnr_in - NEAR)
         if row.policy == "none":
             assert (row.toolchain, row.rolled_back, row.psnr_end) == (row.harm, False, row.psnr_harmed)
@@ -136,7 +136,7 @@ def row(policy: str, photo: str, end: float, rolled: bool, again: bool = False) 
 def test_the_table_tells_shares_of_the_right_cases() -> None:
     rows = [row("rules", "x", 20.5, True), row("rules", "y", 18.5, True, again=True)]
     rows += [row("rules", "z", 19.95, False), row("rules", "w", 18.5, False), row("none", "x", 18.0, False)]
-    lines = summary(rows, cases=16)
+    lines = repair_summary(rows, cases=16)
     rules, none = cells(lines, "rules"), cells(lines, "none")
     assert rules["cases"] == "4"
     assert rules["rolled back (95 % CI)"] == "50% (0%, 100%)"

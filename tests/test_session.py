@@ -51,8 +51,8 @@ def pool(small_toolbox: Toolbox):  # type: ignore[no-untyped-def]
         yield pool
 
 
-def start(image: Image, toolbox: Toolbox, pool: Pool, max_steps: int = 8) -> Session:
-    return Session(image[..., :64, :64], toolbox, pool, Brightness(), max_steps)
+def start(image: Image, toolbox: Toolbox, pool: Pool, max_steps: int = 8, **more: Scope) -> Session:
+    return Session(image[..., :64, :64], toolbox, pool, Brightness(), max_steps, **more)
 
 
 def test_rollback_keeps_history(astronaut: Image, small_toolbox: Toolbox, pool: Pool) -> None:
@@ -128,7 +128,7 @@ def test_trajectories_compare_and_print_without_pixels(astronaut: Image, small_t
 def test_a_photo_is_enlarged_once(coffee: Image) -> None:
     toolbox = make_toolbox("conservator").only("upscale_x2", "denoise_light")
     with LocalPool(toolbox) as pool:
-        session = Session(coffee[..., :64, :64], toolbox, pool, Brightness(), scope=Scope(upscale=True))
+        session = start(coffee, toolbox, pool, scope=Scope(upscale=True))
         session.step(Decision(Apply("upscale_x2")))
         assert session.trajectory.last.image.shape[-2:] == (128, 128)
         refused = session.step(Decision(Apply("upscale_x2")))

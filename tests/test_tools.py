@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conservator.errors import ConservatorError, ImageError, NameNotFoundError, ToolFailedError
-from conservator.image import Image
+from conservator.image import Image, to_image
 from conservator.tools import Tool, Toolbox, check_tool, make_toolbox
-from conservator.tools.catalog import shipped_names
+from conservator.tools.shipped import shipped_names
 from conservator.tools.tiling import run_tiled
 
 
@@ -122,6 +125,139 @@ class InPlace(Tool):
 
     def restore(self, image: Image) -> Image:
         return image.mul_(0.9)
+
+
+class Centre(Tool):
+    """Subtracts what the whole photo's mean exceeds 0.4 by, as it should be done: measured once, on a copy."""
+
+    spec = replace(Gamma.spec, name="centre", tile=64)
+
+    def __init__(self) -> None:
+        self._mean = 0.4
+
+    def fitted(self, image: Image) -> Tool:
+        assert len(image) == 1
+        fit = copy.copy(self)
+        fit._mean = float(image.mean())
+        return fit
+
+    def restore(self, image: Image) -> Image:
+        return (image - self._mean + 0.4).clamp(0, 1)
+
+
+class CentreInPlace(Centre):
+    """Keeps what it measured in the tool that all threads share."""
+
+    def fitted(self, image: Image) -> Tool:
+        self._mean = float(image.mean())
+        return self
+
+
+class CentreInPassing(Centre):
+    """Hands out a copy, but measures into the shared tool first."""
+
+    def fitted(self, image: Image) -> Tool:
+        self._mean = float(image.mean())
+        return copy.copy(self)
+
+
+class CentreInAList(Centre):
+    """Hands out a copy that shares a list with the tool."""
+
+    def __init__(self) -> None:
+        self._means = [0.4]
+
+    def fitted(self, image: Image) -> Tool:
+        self._means[0] = float(image.mean())
+        return copy.copy(self)
+
+    def restore(self, image: Image) -> Image:
+        return (image - self._means[0] + 0.4).clamp(0, 1)
+
+
+class CentreEachTile(Centre):
+    """Measures again in each tile."""
+
+    def restore(self, image: Image) -> Image:
+        return (image - image.mean((1, 2, 3), keepdim=True) + 0.4).clamp(0, 1)
+
+
+class CentreOfAnother(Centre):
+    def fitted(self, image: Image) -> Tool:
+        return Gamma()
+
+
+class Unhashed(Gamma):
+    weights_sha256 = "abc"
+
+
+def test_what_is_fitted_to_the_whole_photo_is_measured_once(astronaut: Image) -> None:
+    dark, tool = astronaut * 0.8, Centre()
+    photo = torch.cat([dark[..., :256], dark[..., 256:] * 0.3], -1)  # whose tiles differ in what would be measured
+    result = tool(photo)
+    assert (result - (photo - photo.mean() + 0.4).clamp(0, 1)).abs().max() < 1e-5
+    batch = torch.cat([photo[..., :100, :100], photo[..., 300:400, 300:400]])
+    assert torch.equal(tool(batch), torch.cat([tool(item[None]) for item in batch]))
+    assert tool._mean == 0.4
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [
+        (CentreInPlace(), "fitted changed the tool"),
+        (CentreInPassing(), "fitted changed the tool"),
+        (CentreInAList(), "what was fitted to a photo changed with the next photo"),
+        (CentreEachTile(), "tiled and whole differ"),
+        (CentreOfAnother(), "fitted changed the name"),
+        (Unhashed(), "weights_sha256 is 'abc'"),
+    ],
+)
+def test_check_tool_finds_tools_that_measure_wrongly(tool: Tool, words: str) -> None:
+    check_tool(Centre())
+    with pytest.raises(AssertionError, match=words):
+        check_tool(tool)
+
+
+def test_photos_on_two_threads_are_measured_each_for_itself(astronaut: Image, coffee: Image) -> None:
+    tool = Centre()
+    photos = [astronaut * 0.7, coffee]
+    alone = [tool(photo) for photo in photos]
+    together: list[list[Image]] = [[], []]
+
+    def restore(which: int) -> None:
+        together[which] = [tool(photos[which]) for _ in range(20)]
+
+    threads = [threading.Thread(target=restore, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for expected, results in zip(alone, together, strict=True):
+        assert len(results) == 20
+        assert all(torch.equal(expected, result) for result in results)
+
+
+class Mistaken(Tool):
+    """Its own code makes an image that is none; another measures more than memory holds."""
+
+    spec = replace(Gamma.spec, name="mistaken")
+
+    def fitted(self, image: Image) -> Tool:
+        if image.shape[-1] > 300:
+            torch.zeros(10**14)  # the allocator's own error, whatever it says on this system
+        return self
+
+    def restore(self, image: Image) -> Image:
+        return to_image(image[0].numpy())
+
+
+def test_only_the_image_that_was_given_is_the_callers_mistake(astronaut: Image) -> None:
+    with pytest.raises(ToolFailedError, match="mistaken failed: ImageError: expected an array of shape"):
+        Mistaken()(astronaut[..., :64, :64])
+    with pytest.raises(ToolFailedError, match="not enough memory for an image of 512x512"):
+        Mistaken()(astronaut)
+    with pytest.raises(ImageError, match="mistaken takes one image, got 2"):
+        Mistaken()(astronaut, astronaut)
 
 
 def test_toolbox_is_ordered_and_helpful(small_toolbox: Toolbox) -> None:

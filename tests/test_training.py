@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,15 @@ from skimage import data
 from test_cli import conservator
 from torch import nn
 
-from conservator.degradations import GaussianNoise, Kind, Severity, degrade, recipe_to_json
+from conservator.degradations import (
+    DefocusBlur,
+    GaussianNoise,
+    Kind,
+    LowLight,
+    Severity,
+    degrade,
+    recipe_to_json,
+)
 from conservator.errors import ConservatorError
 from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
@@ -121,11 +129,54 @@ def test_crops_are_the_same_in_every_run(name: str, photos: Photos) -> None:
 
 def test_damage_of_the_scene_is_left_to_others() -> None:
     lessons = [COURSES["denoise_medium"].damage(np.random.default_rng(seed)) for seed in range(200)]
-    scenes = [lesson for lesson in lessons if lesson.left]
-    assert 20 < len(scenes) < 80
+    scenes = [lesson for lesson in lessons if lesson.left and lesson.left != lesson.recipe]
+    assert 15 < len(scenes) < 80
     for lesson in scenes:
         assert set(lesson.left) < set(lesson.recipe)
         assert {d.kind for d in lesson.left} <= {Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN}
+
+
+def test_an_expert_sees_undamaged_crops_and_what_is_not_its_own() -> None:
+    lessons = [COURSES["derain"].damage(np.random.default_rng(seed)) for seed in range(600)]
+    clean = [not lesson.recipe for lesson in lessons]
+    others = [bool(lesson.recipe) and lesson.left == lesson.recipe for lesson in lessons]
+    assert 0.11 < np.mean(clean) < 0.19
+    assert 0.07 < np.mean(others) < 0.13
+    assert all(d.kind is not Kind.RAIN for lesson in lessons if lesson.left == lesson.recipe for d in lesson.recipe)
+
+
+def test_damaged_crops_are_as_files_hold_them_and_some_have_one_tone(photos: Photos) -> None:
+    def dark(rng: np.random.Generator) -> Lesson:
+        return Lesson((LowLight("linear", 0.7),))
+
+    damaged, clean = Crops(photos.training, dark, 32, 300, seed=0, steps=1)[0]
+    assert torch.allclose((damaged * 255).round(), damaged * 255, atol=1e-4)
+    for batch in (damaged, clean):
+        spread = (batch.amax(1) - batch.amin(1)).mean(dim=(1, 2))
+        assert 0.01 < float((spread == 0).float().mean()) < 0.1  # black and white
+
+
+def test_only_what_needs_surroundings_gets_them(photos: Photos) -> None:
+    sizes: list[int] = []
+
+    @dataclass(frozen=True)
+    class Seen(LowLight):
+        def __call__(self, image: Image) -> Image:
+            sizes.append(image.shape[-1])
+            return super().__call__(image)
+
+    def pointwise(rng: np.random.Generator) -> Lesson:
+        return Lesson((Seen("gamma", 0.8),))
+
+    def blurred(rng: np.random.Generator) -> Lesson:
+        return Lesson((DefocusBlur(3, 0.1), Seen("gamma", 0.8)))
+
+    for damage, side in ((pointwise, 48), (blurred, 80)):
+        sizes.clear()
+        damaged, _ = Crops(photos.training, damage, 48, 30, seed=0, steps=1)[0]
+        assert damaged.shape == (30, 3, 48, 48)
+        assert set(sizes) <= {side, 2 * side, 4 * side}
+        assert sizes.count(side) > 20
 
 
 def test_held_out_photos_are_no_training_photos(photos: Photos) -> None:
@@ -138,7 +189,7 @@ def test_a_course_meets_its_damage(kind: Kind) -> None:
     name = {Kind.RAIN: "derain", Kind.HAZE: "dehaze", Kind.NOISE: "denoise_medium"}[kind]
     recipes = [COURSES[name].damage(np.random.default_rng(seed)).recipe for seed in range(200)]
     met = [any(degradation.kind is kind for degradation in recipe) for recipe in recipes]
-    assert 0.7 < np.mean(met) < 0.99  # some crops stay clean
+    assert 0.6 < np.mean(met) < 0.9  # some crops stay clean, some have other damage
     assert len({str(recipe_to_json(recipe)) for recipe in recipes}) > 150
     assert max(d.severity for recipe in recipes for d in recipe) == Severity.VERY_HIGH
 
@@ -175,7 +226,7 @@ def test_a_mistaken_order_gets_a_sentence(
 
 
 def test_an_empty_folder_gets_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConservatorError, match="0 photos"):
+    with pytest.raises(ConservatorError, match="holds no photos"):
         Photos(tmp_path)
 
 
@@ -238,7 +289,7 @@ def test_eyes_are_trained_and_stored_and_a_broken_run_resumes(folder: Path, tmp_
     listed = tomllib.loads((into / "manifest.toml").read_text())
     assert set(listed) == {"eye", "statistics"}
     assert listed["eye"]["data"] == "the photos of photos, damaged on the fly"
-    shard = next((output / "eye").iterdir())
+    shard = next((output / "eye").rglob("*.pt"))
     written = shard.stat().st_mtime_ns
     again = make_eyes(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
     for eye in found:  # few samples: what no treatment was accepted for is not a number

@@ -3,57 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from conservator.perception.eyes import NetworkPerception
-from conservator.perception.perception import Objective, Percept
-from conservator.perception.study import study
-from conservator.photo import load_photo
-from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
-from conservator.policies.endpoint import ChatOptions
-from conservator.pool.pool import LocalPool, MemoPool
-from conservator.restoration import Restored, restore
-from conservator.session.scope import TONAL_CONFIDENCE, Scope
-from conservator.tools.catalog import DEFAULT_TOOLBOX, make_toolbox
-
-DEFAULT_POLICY = "greedy"
+from conservator.perception.perception import Percept, Perception
+from conservator.request import Request
+from conservator.restoration import Restored
+from conservator.restorer import Restorer
+from conservator.session.session import Policy
+from conservator.tools.tool import Toolbox
 
 
 def restore_file(
     path: str | Path,
     *,
-    policy: str = DEFAULT_POLICY,
-    toolbox: str = DEFAULT_TOOLBOX,
-    objective: Objective = "balanced",
-    strength: float = 1.0,
-    seed: int = 0,
-    upscale: bool = False,
-    tonal_confidence: float = TONAL_CONFIDENCE,
-    device: str = "cpu",
-    chat: ChatOptions | None = None,
+    policy: str | Policy | None = None,
+    toolbox: str | Toolbox | None = None,
+    perception: Perception | None = None,
+    **wanted: Any,
 ) -> Restored:
-    """Restore the photo in a file; write the result with ``save_photo(restored.photo, path)``.
+    """Restore the photo in a file; write the result with ``restored.save(path)``.
 
-    ``chat`` says where the policy "chat" asks, and that it may. Raises PhotoError when the file cannot be read as a
-    photo, NameNotFoundError for an unknown policy or toolbox.
+    ``policy`` and ``toolbox`` are names of the catalogs or objects of your own; ``wanted`` are further fields of a
+    ``Request``, say ``objective="fidelity"`` or ``strength=0.5``. For many photos make one ``Restorer``: it loads its
+    models once. Raises PhotoError when the file cannot be read as a photo, NameNotFoundError for an unknown policy or
+    toolbox, ConservatorError for a value out of its range.
     """
-    check_policy_name(policy, reference=False, chat=chat)
-    photo = load_photo(path)
-    tools = make_toolbox(toolbox)
-    perception = NetworkPerception()
-    with MemoPool(LocalPool(tools, device, max_batch=1)) as pool:
-        context = PolicyContext(pool, perception, objective, seed, device=device, chat=chat)
-        return restore(
-            photo,
-            make_policy(policy, context),
-            tools,
-            pool,
-            perception,
-            objective=objective,
-            scope=Scope(upscale, tonal_confidence=tonal_confidence),
-            strength=strength,
-        )
+    named = {"policy": policy, "toolbox": toolbox}
+    wanted |= {name: value for name, value in named.items() if isinstance(value, str)}
+    request = Request(**wanted)
+    with Restorer(
+        request,
+        policy=None if isinstance(policy, str) else policy,
+        toolbox=None if isinstance(toolbox, str) else toolbox,
+        perception=perception,
+    ) as restorer:
+        return restorer.restore(restorer.load(path))
 
 
-def examine_file(path: str | Path) -> Percept:
+def examine_file(path: str | Path, *, perception: Perception | None = None) -> Percept:
     """Look at the photo in a file and say what is wrong with it; raises PhotoError when it cannot be read."""
-    return NetworkPerception().grade(study(load_photo(path).working_image()))
+    with Restorer(perception=perception) as restorer:
+        return restorer.examine(restorer.load(path))

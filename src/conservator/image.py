@@ -68,7 +68,15 @@ def luma(image: Image) -> Tensor:
     return (0.299 * r + 0.587 * g + 0.114 * b)[:, None]
 
 
-def digest(image: Tensor) -> str:
-    """Content hash (sha256 hex): equal shape and pixels, equal digest."""
-    data = image.detach().cpu().contiguous().numpy()
-    return hashlib.sha256(repr((tuple(data.shape), str(data.dtype))).encode() + data.tobytes()).hexdigest()
+def digest(tensor: Tensor) -> str:
+    """Content hash (sha256 hex) of a tensor of any type and shape; equal ones only where type, shape and values are."""
+    data = tensor.detach().cpu().contiguous()
+    about = (tuple(data.shape), str(data.dtype).removeprefix("torch."))
+    found = hashlib.sha256(repr(about).encode())
+    found.update(data.reshape(-1).view(torch.uint8).numpy().data)  # bytes, because NumPy has no bfloat16
+    return found.hexdigest()
+
+
+def decibels(error: Tensor, cap: float) -> Tensor:
+    """PSNR in dB of mean square errors of images in [0, 1], any shape; at most ``cap``, which no error gives."""
+    return (-10 * error.log10()).clamp(max=cap)

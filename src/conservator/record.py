@@ -7,9 +7,9 @@ import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 import conservator
 from conservator.errors import ConservatorError
@@ -17,9 +17,8 @@ from conservator.files import printable, sha256, write_text
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
 from conservator.photo.write import WRITABLE
-from conservator.policies.endpoint import ChatOptions
+from conservator.request import Request
 from conservator.restoration import Restored
-from conservator.session.scope import TONAL_CONFIDENCE
 from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Usage
 from conservator.tools.tool import Toolbox
 
@@ -29,7 +28,7 @@ class _Model(BaseModel):
 
 
 class SeenRecord(_Model):
-    """What the eye said of one picture."""
+    """What perception said of one picture."""
 
     quality: float | None
     """Estimated PSNR to the undamaged photo, dB."""
@@ -61,10 +60,12 @@ class TreatmentRecord(_Model):
     tool: str
     source: str
     license: str
+    weights: str = ""
+    """Hash of the weights that it ran with; "" for a tool that is code alone, and in records of version 1."""
     seconds: float
     kept: bool
     gain: float
-    """What the eye estimates that it gained, dB of PSNR."""
+    """What it is estimated to have gained, dB."""
     note: str = ""
     seen: SeenRecord | None
 
@@ -80,38 +81,24 @@ class FileRecord(_Model):
     bit_depth: int
 
 
-class Settings(_Model):
-    """What the user asked for."""
+def choices(request: Request) -> dict[str, Any]:
+    """What a result depends on: all but the limits within which a photo is read and a model asked."""
+    found = {name: value for name, value in asdict(request).items() if name not in _READING_LIMITS}
+    return found | {"chat": {k: v for k, v in (found["chat"] or {}).items() if k not in _ASKING_LIMITS} or None}
 
-    policy: str = "greedy"
-    toolbox: str = "conservator+user"
-    objective: Literal["fidelity", "balanced", "perceptual"] = "balanced"
-    strength: float = Field(default=1.0, ge=0, le=1)
-    max_steps: int = Field(default=12, ge=1)
-    seed: int = 0
-    upscale: bool = False
-    tonal_confidence: float = Field(default=TONAL_CONFIDENCE, ge=0, le=1)
-    device: str = "cpu"
-    max_pixels: int = Field(default=200_000_000, ge=1)
-    allow_truncated: bool = False
-    chat: ChatOptions | None = None
-    """Where the policy chat asked."""
 
-    def choices(self) -> dict[str, Any]:
-        """What a result depends on: all but the limits within which a photo is read and a model asked."""
-        found = self.model_dump(exclude={"max_pixels", "allow_truncated", "chat"})
-        limits = ("allow_upload", "max_calls", "timeout", "retries", "backoff")
-        asked = None if self.chat is None else {k: v for k, v in asdict(self.chat).items() if k not in limits}
-        return found | {"chat": asked}
+_READING_LIMITS = ("max_pixels", "allow_truncated")
+_ASKING_LIMITS = ("allow_upload", "max_calls", "timeout", "retries", "backoff")
 
 
 class Record(_Model):
     """The whole record; ``format_version`` changes when a reader would misread."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     made: str
     versions: dict[str, str]
-    settings: Settings
+    request: Annotated[Request, Field(validation_alias=AliasChoices("request", "settings"))]
+    """What the user asked for; records of version 1 call it settings."""
     input: FileRecord
     output: FileRecord
     verdict: str
@@ -124,12 +111,17 @@ class Record(_Model):
     seconds: dict[str, float]
     notes: list[str]
 
+    def other_weights(self, toolbox: Toolbox) -> list[str]:
+        """The tools of the toolchain whose weights are not those of the record, as far as it tells."""
+        ran = {treatment.tool: treatment.weights for treatment in self.treatments if treatment.kept}
+        return [name for name, weights in ran.items() if weights and weights != toolbox[name].weights_sha256]
+
 
 def make_record(
     restored: Restored,
     source: Photo,
     output: Path,
-    settings: Settings,
+    request: Request,
     toolbox: Toolbox,
     notes: tuple[str, ...],
     input_sha256: str,
@@ -144,7 +136,7 @@ def make_record(
     return Record(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
-        settings=settings,
+        request=request,
         input=_file(source, source.path, source.format, input_sha256),
         output=_file(restored.photo, output, WRITABLE[output.suffix.lower()].name, sha256(output)),
         verdict=verdict(restored),
@@ -157,6 +149,7 @@ def make_record(
                 tool=t.tool,
                 source=toolbox[t.tool].spec.source,
                 license=toolbox[t.tool].spec.license,
+                weights=toolbox[t.tool].weights_sha256,
                 seconds=round(t.seconds, 4),
                 kept=t.kept,
                 gain=round(t.gain, 2),

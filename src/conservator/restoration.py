@@ -1,27 +1,59 @@
-"""Restore one photo: study it, decide on a toolchain, treat the whole once, look again, keep the better picture."""
+"""The restoration of one photo, in steps: study it, decide on a toolchain, treat the whole once, look again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from conservator.errors import ConservatorError, ToolFailedError
+from conservator.errors import ToolFailedError
 from conservator.image import Image
-from conservator.perception.perception import Look, Objective, Percept, Perception
+from conservator.kinds import Objective
+from conservator.perception.perception import ENLARGED_GAIN, Gain, Look, Percept, Perception
 from conservator.perception.study import study
-from conservator.photo import Photo
-from conservator.pool.pool import Pool
-from conservator.session.scope import Scope
-from conservator.session.session import Policy, Session, run
+from conservator.photo import Photo, copy_photo, save_photo
+from conservator.pool import Pool
 from conservator.session.trajectory import Stop, Trajectory
 from conservator.tools.tool import Toolbox
 
-_ERROR_OF_THE_EYE = 0.3  # dB; the whole photo may look this much worse than its previous state before it is taken back
+_ERROR_OF_PERCEPTION = 0.3
+"""dB; the whole photo may look this much worse than its previous state before a treatment is taken back: about what
+perception's estimates of one gain err by on held-out photos (docs/results/perception.md)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a policy decided on the study of a photo."""
+
+    trajectory: Trajectory = field(repr=False)
+    gain: Gain = field(repr=False)
+    """What the toolchain is estimated to gain on the study, dB by objective."""
+    seconds: dict[str, float] = field(repr=False, compare=False)
+    """Wall-clock seconds ``examining`` and ``deciding``."""
+
+    @property
+    def toolchain(self) -> tuple[str, ...]:
+        """The tools to apply to the whole photo, in order."""
+        return self.trajectory.toolchain()
+
+    @property
+    def before(self) -> Percept:
+        """What was seen in the photo as it came."""
+        return self.trajectory.steps[0].percept
+
+    @property
+    def gave_up(self) -> str:
+        """Why the model that was asked decided no further, in words; "" when the policy came to an end of its own."""
+        decisions = [step.decision for step in reversed(self.trajectory.steps) if step.decision is not None]
+        if decisions and decisions[0].action == Stop() and not decisions[0].reply:
+            del decisions[0]  # the policy's stop, not the model's
+        unusable = takewhile(lambda decision: decision.action is None, decisions)
+        return next((decision.thought for decision in unusable if decision.usage.calls), "")
 
 
 @dataclass(frozen=True)
@@ -31,12 +63,12 @@ class Treatment:
     tool: str
     seconds: float
     percept: Percept | None
-    """What the eye says of the whole afterwards; None when the tool failed."""
+    """What perception says of the whole afterwards; None when the tool failed."""
     kept: bool
     """Whether its effect is in the result."""
     note: str = ""
     gain: float = 0.0
-    """What the eye estimates that it gained on the whole, dB."""
+    """What perception estimates that it gained on the whole, dB."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +76,22 @@ class Restored:
     """A restored photo and everything that led to it."""
 
     photo: Photo
-    trajectory: Trajectory = field(repr=False)
-    before: Percept = field(repr=False)
+    plan: Plan
     after: Percept = field(repr=False)
+    """What is seen in the result."""
     treatments: tuple[Treatment, ...]
     seconds: dict[str, float]
     """Wall-clock seconds ``examining``, ``deciding``, ``treating``."""
+
+    @property
+    def before(self) -> Percept:
+        """What was seen in the photo as it came."""
+        return self.plan.before
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The decisions on the study, with their reasons."""
+        return self.plan.trajectory
 
     @property
     def toolchain(self) -> tuple[str, ...]:
@@ -69,114 +111,96 @@ class Restored:
     @property
     def gave_up(self) -> str:
         """Why the model that was asked decided no further, in words; "" when the policy came to an end of its own."""
-        decisions = [step.decision for step in reversed(self.trajectory.steps) if step.decision is not None]
-        if decisions and decisions[0].action == Stop() and not decisions[0].reply:
-            del decisions[0]  # the policy's stop, not the model's
-        unusable = takewhile(lambda decision: decision.action is None, decisions)
-        return next((decision.thought for decision in unusable if decision.usage.calls), "")
+        return self.plan.gave_up
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> tuple[str, ...]:
+        """Write the result; a photo that was left untouched is copied byte for byte where its format stays.
+
+        Returns what had to change on the way out, in words. Raises PhotoError where the file cannot be written, or
+        where there is one already and ``overwrite`` is not given.
+        """
+        write = copy_photo if self.untouched else save_photo
+        return write(self.photo, Path(path), overwrite=overwrite)
+
+    def __repr__(self) -> str:
+        height, width = self.photo.image.shape[-2:]
+        name = self.photo.path.name if self.photo.path is not None else "photo"
+        done = f"treated with {', then '.join(self.toolchain)}" if self.toolchain else "left untouched"
+        seen = f"estimated quality {self.before.quality:.1f} -> {self.after.quality:.1f} dB"
+        return f"<Restored {name}, {width}x{height}: {done}; {seen}; {sum(self.seconds.values()):.1f} s>"
 
 
-def restore(
-    photo: Photo,
-    policy: Policy,
-    toolbox: Toolbox,
-    pool: Pool,
-    perception: Perception,
-    *,
-    objective: Objective = "balanced",
-    scope: Scope = Scope(),  # noqa: B008 - frozen
-    max_steps: int = 12,
-    strength: float = 1.0,
-    progress: Callable[[str], None] = lambda stage: None,
-) -> Restored:
-    """Restore a photo.
+@dataclass(frozen=True)
+class Treater:
+    """Applies toolchains to whole photos."""
 
-    ``scope`` is what the policy may do; ``objective`` is what counts as harm. ``strength`` from 0 to 1 blends the result with the input; 0 leaves it as it is. ``progress`` is told the stage
-    ("examining", "deciding", a tool's name). The result never looks worse to the eye than the input: a treatment after
-    which the whole photo looks worse than before is taken back, and said so. Raises ConservatorError for a strength
-    outside 0 to 1.
-    """
-    if not 0 <= strength <= 1:
-        raise ConservatorError(f"strength is {strength}, expected a number from 0 to 1")
-    progress("examining")
-    start = time.perf_counter()
-    image = photo.working_image()
-    session = Session(study(image), toolbox, pool, perception, max_steps, scope)
-    examined = time.perf_counter()
-    progress("deciding")
-    trajectory = run(policy, session)
-    decided = time.perf_counter()
-    before = trajectory.steps[0].percept
-    chain = trajectory.toolchain() if strength > 0 else ()
-    result, treatments = _treat(image, chain, toolbox, pool, perception, objective, before, progress)
-    kept = [t for t in treatments if t.kept]
-    if kept:
-        photo = photo.with_working_image(_blend(image, result, strength))
-    seconds = {
-        "examining": examined - start,
-        "deciding": decided - examined,
-        "treating": time.perf_counter() - decided,
-    }
-    after = before
-    if kept:
-        after = kept[-1].percept or before
-        if strength < 1:
-            after = perception.grade(_study_like(_blend(image, result, strength), image))
-    return Restored(photo, trajectory, before, after, treatments, seconds)
+    toolbox: Toolbox
+    pool: Pool
+    perception: Perception
+    objective: Objective
+    take_back: bool = True
+    """Whether a treatment that clearly did harm is taken back."""
 
+    def treat(
+        self, image: Image, toolchain: Sequence[str], before: Percept, progress: Callable[[str], None]
+    ) -> tuple[Image, tuple[Treatment, ...]]:
+        """Apply a toolchain to an image; a tool after which the whole looks clearly worse than before is left out.
 
-def treat(photo: Photo, toolchain: tuple[str, ...], pool: Pool, strength: float = 1.0) -> Photo:
-    """Apply a toolchain to a photo without any decision: how a record is replayed."""
-    if not toolchain:
-        return photo
-    image = result = photo.working_image()
-    for tool in toolchain:
-        result = pool.submit(tool, result).result()
-    return photo.with_working_image(_blend(image, result, strength))
+        ``before`` is what was seen in the image's study; ``progress`` is told each tool's name.
+        """
+        treatments: list[Treatment] = []
+        state = _State(image, image, Look(study(image), before))
+        for tool in toolchain:
+            progress(tool)
+            start = time.perf_counter()
+            try:
+                treated = self.pool.submit(tool, state.image).result()
+            except ToolFailedError as error:
+                treatments.append(Treatment(tool, time.perf_counter() - start, None, False, str(error)))
+                continue
+            seconds = time.perf_counter() - start
+            treatment, state = self._judge(tool, seconds, state, treated)
+            treatments.append(treatment)
+        return state.image, tuple(treatments)
 
-
-def _treat(
-    image: Image,
-    toolchain: tuple[str, ...],
-    toolbox: Toolbox,
-    pool: Pool,
-    perception: Perception,
-    objective: Objective,
-    before: Percept,
-    progress: Callable[[str], None],
-) -> tuple[Image, tuple[Treatment, ...]]:
-    """Apply the toolchain to the whole; a tool after which the whole looks worse than before it is left out."""
-    treatments: list[Treatment] = []
-    current, seen = image, Look(study(image), before)
-    for tool in toolchain:
-        progress(tool)
-        start = time.perf_counter()
-        try:
-            treated = pool.submit(tool, current).result()
-        except ToolFailedError as error:
-            treatments.append(Treatment(tool, time.perf_counter() - start, None, False, str(error)))
-            continue
-        seconds = time.perf_counter() - start
-        if torch.equal(treated, current):
-            treatments.append(Treatment(tool, seconds, seen.percept, False, "it changed nothing on the whole photo"))
-            continue
-        small = _study_like(treated, image)
-        looked = Look(small, perception.grade(small))
-        gain = perception.weigh(seen, looked, toolbox[tool].spec.removes).cautious(objective)
-        if gain < -_ERROR_OF_THE_EYE:
+    def _judge(self, tool: str, seconds: float, state: _State, treated: Image) -> tuple[Treatment, _State]:
+        """Whether a tool's picture is kept, and the state after it."""
+        if torch.equal(treated, state.image):
+            percept = state.look.percept
+            return Treatment(tool, seconds, percept, False, "it changed nothing on the whole photo"), state
+        enlarged = treated.shape != state.image.shape
+        places = treated if enlarged else state.places
+        small = study(treated, like=places)
+        look = Look(small, self.perception.grade(small))
+        if enlarged:  # studies of two sizes show different places: there is nothing to compare
+            gain = ENLARGED_GAIN
+        else:
+            weighed = self.perception.weigh(state.look, look, self.toolbox[tool].spec.removes)
+            gain = weighed.cautious(self.objective)
+        if gain < -_ERROR_OF_PERCEPTION and self.take_back:
             note = f"taken back: on the whole photo it did harm ({gain:+.1f} dB)"
-            treatments.append(Treatment(tool, seconds, looked.percept, False, note))
-            continue
-        treatments.append(Treatment(tool, seconds, looked.percept, True, gain=gain))
-        current, seen = treated, looked
-    return current, tuple(treatments)
+            return Treatment(tool, seconds, look.percept, False, note), state
+        return Treatment(tool, seconds, look.percept, True, gain=gain), _State(treated, places, look)
 
 
-def _study_like(image: Image, original: Image) -> Image:
+@dataclass(frozen=True)
+class _State:
+    """A whole picture on its way."""
+
+    image: Image
+    places: Image
+    """The picture of the same size on which the places of the study were picked."""
+    look: Look
+    """Its study, and what was seen in it."""
+
+
+def study_like(image: Image, original: Image) -> Image:
+    """The study of a picture, at the places of the original where they are of one size."""
     return study(image, like=original) if image.shape == original.shape else study(image)
 
 
-def _blend(image: Image, result: Image, strength: float) -> Image:
+def blend(image: Image, result: Image, strength: float) -> Image:
+    """The result at a strength from 0 (the image, enlarged like the result where that is larger) to 1."""
     if strength == 1:
         return result
     if result.shape != image.shape:

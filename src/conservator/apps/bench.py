@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from conservator.commands import command_line, shown_path
+
 if TYPE_CHECKING:
-    from conservator.evaluation.rows import Row, Settings
+    from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings
 
 bench_app = typer.Typer(help="Measure tools, eyes and policies, and report on it.", no_args_is_help=True)
 
 
+@bench_app.callback()
+def refuse_stale(context: typer.Context) -> None:
+    """Measure tools, eyes and policies, and report on it. Weights that are stale are an error here."""
+    from conservator.weights.chain import stale_is_an_error
+
+    context.with_resource(stale_is_an_error())
+
+
 @bench_app.command("tools")
-def bench_tools(
+def bench_tools_command(
     data: Annotated[Path, typer.Argument(help="Folder that holds CBSD68, LIVE1_10, CID22_val and the others.")],
     toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator+classical",
     only: Annotated[str | None, typer.Option(help="Only protocols whose name contains this.")] = None,
@@ -39,13 +48,14 @@ def bench_tools(
         chosen = chosen.only(*tools.split(","))
     lines = bench(chosen, data, only, typer.echo, device)
     if output:
-        command = f"conservator bench tools VAL --toolbox {toolbox}" + (f" --only '{only}'" if only else "")
-        command += f" --tools {tools}" if tools else ""
+        command = command_line(
+            *("bench", "tools", shown_path(data)), toolbox=toolbox, only=only, tools=tools, output=output
+        )
         write_text(output, "\n".join(["# Tools, each alone", "", f"`{command}`", "", *lines]) + "\n")
 
 
 @bench_app.command("quality")
-def bench_quality(
+def bench_quality_command(
     photos: Annotated[Path, typer.Argument(help="Folder of clean photos.", exists=True)],
     toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
     eye: Annotated[Literal["network", "statistics"], typer.Option(help="Which eye.")] = "network",
@@ -63,14 +73,16 @@ def bench_quality(
     perception = NetworkPerception() if eye == "network" else StatisticalPerception()
     lines = bench(perception, files, make_toolbox(toolbox), typer.echo, seed)
     if output:
-        command = f"conservator bench quality PHOTOS --toolbox {toolbox} --eye {eye} --seed {seed}"
+        command = command_line(
+            *("bench", "quality", shown_path(photos)), toolbox=toolbox, eye=eye, seed=seed, output=output
+        )
         write_text(
             output, "\n".join(["# Which is better?", "", f"`{command}`, {len(files)} photos", "", *lines]) + "\n"
         )
 
 
 @bench_app.command("eye")
-def bench_eye(
+def bench_eye_command(
     photos: Annotated[Path, typer.Argument(help="Folder of clean photos.", exists=True)],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the tables as Markdown.")] = None,
@@ -85,12 +97,13 @@ def bench_eye(
     eyes: dict[str, Perception] = {"statistics": StatisticalPerception(), "network": NetworkPerception()}
     lines = bench(eyes, files, typer.echo, seed)
     if output:
-        head = ["# The eye", "", f"`conservator bench eye PHOTOS --seed {seed}`, {len(files)} photos", ""]
+        command = command_line("bench", "eye", shown_path(photos), seed=seed, output=output)
+        head = ["# The eye", "", f"`{command}`, {len(files)} photos", ""]
         write_text(output, "\n".join([*head, *lines]) + "\n")
 
 
 @bench_app.command("rollback")
-def bench_rollback(
+def bench_rollback_command(
     photos: Annotated[Path, typer.Option(help="Folder of clean photos.", exists=True)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
     policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "rules,greedy,search,reflect",
@@ -106,28 +119,29 @@ def bench_rollback(
     """
     import torch
 
-    from conservator.evaluation.cases import mio, photos_in
-    from conservator.evaluation.rollback import METRICS, measure_repairs, summary
-    from conservator.evaluation.rows import Settings, fingerprint
+    from conservator.evaluation.cases import mio_cases
+    from conservator.evaluation.rollback import MEASURED, measure_repairs, repair_summary
+    from conservator.evaluation.rows import BenchmarkSettings, content_of
     from conservator.files import write_text
     from conservator.perception import NetworkPerception, StatisticalPerception
+    from conservator.photo import find_photos
     from conservator.tools import make_toolbox
 
     torch.set_num_threads(threads)
     tools = make_toolbox(toolbox)
-    content = fingerprint(photos_in(photos, limit), tools, toolbox)
-    settings = Settings("rollback", photos.name, toolbox, eye, seed, limit, metrics=METRICS, content=content)
+    content = content_of(find_photos(photos)[:limit], photos, tools, toolbox, output)
+    settings = BenchmarkSettings("rollback", photos.name, toolbox, eye, seed, limit, metrics=MEASURED)
     perception = NetworkPerception() if eye == "network" else StatisticalPerception()
-    cases, names = list(mio(photos, seed, limit)), policies.split(",")
-    rows = measure_repairs(cases, names, tools, perception, settings, output, typer.echo)
-    command = f"conservator bench rollback --photos {photos.name} --policies {policies} --toolbox {toolbox} --eye {eye}"
-    command += f" --seed {seed} --output out/rollback" + (f" --limit {limit}" if limit else "")
-    lines = ["# rollback", "", f"`{command}`", "", *summary(rows, len(cases))]
+    cases, names = list(mio_cases(photos, seed, limit)), policies.split(",")
+    rows = measure_repairs(cases, names, tools, perception, settings, output, typer.echo, content)
+    asked = {"photos": photos, "policies": policies, "toolbox": toolbox, "eye": eye, "seed": seed, "limit": limit}
+    command = command_line("bench", "rollback", **asked, output=output)
+    lines = ["# rollback", "", f"`{command}`", "", *repair_summary(rows, len(cases))]
     write_text(output / "summary.md", "\n".join(lines))
     typer.echo("\n".join(lines))
 
 
-BENCHMARKS = {
+BENCHMARK_HELP = {
     "mio": "AgenticIR's 16 combinations of two and three damages (MiO), on clean photos damaged by seed.",
     "restoreagent": "RestoreAgent's seven combinations of two to four damages, on clean photos damaged by seed.",
     "clean": "Photos that need nothing: whatever is done to them is harm.",
@@ -161,21 +175,21 @@ def _register(benchmark: str, told: str) -> None:
     ) -> None:
         import torch
 
-        from conservator.evaluation.rows import Settings
-        from conservator.metrics import full_reference_at_hand
+        from conservator.evaluation.rows import BenchmarkSettings
+        from conservator.metrics import metrics_at_hand
 
         torch.set_num_threads(threads)
-        ranked, metrics = objective if rank else None, full_reference_at_hand()
-        settings = Settings(benchmark, photos.name, toolbox, eye, seed, limit, ranked, metrics)
+        ranked, metrics = objective if rank else None, tuple(metric.name for metric in metrics_at_hand())
+        settings = BenchmarkSettings(benchmark, photos.name, toolbox, eye, seed, limit, ranked, metrics)
         _run(settings, photos, output, policies)
 
 
-for _name, _told in BENCHMARKS.items():
+for _name, _told in BENCHMARK_HELP.items():
     _register(_name, _told)
 
 
 @bench_app.command("report")
-def bench_report(
+def bench_report_command(
     results: Annotated[Path, typer.Argument(help="Output folder of a policy benchmark.")],
     photos: Annotated[
         Path | None, typer.Option(help="The folder of photos that was used: examples are made from it again.")
@@ -193,7 +207,7 @@ class Telling:
     def __init__(self) -> None:
         self._told = time.monotonic()
 
-    def result(self, done: int, total: int, row: Row | None) -> None:
+    def result(self, done: int, total: int, row: BenchmarkRow | None) -> None:
         """Print what a policy made of a case."""
         if row is not None:
             rank = f", rank {row.rank:.0%}" if row.toolchains else ""
@@ -208,13 +222,14 @@ class Telling:
             typer.echo(f"{case}: {done} of {total} toolchains, about {left:.0f} s left", err=True)
 
 
-def _run(settings: Settings, photos: Path, output: Path, policies: str) -> None:
+def _run(settings: BenchmarkSettings, photos: Path, output: Path, policies: str) -> None:
     """Measure policies, telling each result as it comes, then the tables."""
     from conservator.apps.bench_report import write_summary
-    from conservator.evaluation.cases import make_cases, photos_in
+    from conservator.evaluation.cases import make_cases
     from conservator.evaluation.evaluate import evaluate
-    from conservator.evaluation.rows import fingerprint
+    from conservator.evaluation.rows import content_of
     from conservator.perception import NetworkPerception, StatisticalPerception
+    from conservator.photo import find_photos
     from conservator.tools import make_toolbox
 
     eye = NetworkPerception() if settings.eye == "network" else StatisticalPerception()
@@ -222,6 +237,6 @@ def _run(settings: Settings, photos: Path, output: Path, policies: str) -> None:
     told, toolbox = Telling(), make_toolbox(settings.toolbox)
     # of pairs all, since both of each must stay as they are
     limit = None if settings.benchmark == "pairs" else settings.limit
-    settings = replace(settings, content=fingerprint(photos_in(photos, limit), toolbox, settings.toolbox))
-    evaluate(cases, policies.split(","), toolbox, eye, settings, output, told.result, told.enumeration)
+    content = content_of(find_photos(photos)[:limit], photos, toolbox, settings.toolbox, output)
+    evaluate(cases, policies.split(","), toolbox, eye, settings, output, told.result, told.enumeration, content)
     typer.echo("\n".join(write_summary(output)))

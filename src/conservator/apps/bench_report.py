@@ -8,28 +8,32 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conservator.apps.examples import Example, find_examples
 from conservator.apps.plots import Point, curves, rows_of_dots, scatter
-from conservator.apps.report import picture_uri
+from conservator.commands import command_line
 from conservator.errors import ConservatorError
-from conservator.evaluation.enumerate import OBJECTIVES
-from conservator.evaluation.rows import Row, Settings, read_rows, read_settings
+from conservator.evaluation.enumerate import OBJECTIVE_WEIGHTS
+from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings, read_rows, read_settings
 from conservator.evaluation.strategies import is_derived
-from conservator.evaluation.tables import Grid, combinations_of, gains, grids, interval, policies_of
+from conservator.evaluation.tables import Grid, combinations_of, gains_of, grids, interval, policies_of
 from conservator.files import write_text
+from conservator.metrics import known_metrics
+from conservator.report import picture_uri
 
 _NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
 
 
 def write_summary(folder: Path) -> list[str]:
     """Write ``summary.md`` of a folder of results; its lines. Raises ConservatorError where there are no results."""
-    rows, settings, versions = _results(folder)
-    lines = [f"# {settings.benchmark}", "", f"`{_command(settings, rows)}`", "", *_notes(settings, versions), ""]
-    for grid in grids(rows):
+    rows, settings, beside = _results(folder)
+    command = _command(settings, rows, beside, folder)
+    lines = [f"# {settings.benchmark}", "", f"`{command}`", "", *_notes(settings, beside["versions"]), ""]
+    for grid in grids(rows, known_metrics()):
         lines += grid.markdown()
     write_text(folder / "summary.md", "\n".join(lines))
     return lines
@@ -43,16 +47,16 @@ def save_bench_report(folder: Path, photos: Path | None = None) -> Path:
     the photos are others.
     """
     write_summary(folder)
-    rows, settings, versions = _results(folder)
+    rows, settings, beside = _results(folder)
     examples = [] if photos is None else find_examples(rows, settings, photos)
     page = Template((files(__package__) / "bench_report.html").read_text("utf-8")).substitute(
         title=escape(f"{settings.benchmark} on {settings.photos}"),
         verdict=escape(_verdict(rows)),
-        command=escape(_command(settings, rows)),
+        command=escape(_command(settings, rows, beside, folder)),
         plots="\n".join(["<h2>At a glance</h2>", *plots] if (plots := _plots(rows)) else []),
         examples="\n".join(map(_example, examples)) or _NO_EXAMPLES,
-        tables="\n".join(map(_table, grids(rows))),
-        notes="\n".join(f"<li>{_code(escape(note))}</li>" for note in _notes(settings, versions)),
+        tables="\n".join(map(_table, grids(rows, known_metrics()))),
+        notes="\n".join(f"<li>{_code(escape(note))}</li>" for note in _notes(settings, beside["versions"])),
     )
     path = folder / "report.html"
     write_text(path, page)
@@ -64,24 +68,31 @@ def _code(text: str) -> str:
     return re.sub("`([^`]+)`", r"<code>\1</code>", text)
 
 
-def _results(folder: Path) -> tuple[list[Row], Settings, dict[str, str]]:
-    settings, versions = read_settings(folder)
-    rows = read_rows(folder / "results.csv", Row)
+def _results(folder: Path) -> tuple[list[BenchmarkRow], BenchmarkSettings, dict[str, Any]]:
+    settings, beside = read_settings(folder)
+    rows = read_rows(folder / "results.csv", BenchmarkRow)
     if not rows:
         raise ConservatorError(f"{folder} holds no results yet")
-    return rows, settings, versions
+    return rows, settings, beside
 
 
-def _command(settings: Settings, rows: list[Row]) -> str:
-    command = f"conservator bench {settings.benchmark} --photos {settings.photos} --policies "
-    command += f"{','.join(policies_of(rows))} --toolbox {settings.toolbox} --eye {settings.eye} --seed {settings.seed}"
-    command += f" --output out/{settings.benchmark}"
-    if settings.limit:
-        command += f" --limit {settings.limit}"
-    return command + (f" --rank --objective {settings.rank}" if settings.rank else "")
+def _command(settings: BenchmarkSettings, rows: list[BenchmarkRow], beside: dict[str, Any], folder: Path) -> str:
+    """What makes these results again: the photos as they were named, and the folder as it is named now."""
+    return command_line(
+        *("bench", settings.benchmark),
+        photos=beside["photos"],
+        policies=",".join(policies_of(rows)),
+        toolbox=settings.toolbox,
+        eye=settings.eye,
+        seed=settings.seed,
+        output=folder,
+        limit=settings.limit,
+        rank=settings.rank is not None,
+        objective=settings.rank,
+    )
 
 
-def _notes(settings: Settings, versions: dict[str, str]) -> list[str]:
+def _notes(settings: BenchmarkSettings, versions: dict[str, str]) -> list[str]:
     """What a reader must know to read the tables, as sentences."""
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     notes = [
@@ -99,7 +110,7 @@ def _notes(settings: Settings, versions: dict[str, str]) -> list[str]:
     return notes
 
 
-def _verdict(rows: list[Row]) -> str:
+def _verdict(rows: list[BenchmarkRow]) -> str:
     policies, clean = policies_of(rows), all(row.group == "clean" for row in rows)
     by_policy = {policy: {row.case: row for row in rows if row.policy == policy} for policy in policies}
     common = set.intersection(*(set(cases) for cases in by_policy.values()))
@@ -108,7 +119,7 @@ def _verdict(rows: list[Row]) -> str:
     text += f" ({missing} that not all have finished left out)." if missing else "."
     if clean or not common:
         return text
-    known = {p: _known(gains(cases[name] for name in sorted(common))) for p, cases in by_policy.items()}
+    known = {p: _known(gains_of(cases[name] for name in sorted(common))) for p, cases in by_policy.items()}
     fair = {
         p: values for p, values in known.items() if p not in ("oracle", "best") and not is_derived(p) and len(values)
     }
@@ -120,20 +131,20 @@ def _verdict(rows: list[Row]) -> str:
     return text
 
 
-def _weighed(settings: Settings) -> list[str]:
-    return [metric for metric in OBJECTIVES[settings.rank or ""] if metric in settings.metrics]
+def _weighed(settings: BenchmarkSettings) -> list[str]:
+    return [metric for metric in OBJECTIVE_WEIGHTS[settings.rank or ""] if metric in settings.metrics]
 
 
 def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array(values[~np.isnan(values)])
 
 
-def _plots(rows: list[Row]) -> list[str]:
+def _plots(rows: list[BenchmarkRow]) -> list[str]:
     """Gain per combination, quality against seconds, distribution of ranks; each only where there is something."""
     policies = policies_of(rows)
     parts = {policy: [row for row in rows if row.policy == policy] for policy in policies}
     plots = []
-    if not np.isnan(gains(rows)).all():
+    if not np.isnan(gains_of(rows)).all():
         names = combinations_of(rows)
         means = {
             policy: [_mean_gain(row for row in part if (row.group, row.combination) == name) for name in names]
@@ -152,13 +163,13 @@ def _plots(rows: list[Row]) -> list[str]:
     return plots
 
 
-def _point(rows: list[Row]) -> Point:
-    low, high = interval(_known(gains(rows)))
+def _point(rows: list[BenchmarkRow]) -> Point:
+    low, high = interval(_known(gains_of(rows)))
     return Point(float(np.mean([row.seconds for row in rows])), _mean_gain(rows), low, high)
 
 
-def _mean_gain(rows: Iterable[Row]) -> float:
-    values = _known(gains(rows))
+def _mean_gain(rows: Iterable[BenchmarkRow]) -> float:
+    values = _known(gains_of(rows))
     return float(values.mean()) if len(values) else float("nan")
 
 

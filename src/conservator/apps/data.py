@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from conservator.apps.options import with_options
+from conservator.training.orders import PlannerDataOrder
+
+if TYPE_CHECKING:
+    from conservator.training.lessons import PlannerLesson
 
 data_app = typer.Typer(help="Build and show the data that planners learn from.", no_args_is_help=True)
 
 
 @data_app.command("build")
-def build_data(
-    photos: Annotated[Path, typer.Option(help="Folder of clean photos, searched recursively.", exists=True)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data; the same again resumes.")],
-    count: Annotated[int, typer.Option(min=1, help="Damaged crops, about ten questions each.")] = 2000,
-    toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
-    always: Annotated[str | None, typer.Option(help="Kinds that every crop has, joined by commas: snow.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-) -> None:
+@with_options(PlannerDataOrder, "order", flags={"output": "--output -o"})
+def build_data(*, order: PlannerDataOrder) -> None:
     """Damage crops, run every toolchain on each, and write down what is best in RestoreAgent's five situations."""
-    from conservator.tools.user import parse_kinds
-    from conservator.training.planner import Plan, build
+    from conservator.training.planner import build_planner_data
 
-    kinds = parse_kinds(always) if always else frozenset()
-    made = build(Plan(photos, output, count, toolbox, seed, kinds), jobs, typer.echo)
-    page = show(output, 30)
-    typer.echo(f"{made} questions in {output}; look at thirty of them in {page}")
+    made = build_planner_data(order, typer.echo)
+    page = show_lessons(order.output, 30)
+    typer.echo(f"{made} questions in {order.output}; look at thirty of them in {page}")
 
 
 @data_app.command("show")
@@ -39,7 +34,7 @@ def show_data(
     count: Annotated[int, typer.Option(min=1, help="Questions on the page.")] = 30,
 ) -> None:
     """Write a page with some of the questions, evenly drawn, to look at."""
-    typer.echo(show(data, count))
+    typer.echo(show_lessons(data, count))
 
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Planner data</title>
@@ -63,40 +58,40 @@ details {{ font-size: .85rem }}
 """
 
 
-def show(data: Path, count: int) -> Path:
+def show_lessons(data: Path, count: int) -> Path:
     """Write ``index.html`` into a folder of data: every so many-th question with its picture and answer."""
     from conservator.files import write_text
+    from conservator.training.lessons import read_lessons
 
-    decisions, conversations = (_read(data / f"{name}.jsonl") for name in ("decisions", "conversations"))
-    every = max(1, len(decisions) // count)
-    pairs = list(zip(decisions, conversations, strict=True))[::every][:count]
-    articles = "\n".join(_article(row, asked) for row, asked in pairs)
+    lessons = read_lessons(data)
+    shown = lessons[:: max(1, len(lessons) // count)][:count]
     page = data / "index.html"
-    write_text(page, _PAGE.format(shown=len(pairs), total=len(decisions), articles=articles))
+    articles = "\n".join(map(_article, shown))
+    write_text(page, _PAGE.format(shown=len(shown), total=len(lessons), articles=articles))
     return page
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    from conservator.errors import ConservatorError
+def _article(lesson: PlannerLesson) -> str:
+    from conservator.training.teaching import DIALECT
 
-    if not path.exists():
-        raise ConservatorError(f"{path} is not there; give a folder that 'conservator data build' made")
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def _article(row: dict[str, Any], asked: dict[str, Any]) -> str:
-    pictures = "".join(f'<img src="{escape(path)}" alt="the photo now" loading="lazy">' for path in row["images"])
-    system, question, answer = (turn["value"] for turn in asked["conversations"])
-    others = "".join(f"<br>as good: {escape(', '.join(plan) or 'stop')}" for plan in row["alternatives"])
-    values = _values(row["values"])
+    system, question = DIALECT.ask(lesson.observation, lesson.objective, lesson.gains)
+    others = "".join(f"<br>as good: {escape(', '.join(plan) or 'stop')}" for plan in lesson.alternatives)
     return (
-        f"<article><div>{pictures}</div><div><h2>{escape(row['situation'])}, {escape(row['objective'])}</h2>"
-        f"<small>{escape(row['id'])}: {escape(', '.join(row['kinds']) or 'clean')}</small>"
-        f"<pre>{escape(question)}</pre><pre class=answer>{escape(answer)}</pre><small>{values}{others}</small>"
-        f"<details><summary>What it was told before</summary><pre>{escape(system)}</pre></details></div></article>"
+        f'<article><div><img src="{escape(lesson.pictures[-1])}" alt="the photo now" loading="lazy"></div>'
+        f"<div><h2>{escape(lesson.situation)}, {escape(lesson.objective)}</h2>"
+        f"<small>{escape(lesson.name)}: {escape(', '.join(sorted(lesson.kinds)) or 'clean')}</small>"
+        f"<pre>{escape(question.text)}</pre><pre class=answer>{escape(DIALECT.write(lesson.answer))}</pre>"
+        f"<small>{_values(lesson)}{others}</small>"
+        f"<details><summary>What it was told before</summary><pre>{escape(system.text)}</pre></details></div></article>"
     )
 
 
-def _values(values: dict[str, float]) -> str:
-    ranked: Sequence[tuple[str, float]] = sorted(values.items(), key=lambda item: -item[1])
-    return "best score to reach: " + ", ".join(f"{escape(action)} {value:+.2f}" for action, value in ranked)
+def _values(lesson: PlannerLesson) -> str:
+    from conservator.session.trajectory import Decision
+    from conservator.training.teaching import DIALECT
+
+    ranked = sorted(lesson.values.items(), key=lambda item: -item[1])
+    told = (
+        f"{escape(DIALECT.write(Decision(action)).removeprefix('plan: '))} {value:+.2f}" for action, value in ranked
+    )
+    return "best score to reach: " + ", ".join(told)

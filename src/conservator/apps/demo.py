@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from conservator.apps.batch import Restorer, Task, split
+from conservator.batch import FileRestorer, Task
+from conservator.batch.journal import split
 from conservator.degradations import degrade, parse_recipe, save_recipe
 from conservator.errors import ConservatorError
 from conservator.image import to_image
 from conservator.metrics.fidelity import psnr
-from conservator.perception import NetworkPerception
 from conservator.photo import Photo, load_photo, save_photo
-from conservator.record import Settings
-from conservator.tools.catalog import make_toolbox
+from conservator.restorer import Restorer
 
 
 def run_demo(folder: Path, recipe_text: str, seed: int) -> None:
@@ -35,9 +34,8 @@ def run_demo(folder: Path, recipe_text: str, seed: int) -> None:
     save_recipe(recipe, folder / "sample_damaged.recipe.json")
     console.print(f"damaged the sample: {', '.join(step.kind.label for step in recipe)}")
     task = Task(folder / "sample_damaged.png", folder / "sample_restored.png")
-    settings = Settings()
-    restorer = Restorer(settings, make_toolbox(settings.toolbox), NetworkPerception(), report=True)
-    outcome = restorer(task, lambda stage: None, True)
+    with Restorer() as restorer:
+        outcome = FileRestorer(restorer, report=True)(task, lambda stage: None, True)
     if outcome.status == "failed":
         raise ConservatorError(outcome.message)
     restored = load_photo(task.target).image

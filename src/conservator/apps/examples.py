@@ -16,13 +16,12 @@ import numpy as np
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case, make_cases
-from conservator.evaluation.rows import Row, Settings
+from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings
 from conservator.evaluation.tables import policies_of
 from conservator.image import Image
 from conservator.photo import Photo
-from conservator.pool.pool import LocalPool, MemoPool
-from conservator.restoration import treat
-from conservator.tools import make_toolbox
+from conservator.request import Request
+from conservator.restorer import Restorer
 
 _LONG_SIDE = 480  # pixels of an example
 _LONG_SIDE_TO_JUDGE = 720
@@ -50,7 +49,7 @@ class Example:
         return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
 
 
-def find_examples(rows: Sequence[Row], settings: Settings, photos: Path) -> list[Example]:
+def find_examples(rows: Sequence[BenchmarkRow], settings: BenchmarkSettings, photos: Path) -> list[Example]:
     """The best, median and worst gain of every policy that did something; all cases where there is no reference.
 
     Toolchains are replayed, so the pictures are those that were measured. Raises ConservatorError where the folder
@@ -60,23 +59,23 @@ def find_examples(rows: Sequence[Row], settings: Settings, photos: Path) -> list
     for row in rows:
         if row.case not in cases:
             raise ConservatorError(f"{photos} does not make {row.case}; give the folder that was measured on")
-    with MemoPool(LocalPool(make_toolbox(settings.toolbox), max_batch=1)) as pool:
+    with Restorer(Request(toolbox=settings.toolbox)) as restorer:
         if np.isnan([row.gain for row in rows]).all():
-            return [_to_judge(cases[name], rows, pool) for name in dict.fromkeys(row.case for row in rows)]
+            return [_to_judge(cases[name], rows, restorer) for name in dict.fromkeys(row.case for row in rows)]
         parts = [[row for row in rows if row.policy == policy] for policy in policies_of(rows)]
-        return [_compared(cases[row.case], which, row, pool) for part in parts for which, row in _telling(part)]
+        return [_compared(cases[row.case], which, row, restorer) for part in parts for which, row in _telling(part)]
 
 
-def _compared(case: Case, which: str, row: Row, pool: MemoPool) -> Example:
+def _compared(case: Case, which: str, row: BenchmarkRow, restorer: Restorer) -> Example:
     """The damaged photo, a policy's result, the undamaged photo."""
     damaged, clean = case.make()
-    pictures = [("damaged", damaged), (row.policy, _replayed(damaged, row.toolchain, pool))]
+    pictures = [("damaged", damaged), (row.policy, _replayed(damaged, row.toolchain, restorer))]
     pictures += [("undamaged", clean)] if clean is not None else []
     said = f"{row.gain:+.2f} dB" + ("" if np.isnan(row.rank) else f", rank {row.rank:.0%}")
     return Example(f"{row.policy}: {which} gain, {said}", f"{row.case}: {_words(row.toolchain)}", tuple(pictures))
 
 
-def _to_judge(case: Case, rows: Sequence[Row], pool: MemoPool) -> Example:
+def _to_judge(case: Case, rows: Sequence[BenchmarkRow], restorer: Restorer) -> Example:
     """The photo, and every other picture that policies made of it, in an order of chance."""
     damaged, _ = case.make()
     makers: dict[str, list[str]] = {}
@@ -85,7 +84,7 @@ def _to_judge(case: Case, rows: Sequence[Row], pool: MemoPool) -> Example:
             makers.setdefault(row.toolchain, []).append(row.policy)
     order = np.random.default_rng(zlib.crc32(case.name.encode())).permutation(sorted(makers))
     pictures = [("as it came", damaged)]
-    pictures += [(ascii_uppercase[i], _replayed(damaged, chain, pool)) for i, chain in enumerate(order)]
+    pictures += [(ascii_uppercase[i], _replayed(damaged, chain, restorer)) for i, chain in enumerate(order)]
     whose = [f"{ascii_uppercase[i]}: {', '.join(makers[chain])} ({_words(chain)})" for i, chain in enumerate(order)]
     idle = [row.policy for row in rows if row.case == case.name and not row.toolchain]
     whose += [f"left as it came: {', '.join(idle)}"] if idle and makers else []
@@ -93,21 +92,21 @@ def _to_judge(case: Case, rows: Sequence[Row], pool: MemoPool) -> Example:
     return Example(case.name, told, tuple(pictures), "; ".join(whose), to_judge=True)
 
 
-def _replayed(damaged: Image, toolchain: str, pool: MemoPool) -> Image:
-    return treat(Photo(damaged), tuple(filter(None, toolchain.split(">"))), pool).image
+def _replayed(damaged: Image, toolchain: str, restorer: Restorer) -> Image:
+    return restorer.replay(Photo(damaged), tuple(filter(None, toolchain.split(">")))).image
 
 
 def _words(toolchain: str) -> str:
     return toolchain.replace(">", " → ") or "untouched"
 
 
-def _telling(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+def _telling(rows: Sequence[BenchmarkRow]) -> list[tuple[str, BenchmarkRow]]:
     """The best, the median and the worst of one policy's rows, each once; none where it touched nothing."""
     if not any(row.toolchain for row in rows):
         return []
     order = sorted(rows, key=lambda row: (-np.nan_to_num(row.gain), row.case))
     places = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
-    seen: dict[str, tuple[str, Row]] = {}
+    seen: dict[str, tuple[str, BenchmarkRow]] = {}
     for which, place in places.items():
         seen.setdefault(order[place].case, (which, order[place]))
     return list(seen.values())

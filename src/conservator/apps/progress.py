@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from conservator.apps.batch import Outcome, Status, Summary, Task, split
+from conservator.batch import Outcome, Status, Summary, Task
+from conservator.batch.journal import split
 
 _MARKS: dict[Status, str] = {
     "restored": "[green]✓[/]",

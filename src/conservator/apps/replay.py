@@ -7,11 +7,9 @@ from pathlib import Path
 
 from conservator.errors import ConservatorError
 from conservator.files import sha256
-from conservator.photo import copy_photo, load_photo, save_photo
-from conservator.pool.pool import LocalPool
+from conservator.photo import copy_photo, save_photo
 from conservator.record import load_record
-from conservator.restoration import treat
-from conservator.tools.catalog import make_toolbox
+from conservator.restorer import Restorer
 
 
 def replay_record(record_path: Path, photo_path: Path | None, output: Path | None, overwrite: bool) -> tuple[bool, str]:
@@ -25,11 +23,9 @@ def replay_record(record_path: Path, photo_path: Path | None, output: Path | Non
         raise ConservatorError(f"{source}: the input is not there any more; name it with --photo")
     if sha256(source) != record.input.sha256:
         raise ConservatorError(f"{source}: not the photo of this record (its sha256 differs)")
-    settings = record.settings
-    photo = load_photo(source, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated)
-    toolbox = make_toolbox(settings.toolbox)
-    with LocalPool(toolbox, settings.device, max_batch=1) as pool:
-        result = treat(photo, tuple(record.toolchain), pool, settings.strength)
+    with Restorer(record.request) as restorer:
+        result = restorer.replay(restorer.load(source), record.toolchain)
+        others = record.other_weights(restorer.toolbox)
     write = copy_photo if record.output.sha256 == record.input.sha256 else save_photo
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / Path(record.output.path).name
@@ -39,4 +35,5 @@ def replay_record(record_path: Path, photo_path: Path | None, output: Path | Non
         write(result, output, overwrite=overwrite)
     if same:
         return True, f"the same result to the byte: {' → '.join(record.toolchain) or 'no treatment'}"
-    return False, f"the result differs from the recorded one (made with {record.versions})"
+    why = f"other weights now: {', '.join(others)}" if others else f"made with {record.versions}"
+    return False, f"the result differs from the recorded one ({why})"

@@ -13,12 +13,13 @@ PhotosOption = Annotated[Path, typer.Option(help="Folder of clean photos, search
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")]
 Into = Annotated[Path | None, typer.Option("--into", help="Folder of weights with a manifest.toml to put it into.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that damage the photos.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
 _OUTPUT = Path("out/train")
 
 
 @train_app.command("expert")
-def train_expert(
+def train_expert_command(
     name: Annotated[str, typer.Argument(help="An expert that ships, or a name for your own.")],
     photos: PhotosOption,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget of training time.")] = None,
@@ -34,12 +35,13 @@ def train_expert(
     into: Into = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     workers: Workers = 1,
-    seed: Seed = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Train an expert; run the same command again to go on after an interruption."""
     import torch
 
-    from conservator.tools.user import parse_kinds, user_tool_dir
+    from conservator.kinds import parse_kinds
+    from conservator.tools.user import user_tool_dir
     from conservator.training.experts import Order, install, ship, train
 
     if device == "auto":
@@ -63,7 +65,7 @@ def train_eye(
     count: Annotated[int | None, typer.Option(min=100, help="Damaged photos (default: as it was made).")] = None,
     output: Output = _OUTPUT,
     into: Into = None,
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that make the samples.")] = 2,
 ) -> None:
     """Train what sees the damage of a photo and weighs its treatments."""
@@ -73,21 +75,3 @@ def train_eye(
     for name, found in scores.items():
         for score, value in found.items():
             typer.echo(f"{name:12} {score:24} {value:.3f}")
-
-
-@train_app.command("all")
-def train_all(photos: PhotosOption, output: Output = _OUTPUT, workers: Workers = 1) -> None:
-    """Train experts, eye and planner into this installation, all that ship but RL-Restore's. Takes hours; resumes."""
-    from conservator.apps.train_mllm import train_nano
-    from conservator.extras import import_mllm
-    from conservator.tools.experts import EXPERTS
-    from conservator.training.courses import COURSES
-    from conservator.weights import WEIGHTS
-
-    import_mllm("trl")  # hours before it is used
-
-    shipping = {expert.spec.name for expert in EXPERTS}
-    for name in [name for name in COURSES if name in shipping]:
-        train_expert(name, photos, output=output, into=WEIGHTS, workers=workers)
-    train_eye(photos, output=output, into=WEIGHTS)  # it weighs what the new experts do
-    train_nano(photos, output, WEIGHTS)  # it is told what the eye sees

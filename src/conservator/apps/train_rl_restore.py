@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from conservator.apps.train import Into, Output, PhotosOption, Seed, Workers, train_app
+from conservator.apps.train import Into, Output, PhotosOption, SeedOption, ThreadsOption, Workers, train_app
+from conservator.commands import command_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     from conservator.training.crops import Photos
     from conservator.training.rl.dqn_settings import DqnSettings
 
-ToolsOfAgent = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
+ToolboxOption = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
 Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, mixed (none clean, none single), or paper.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
 _OUTPUT = Path("out/train")
 _NAMES = {"paper": "rl_restore", "compact": "rl_restore_compact", "plain": "rl_restore_plain"}
 """What the weights of an architecture are called."""
@@ -37,7 +37,7 @@ def train_rl_restore_tools(
     output: Output = _OUTPUT,
     into: Into = None,
     workers: Workers = 1,
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Train twelve tools for four ranges of blur, noise and JPEG; the same command again goes on."""
@@ -46,17 +46,18 @@ def train_rl_restore_tools(
     name = _NAMES[architecture]
     order = RestoreToolsOrder(photos, output / name, architecture, base, steps, 1e-3, others, seed, workers, device)
     tensors, scores = train_tools(order, typer.echo)
-    options = f"--architecture {architecture} --base {base} --steps {steps} --others {others:g} --seed {seed}"
+    options = {"architecture": architecture, "base": base, "steps": steps, "others": others, "seed": seed}
     typer.echo(
         f"use it with: --toolbox rl-restore:{write_tools(output / f'{name}.safetensors', tensors, architecture)}"
     )
-    _ship(into, name, tensors, photos, f"train rl-restore-tools {options}", scores, {"architecture": architecture})
+    command = command_line("train", "rl-restore-tools", settings=options, photos=photos)
+    _ship(into, name, tensors, photos, command, scores, {"architecture": architecture}, {})
 
 
 @train_app.command("dqn")
 def train_dqn_command(
     photos: PhotosOption,
-    toolbox: ToolsOfAgent = "rl-restore",
+    toolbox: ToolboxOption = "rl-restore",
     preset: Annotated[Literal["fast", "published"], typer.Option(help="Ours, or the authors'.")] = "fast",
     without: Annotated[
         str,
@@ -76,8 +77,8 @@ def train_dqn_command(
     output: Output = _OUTPUT / "dqn",
     into: Into = None,
     workers: Workers = 1,
-    seed: Seed = 0,
-    threads: Threads = 2,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard, too.")] = False,
 ) -> None:
     """Train the agent that picks the tools; the same command again goes on after an interruption."""
@@ -85,8 +86,10 @@ def train_dqn_command(
     from conservator.policies import load_agent
     from conservator.training.patches import mixture as damage
     from conservator.training.rl.dqn import train_dqn
+    from conservator.training.run import hashes_of_weights
 
     settings = _dqn_settings(preset, steps, planned, seed, without)
+    made_with = hashes_of_weights(_weights_of(toolbox), *([start] if start else []))
     found = _photos(photos, threads)
     with _rules(toolbox, found, mixture, threads) as rules:
         trained = train_dqn(
@@ -102,13 +105,11 @@ def train_dqn_command(
         )
     _write_agent(trained.agent, output / "agent.safetensors")
     typer.echo(f"use it with: --policy dqn:{output / 'agent.safetensors'} --toolbox {toolbox}")
-    command = (
-        f"train dqn --toolbox {toolbox} --preset {preset} --steps {settings.steps} --mixture {mixture} --seed {seed}"
-    )
-    for option, value in {"planned": planned, "start": start, "without": without}.items():
-        command += f" --{option} {value}" if value else ""
+    options = {"toolbox": toolbox, "preset": preset, "steps": settings.steps, "mixture": mixture, "seed": seed}
+    more = {"planned": planned, "start": start, "without": without or None}
+    command = command_line("train", "dqn", settings=options, **more, photos=photos)
     scores = {"gain": trained.gain, "random_gain": trained.random_gain}
-    _ship(into, name, trained.agent.tensors(), photos, command, scores, trained.agent.metadata())
+    _ship(into, name, trained.agent.tensors(), photos, command, scores, trained.agent.metadata(), made_with)
 
 
 def _dqn_settings(preset: str, steps: int | None, planned: int | None, seed: int, without: str) -> DqnSettings:
@@ -141,8 +142,8 @@ def train_joint_command(
     output: Output = _OUTPUT / "joint",
     into: Into = None,
     workers: Workers = 1,
-    seed: Seed = 0,
-    threads: Threads = 2,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
 ) -> None:
     """Tune the tools through the toolchains that the agent picks (the paper's algorithm 1)."""
     from conservator.policies import load_agent
@@ -150,7 +151,9 @@ def train_joint_command(
     from conservator.training.patches import mixture as damage
     from conservator.training.rl.joint import JointSettings, train_joint, trainable_tools
     from conservator.training.rl_restore import write_tools
+    from conservator.training.run import hashes_of_weights
 
+    made_with = hashes_of_weights(agent, tools)
     found = _photos(photos, threads)
     picker = load_agent(agent)
     modules, architecture = trainable_tools(tools, picker)
@@ -160,9 +163,9 @@ def train_joint_command(
     path = write_tools(output / "tools.safetensors", tuned.tensors, architecture)
     typer.echo(f"use it with: --toolbox rl-restore:{path}")
     name = _NAMES[architecture]
-    command = f"train joint --agent {agent} --tools {tools} --steps {steps} --loss {loss} --mixture {mixture}"
-    command += f" --seed {seed}"
-    _ship(into, name, tuned.tensors, photos, command, {"gain": tuned.gain}, {"architecture": architecture})
+    options = {"agent": agent, "tools": tools, "steps": steps, "loss": loss, "mixture": mixture, "seed": seed}
+    command = command_line("train", "joint", settings=options, photos=photos)
+    _ship(into, name, tuned.tensors, photos, command, {"gain": tuned.gain}, {"architecture": architecture}, made_with)
 
 
 def _identity(photos: Photos, mixture: str, **given: Path | str | None) -> dict[str, str]:
@@ -214,17 +217,30 @@ def _ship(
     command: str,
     scores: dict[str, float],
     metadata: dict[str, str],
+    made_with: dict[str, str],
 ) -> None:
     """Put weights into a folder with a manifest, where one is given."""
     if into is None:
         return
     from conservator.training.crops import training_data
-    from conservator.weights import store_weights
+    from conservator.training.run import ship_weights
 
-    entry: dict[str, str | int | float] = {
-        "license": "Apache-2.0",
-        "data": training_data(photos),
-        "recipe": "docs/rl-restore.md",
-        "command": f"conservator {command} --photos {'/'.join(photos.parts[-2:])}",
-    }
-    typer.echo(store_weights(into, name, tensors, entry, scores, metadata))
+    data, recipe = training_data(photos), "docs/rl-restore.md"
+    path = ship_weights(
+        into,
+        name,
+        tensors,
+        data=data,
+        recipe=recipe,
+        command=command,
+        scores=scores,
+        made_with=made_with,
+        metadata=metadata,
+    )
+    typer.echo(path)
+
+
+def _weights_of(toolbox: str) -> str:
+    """The weights of a toolbox of RL-Restore's kind: a name of the manifest, or a file."""
+    name = toolbox.removeprefix("rl-restore:")
+    return {"rl-restore": "rl_restore", "compact": "rl_restore_compact"}.get(name, name)

@@ -11,11 +11,13 @@ import torch
 
 from conservator.degradations.degradation import Degradation
 from conservator.degradations.kinds import Kind, Severity
-from conservator.image import Image, to_image
+from conservator.image import Image, decibels, to_image
 from conservator.resample import bicubic_to
 
 LEVELS = (Severity.LOW, Severity.MEDIUM, Severity.HIGH, Severity.VERY_HIGH)
 DRAWS = 6
+_CAP = 100.0
+"""dB; of a photo that a damage leaves as it is, so that a mean over photos is a number."""
 
 
 def check_degradation(cls: type[Degradation]) -> None:
@@ -104,5 +106,4 @@ def _psnr(image: Image, reference: Image) -> float:
     """Mean over the batch of PSNR in RGB, dB; a smaller image is first brought back to size."""
     if image.shape != reference.shape:
         image = bicubic_to(image, reference.shape[-2], reference.shape[-1])
-    error = (image - reference).square().mean(dim=(1, 2, 3))
-    return float((-10 * torch.log10(error.clamp(min=1e-10))).mean())
+    return float(decibels((image - reference).square().mean(dim=(1, 2, 3)), _CAP).mean())

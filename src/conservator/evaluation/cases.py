@@ -36,28 +36,20 @@ class Case:
         return f"{self.group}/{self.combination}/{self.photo}"
 
 
-def photos_in(folder: Path, limit: int | None = None) -> list[Path]:
-    """The photos under a folder by name; ConservatorError when there are none."""
-    found = find_photos(folder)
-    if not found:
-        raise ConservatorError(f"{folder} holds no photos; give a folder of photos")
-    return found[:limit]
-
-
 def _named(folder: Path, limit: int | None) -> dict[str, Path]:
     """The photos by name: that of the file, or the path below the folder where two files share it."""
-    paths = photos_in(folder, limit)
+    paths = find_photos(folder)[:limit]
     shared = Counter(path.stem for path in paths)
     return {path.stem if shared[path.stem] == 1 else path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def mio(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+def mio_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """AgenticIR's 16 combinations in groups A, B and C, its test ranges, haze by a made-up depth."""
     for g, (group, combinations) in enumerate(MIO_GROUPS.items()):
         yield from _combinations(group, combinations, folder, limit, (seed, g))
 
 
-def restoreagent(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+def restoreagent_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """RestoreAgent's seven combinations with the ranges of the MiO protocol, for its own were not published."""
     return _combinations("restoreagent", RESTOREAGENT_COMBINATIONS, folder, limit, (seed, len(MIO_GROUPS)))
 
@@ -81,7 +73,7 @@ def _damaged(path: Path, combination: Combination, seed: tuple[int, ...]) -> Cal
     return make
 
 
-def clean(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+def clean_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """Photos that need nothing: whatever is done to them is harm."""
     for name, path in _named(folder, limit).items():
         yield Case("clean", "clean", name, _itself(path), frozenset())
@@ -95,14 +87,14 @@ def _itself(path: Path) -> Callable[[], tuple[Image, Image | None]]:
     return make
 
 
-def pairs(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+def pairs_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """Photos that were really damaged: two subfolders, input (or noisy, hazy) and target (or GT, label).
 
     The first by name in one belongs to the first by name in the other, which may be larger by a whole factor.
     """
     damaged = _subfolder(folder, ("input", "noisy", "hazy", "damaged"))
     undamaged = _subfolder(folder, ("target", "GT", "label", "clean"))
-    inputs, targets = _named(damaged, None), photos_in(undamaged)
+    inputs, targets = _named(damaged, None), find_photos(undamaged)
     if len(inputs) != len(targets):
         raise ConservatorError(f"{damaged} holds {len(inputs)} photos and {undamaged} {len(targets)}, expected as many")
     for (name, path), target in list(zip(inputs.items(), targets, strict=True))[:limit]:
@@ -131,7 +123,7 @@ def _both(damaged: Path, undamaged: Path) -> Callable[[], tuple[Image, Image | N
     return make
 
 
-def real(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+def real_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
     """Photos that were really damaged, without a reference."""
     for name, path in _named(folder, limit).items():
         yield Case("real", folder.name, name, _alone(path), referenced=False)
@@ -142,11 +134,11 @@ def _alone(path: Path) -> Callable[[], tuple[Image, Image | None]]:
 
 
 BENCHMARKS: Mapping[str, Callable[[Path, int, int | None], Iterator[Case]]] = {
-    "mio": mio,
-    "restoreagent": restoreagent,
-    "clean": clean,
-    "pairs": pairs,
-    "real": real,
+    "mio": mio_cases,
+    "restoreagent": restoreagent_cases,
+    "clean": clean_cases,
+    "pairs": pairs_cases,
+    "real": real_cases,
 }
 """(folder, seed, at most so many photos) -> cases."""
 

@@ -17,29 +17,29 @@ import torch
 from numpy.typing import NDArray
 
 from conservator.errors import ConservatorError, ToolFailedError
-from conservator.evaluation.journal import Journal, Scored
+from conservator.evaluation.journal import EnumerationJournal, Scored
 from conservator.evaluation.spaces import AnyUpTo, EachKindOnce, Space, Toolchain, toolchains_of
 from conservator.image import Image, digest
 from conservator.metrics import FullReference, make_metric
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.resample import bicubic_to
 
 __all__ = [
-    "OBJECTIVES",
+    "OBJECTIVE_WEIGHTS",
     "AnyUpTo",
     "EachKindOnce",
     "Enumeration",
     "Space",
     "Toolchain",
     "enumerate_toolchains",
-    "scores_of",
+    "mean_scores",
 ]
 
 MEMORY = 2**30
 """Bytes of pictures that an enumeration holds at a time, unless told otherwise."""
 _BATCH = 4
 """Pictures of one call: few fit into a CPU's caches, and while it runs the results of the one before are scored."""
-OBJECTIVES: Mapping[str, Mapping[str, float]] = {
+OBJECTIVE_WEIGHTS: Mapping[str, Mapping[str, float]] = {
     "fidelity": {"psnr": 1.0, "ssim": 0.5},
     "balanced": {"psnr": 1.0, "ssim": 1.0, "lpips": 1.0, "dists": 1.0, "st_lpips": 1.0},
     "perceptual": {"psnr": 0.25, "ssim": 0.5, "lpips": 1.0, "dists": 1.0, "st_lpips": 1.0},
@@ -73,14 +73,15 @@ class Enumeration:
         """
         scores = self.scores if scores is None else scores
         total, used = np.zeros(len(scores)), []
-        for metric, weight in OBJECTIVES[name].items():
+        for metric, weight in OBJECTIVE_WEIGHTS[name].items():
             if metric not in self.metrics:
                 continue
-            column = np.minimum(self.column(metric), 100.0)  # an identical picture's PSNR is infinite
+            known = _full_reference(metric)
+            column = np.minimum(self.column(metric), known.at_most)
             if np.isnan(column).all():
                 continue
-            sign = 1.0 if make_metric(metric).higher_is_better else -1.0
-            mine = np.minimum(scores[:, self.metrics.index(metric)], 100.0)
+            sign = 1.0 if known.higher_is_better else -1.0
+            mine = np.minimum(scores[:, self.metrics.index(metric)], known.at_most)
             total += sign * weight * (mine - np.nanmean(column)) / max(float(np.nanstd(column)), 1e-9)
             used.append(metric)
         return total, tuple(used)
@@ -113,7 +114,7 @@ def enumerate_toolchains(
     space: Space,
     pool: Pool,
     *,
-    metrics: Sequence[str] = ("psnr", "ssim"),
+    metrics: Sequence[str | FullReference] = ("psnr", "ssim"),
     memory: int = MEMORY,
     journal: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
@@ -128,16 +129,16 @@ def enumerate_toolchains(
     something else.
     """
     scorers = [_full_reference(name) for name in metrics]
-    about = {"image": digest(image), "reference": digest(reference), "metrics": list(metrics)}
-    with Journal(journal, about) as kept:
+    about = {"image": digest(image), "reference": digest(reference), "metrics": [metric.name for metric in scorers]}
+    with EnumerationJournal(journal, about) as kept:
         walk = _Walk(reference, space, pool, scorers, memory, kept, progress)
         walk.start(image)
     order = sorted(toolchains_of(space), key=lambda toolchain: (len(toolchain), toolchain))
     rows = np.array([kept.known[toolchain].scores for toolchain in order], np.float64)
-    return Enumeration(tuple(order), tuple(metrics), rows, walk.calls)
+    return Enumeration(tuple(order), tuple(metric.name for metric in scorers), rows, walk.calls)
 
 
-def scores_of(image: Image, reference: Image, metrics: Sequence[str]) -> tuple[float, ...]:
+def mean_scores(image: Image, reference: Image, metrics: Sequence[str | FullReference]) -> tuple[float, ...]:
     """Full-reference scores of an image or a study (B, 3, H, W), means over its items.
 
     A picture of another size is brought to the reference's by MATLAB's bicubic, as the MiO protocol has it.
@@ -152,11 +153,12 @@ def _scores(image: Image, reference: Image, metrics: Sequence[FullReference]) ->
     return tuple(sum(metric.score(*pair) for pair in pairs) / len(pairs) for metric in metrics)
 
 
-def _full_reference(name: str) -> FullReference:
-    metric = make_metric(name)
-    if not isinstance(metric, FullReference):
-        raise ConservatorError(f"{name} needs no reference; toolchains are ranked by metrics with one")
-    return metric
+def _full_reference(metric: str | FullReference) -> FullReference:
+    """A metric by name, or as it is."""
+    found = make_metric(metric) if isinstance(metric, str) else metric
+    if not isinstance(found, FullReference):
+        raise ConservatorError(f"{found.name} needs no reference; toolchains are ranked by metrics with one")
+    return found
 
 
 class _Walk:
@@ -169,7 +171,7 @@ class _Walk:
         pool: Pool,
         metrics: Sequence[FullReference],
         memory: int,
-        journal: Journal,
+        journal: EnumerationJournal,
         progress: Callable[[int], None],
     ) -> None:
         self._reference, self._space, self._pool, self._metrics = reference, space, pool, metrics

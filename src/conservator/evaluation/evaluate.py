@@ -9,25 +9,34 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
-import numpy as np
 from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import Enumeration
 from conservator.evaluation.ranking import Ranking, study_and_reference
-from conservator.evaluation.rows import Row, Settings, Table, claim, read_rows
+from conservator.evaluation.rows import (
+    BenchmarkRow,
+    BenchmarkSettings,
+    Content,
+    ResultsTable,
+    claim_results,
+    measured,
+    read_rows,
+)
 from conservator.evaluation.strategies import check_names, derive, eye_for, is_derived
 from conservator.image import Image
-from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, FullReference, NoReference
+from conservator.kinds import Objective
+from conservator.metrics import FullReference, Metric, make_metric
 from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
-from conservator.pool.pool import LocalPool, MemoPool, Pool
-from conservator.resample import bicubic_to
-from conservator.restoration import Restored, restore
+from conservator.pool import LocalPool, MemoPool, Pool
+from conservator.request import Request
+from conservator.restorer import Restorer
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session, run
 from conservator.tools.tool import Toolbox
@@ -43,6 +52,9 @@ class Counted(Pool):
         self.calls += 1
         return self._pool.submit(name, *tensors)
 
+    def identity(self, name: str) -> str:
+        return self._pool.identity(name)
+
     def close(self) -> None:
         self._pool.close()
 
@@ -52,37 +64,43 @@ def evaluate(
     policies: Sequence[str],
     toolbox: Toolbox,
     perception: Perception,
-    settings: Settings,
+    settings: BenchmarkSettings,
     output: Path,
-    progress: Callable[[int, int, Row | None], None] = lambda done, total, row: None,
+    progress: Callable[[int, int, BenchmarkRow | None], None] = lambda done, total, row: None,
     enumerating: Callable[[str, int, int, float], None] = lambda case, done, total, left: None,
-) -> list[Row]:
+    content: Content | None = None,
+    metrics: Sequence[Metric] | None = None,
+) -> list[BenchmarkRow]:
     """Run every policy or strategy on every case that ``output`` does not hold yet; return all rows.
 
     ``output`` gets ``results.csv``, ``settings.json`` and, where ``settings.rank`` names an objective, a journal of
     all toolchains of each case in ``enumerations/``. Raises ConservatorError when it holds results of other settings,
     NameNotFoundError for an unknown policy. ``progress`` is told how many of how many rows are there, and the newest;
     ``enumerating`` the case, how many of how many toolchains are scored, and about how many seconds are left.
+    ``content`` says of which photos and tools the results are; ``metrics`` are those that ``settings.metrics`` names,
+    of the catalog unless they are given.
     """
     policies = list(dict.fromkeys(policies))
     check_names(policies, cases, toolbox, settings.rank is not None)
     output.mkdir(parents=True, exist_ok=True)
-    claim(output / "settings.json", settings)
-    rows = read_rows(output / "results.csv", Row)
+    metrics = tuple(metrics if metrics is not None else map(make_metric, settings.metrics))
+    claim_results(output, replace(settings, metrics=tuple(metric.name for metric in metrics)), content or Content())
+    rows = read_rows(output / "results.csv", BenchmarkRow)
     asked = {(case.name, policy) for case in cases for policy in policies}
     done = {(row.case, row.policy) for row in rows} & asked
     finished, total = len(done), len(asked)
     progress(finished, total, None)
-    with LocalPool(toolbox, max_batch=1) as pool, Table(output / "results.csv", Row) as table:
+    with LocalPool(toolbox, max_batch=1) as pool, ResultsTable(output / "results.csv", BenchmarkRow) as table:
         ranking = None
         if settings.rank is not None:
             journals = output / "enumerations"
-            ranking = Ranking(toolbox, pool, settings.rank, settings.metrics, journals, enumerating)
+            compared = tuple(metric for metric in metrics if isinstance(metric, FullReference))
+            ranking = Ranking(toolbox, pool, settings.rank, compared, journals, enumerating)
         for case in cases:
             waiting = [policy for policy in policies if (case.name, policy) not in done]
             if not waiting:
                 continue
-            trial = _Trial(case, *case.make(), toolbox, perception, pool, settings, ranking)
+            trial = _Trial(case, *case.make(), toolbox, perception, pool, settings, metrics, ranking)
             for policy in waiting:
                 row = trial.run(policy)
                 rows.append(row)
@@ -102,27 +120,28 @@ class _Trial:
     toolbox: Toolbox
     perception: Perception
     pool: LocalPool
-    settings: Settings
+    settings: BenchmarkSettings
+    metrics: Sequence[Metric]
     ranking: Ranking | None
 
-    def run(self, name: str) -> Row:
+    def run(self, name: str) -> BenchmarkRow:
         """What a policy or strategy makes of the case."""
         counted = Counted(self.pool)
         memo = MemoPool(counted)  # its own for each photo and policy; closing it would close the shared pool
         policy, deciding = self._policy(name, memo)
         stages: list[int] = []  # calls made when examining, deciding, then each treatment of the whole began
-        restored = restore(
-            Photo(self.damaged),
-            policy,
-            self.toolbox,
-            memo,
-            eye_for(name, self.perception),
+        restorer = Restorer(
+            self._request,
+            toolbox=self.toolbox,
+            perception=eye_for(name, self.perception),
+            policy=policy,
+            pool=memo,
             scope=self._scope(name),
-            progress=lambda stage: stages.append(counted.calls),
         )
+        restored = restorer.restore(Photo(self.damaged), progress=lambda stage: stages.append(counted.calls))
         rank, toolchains = self._rank(restored.toolchain)
         seconds = restored.seconds | {"deciding": restored.seconds["deciding"] + deciding}
-        return Row(
+        return BenchmarkRow(
             group=self.case.group,
             combination=self.case.combination,
             photo=self.case.photo,
@@ -131,10 +150,19 @@ class _Trial:
             calls=[*stages, counted.calls][2],
             treatments=len(restored.treatments),
             **{stage: round(seconds[stage], 4) for stage in ("examining", "deciding", "treating")},
-            **self._scores(restored),
+            scores=measured(self.metrics, self.damaged, restored.photo.image, self.clean),
             rank=round(rank, 5),
             toolchains=toolchains,
         )
+
+    @property
+    def _request(self) -> Request:
+        """The defaults, but for what the benchmark asks for: what toolchains are ranked by is what policies aim at."""
+        return Request(objective=self._objective, seed=self.settings.seed)
+
+    @property
+    def _objective(self) -> Objective:
+        return cast("Objective", self.settings.rank or Request.objective)
 
     def _scope(self, name: str) -> Scope:
         """What a policy may do: all of it, where what it does was decided without looking, or by the truth."""
@@ -161,7 +189,7 @@ class _Trial:
 
     def _context(self, name: str, pool: Pool) -> PolicyContext:
         reference = study_and_reference(self.damaged, self._reference())[1] if name == "oracle" else None
-        return PolicyContext(pool, self.perception, seed=self.settings.seed, reference=reference)
+        return PolicyContext(pool, self.perception, self._objective, self.settings.seed, reference)
 
     @property
     def _reduced(self) -> bool:
@@ -189,24 +217,3 @@ class _Trial:
     def _enumeration(self) -> Enumeration:
         assert self.ranking is not None
         return self.ranking.enumerate(self.case, self.damaged, self._reference())
-
-    def _scores(self, restored: Restored) -> dict[str, float]:
-        image, scores = restored.photo.image, dict[str, float]()
-        for name in self.settings.metrics:
-            scores[f"{name}_in"] = scores[name] = math.nan
-            if self.clean is not None:
-                scores[f"{name}_in"], scores[name] = (_score(name, x, self.clean) for x in (self.damaged, image))
-        for name in DEFAULT_NO_REFERENCE:
-            metric = METRICS[name]
-            assert isinstance(metric, NoReference)
-            scores[name] = metric.score(image)
-        return {name: round(value, 5) for name, value in scores.items()}
-
-
-def _score(name: str, image: Image, clean: Image) -> float:
-    """A score; a smaller image is first enlarged by MATLAB's bicubic, as the MiO protocol has it."""
-    metric = METRICS[name]
-    assert isinstance(metric, FullReference)
-    if image.shape != clean.shape:
-        image = bicubic_to(image, *clean.shape[-2:])
-    return float(np.minimum(metric.score(image, clean), 100.0))  # which keeps NaN

@@ -16,7 +16,7 @@ from conservator.errors import ConservatorError, ToolFailedError
 from conservator.evaluation.eye import COMBINATIONS
 from conservator.image import Image
 from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, NoReference
-from conservator.metrics.fidelity import psnr, ssim
+from conservator.metrics.fidelity import TABLE_CAP, psnr, ssim
 from conservator.perception.perception import Look, Perception
 from conservator.perception.study import study
 from conservator.photo import load_photo
@@ -36,7 +36,7 @@ class Judged:
 
 def _mean(score: Callable[[Image, Image], float], image: Image, reference: Image) -> float:
     pairs = zip(image.split(1), reference.split(1), strict=True)
-    return float(np.mean([np.minimum(score(*pair), 100.0) for pair in pairs]))
+    return float(np.mean([np.minimum(score(*pair), TABLE_CAP) for pair in pairs]))
 
 
 def balanced(psnrs: Sequence[float], ssims: Sequence[float]) -> NDArray[np.float64]:

@@ -14,11 +14,12 @@ import numpy as np
 
 from conservator.errors import ConservatorError, ToolFailedError
 from conservator.evaluation.cases import Case
-from conservator.evaluation.enumerate import EachKindOnce, Enumeration, enumerate_toolchains, scores_of, share_below
+from conservator.evaluation.enumerate import EachKindOnce, Enumeration, enumerate_toolchains, mean_scores, share_below
 from conservator.evaluation.spaces import Toolchain, toolchains_of
 from conservator.image import Image
+from conservator.metrics import FullReference
 from conservator.perception.study import study
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.resample import bicubic_to
 from conservator.tools.tool import Toolbox, is_specialist
 
@@ -44,8 +45,8 @@ class Ranking:
     toolbox: Toolbox
     pool: Pool
     objective: str
-    """What decides: a name in OBJECTIVES."""
-    metrics: tuple[str, ...]
+    """What decides: a name in OBJECTIVE_WEIGHTS."""
+    metrics: tuple[str | FullReference, ...]
     """The full-reference metrics at hand; the objective uses those that it weighs."""
     folder: Path
     """Keeps one journal per case, so that each is enumerated once, and goes on after an interruption."""
@@ -91,7 +92,7 @@ class Ranking:
                 picture = self.pool.submit(tool, picture).result()
         except ToolFailedError:
             return math.nan
-        scores = np.array([scores_of(picture, reference, self.metrics)])
+        scores = np.array([mean_scores(picture, reference, self.metrics)])
         return share_below(float(found.objective(self.objective, scores)[0][0]), values)
 
     def _space(self, case: Case) -> EachKindOnce:

@@ -11,11 +11,11 @@ from torch import Tensor
 from conservator.degradations.patches import UNDAMAGED_PSNR, Patches
 from conservator.evaluation.tables import interval
 from conservator.image import Image
-from conservator.metrics.fidelity import batch_psnr
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception.perception import Blind
 from conservator.policies import FixedOrder, RandomPolicy
 from conservator.policies.dqn import LONGEST
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session import Policy, Session, Stop, Trajectory, run_together
 from conservator.tools.tool import Toolbox
 
@@ -58,8 +58,8 @@ def measure_patches(method: str, policy: Policy, patches: Patches, toolbox: Tool
     return PatchRow(
         method,
         patches.level,
-        batch_psnr(patches.damaged, patches.clean, UNDAMAGED_PSNR),
-        batch_psnr(torch.cat([t.last.image for t in trajectories]), patches.clean, UNDAMAGED_PSNR),
+        psnr_of_each(patches.damaged, patches.clean, UNDAMAGED_PSNR),
+        psnr_of_each(torch.cat([t.last.image for t in trajectories]), patches.clean, UNDAMAGED_PSNR),
         torch.tensor([len(t.toolchain()) for t in trajectories]),
         torch.tensor([d is not None and isinstance(d.action, Stop) for d in decisions]),
     )
@@ -68,7 +68,7 @@ def measure_patches(method: str, policy: Policy, patches: Patches, toolbox: Tool
 def greedy_oracle(method: str, patches: Patches, toolbox: Toolbox, pool: Pool) -> tuple[PatchRow, Tensor]:
     """The tool that gains most at each of three steps, none where none gains; and the first gains (tools, N)."""
     image, clean = patches.damaged.clone(), patches.clean
-    before = best = batch_psnr(image, clean, UNDAMAGED_PSNR)
+    before = best = psnr_of_each(image, clean, UNDAMAGED_PSNR)
     live, count = torch.ones(len(image), dtype=torch.bool), torch.zeros(len(image), dtype=torch.int64)
     first = torch.empty(0)
     for step in range(LONGEST):
@@ -76,7 +76,7 @@ def greedy_oracle(method: str, patches: Patches, toolbox: Toolbox, pool: Pool) -
         if not len(indices):
             break
         tried = try_all(image[indices], toolbox, pool)
-        scores = torch.stack([batch_psnr(t, clean[indices], UNDAMAGED_PSNR) for t in tried])
+        scores = torch.stack([psnr_of_each(t, clean[indices], UNDAMAGED_PSNR) for t in tried])
         if step == 0:
             first = scores - before
         top, winner = scores.max(0)

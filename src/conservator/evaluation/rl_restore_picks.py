@@ -21,12 +21,12 @@ from conservator.degradations.patches import (
 )
 from conservator.evaluation.rl_restore import play
 from conservator.image import Image, to_image
-from conservator.metrics.fidelity import batch_psnr
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception.perception import Blind
 from conservator.policies import DqnPolicy
 from conservator.policies.dqn import LONGEST
 from conservator.policies.regions import restore_regions
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session import Session, run
 from conservator.tools.tool import Toolbox
 
@@ -99,7 +99,7 @@ def regions_against_vote(
             damaged = _damaged(clean, differs, rng)
             voted = run(policy, Session(damaged, toolbox, pool, Blind(), LONGEST)).last.image
             parts, _ = restore_regions(damaged, policy, toolbox, pool, side)
-            scores.append([float(batch_psnr(x, clean, UNDAMAGED_PSNR)) for x in (damaged, voted, parts)])
+            scores.append([float(psnr_of_each(x, clean, UNDAMAGED_PSNR)) for x in (damaged, voted, parts)])
         before, voted_psnr, parts_psnr = np.mean(scores, axis=0)
         what = "differs from left to right" if differs else "the same everywhere"
         gains = f"{voted_psnr - before:+.2f} | {parts_psnr - before:+.2f}"

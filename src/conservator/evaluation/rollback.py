@@ -15,26 +15,27 @@ from pathlib import Path
 import numpy as np
 
 from conservator.evaluation.cases import Case
-from conservator.evaluation.enumerate import AnyUpTo, enumerate_toolchains, scores_of
+from conservator.evaluation.enumerate import AnyUpTo, enumerate_toolchains, mean_scores
 from conservator.evaluation.ranking import file_name, study_of_reference
-from conservator.evaluation.rows import Settings, Table, claim, read_rows
+from conservator.evaluation.rows import BenchmarkSettings, Content, ResultsTable, claim_results, read_rows
 from conservator.evaluation.tables import Grid, interval
 from conservator.image import Image
+from conservator.metrics.fidelity import TABLE_CAP
 from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.policies import PolicyContext, make_policy
 from conservator.policies.strategies import photo_rng
-from conservator.pool.pool import LocalPool, MemoPool, Pool
+from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session.scope import Scope
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Apply, Decision, Rollback, Trajectory
 from conservator.tools.tool import Toolbox, is_specialist
 
-HARM = 1.0
+HARMFUL = 1.0
 """dB of PSNR that a step must cost to be harmful."""
 NEAR = 0.1
 """dB below the untouched input at which a photo still counts as repaired."""
-METRICS = ("psnr",)
+MEASURED = ("psnr",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +76,10 @@ def measure_repairs(
     policies: Sequence[str],
     toolbox: Toolbox,
     perception: Perception,
-    settings: Settings,
+    settings: BenchmarkSettings,
     output: Path,
     tell: Callable[[str], None] = lambda line: None,
+    content: Content | None = None,
 ) -> list[Repair]:
     """Run every policy on every harmed case that ``output`` does not hold yet; all rows.
 
@@ -89,17 +91,17 @@ def measure_repairs(
         context = PolicyContext(pool, perception, seed=settings.seed)
         made = {name: make_policy(name, context) for name in policies}
         output.mkdir(parents=True, exist_ok=True)
-        claim(output / "settings.json", settings)
+        claim_results(output, settings, content or Content())
         rows = read_rows(output / "results.csv", Repair)
         done = {(row.case, row.policy) for row in rows}
-        with Table(output / "results.csv", Repair) as table:
+        with ResultsTable(output / "results.csv", Repair) as table:
             for number, case in enumerate(cases, 1):
                 waiting = {name: policy for name, policy in made.items() if (case.name, name) not in done}
                 if not waiting:
                     continue
                 trial = _Trial.of(case, toolbox, perception, pool, output / "harms")
                 if trial is None:
-                    tell(f"{number}/{len(cases)} {case.name}: no tool costs {HARM:g} dB")
+                    tell(f"{number}/{len(cases)} {case.name}: no tool costs {HARMFUL:g} dB")
                     continue
                 for name, policy in waiting.items():
                     rows.append(trial.run(name, policy))
@@ -138,7 +140,7 @@ class _Trial:
         before, harmed = (step.image for step in trajectory.steps[:2])
         end = trajectory.last.image
         psnr_in, psnr_harmed, psnr_end = (
-            round(scores_of(x, self.reference, METRICS)[0], 5) for x in (before, harmed, end)
+            round(mean_scores(x, self.reference, MEASURED)[0], 5) for x in (before, harmed, end)
         )
         return Repair(
             group=self.case.group,
@@ -159,15 +161,15 @@ class _Trial:
 def harmful_step(
     picture: Image, reference: Image, toolbox: Toolbox, pool: Pool, journal: Path | None = None
 ) -> str | None:
-    """A specialist that keeps the size and costs a study (B, 3, H, W) ``HARM`` dB or more; None where none does.
+    """A specialist that keeps the size and costs a study (B, 3, H, W) ``HARMFUL`` dB or more; None where none does.
 
     The same picture and tools give the same one. ``journal`` is a file that keeps what each tool does.
     """
     names = tuple(spec.name for spec in toolbox.specs if is_specialist(spec) and spec.scale == 1)
-    found = enumerate_toolchains(picture, reference, AnyUpTo(names, 1), pool, metrics=METRICS, journal=journal)
-    untouched, *treated = np.minimum(found.column("psnr"), 100.0)  # an identical picture's is infinite
+    found = enumerate_toolchains(picture, reference, AnyUpTo(names, 1), pool, metrics=MEASURED, journal=journal)
+    untouched, *treated = np.minimum(found.column("psnr"), TABLE_CAP)
     costs = np.nan_to_num(untouched - np.array(treated), nan=-np.inf)  # a tool that failed did nothing
-    harmful = [found.toolchains[1 + i][0] for i in np.flatnonzero(costs >= HARM)]
+    harmful = [found.toolchains[1 + i][0] for i in np.flatnonzero(costs >= HARMFUL)]
     return harmful[photo_rng(picture, 0).integers(len(harmful))] if harmful else None
 
 
@@ -197,12 +199,12 @@ def _told(row: Repair) -> str:
     return f"{row.case} {row.harm}, {row.policy}: {', '.join(deeds)} ({levels})"
 
 
-def summary(rows: Sequence[Repair], cases: int) -> list[str]:
+def repair_summary(rows: Sequence[Repair], cases: int) -> list[str]:
     """Two Markdown tables: what each policy did, and which tools had harmed. ``cases`` is how many there were."""
     harms = Counter({row.case: row.harm for row in rows}.values())
     steps = Grid("The harmful steps", ("tool", "cases"), tuple((tool, str(n)) for tool, n in harms.most_common()))
     notes = [
-        f"{harms.total()} of {cases} cases have a tool that costs {HARM:g} dB or more; one of these was applied.",
+        f"{harms.total()} of {cases} cases have a tool that costs {HARMFUL:g} dB or more; one of these was applied.",
         f"Repaired: the end is at most {NEAR:g} dB below the untouched input, whatever is still in effect.",
         "PSNR (RGB) in dB on the study. The bootstrap knows no interval for a share of 0 % or 100 %.",
     ]

@@ -1,40 +1,41 @@
 """Results on disk: one line of ``results.csv`` per policy and case, and ``settings.json``, which they belong to.
 
-A benchmark that measures something else has rows of its own, a dataclass of str, int, float and bool.
+A benchmark that measures something else has rows of its own: a dataclass of str, int, float and bool, and one mapping
+of scores at most, whose names are columns, too.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
-import torch
-
+from conservator.claims import CLAIM, Identity, claim, hashes_of, read_claim
+from conservator.commands import shown_path
 from conservator.errors import ConservatorError
 from conservator.evaluation.journal import whole_lines
-from conservator.files import sha256, write_text
-from conservator.tools.tool import Toolbox
+from conservator.files import sha256
+from conservator.image import Image
+from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, FullReference, Metric
+from conservator.resample import bicubic_to
+from conservator.tools.tool import Tool, Toolbox
 from conservator.tools.user import user_tool_dir
 from conservator.weights import manifest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-FULL_REFERENCE = ("psnr", "psnr_y", "ssim")
-"""What can be measured everywhere."""
+Scores: TypeAlias = Mapping[str, float]
+"""By the names of metrics; ``NAME_in`` is the untouched input's, which metrics with a reference have."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BenchmarkRow:
     """What one policy made of one case. A score that could not be computed is NaN, an empty cell on disk."""
 
     group: str
@@ -51,22 +52,8 @@ class Row:
     """Seconds, as the next two."""
     deciding: float
     treating: float
-    psnr_in: float
-    psnr: float
-    psnr_y_in: float
-    psnr_y: float
-    ssim_in: float
-    ssim: float
-    lpips_in: float = math.nan
-    """This and the next five only where their packages and backbones can be had."""
-    lpips: float = math.nan
-    dists_in: float = math.nan
-    dists: float = math.nan
-    st_lpips_in: float = math.nan
-    st_lpips: float = math.nan
-    piqe: float
-    sharpness: float
-    noise: float
+    scores: Scores
+    """What was measured of the result, one column each; NaN where a metric could not be computed."""
     rank: float = math.nan
     """The share of all enumerated toolchains that this one beats or equals, 0 to 1."""
     toolchains: int = 0
@@ -79,17 +66,21 @@ class Row:
 
     @property
     def gain(self) -> float:
-        """PSNR (RGB, dB) gained over the untouched input."""
-        return self.psnr - self.psnr_in
+        """PSNR (RGB, dB) gained over the untouched input; NaN without a reference."""
+        return self.score("psnr") - self.score("psnr_in")
 
     @property
     def case(self) -> str:
         """The name of its case."""
         return f"{self.group}/{self.combination}/{self.photo}"
 
+    def score(self, name: str) -> float:
+        """One of ``scores``; NaN where it was not measured."""
+        return self.scores.get(name, math.nan)
+
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """What a run depends on; a folder of results belongs to one."""
 
     benchmark: str
@@ -101,109 +92,150 @@ class Settings:
     limit: int | None = None
     rank: str | None = None
     """The objective by which toolchains are ranked; None where they are not."""
-    metrics: tuple[str, ...] = FULL_REFERENCE
-    """The full-reference metrics that are measured: all that are at hand."""
-    content: str = ""
-    """What ``fingerprint`` says of photos and tools: names alone do not tell whether they are the same."""
+    metrics: tuple[str, ...] = (*DEFAULT_FULL_REFERENCE[:3], *DEFAULT_NO_REFERENCE)
+    """The metrics that are measured: all that are at hand."""
 
 
-def fingerprint(photos: Sequence[Path], toolbox: Toolbox, names: str = "") -> str:
-    """A hash of the photos, in their order, and of the tools; ``names`` is the toolbox as the user wrote it.
+@dataclass(frozen=True)
+class Content:
+    """What a benchmark rests on beside its settings, by hash: names alone do not tell whether it is the same."""
 
-    Weights that ship, that the user added or trained, and those of "rl-restore:FILE" count; tools of other packages are
-    known by what they say of themselves, and policies by their names.
+    photos: Mapping[str, str] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
+    """Of the photos, as a command shows it; told, not compared."""
+
+
+def content_of(
+    photos: Sequence[Path], folder: Path, toolbox: Toolbox, names: str = "", cache: Path | None = None
+) -> Content:
+    """The hashes of photos of a folder, of tools and of the weights that ship; ``names`` is the toolbox as asked for.
+
+    Weights that the user added or trained count, and those of "rl-restore:FILE"; tools of other packages are known by
+    what they say of themselves, and policies by their names. ``cache`` is the folder of results, which keeps hashes.
     """
-    found = hashlib.sha256()
-    for photo in photos:
-        found.update(f"{photo.name} {sha256(photo)}\n".encode("utf-8", "backslashreplace"))
-    for spec in toolbox.specs:
-        found.update(f"{spec.name} {sorted(spec.removes)} {sorted(spec.severities)} {spec.source}\n".encode())
-    shipped = [str(entry["sha256"]) for _, entry in sorted(manifest().items())]
-    own = [path.read_text("utf-8") for path in sorted(user_tool_dir().glob("*.json"))]
-    files = [Path(name.partition(":")[2]) for name in names.split("+")]
-    given = [sha256(path) for path in files if path.is_file()]
-    found.update("\n".join([*shipped, *(own if "user" in names or "published" in names else []), *given]).encode())
-    return found.hexdigest()[:16]
+    weights = {name: str(entry["sha256"]) for name, entry in manifest().items()}
+    own = sorted(user_tool_dir().glob("*.json")) if "user" in names or "published" in names else []
+    given = [path for name in names.split("+") if (path := Path(name.partition(":")[2])).is_file()]
+    weights |= {path.name: sha256(path) for path in [*own, *given]}
+    tools = {name: tool_hash(tool) for name, tool in toolbox.items()}
+    return Content(hashes_of(photos, folder, cache), tools, weights, shown_path(folder))
 
 
-def claim(path: Path, settings: Settings) -> None:
-    """Write ``settings.json``, or raise ConservatorError where the one that is there tells of another run."""
-    versions = {"conservator": version("conservator"), "torch": torch.__version__}
-    now: dict[str, Any] = json.loads(json.dumps(asdict(settings) | {"versions": versions}))
-    if path.exists():
-        was = _settings(path)
-        other = sorted(key for key in now if was.get(key) != now[key])
-        if other:
-            told = "; ".join(_told(key, was.get(key), now[key]) for key in other)
-            raise ConservatorError(f"{path.parent} holds results of other settings ({told}); use another folder")
-    else:
-        now["started"] = time.strftime("%Y-%m-%d")
-        write_text(path, json.dumps(now, indent=2) + "\n")
+def tool_hash(tool: Tool) -> str:
+    """A hash (hex) of what a tool says of itself, and of its weights where it knows them before it is set up."""
+    spec, weights = tool.spec, getattr(tool, "weights_sha256", "")
+    facts = (spec.name, sorted(spec.removes), sorted(spec.severities), spec.source, spec.scale, spec.tile, spec.overlap)
+    return hashlib.sha256(f"{type(tool).__qualname__} {facts} {weights}".encode()).hexdigest()
 
 
-def _told(key: str, was: object, now: object) -> str:
-    if key != "content":
-        return f"{key} {was}, now {now}"
-    return "the photos or the tools are others now" if was else "of which photos and tools is not recorded"
+def toolbox_hash(toolbox: Toolbox) -> str:
+    """A hash (hex) of all tools of a toolbox, in their order."""
+    return hashlib.sha256(" ".join(map(tool_hash, toolbox.values())).encode()).hexdigest()
 
 
-def read_settings(folder: Path) -> tuple[Settings, dict[str, str]]:
-    """The settings of a folder of results, and the versions of what made them; ConservatorError when it has none."""
-    was = _settings(folder / "settings.json")
+def claim_results(output: Path, settings: BenchmarkSettings, content: Content) -> None:
+    """Make ``output`` the folder of these results: ``settings.json`` says whose it is.
+
+    Raises ConservatorError, which names what differs, where there are results of another run.
+    """
+    identity = Identity.of(settings, photos=content.photos, tools=content.tools, weights=content.weights)
+    claim(output, identity, {"photos": content.folder or settings.photos})
+
+
+def read_settings(folder: Path) -> tuple[BenchmarkSettings, dict[str, Any]]:
+    """The settings of a folder of results, and what is beside them: ``versions``, and ``photos``, the folder's path.
+
+    Raises ConservatorError when it holds no results, or those of an older version.
+    """
+    if not (folder / CLAIM).exists():
+        raise ConservatorError(f"{folder} holds no results; give the output folder of a benchmark")
+    identity, beside = read_claim(folder)
     try:
-        values = {"content": ""} | was  # which older results do not have
-        values = {field.name: values[field.name] for field in fields(Settings)}
-        return Settings(**values | {"metrics": tuple(values["metrics"])}), dict(was["versions"])
-    except (KeyError, TypeError) as error:
+        settings = BenchmarkSettings(**identity.settings)
+    except TypeError as error:
         raise ConservatorError(f"{folder / 'settings.json'} is not of this version's benchmark ({error})") from error
+    return replace(settings, metrics=tuple(settings.metrics)), beside
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConservatorError(f"{path} cannot be read ({error}); give the output folder of a benchmark") from error
-    if not isinstance(found, dict):
-        raise ConservatorError(f"{path} holds no settings; give the output folder of a benchmark")
-    return found
+def measured(metrics: Sequence[Metric], damaged: Image, result: Image, clean: Image | None) -> dict[str, float]:
+    """The scores of a result by metric, and with a reference those of the untouched input as ``NAME_in``.
+
+    NaN where there is no reference, or a metric cannot be computed. A smaller image is first enlarged by MATLAB's
+    bicubic, as the MiO protocol has it; no score is better than the metric's ``at_most``.
+    """
+    scores: dict[str, float] = {}
+    for metric in metrics:
+        if isinstance(metric, FullReference):
+            pair = (damaged, result)
+            before, after = (math.nan if clean is None else _score(metric, image, clean) for image in pair)
+            scores |= {f"{metric.name}_in": before, metric.name: after}
+        else:
+            scores[metric.name] = metric.score(result)
+    return {name: round(value, 5) for name, value in scores.items()}
+
+
+def _score(metric: FullReference, image: Image, clean: Image) -> float:
+    if image.shape != clean.shape:
+        image = bicubic_to(image, *clean.shape[-2:])
+    value = metric.score(image, clean)
+    return metric.at_most if value > metric.at_most else value  # which keeps NaN
 
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
 
 
-class Table(Generic[RowT]):
+class ResultsTable(Generic[RowT]):
     """``results.csv``: grows by whole lines, each on disk before the next is computed."""
 
     def __init__(self, path: Path, kind: type[RowT]) -> None:
         """``kind`` is the dataclass of the rows."""
         self._path, self._kind = path, kind
+        self._writer: csv.DictWriter[str] | None = None
 
     def __enter__(self) -> Self:
-        fresh = not whole_lines(self._path)
+        lines = whole_lines(self._path)
         self._file = self._path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, [field.name for field in fields(self._kind)], lineterminator="\n")
-        if fresh:
-            self._writer.writeheader()
+        if lines:
+            self._writer = csv.DictWriter(self._file, next(csv.reader(lines)), lineterminator="\n")
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def append(self, row: RowT) -> None:
-        """Write one line, flushed to the disk."""
-        self._writer.writerow({name: _cell(value) for name, value in asdict(row).items()})
+        """Write one line, flushed to the disk. The first row of a file says which scores there are.
+
+        Raises ConservatorError for a score that the file has no column for.
+        """
+        cells = _cells(row)
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, list(cells), lineterminator="\n")
+            self._writer.writeheader()
+        if new := cells.keys() - set(self._writer.fieldnames):
+            raise ConservatorError(f"{self._path} has no column for {', '.join(sorted(new))}; use another folder")
+        self._writer.writerow(cells)
         self._file.flush()
         os.fsync(self._file.fileno())
 
 
-def _cell(value: object) -> object:
-    return "" if isinstance(value, float) and math.isnan(value) else value
+def _cells(row: DataclassInstance) -> dict[str, object]:
+    """A row as columns; NaN is an empty cell."""
+    found: dict[str, object] = {}
+    for name, value in asdict(row).items():
+        found |= value if isinstance(value, dict) else {name: value}
+    return {name: "" if isinstance(value, float) and math.isnan(value) else value for name, value in found.items()}
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan
 
 
 _READ: Mapping[str, Callable[[str], Any]] = {
     "str": str,
     "int": int,
-    "float": lambda text: float(text) if text else math.nan,
+    "float": _number,
     "bool": lambda text: {"True": True, "False": False}[text],
 }
 
@@ -213,14 +245,18 @@ def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
 
     Raises ConservatorError where the columns are not this version's.
     """
-    lines = whole_lines(path)
-    readers = {field.name: _READ[str(field.type)] for field in fields(kind)}
+    scores = next((field.name for field in fields(kind) if str(field.type) == "Scores"), None)
+    readers = {field.name: _READ[str(field.type)] for field in fields(kind) if field.name != scores}
     rows = []
-    for line in csv.DictReader(lines):
-        if line.keys() != readers.keys():
+    for line in csv.DictReader(whole_lines(path)):
+        others = line.keys() - readers.keys()
+        if readers.keys() - line.keys() or (others and scores is None):
             raise ConservatorError(f"{path} has not the columns of this version; use another folder")
         try:
-            rows.append(kind(**{name: read(line[name]) for name, read in readers.items()}))
+            values = {name: read(line[name]) for name, read in readers.items()}
+            if scores is not None:
+                values[scores] = {name: _number(line[name]) for name in line if name in others}
+            rows.append(kind(**values))
         except (KeyError, TypeError, ValueError) as error:
             raise ConservatorError(f"{path} has a line that is no result ({error}); use another folder") from error
     return rows

@@ -25,7 +25,7 @@ from conservator.degradations import (
 from conservator.errors import ConservatorError, ToolFailedError
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr, psnr_y, ssim
-from conservator.photo import PHOTO_SUFFIXES, load_photo
+from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_to
 from conservator.tools.tool import Tool, Toolbox
 
@@ -33,8 +33,13 @@ Pairs: TypeAlias = Callable[[Path], Iterator[tuple[Image, Image]]]
 """(folder of validation data) -> damaged and clean images."""
 
 
+_CAP = 60.0
+"""dB; of a picture that is exactly right, or nearly: a quarter of a level of 8 bits. The tables of single tools
+are means of few pictures, in which a clean one must not outweigh all others."""
+
+
 @dataclass(frozen=True)
-class Protocol:
+class ToolProtocol:
     """One row of damage, and the tools it is for."""
 
     name: str
@@ -49,7 +54,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Score:
+class ToolScore:
     """What one tool does on one protocol: means over its images."""
 
     protocol: str
@@ -68,7 +73,7 @@ class Score:
 
 def _folder(name: str, recipe: Callable[[np.random.Generator], Recipe]) -> Pairs:
     def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
-        for i, path in enumerate(_files(data / name)):
+        for i, path in enumerate(_photos(data, name)):
             clean = load_photo(path).image
             yield degrade(clean, recipe(np.random.default_rng([0, i]))), clean
 
@@ -77,7 +82,7 @@ def _folder(name: str, recipe: Callable[[np.random.Generator], Recipe]) -> Pairs
 
 def _reduced(name: str, factor: int) -> Pairs:
     def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
-        for path in _files(data / name):
+        for path in _photos(data, name):
             clean = load_photo(path).image
             height, width = (side // factor * factor for side in clean.shape[-2:])
             clean = clean[..., :height, :width]
@@ -88,7 +93,7 @@ def _reduced(name: str, factor: int) -> Pairs:
 
 def _pairs(name: str, damaged: str, clean: str) -> Pairs:
     def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
-        targets, inputs = _files(data / name / clean), _files(data / name / damaged)
+        targets, inputs = _photos(data, f"{name}/{clean}"), _photos(data, f"{name}/{damaged}")
         for target, image in zip(targets, inputs, strict=True):
             clean_image = load_photo(target).image
             spoilt = load_photo(image).image
@@ -100,10 +105,12 @@ def _pairs(name: str, damaged: str, clean: str) -> Pairs:
     return pairs
 
 
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise ConservatorError(f"{folder} is not there; give the folder that holds CBSD68, CID22_val and the others")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
+def _photos(data: Path, name: str) -> list[Path]:
+    if not (data / name).is_dir():
+        raise ConservatorError(
+            f"{data / name} is not there; give the folder that holds CBSD68, CID22_val and the others"
+        )
+    return find_photos(data / name, recursive=False)
 
 
 def _noise(sigma: float) -> Callable[[np.random.Generator], Recipe]:
@@ -118,32 +125,35 @@ def _mio(kind: Kind, *more: Callable[[np.random.Generator], Recipe]) -> Callable
     return lambda rng: (*mio_recipe((kind,), rng), *(d for recipe in more for d in recipe(rng)))
 
 
-PROTOCOLS: tuple[Protocol, ...] = (
-    *(Protocol(f"CBSD68 noise {s}", _folder("CBSD68", _noise(s)), frozenset({Kind.NOISE})) for s in (15, 25, 50)),
-    *(Protocol(f"LIVE1_10 JPEG {q}", _folder("LIVE1_10", _jpeg(q)), frozenset({Kind.JPEG})) for q in (10, 20, 30, 40)),
+PROTOCOLS: tuple[ToolProtocol, ...] = (
+    *(ToolProtocol(f"CBSD68 noise {s}", _folder("CBSD68", _noise(s)), frozenset({Kind.NOISE})) for s in (15, 25, 50)),
     *(
-        Protocol(f"CID22 {kind.label}{name}", _folder("CID22_val", _mio(kind, *more)), frozenset({kind}))
+        ToolProtocol(f"LIVE1_10 JPEG {q}", _folder("LIVE1_10", _jpeg(q)), frozenset({Kind.JPEG}))
+        for q in (10, 20, 30, 40)
+    ),
+    *(
+        ToolProtocol(f"CID22 {kind.label}{name}", _folder("CID22_val", _mio(kind, *more)), frozenset({kind}))
         for kind in (Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR)
         for name, more in (("", ()), (" + JPEG 20", (_jpeg(20),)), (" + noise 10", (_noise(10),)))
     ),
-    Protocol("CID22 rain", _folder("CID22_val", _mio(Kind.RAIN)), frozenset({Kind.RAIN})),
-    Protocol("RainFu_sub", _pairs("RainFu_sub", "input", "target"), frozenset({Kind.RAIN})),
-    Protocol("Rain100H_sub", _pairs("Rain100H_sub", "input", "target"), frozenset({Kind.RAIN})),
-    Protocol("CID22 haze", _folder("CID22_val", _mio(Kind.HAZE)), frozenset({Kind.HAZE})),
-    Protocol("SOTS_indoor_sub", _pairs("SOTS_indoor_sub", "hazy", "GT"), frozenset({Kind.HAZE})),
-    Protocol("CID22 low light", _folder("CID22_val", _mio(Kind.LOW_LIGHT)), frozenset({Kind.LOW_LIGHT})),
-    Protocol("Nam_sub", _pairs("Nam_sub", "noisy", "GT"), frozenset({Kind.NOISE})),
-    Protocol("FiveK9", _pairs("FiveK9", "input", "label"), frozenset({Kind.LOW_LIGHT})),
+    ToolProtocol("CID22 rain", _folder("CID22_val", _mio(Kind.RAIN)), frozenset({Kind.RAIN})),
+    ToolProtocol("RainFu_sub", _pairs("RainFu_sub", "input", "target"), frozenset({Kind.RAIN})),
+    ToolProtocol("Rain100H_sub", _pairs("Rain100H_sub", "input", "target"), frozenset({Kind.RAIN})),
+    ToolProtocol("CID22 haze", _folder("CID22_val", _mio(Kind.HAZE)), frozenset({Kind.HAZE})),
+    ToolProtocol("SOTS_indoor_sub", _pairs("SOTS_indoor_sub", "hazy", "GT"), frozenset({Kind.HAZE})),
+    ToolProtocol("CID22 low light", _folder("CID22_val", _mio(Kind.LOW_LIGHT)), frozenset({Kind.LOW_LIGHT})),
+    ToolProtocol("Nam_sub", _pairs("Nam_sub", "noisy", "GT"), frozenset({Kind.NOISE})),
+    ToolProtocol("FiveK9", _pairs("FiveK9", "input", "label"), frozenset({Kind.LOW_LIGHT})),
     *(
-        Protocol(f"{name} x4", _reduced(name, 4), frozenset({Kind.LOW_RESOLUTION}), "Y", 4, 4)
+        ToolProtocol(f"{name} x4", _reduced(name, 4), frozenset({Kind.LOW_RESOLUTION}), "Y", 4, 4)
         for name in ("Set5", "Set14")
     ),
-    Protocol("CID22 clean", _folder("CID22_val", lambda rng: ()), frozenset(Kind) - {Kind.LOW_RESOLUTION}),
+    ToolProtocol("CID22 clean", _folder("CID22_val", lambda rng: ()), frozenset(Kind) - {Kind.LOW_RESOLUTION}),
 )
 """Fixed seeds; noise is clipped to [0, 1], for a photo holds nothing beyond, so sigma 50 is not quite the papers'."""
 
 
-def score(tool: Tool, protocol: Protocol, data: Path) -> Score:
+def score_tool(tool: Tool, protocol: ToolProtocol, data: Path) -> ToolScore:
     """Run one tool over one protocol. An image on which it fails is counted, and is in no mean.
 
     Where it fails on all, the means are NaN. Raises ConservatorError where the folder is missing or empty.
@@ -163,24 +173,24 @@ def score(tool: Tool, protocol: Protocol, data: Path) -> Score:
         if protocol.scale > 1:
             before = bicubic_to(damaged, *clean.shape[-2:]).clamp(0, 1)
         before, after, target = (_cut(x, protocol.border) for x in (before, restored, clean))
-        rows.append((measure(before, target), measure(after, target), ssim(after, target)))
+        rows.append((*(measure(x, target, _CAP) for x in (before, after)), ssim(after, target)))
     if not rows and not failures:
         raise ConservatorError(f"{protocol.name}: there are no images in {data}")
     if not rows:
-        return Score(protocol.name, tool.spec.name, 0, *(math.nan,) * 5, failures=failures)
-    values = np.minimum(np.array(rows), 60.0)  # a picture that is exactly right has no finite PSNR
+        return ToolScore(protocol.name, tool.spec.name, 0, *(math.nan,) * 5, failures=failures)
+    values = np.array(rows)
     least = float((values[:, 1] - values[:, 0]).min())
     means = values.mean(0)
     per_megapixel = 1000 * seconds / pixels * 1e6
     before_all, after_all, likeness = map(float, means)
-    return Score(protocol.name, tool.spec.name, len(rows), before_all, after_all, likeness, least, per_megapixel)
+    return ToolScore(protocol.name, tool.spec.name, len(rows), before_all, after_all, likeness, least, per_megapixel)
 
 
 def _cut(image: Image, border: int) -> Image:
     return image[..., border:-border, border:-border] if border else image
 
 
-def fitting(protocol: Protocol, toolbox: Toolbox) -> list[str]:
+def fitting(protocol: ToolProtocol, toolbox: Toolbox) -> list[str]:
     """The tools of a toolbox that are for the damage of a protocol."""
     return [
         name
@@ -211,7 +221,7 @@ def size(tool: Tool) -> tuple[float, float]:
     return parameters, total / 256**2 / 1000
 
 
-def markdown(scores: list[Score], sizes: Mapping[str, tuple[float, float]]) -> list[str]:
+def tool_report(scores: list[ToolScore], sizes: Mapping[str, tuple[float, float]]) -> list[str]:
     """The scores as one table per protocol, and the sizes of the networks."""
     lines = []
     for name in dict.fromkeys(s.protocol for s in scores):
@@ -246,10 +256,10 @@ def bench_tools(
         if only and only.lower() not in protocol.name.lower():
             continue
         for name in fitting(protocol, toolbox):
-            scores.append(score(toolbox[name], protocol, data))
+            scores.append(score_tool(toolbox[name], protocol, data))
             s = scores[-1]
             report(
                 f"{s.protocol:28} {s.tool:24} {s.psnr_in:6.2f} -> {s.psnr_out:6.2f} dB ({s.psnr_out - s.psnr_in:+.2f}, "
                 f"worst {s.worst:+.2f})  SSIM {s.ssim:.4f}  {s.milliseconds:.0f} ms/MP"
             )
-    return markdown(scores, {name: size(tool) for name, tool in toolbox.items()})
+    return tool_report(scores, {name: size(tool) for name, tool in toolbox.items()})

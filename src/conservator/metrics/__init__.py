@@ -8,12 +8,12 @@ from conservator.metrics.catalog import (
     FULL_REFERENCE,
     METRICS,
     NO_REFERENCE,
-    Metric,
-    full_reference_at_hand,
+    known_metrics,
     make_metric,
+    metrics_at_hand,
 )
 from conservator.metrics.check import check_metric
-from conservator.metrics.metric import FullReference, NoReference
+from conservator.metrics.metric import FullReference, Metric, NoReference
 
 __all__ = [
     "DEFAULT_FULL_REFERENCE",
@@ -25,6 +25,7 @@ __all__ = [
     "Metric",
     "NoReference",
     "check_metric",
-    "full_reference_at_hand",
+    "known_metrics",
     "make_metric",
+    "metrics_at_hand",
 ]

@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.errors import ImageError
-from conservator.image import Image, check_image, luma
+from conservator.image import Image, check_image, decibels, luma
 
+TABLE_CAP = 100.0
+"""dB; of an identical picture in tables, means and z-scores, which hold no infinity: half a level of 16 bits in all
+pixels is 102 dB, so no difference that a file can hold is lost."""
 _WINDOW = 11
 _SIGMA = 1.5
 _STRIP = 64  # rows
@@ -38,27 +41,27 @@ def check_pair(image: Image, reference: Image) -> None:
         )
 
 
-def psnr(image: Image, reference: Image) -> float:
-    """Peak signal-to-noise ratio over RGB in dB, data range 1; ``inf`` for equal images."""
+def psnr(image: Image, reference: Image, cap: float = math.inf) -> float:
+    """Peak signal-to-noise ratio over RGB in dB, data range 1; at most ``cap``, which equal images have."""
     check_pair(image, reference)
-    return _decibel(image - reference)
+    return float(_decibels(image - reference, cap))
 
 
-def batch_psnr(images: Image, references: Image, cap: float) -> Tensor:
-    """PSNR (RGB) in dB of each image of (B, 3, H, W) to its reference, (B,); ``cap`` at most, so that means are finite.
-
-    For many small images of equal size, as trainings and their rewards have them; ``psnr`` sums more exactly.
-    """
-    return -10 * (images - references).square().mean(dim=(1, 2, 3)).clamp(min=10 ** (-cap / 10)).log10()
-
-
-def psnr_y(image: Image, reference: Image) -> float:
-    """PSNR in dB of the limited-range (16 to 235) BT.601 Y, as super-resolution papers do; ``inf`` for equal images.
+def psnr_y(image: Image, reference: Image, cap: float = math.inf) -> float:
+    """PSNR in dB of the limited-range (16 to 235) BT.601 Y, as super-resolution papers do; at most ``cap``.
 
     The peak stays 255, so values lie about 1.3 dB above those of a full-range luma.
     """
     check_pair(image, reference)
-    return _decibel(luma(image - reference) * (219 / 255))
+    return float(_decibels(luma(image - reference) * (219 / 255), cap))
+
+
+def psnr_of_each(images: Image, references: Image, cap: float = math.inf) -> Tensor:
+    """``psnr`` of every image of (B, 3, H, W) to its own reference, (B,) float64 on the images' device: equal numbers.
+
+    Checks nothing: it is for the inner loops of trainings.
+    """
+    return _decibels(images - references, cap)
 
 
 def ssim(image: Image, reference: Image) -> float:
@@ -91,10 +94,10 @@ def ms_ssim(image: Image, reference: Image) -> float:
     return score * _power(_similarity(pair[:1], pair[1:])[0], _SCALE_WEIGHTS[-1])
 
 
-def _decibel(difference: Tensor) -> float:
+def _decibels(difference: Tensor, cap: float) -> Tensor:
+    """Of differences (B, C, H, W): (B,)."""
     rows = difference.square_().mean(dim=-1)  # exact enough in float32; the mean over many rows is not
-    error = float(rows.mean(dtype=torch.float64))
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return decibels(rows.mean(dim=(1, 2), dtype=torch.float64), cap)
 
 
 def _power(base: float, exponent: float) -> float:

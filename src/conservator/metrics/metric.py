@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from conservator.image import Image
 
@@ -17,6 +19,10 @@ class FullReference:
     higher_is_better: bool
     score: Callable[[Image, Image], float]
     """(image, reference) -> score; NaN when it cannot be computed, never 0."""
+    at_most: float = math.inf
+    """A better score counts as this much in tables, means and z-scores, which hold no infinity."""
+    stands_in_for: tuple[str, ...] = ()
+    """Benchmarks measure it only where none of these can be measured: they say the same, and cost less or say more."""
 
 
 @dataclass(frozen=True)
@@ -26,3 +32,6 @@ class NoReference:
     name: str
     higher_is_better: bool
     score: Callable[[Image], float]
+
+
+Metric: TypeAlias = FullReference | NoReference

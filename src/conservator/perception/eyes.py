@@ -15,13 +15,12 @@ from conservator.image import Image, luma
 from conservator.networks.eye import Glance, Trunk
 from conservator.networks.judge import Judge
 from conservator.perception.opinions import opinions
-from conservator.perception.perception import GRADED_KINDS, OBJECTIVES, Gain, Look, Percept
+from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, OBJECTIVES, Gain, Look, Percept
 from conservator.perception.statistics import statistics
 from conservator.weights import load_weights
 
 _GLANCE = "glance."  # begins the names of the network's tensors, beside those of the judge
 _SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
-_ENLARGED = 0.5  # dB; pictures of two sizes cannot be compared, so an enlargement that was asked for counts this much
 
 
 class StatisticalPerception:
@@ -59,7 +58,7 @@ class StatisticalPerception:
     def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
         """Estimate the gain of a treatment; an enlargement counts half a dB."""
         if before.image.shape != after.image.shape:
-            return Gain.sure(_ENLARGED)
+            return Gain.sure(ENLARGED_GAIN)
         if torch.equal(before.image, after.image):
             return Gain.sure(0.0)
         judge, _ = _judge(self._weights)

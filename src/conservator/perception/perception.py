@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from conservator.degradations.kinds import TAUGHT, Kind, Severity
 from conservator.image import Image
+from conservator.kinds import OBJECTIVES as OBJECTIVES
+from conservator.kinds import TAUGHT, Kind, Severity
+from conservator.kinds import Objective as Objective
 
 GRADED_KINDS = tuple(kind for kind in Kind if kind in TAUGHT)
 """What is graded by looking; low resolution follows from the size alone."""
 
-Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
-OBJECTIVES: tuple[Objective, ...] = ("fidelity", "balanced", "perceptual")
-"""What a restoration is for: near to the undamaged photo, good to look at, or both; the order of a judge's outputs."""
+
+ENLARGED_GAIN = 0.5
+"""dB. Pictures of two sizes cannot be compared, so an enlargement, which the user must ask for, counts this much."""
 
 
 @dataclass(frozen=True)

@@ -107,11 +107,6 @@ def load_photo(path: str | os.PathLike[str], *, max_pixels: int = 200_000_000, a
         raise PhotoError(f"cannot read {path}: it needs more memory than there is") from error
 
 
-def find_photos(folder: Path) -> list[Path]:
-    """The files under a folder, recursively, whose names end as a photo's does, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-
-
 def save_photo(
     photo: Photo,
     path: str | os.PathLike[str],

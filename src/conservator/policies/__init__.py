@@ -4,7 +4,6 @@ from conservator.policies.catalog import POLICIES, PolicyContext, is_policy, mak
 from conservator.policies.chat import Chat
 from conservator.policies.check import check_policy
 from conservator.policies.dqn import Agent, DqnPolicy, load_agent
-from conservator.policies.endpoint import ChatOptions
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
@@ -17,7 +16,6 @@ __all__ = [
     "Agent",
     "Beam",
     "Chat",
-    "ChatOptions",
     "DqnPolicy",
     "EyeJudge",
     "FixedOrder",

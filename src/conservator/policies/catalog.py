@@ -12,14 +12,15 @@ from conservator.image import Image
 from conservator.perception.perception import Blind, Objective, Perception
 from conservator.policies.chat import Chat
 from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
-from conservator.policies.endpoint import ChatOptions
+from conservator.policies.endpoint import check_options
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
 from conservator.policies.strategies import Predefined, RandomBoth
 from conservator.policies.vision_language import load_model, shipped_model
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
+from conservator.request import ChatOptions
 from conservator.session.session import Policy
 
 
@@ -134,4 +135,4 @@ def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = Non
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")
     if name == "chat":
-        (chat or ChatOptions()).check()
+        check_options(chat or ChatOptions())

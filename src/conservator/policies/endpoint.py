@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from conservator.errors import ConservatorError, MissingExtraError
+from conservator.request import BASE_URL, ChatOptions
 from conservator.session.trajectory import Usage
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 KEY = "OPENAI_API_KEY"
 """The environment variable of the key: read when a question is sent, never kept, shown or written."""
-BASE_URL = "OPENAI_BASE_URL"
-"""The environment variable of the endpoint, for those who name none."""
 MAX_BYTES = 2**20
 """Of an answer. A decision has a few hundred."""
 _LONGEST_WAIT = 30.0
@@ -37,74 +36,46 @@ _LONGEST_WAIT = 30.0
 _OURS = frozenset({"model", "messages", "stream", "n"})
 
 
-@dataclass(frozen=True)
-class ChatOptions:
-    """Where the policy ``chat`` asks, and what that may cost. There is no key in it, so it can go into a record."""
+def check_options(options: ChatOptions) -> None:
+    """Raise before any work: ConservatorError where something is missing or wrong, MissingExtraError for httpx."""
+    _check_endpoint(options.endpoint)
+    if not options.model:
+        raise ConservatorError("the policy chat needs the name of a model; give it with --model")
+    if not options.allow_upload:
+        raise ConservatorError(
+            f"the policy chat sends up to {options.views} small pictures of each photo to {options.endpoint}; "
+            "if you want that, say --allow-upload (from Python: ChatOptions(..., allow_upload=True))"
+        )
+    for name, least in {"max_calls": 1, "views": 1, "retries": 0, "timeout": 0.001, "backoff": 0}.items():
+        if not getattr(options, name) >= least:
+            raise ConservatorError(f"{name} is {getattr(options, name)}, expected {least} or more")
+    if ours := _OURS & set(options.request):
+        raise ConservatorError(f"the request's {', '.join(sorted(ours))} cannot be changed, only added fields can")
+    if not all("!" <= c <= "~" for c in _key()):
+        raise ConservatorError(f"the environment variable {KEY} holds characters that no key has; set it again")
+    try:
+        import httpx  # noqa: F401 - here, where it can be said in time that it is missing
+    except ImportError as error:
+        raise MissingExtraError("the policy chat needs httpx; get it with: pip install 'conservator[chat]'") from error
 
-    endpoint: str = field(default_factory=lambda: os.environ.get(BASE_URL, ""))
-    """The address that /chat/completions is added to, say http://localhost:11434/v1."""
-    model: str = ""
-    allow_upload: bool = False
-    """The user's consent to send pictures of the photo to the endpoint."""
-    max_calls: int = 8
-    """Requests per photo, repeated ones too."""
-    timeout: float = 120.0
-    """Seconds that an answer may take."""
-    retries: int = 3
-    """How often a request that failed is sent again."""
-    backoff: float = 1.0
-    """Seconds before it is sent again; twice as long each time."""
-    views: int = 5
-    """Pictures that are sent: the whole photo and details at full size."""
-    replan: bool = True
-    """Ask after each tool; or else once, and carry out that plan."""
-    request: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that are added to each request; None leaves one out."""
 
-    def check(self) -> None:
-        """Raise before any work: ConservatorError where something is missing or wrong, MissingExtraError for httpx."""
-        self._check_endpoint()
-        if not self.model:
-            raise ConservatorError("the policy chat needs the name of a model; give it with --model")
-        if not self.allow_upload:
-            raise ConservatorError(
-                f"the policy chat sends up to {self.views} small pictures of each photo to {self.endpoint}; "
-                "if you want that, say --allow-upload (from Python: ChatOptions(..., allow_upload=True))"
-            )
-        for name, least in {"max_calls": 1, "views": 1, "retries": 0, "timeout": 0.001, "backoff": 0}.items():
-            if not getattr(self, name) >= least:
-                raise ConservatorError(f"{name} is {getattr(self, name)}, expected {least} or more")
-        if ours := _OURS & set(self.request):
-            raise ConservatorError(f"the request's {', '.join(sorted(ours))} cannot be changed, only added fields can")
-        if not all("!" <= c <= "~" for c in _key()):
-            raise ConservatorError(f"the environment variable {KEY} holds characters that no key has; set it again")
-        try:
-            import httpx  # noqa: F401 - here, where it can be said in time that it is missing
-        except ImportError as error:
-            raise MissingExtraError(
-                "the policy chat needs httpx; get it with: pip install 'conservator[chat]'"
-            ) from error
-
-    def _check_endpoint(self) -> None:
-        if not self.endpoint:
-            raise ConservatorError(
-                f"the policy chat needs an endpoint; give --endpoint http://localhost:11434/v1, or set {BASE_URL}"
-            )
-        try:
-            url = urlsplit(self.endpoint)
-            good = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
-        except ValueError:
-            good = False
-        if not good:
-            raise ConservatorError(f"{self.endpoint!r} is no endpoint; expected http(s)://HOST[:PORT]/v1")
-        if url.username or url.password or url.query or url.fragment:  # not shown: it may hold a secret
-            raise ConservatorError(
-                "the endpoint's address holds more than http(s)://HOST[:PORT]/PATH, and it goes into the record; "
-                f"put a key into the environment variable {KEY}"
-            )
-
-    def __str__(self) -> str:
-        return f"{self.model} at {self.endpoint}"
+def _check_endpoint(endpoint: str) -> None:
+    if not endpoint:
+        raise ConservatorError(
+            f"the policy chat needs an endpoint; give --endpoint http://localhost:11434/v1, or set {BASE_URL}"
+        )
+    try:
+        url = urlsplit(endpoint)
+        good = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise ConservatorError(f"{endpoint!r} is no endpoint; expected http(s)://HOST[:PORT]/v1")
+    if url.username or url.password or url.query or url.fragment:  # not shown: it may hold a secret
+        raise ConservatorError(
+            "the endpoint's address holds more than http(s)://HOST[:PORT]/PATH, and it goes into the record; "
+            f"put a key into the environment variable {KEY}"
+        )
 
 
 def read_request(text: str) -> dict[str, Any]:
@@ -190,7 +161,7 @@ def _send(client: httpx.Client, options: ChatOptions, content: bytes) -> _Came:
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
         if time.monotonic() > end:
             return late
-        return _Came(problem=clean(str(error)) or type(error).__name__)
+        return _Came(problem=clean_words(str(error)) or type(error).__name__)
 
 
 def _pause(retry_after: str, backoff: float, rng: np.random.Generator) -> float:
@@ -208,7 +179,7 @@ def _problem(came: _Came) -> str:
     """Why there is no answer, and what the user can do."""
     if not came.status:
         return came.problem
-    said = clean(_error_message(came.body), 300)
+    said = clean_words(_error_message(came.body), 300)
     told = f"HTTP {came.status}" + (f" ({said})" if said else "")
     if came.status in (401, 403):
         have = "does it hold the right key?" if _key() else "it is not set"
@@ -267,7 +238,7 @@ def _read(came: _Came, calls: int) -> Answer:
     choice = completion.choices[0]
     if text := (choice.message.content or "").strip():
         return Answer(_without_key(text), usage)
-    why = clean(choice.message.refusal or choice.finish_reason or "it gave no reason", 300)
+    why = clean_words(choice.message.refusal or choice.finish_reason or "it gave no reason", 300)
     more = ", let it write more with --request '{\"max_tokens\": 8000}'" if why == "length" else ""
     return Answer("", usage, f"the model wrote nothing ({why}){more}")
 
@@ -278,7 +249,7 @@ def _count(usage: Any, name: str) -> int:
     return value if type(value) is int and 0 <= value < 10**9 else 0
 
 
-def clean(text: str, limit: int = 600) -> str:
+def clean_words(text: str, limit: int = 600) -> str:
     """A stranger's words as one line: no control characters, no key, no more than ``limit`` characters."""
     line = "".join(c for c in " ".join(_without_key(text).split()) if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -12,7 +12,7 @@ from conservator.image import Image, check_image
 from conservator.networks.dqn import Q_PATCH
 from conservator.perception.perception import Blind
 from conservator.policies.dqn import BLOCK, LONGEST
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session import Policy, Session, run_together
 from conservator.tools.tool import Toolbox
 

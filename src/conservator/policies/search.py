@@ -15,7 +15,7 @@ from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ToolFailedError
 from conservator.image import Image
 from conservator.perception.perception import Look, Objective, Percept, Perception
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.resample import bicubic_to
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
@@ -210,20 +210,25 @@ class _Planner(ABC):
     _greedy: Greedy
 
     def act(self, observation: Observation) -> Decision:
-        """Search, or do what the last decision left to do."""
-        last = observation.trajectory.last.decision
-        if last is not None:
-            plan = last.plan
-            return Decision(Apply(plan[0]), plan[1:], "as planned") if plan else Decision(Stop(), thought="plan done")
-        best, count = self._search(observation)
-        if not best.toolchain:
-            return Decision(Stop(), thought=_nothing(observation.percept) if not count else "no treatment helps enough")
-        first, *rest = best.toolchain
-        return Decision(Apply(first), tuple(rest), f"best of {count} toolchains tried, promises {best.gain:+.1f} dB")
+        """Do what a plan of its own left to do; search where there is none, or where its last step failed."""
+        last = observation.trajectory.last
+        if last.decision is not None and last.decision.by == self.name and last.error is None:
+            plan = last.decision.plan
+            if not plan:
+                return Decision(Stop(), thought="plan done", by=self.name)
+            return Decision(Apply(plan[0]), plan[1:], "as planned", by=self.name)
+        start = State(observation.image, observation.percept, observation.trajectory.toolchain())
+        best, count = self._search(start, observation)
+        plan = best.toolchain[len(start.toolchain) :]
+        if not plan:
+            thought = "no treatment helps enough" if count else _nothing(observation.percept)
+            return Decision(Stop(), thought=thought, by=self.name)
+        thought = f"best of {count} toolchains tried, promises {best.gain:+.1f} dB"
+        return Decision(Apply(plan[0]), plan[1:], thought, by=self.name)
 
     @abstractmethod
-    def _search(self, observation: Observation) -> tuple[State, int]:
-        """The best state found, and how many toolchains were tried."""
+    def _search(self, start: State, observation: Observation) -> tuple[State, int]:
+        """The best state found from ``start`` on, and how many toolchains were tried."""
 
 
 class Beam(_Planner):
@@ -233,8 +238,7 @@ class Beam(_Planner):
         """``greedy`` expands states and says what each tool must add; ``depth`` bounds the toolchain."""
         self.name, self._greedy, self._width, self._depth = name, greedy, width, depth
 
-    def _search(self, observation: Observation) -> tuple[State, int]:
-        start = State(observation.image, observation.percept)
+    def _search(self, start: State, observation: Observation) -> tuple[State, int]:
         front, best, count = [start], start, 0
         for _ in range(min(self._depth, observation.steps_left - 1)):
             children = [child for state in front for child in self._greedy.expand(state, observation.tools)]
@@ -259,12 +263,12 @@ class Search(_Planner):
         """``judge`` compares a state with the untouched photo; ``calls`` is the budget."""
         self.name, self._greedy, self._judge, self._calls = name, greedy, judge, calls
 
-    def _search(self, observation: Observation) -> tuple[State, int]:
-        start = State(observation.image, observation.percept)
+    def _search(self, start: State, observation: Observation) -> tuple[State, int]:
         opened, best, count = [start], start, 0
         while opened and count < self._calls:
             state = opened.pop(max(range(len(opened)), key=lambda i: opened[i].worth))
-            if state.worth < best.worth - _BEHIND or len(state.toolchain) >= observation.steps_left - 1:
+            length = len(state.toolchain) - len(start.toolchain)
+            if state.worth < best.worth - _BEHIND or length >= observation.steps_left - 1:
                 continue
             children = self._greedy.expand(state, observation.tools)
             count += len(children)
@@ -277,9 +281,10 @@ class Search(_Planner):
 
     def _beside(self, start: State, state: State, tools: Sequence[ToolSpec]) -> State:
         """The state with its gain beside the untouched photo, if that is less."""
-        if len(state.toolchain) < 2 or state.image.shape != start.image.shape:
+        toolchain = state.toolchain[len(start.toolchain) :]
+        if len(toolchain) < 2 or state.image.shape != start.image.shape:
             return state
-        used = [spec for spec in tools if spec.name in state.toolchain]
+        used = [spec for spec in tools if spec.name in toolchain]
         together = replace(used[0], removes=frozenset[Kind]().union(*(spec.removes for spec in used)))
         gain = self._judge(start, together, state.image, state.percept)
         return replace(state, gain=min(state.gain, gain))

@@ -1,5 +1,8 @@
 """Pools: shared places to call models by name, in this process or elsewhere."""
 
-from conservator.pool.pool import LocalPool, MemoPool, Model, Pool
+from conservator.pool.check import check_pool
+from conservator.pool.memo import MemoPool
+from conservator.pool.models import FunctionModel, host
+from conservator.pool.pool import LocalPool, Model, Pool, check_device
 
-__all__ = ["LocalPool", "MemoPool", "Model", "Pool"]
+__all__ = ["FunctionModel", "LocalPool", "MemoPool", "Model", "Pool", "check_device", "check_pool", "host"]

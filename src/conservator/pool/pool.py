@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import copy
 import threading
-import weakref
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from conservator.errors import ConservatorError, name_not_found
-from conservator.image import digest
+from conservator.errors import (
+    ConservatorError,
+    ImageError,
+    MissingExtraError,
+    PoolError,
+    ToolFailedError,
+    name_not_found,
+)
 
 
 def check_device(name: str) -> None:
@@ -31,25 +37,49 @@ def check_device(name: str) -> None:
 
 
 class Model(Protocol):
-    """What a pool can host: cheap to make and to pickle, loaded by ``setup`` in the worker, then called."""
+    """What a pool can host: cheap to make and to pickle, loaded by ``setup`` in the worker, then called.
+
+    It may have an attribute ``identity`` (str), by which a pool knows it again: two models of one identity, its weights
+    included, give the same results. Without one, or where it is "", the object itself is its identity.
+    """
 
     def setup(self, device: str) -> None:
         """Load weights onto a torch device."""
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        """Map tensors whose first axis is the batch to one tensor with the same first axis."""
+        """Map tensors whose first axis is the batch to one tensor with the same first axis.
+
+        It must not keep what it gets. ToolFailedError says that it cannot treat these tensors, ImageError that they
+        are not what it takes; any other exception counts as the model's failure, too.
+        """
 
 
 class Pool(ABC):
-    """A shared place to call models by name. Safe to call from many threads."""
+    """A shared place to call models by name. Safe to call from many threads.
+
+    Each call has one of three outcomes: its result; the model's own failure, a ToolFailedError (or an ImageError for
+    tensors that it does not take); or a PoolError, which says that the pool could not run the call at all.
+    """
 
     @abstractmethod
     def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
-        """Call a model; the future holds its result or its error. Raises NameNotFoundError for an unknown name."""
+        """Call a model; the future holds its result or its error.
+
+        The result may be shared with other callers, and the tensors are read until the future is done: change neither
+        in place. A done-callback may run on a thread of the pool, so it must not wait for the pool, which ``submit``
+        may do. Raises NameNotFoundError for an unknown name, PoolError when the pool is closed.
+        """
 
     @abstractmethod
     def close(self) -> None:
         """Finish what was submitted, then stop. Calling it twice is fine."""
+
+    def identity(self, name: str) -> str:
+        """What answers to a name at the moment: equal while it is the same model with the same weights.
+
+        A pool over another one asks that one. Raises NameNotFoundError for an unknown name where the pool can tell.
+        """
+        return name
 
     def __enter__(self) -> Self:
         return self
@@ -58,22 +88,59 @@ class Pool(ABC):
         self.close()
 
 
-@dataclass
+def call_error(name: str, error: BaseException) -> BaseException:
+    """What a caller is told when a loaded model raised ``error``: one of the outcomes of Pool, caused by it.
+
+    Code that wants to end the process, and a device that no longer answers, have ended the worker, not the call.
+    """
+    if isinstance(error, ToolFailedError | ImageError | PoolError):
+        return error
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, MissingExtraError):
+        told: ConservatorError = PoolError(f"{name} cannot run here: {error}")
+    elif not isinstance(error, Exception) or _device_died(error):
+        told = PoolError(f"the worker died while {name} ran ({reason})")
+    else:
+        told = ToolFailedError(f"{name} failed: {reason}")
+    told.__cause__ = error
+    return told
+
+
+def load_error(name: str, error: BaseException) -> PoolError:
+    """What a caller is told when the ``setup`` of a model raised ``error``."""
+    sentence = isinstance(error, ConservatorError)
+    told = PoolError(f"{name} cannot be loaded: {error}" if sentence else f"{name} cannot be loaded: {error!r}")
+    told.__cause__ = error
+    return told
+
+
+def _device_died(error: BaseException) -> bool:
+    """Whether an accelerator failed for good, which torch cannot mend within the process; not for lack of memory."""
+    gone = getattr(torch, "AcceleratorError", ())  # since torch 2.8
+    return isinstance(error, gone) and not isinstance(error, torch.OutOfMemoryError)
+
+
+@dataclass(eq=False)
 class _Call:
     name: str
+    identity: str
+    model: Model
     tensors: tuple[Tensor, ...]
     future: Future[Tensor] = field(default_factory=Future)
 
     @property
     def key(self) -> tuple[object, ...]:
-        return self.name, tuple(tuple(t.shape) for t in self.tensors)
+        """Calls of equal keys can run as one batch."""
+        return self.name, self.identity, tuple((t.shape, t.dtype, t.device) for t in self.tensors)
 
 
 class LocalPool(Pool):
-    """Runs models on threads of this process; one model serves one call (or one batch of waiting calls) at a time.
+    """Runs models on threads of this process; one model serves ``at_once`` calls (or batches of them) at a time.
 
-    Waiting calls of one name and shape run as one batch of at most ``max_batch``; with 1 every result is the same to
-    the bit whatever else is running. At most ``queue_size`` calls wait; ``submit`` blocks beyond that.
+    A model is loaded when it is first called, once whatever the number of threads; a load that fails is tried again at
+    the next call. Waiting calls of one name and shape run as one batch of at most ``max_batch`` calls; with 1 every
+    result is the same to the bit whatever else is running. At most ``queue_size`` calls wait; ``submit`` blocks beyond
+    that. An entry of ``models`` may be replaced: later calls run the new model.
     """
 
     def __init__(
@@ -83,26 +150,33 @@ class LocalPool(Pool):
         workers: int = 2,
         max_batch: int = 8,
         queue_size: int = 64,
+        at_once: int = 1,
     ) -> None:
+        """``at_once`` above 1 is for models that several threads may call, as they may a tool once it is set up."""
         self._models, self._device = models, device
-        self._max_batch, self._queue_size = max_batch, queue_size
-        self._loaded: dict[str, Model] = {}
+        self._max_batch, self._queue_size, self._at_once = max_batch, queue_size, at_once
+        self._known: dict[str, tuple[Model, str]] = {}
+        self._numbered = 0
+        self._loaded: dict[str, tuple[str, Model]] = {}
         self._waiting: deque[_Call] = deque()
-        self._busy: set[str] = set()
+        self._busy = Counter[str]()
+        self._loading = threading.Lock()
         self._closed = False
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, daemon=True, name=f"pool-{i}") for i in range(workers)]
         for thread in self._threads:
             thread.start()
 
+    def identity(self, name: str) -> str:
+        return self._identified(name)[1]
+
     def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
-        if name not in self._models:
-            raise name_not_found("model", name, self._models)
-        call = _Call(name, tensors)
+        model, identity = self._identified(name)
+        call = _Call(name, identity, model, tensors)
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._waiting) < self._queue_size)
             if self._closed:
-                raise RuntimeError(f"cannot call {name!r}: the pool is closed")
+                raise PoolError(f"{name} cannot be called: the pool is closed")
             self._waiting.append(call)
             self._changed.notify_all()
         return call.future
@@ -114,106 +188,95 @@ class LocalPool(Pool):
         for thread in self._threads:
             thread.join()
 
+    def _identified(self, name: str) -> tuple[Model, str]:
+        """The model of a name and its identity: its own, or the number of the object."""
+        try:
+            model = self._models[name]
+        except KeyError:
+            raise name_not_found("model", name, self._models) from None
+        with self._changed:
+            known, identity = self._known.get(name, (None, ""))
+            if known is not model:
+                self._numbered += 1
+                identity = f"{name} {getattr(model, 'identity', '') or f'object {self._numbered}'}"
+                self._known[name] = model, identity
+        return model, identity
+
     def _work(self) -> None:
         while calls := self._take():
             name = calls[0].name
             try:
-                self._run(name, calls)
+                self._run(calls)
             finally:
                 with self._changed:
-                    self._busy.discard(name)
+                    self._busy[name] -= 1
                     self._changed.notify_all()
+            del calls  # or their tensors would stay until the next call
 
     def _take(self) -> list[_Call]:
         """Wait for the next batch; an empty list means that the pool is closed and drained."""
         with self._changed:
             while True:
-                first = next((call for call in self._waiting if call.name not in self._busy), None)
+                first = next((call for call in self._waiting if self._busy[call.name] < self._at_once), None)
                 if first is not None:
-                    break
-                if self._closed and not self._waiting:
+                    alike = (call for call in self._waiting if call is first or call.key == first.key)
+                    batch = list(islice(alike, self._max_batch))
+                    for call in batch:
+                        self._waiting.remove(call)
+                    self._changed.notify_all()
+                    if running := [call for call in batch if call.future.set_running_or_notify_cancel()]:
+                        self._busy[first.name] += 1
+                        return running
+                elif self._closed and not self._waiting:
                     return []
-                self._changed.wait()
-            batch = [call for call in self._waiting if call.key == first.key][: self._max_batch]
-            for call in batch:
-                self._waiting.remove(call)
-            self._busy.add(first.name)
-            self._changed.notify_all()
-            return [call for call in batch if call.future.set_running_or_notify_cancel()] or self._take_after_cancel(
-                first
-            )
+                else:
+                    self._changed.wait()
 
-    def _take_after_cancel(self, call: _Call) -> list[_Call]:
-        self._busy.discard(call.name)
-        return self._take()
-
-    def _run(self, name: str, calls: list[_Call]) -> None:
+    def _run(self, calls: Sequence[_Call]) -> None:
+        """Answer every call; whatever happens, none is left without an answer."""
+        first = calls[0]
         try:
-            model = self._load(name)
-            if len(calls) == 1:
-                calls[0].future.set_result(model(*calls[0].tensors))
-                return
+            model = self._load(first)
+        except BaseException as error:
+            for call in calls:
+                call.future.set_exception(load_error(call.name, error))
+            return
+        if len(calls) > 1 and self._run_together(model, calls):
+            return
+        for call in calls:  # one bad item must not fail its neighbours
+            try:
+                result = _owned(model(*call.tensors), call.tensors)
+            except BaseException as error:
+                call.future.set_exception(call_error(call.name, error))
+            else:
+                call.future.set_result(result)
+
+    def _run_together(self, model: Model, calls: Sequence[_Call]) -> bool:
+        """Answer the calls with one run of the model; False, and none is answered, where that fails."""
+        try:
+            sizes = [call.tensors[0].shape[0] for call in calls]
             together = model(*(torch.cat(column) for column in zip(*(c.tensors for c in calls), strict=True)))
-            parts = torch.split(together, [c.tensors[0].shape[0] for c in calls])
-            for call, part in zip(calls, parts, strict=True):
-                call.future.set_result(part)
-        except Exception as error:
-            if len(calls) == 1:
-                calls[0].future.set_exception(error)
-                return
-            for call in calls:  # one bad item must not fail its neighbours
-                self._run(name, [call])
+            # copied, for a part of a batch would keep the whole batch in memory
+            parts = [part.clone() for part in torch.split(together, sizes)]
+        except BaseException:  # whatever it was, each call alone says it of its own tensors
+            return False
+        for call, part in zip(calls, parts, strict=True):
+            call.future.set_result(part)
+        return True
 
-    def _load(self, name: str) -> Model:
-        if name not in self._loaded:
-            model = copy.copy(self._models[name])
-            model.setup(self._device)
-            self._loaded[name] = model
-        return self._loaded[name]
+    def _load(self, call: _Call) -> Model:
+        """The loaded model of a call; one thread at a time loads, so none is loaded twice."""
+        with self._loading:
+            identity, model = self._loaded.get(call.name, ("", call.model))
+            if identity != call.identity:
+                self._loaded.pop(call.name, None)
+                model = copy.copy(call.model)
+                model.setup(self._device)
+                self._loaded[call.name] = call.identity, model
+            return model
 
 
-class MemoPool(Pool):
-    """Remembers results by name and pixels, for search and for groups of rollouts that share their first steps.
-
-    Bounded by ``max_bytes`` of results, least recently used first out. A call in flight is shared; a failure is never
-    remembered. Closing it closes the pool beneath.
-    """
-
-    def __init__(self, pool: Pool, max_bytes: int = 512 * 2**20) -> None:
-        self._pool, self._max_bytes = pool, max_bytes
-        self._memo: OrderedDict[tuple[str, ...], Future[Tensor]] = OrderedDict()
-        self._sizes: dict[tuple[str, ...], int] = {}
-        self._lock = threading.RLock()
-        self.hits = 0
-        """Calls answered without running a model."""
-
-    def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
-        key = (name, *map(digest, tensors))
-        with self._lock:
-            if key in self._memo:
-                self.hits += 1
-                self._memo.move_to_end(key)
-                return self._memo[key]
-            call = self._memo[key] = self._pool.submit(name, *tensors)
-        memo = weakref.ref(self)  # a call that knew the memo would keep it, and all its results, after its last use
-
-        def settle(done: Future[Tensor]) -> None:
-            if (remembering := memo()) is not None:
-                remembering._settle(key, done)
-
-        call.add_done_callback(settle)
-        return call
-
-    def _settle(self, key: tuple[str, ...], call: Future[Tensor]) -> None:
-        with self._lock:
-            if call.cancelled() or call.exception() is not None:
-                self._memo.pop(key, None)
-                return
-            result = call.result()
-            self._sizes[key] = result.numel() * result.element_size()
-            while sum(self._sizes.values()) > self._max_bytes and self._sizes:
-                oldest = next(k for k in self._memo if k in self._sizes)
-                del self._memo[oldest], self._sizes[oldest]
-
-    def close(self) -> None:
-        self._pool.close()
+def _owned(result: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """The result, copied where it lies in the memory of what was given, which its owner may change."""
+    storage = result.untyped_storage().data_ptr()
+    return result.clone() if any(storage == t.untyped_storage().data_ptr() for t in tensors) else result

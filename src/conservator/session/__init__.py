@@ -1,6 +1,6 @@
 """Sessions: the one loop, and the trajectory that records it."""
 
-from conservator.session.scope import ANYTHING, TONAL, TONAL_CONFIDENCE, Scope
+from conservator.session.scope import ANYTHING, TONAL, Scope
 from conservator.session.session import Observation, Policy, Session, run
 from conservator.session.together import TogetherPolicy, decide_together, run_together, step_together
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory, Usage
@@ -8,7 +8,6 @@ from conservator.session.trajectory import Action, Apply, Decision, Rollback, St
 __all__ = [
     "ANYTHING",
     "TONAL",
-    "TONAL_CONFIDENCE",
     "Action",
     "Apply",
     "Decision",

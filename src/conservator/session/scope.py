@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conservator.degradations.kinds import Kind
+from conservator.kinds import Kind
 from conservator.perception.perception import Percept
+from conservator.request import TONAL_CONFIDENCE, Request
 from conservator.tools.tool import ToolSpec
 
 TONAL = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
 """Damage whose treatment changes what the scene looks like. A veil or darkness may be the scene's own."""
-
-TONAL_CONFIDENCE = 0.9
-"""Confidence that haze or low light must have in the photo as it came before it may be treated.
-
-Chosen in November 2026 on real pairs with camera noise (PolyU_sub 28 photos, Nam_sub 13) and soft optics (City100_sub
-16): without it ``greedy`` loses 10.1, 2.2 and 3.8 dB there, with 0.5 it loses 1.2, 0.6 and 2.1 dB, with 0.9 it gains
-1.5 and 1.2 dB and loses 0.1 dB. The price is 1.3 dB of the gain on held-out mixtures of the MiO protocol
-(docs/results/real_pairs.md).
-"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +25,12 @@ class Scope:
     """Damages to leave alone, even where they are in ``only``."""
     tonal_confidence: float = TONAL_CONFIDENCE
     """How sure perception must be of haze or low light in the photo as it came, 0 to 1, for it to be treated."""
+
+    @classmethod
+    def of(cls, request: Request) -> Scope:
+        """What a request allows."""
+        only = frozenset(Kind) if request.only is None else request.only
+        return cls(request.upscale, only, request.never, request.tonal_confidence)
 
     def offers(self, tool: ToolSpec, seen: Percept) -> bool:
         """Whether a policy may choose a tool, where perception said ``seen`` of the photo as it came.

@@ -11,7 +11,7 @@ from typing import Protocol
 from conservator.errors import InvalidActionError, ToolFailedError, name_not_found
 from conservator.image import Image, check_image
 from conservator.perception.perception import Percept, Perception
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session.scope import Scope
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory
 from conservator.tools.tool import Toolbox, ToolSpec

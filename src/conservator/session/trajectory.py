@@ -67,6 +67,8 @@ class Decision:
     """A model's exact text, kept for SFT and GRPO."""
     usage: Usage = Usage()
     """What this decision cost, where a model was asked for it."""
+    by: str = ""
+    """The policy whose plan this is, by name: only that one goes on with it."""
 
 
 @dataclass(frozen=True)

@@ -1,53 +1,13 @@
-"""The toolboxes that ship, by name. A new tool is one class in its file and one line where its toolbox lists it."""
+"""Every toolbox by name: those that ship (shipped.py), what was imported, and the user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, name_not_found
-from conservator.tools.tool import Tool, Toolbox, is_specialist
-
-
-def _classical() -> Iterable[Tool]:
-    from conservator.tools.classical import CLASSICAL
-
-    return CLASSICAL
-
-
-_BESIDE = (
-    *("wiener_deblur_defocus", "richardson_lucy_defocus", "wiener_deblur_gaussian"),
-    *("stretch_brighten", "shift_brighten", "gamma_brighten"),
-)
-"""Classical tools that undo exactly what a lens or an exposure did, where nothing else happened to the photo."""
-
-
-def _conservator() -> Iterable[Tool]:
-    """The experts, the classical tools that are worth having beside them, and those for damage without an expert."""
-    from conservator.tools.experts import EXPERTS
-
-    treated = frozenset[Kind]().union(*(tool.spec.removes for tool in EXPERTS if is_specialist(tool.spec)))
-    rest = (t for t in _classical() if t.spec.name in _BESIDE or not t.spec.removes & treated)
-    return (*EXPERTS, *rest)
-
-
-def _experts() -> Iterable[Tool]:
-    from conservator.tools.experts import EXPERTS
-
-    return EXPERTS
-
-
-def _rl_restore() -> Iterable[Tool]:
-    from conservator.tools.rl_restore_own import shipped_tools
-
-    return shipped_tools("rl_restore")
-
-
-def _rl_restore_compact() -> Iterable[Tool]:
-    from conservator.tools.rl_restore_own import shipped_tools
-
-    return shipped_tools("rl_restore_compact")
+from conservator.tools.shipped import SHIPPED
+from conservator.tools.tool import Tool, Toolbox
 
 
 def _rl_restore_published() -> Iterable[Tool]:
@@ -63,11 +23,7 @@ def _user() -> Iterable[Tool]:
 
 
 TOOLBOXES: Mapping[str, Callable[[], Iterable[Tool]]] = {
-    "conservator": _conservator,
-    "experts": _experts,
-    "classical": _classical,
-    "rl-restore": _rl_restore,
-    "rl-restore:compact": _rl_restore_compact,
+    **SHIPPED,
     "rl-restore:published": _rl_restore_published,
     "user": _user,
 }
@@ -94,14 +50,6 @@ def make_toolbox(names: str) -> Toolbox:
                 what = f"the toolbox {name} has two tools" if other == name else f"{other} and {name} both have a tool"
                 raise ConservatorError(f"{what} {tool.spec.name}; leave one out, or rename or remove your own")
     return Toolbox(*(tool for _, tool in tools.values()))
-
-
-def shipped_names() -> frozenset[str]:
-    """The names of all tools that ship or can be imported: a user's own tool must have another."""
-    from conservator.tools.rl_restore import rl_restore_specs
-
-    names = frozenset(spec.name for spec in rl_restore_specs())
-    return names.union(*(make_toolbox(name) for name in ("conservator", "classical", "rl-restore")))
 
 
 def _from_file(name: str) -> Iterable[Tool]:

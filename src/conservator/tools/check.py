@@ -9,17 +9,20 @@ import torch
 
 from conservator.errors import ToolFailedError
 from conservator.image import Image
+from conservator.tools.tiling import pad_to_fit, run_tiled
 from conservator.tools.tool import Tool
 
 
 def check_tool(tool: Tool, image: Image | None = None, device: str = "cpu") -> None:
     """Raise AssertionError with a sentence when ``tool`` breaks the contract of Tool.
 
-    Checked: a complete spec, cheap pickling before set-up, output shape and range for odd and tiny sizes and for a
-    batch, determinism, an input that stays as it was, and (for tools that tile) tiled = whole to 1/255.
-    ``image`` is a photo (1, 3, H, W), at least 160 pixels a side, to check with; a synthetic scene without it.
+    Checked: a complete spec, a hash of its weights, cheap pickling before set-up, output shape and range for odd and
+    tiny sizes and for a batch, determinism, an input that stays as it was, a tool that stays as it was when it fits and
+    restores (threads share it), and (for tools that tile) tiled = whole to 1/255, both with what was measured on the
+    whole. ``image`` is a photo (1, 3, H, W), at least 160 pixels a side, to check with; a synthetic scene without it.
     """
     _check_spec(tool)
+    _check_identity(tool)
     scene = _scene() if image is None else image
     tool = pickle.loads(pickle.dumps(tool))
     tool.setup(device)
@@ -35,6 +38,7 @@ def check_tool(tool: Tool, image: Image | None = None, device: str = "cpu") -> N
         assert torch.equal(part, before), f"{name}: changed its input in place"
         assert torch.equal(result, tool(part)), f"{name}: two calls gave different pixels"
     _check_batch(tool, scene)
+    _check_fitting(tool, scene)
     if tool.spec.tile is not None:
         _check_tiling(tool, scene)
 
@@ -50,6 +54,38 @@ def _check_spec(tool: Tool) -> None:
     assert spec.scale >= 1, f"{spec.name}: scale must be at least 1"
 
 
+def _check_identity(tool: Tool) -> None:
+    sha256 = tool.weights_sha256
+    assert re.fullmatch(r"([0-9a-f]{64})?", sha256), (
+        f'{tool.spec.name}: weights_sha256 is {sha256!r}; expected 64 hex digits, "" for a tool without weights'
+    )
+
+
+def _check_fitting(tool: Tool, scene: Image) -> None:
+    """A tool is shared by threads: what it measures on one photo must not be seen by a call with another."""
+    name = tool.spec.name
+    one, two = scene[..., :64, :64], 0.5 * scene[..., 32:96, 32:96].flip(-1)
+    before = dict(vars(tool))
+    with torch.no_grad():
+        fit = tool.fitted(one)
+    changed = _changed(before, tool)
+    assert not changed, f"{name}: fitted changed the tool ({', '.join(changed)}); return a changed copy of it"
+    assert isinstance(fit, Tool), f"{name}: fitted gave a {type(fit).__name__}, not a Tool"
+    assert (fit.spec.name, fit.spec.scale) == (name, tool.spec.scale), f"{name}: fitted changed the name or the scale"
+    with torch.inference_mode():
+        first = fit.restore(one)
+        tool(two)
+        assert torch.equal(first, fit.restore(one)), f"{name}: what was fitted to a photo changed with the next photo"
+    changed = _changed(before, tool)
+    assert not changed, f"{name}: restoring changed the tool ({', '.join(changed)}), which threads share"
+
+
+def _changed(before: dict[str, object], tool: Tool) -> list[str]:
+    """The attributes of a tool that are other objects now."""
+    after = vars(tool)
+    return sorted(k for k in {*before, *after} if before.get(k, before) is not after.get(k, after))
+
+
 def _check_batch(tool: Tool, scene: Image) -> None:
     batch = torch.cat([scene[..., :64, :64], scene[..., 40:104, 40:104]])
     together = tool(batch)
@@ -59,8 +95,6 @@ def _check_batch(tool: Tool, scene: Image) -> None:
 
 
 def _check_tiling(tool: Tool, scene: Image) -> None:
-    from conservator.tools.tiling import run_tiled
-
     tile = max(96, 2 * tool.spec.overlap)
     side = max(160, tile + tool.spec.overlap)  # more than one tile, or nothing would be cut
     while min(scene.shape[-2:]) < side:
@@ -68,16 +102,18 @@ def _check_tiling(tool: Tool, scene: Image) -> None:
         scene = torch.cat([scene, scene.flip(-2)], -2)
     area = scene[..., :side, :side]
     settings = {"multiple_of": tool.spec.multiple_of, "scale": tool.spec.scale, "overlap": tool.spec.overlap}
+    with torch.no_grad():
+        fit = tool.fitted(pad_to_fit(area, tool.spec.multiple_of))
     with torch.inference_mode():
         try:
-            whole = run_tiled(tool.restore, area, tile=None, **settings)
+            whole = run_tiled(fit.restore, area, tile=None, **settings)
         except ToolFailedError as error:
             raise AssertionError(f"{tool.spec.name}: failed on a {area.shape[-1]} pixel image: {error}") from error
-        tiled = run_tiled(tool.restore, area, tile=tile, **settings)
+        tiled = run_tiled(fit.restore, area, tile=tile, **settings)
     worst = float((whole - tiled).abs().max())
     assert worst <= 1 / 255, (
-        f"{tool.spec.name}: tiled and whole differ by {worst * 255:.1f}/255; raise spec.overlap, or set spec.tile=None "
-        "for a tool that looks at the whole image"
+        f"{tool.spec.name}: tiled and whole differ by {worst * 255:.1f}/255; raise spec.overlap, measure the whole in "
+        "fitted, or set spec.tile=None for a tool that must see the whole image at once"
     )
 
 

@@ -17,13 +17,17 @@ from conservator.image import Image
 from conservator.networks import make_network
 from conservator.tools.records import WeightsFile
 from conservator.tools.tool import Tool, ToolSpec
-from conservator.weights import load_weights
+from conservator.weights import load_weights, manifest
 
 _SOURCE = "trained in the conservator repository (docs/experts.md)"
 
 
-class Weights(Protocol):
+class WeightsSource(Protocol):
     """Where the tensors of a network come from."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file they lie in, from its manifest or record; "" where there is none."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Read them, verified."""
@@ -34,6 +38,11 @@ class Shipped:
     """A file of the package."""
 
     name: str
+
+    @property
+    def sha256(self) -> str:
+        """As the manifest has it; "" where it lists no such file, which cannot be loaded either."""
+        return str(manifest().get(self.name, {}).get("sha256", ""))
 
     def tensors(self) -> dict[str, Tensor]:
         """Read it; raises ConservatorError when it is not the file of the manifest."""
@@ -47,6 +56,11 @@ class Recorded:
     weights: WeightsFile
     folder: Path
 
+    @property
+    def sha256(self) -> str:
+        """As it was recorded."""
+        return self.weights.sha256
+
     def tensors(self) -> dict[str, Tensor]:
         """Read it; raises ConservatorError when it is gone or has changed."""
         from safetensors.torch import load
@@ -57,9 +71,13 @@ class Recorded:
 class Expert(Tool):
     """One trained network; half-precision weights on disk, float32 at work."""
 
-    def __init__(self, spec: ToolSpec, network: str, weights: Weights) -> None:
+    def __init__(self, spec: ToolSpec, network: str, weights: WeightsSource) -> None:
         self.spec, self._network, self._weights = spec, network, weights
         self._model: nn.Module | None = None
+
+    @property
+    def weights_sha256(self) -> str:
+        return self._weights.sha256
 
     def setup(self, device: str) -> None:
         """Build the network and load its weights."""

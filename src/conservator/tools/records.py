@@ -25,14 +25,14 @@ class WeightsFile(BaseModel):
         """The file's bytes; raises ConservatorError when it is gone or is not the file that was recorded."""
         path = folder / self.name
         data = read_bytes(path)
-        if sha256(data) != self.sha256:
+        if sha256_of(data) != self.sha256:
             raise ConservatorError(
                 f"{path} has changed since it was added (other sha256); delete it and its record, and add it again"
             )
         return data
 
 
-def sha256(data: bytes) -> str:
+def sha256_of(data: bytes) -> str:
     """Content hash, hex."""
     return hashlib.sha256(data).hexdigest()
 

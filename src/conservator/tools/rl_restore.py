@@ -20,8 +20,8 @@ from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks.dqn import QNetwork
 from conservator.networks.rl_restore import DeepNet, ShallowNet
-from conservator.tools.experts import Weights
-from conservator.tools.records import WeightsFile, read_bytes, sha256, write_tool
+from conservator.tools.experts import WeightsSource
+from conservator.tools.records import WeightsFile, read_bytes, sha256_of, write_tool
 from conservator.tools.tool import Tool, ToolSpec
 
 _SOURCE = "Yu et al., Crafting a toolchain for image restoration, CVPR 2018; github.com/yuke93/RL-Restore"
@@ -68,6 +68,11 @@ class Imported:
     folder: Path
     prefix: str
 
+    @property
+    def sha256(self) -> str:
+        """Of the whole file, as it was recorded."""
+        return self.weights.sha256
+
     def tensors(self) -> dict[str, Tensor]:
         """Read them; raises ConservatorError when the file is gone or has changed."""
         from safetensors.torch import load
@@ -79,9 +84,13 @@ class Imported:
 class RlRestoreTool(Tool):
     """One of the twelve networks; its weights are read in ``setup``."""
 
-    def __init__(self, spec: ToolSpec, network: Callable[[], nn.Module], weights: Weights) -> None:
+    def __init__(self, spec: ToolSpec, network: Callable[[], nn.Module], weights: WeightsSource) -> None:
         self.spec, self._make, self._weights = spec, network, weights
         self._network: nn.Module | None = None
+
+    @property
+    def weights_sha256(self) -> str:
+        return self._weights.sha256
 
     def setup(self, device: str) -> None:
         """Load the weights; raises ConservatorError when their file is missing or has changed."""
@@ -158,8 +167,8 @@ def import_rl_restore(npz_path: str | Path, destination_dir: str | Path) -> Path
     from safetensors.torch import save
 
     converted = save(tensors)
-    weights = WeightsFile(name="rl_restore.safetensors", sha256=sha256(converted))
-    record = RlRestoreRecord(weights=weights, source_sha256=sha256(data))
+    weights = WeightsFile(name="rl_restore.safetensors", sha256=sha256_of(converted))
+    record = RlRestoreRecord(weights=weights, source_sha256=sha256_of(data))
     return write_tool(Path(destination_dir), weights, converted, record)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError
+from conservator.files import sha256
 from conservator.networks.unet import ResidualUNet
 from conservator.tools.rl_restore import RlRestoreTool, network_of, rl_restore_specs, strength
 from conservator.tools.tool import ToolSpec
@@ -30,9 +31,10 @@ _PLAIN = (32, 56, 80)
 
 @dataclass(frozen=True)
 class Loaded:
-    """Tensors that were read already."""
+    """Tensors that were read already, from the file of this hash, "" where they come from none."""
 
     values: Mapping[str, Tensor]
+    sha256: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """All of them."""
@@ -62,7 +64,9 @@ def own_network(architecture: str, index: int) -> Callable[[], nn.Module]:
     raise ConservatorError(f"the architecture is {architecture!r}, expected paper, compact or plain")
 
 
-def own_tools(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[RlRestoreTool, ...]:
+def own_tools(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file_sha256: str = ""
+) -> tuple[RlRestoreTool, ...]:
     """The tools of a file of weights, in the paper's order: ``NAME.`` begins the tensors of each."""
     architecture = metadata.get("architecture", "")
     tools = []
@@ -73,7 +77,7 @@ def own_tools(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tup
             raise ConservatorError(
                 f"the file of weights has no tool {spec.name}; conservator train rl-restore-tools makes all"
             )
-        tools.append(RlRestoreTool(spec, own_network(architecture, index), Loaded(mine)))
+        tools.append(RlRestoreTool(spec, own_network(architecture, index), Loaded(mine, file_sha256)))
     return tuple(tools)
 
 
@@ -84,12 +88,12 @@ def shipped_tools(name: str) -> tuple[RlRestoreTool, ...]:
             f"the tools {name} do not ship with this version; train them with: conservator train rl-restore-tools "
             "--architecture compact, and use them with: --toolbox rl-restore:FILE"
         )
-    return own_tools(*load_weights(name))
+    return own_tools(*load_weights(name), str(manifest()[name]["sha256"]))
 
 
 def trained_tools(path: Path) -> tuple[RlRestoreTool, ...]:
     """Twelve tools that ``conservator train rl-restore-tools`` wrote; ConservatorError when the file is none."""
-    return own_tools(*read_tools(path))
+    return own_tools(*read_tools(path), sha256(path))
 
 
 def read_tools(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

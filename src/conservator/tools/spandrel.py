@@ -18,7 +18,8 @@ from torch import Tensor
 from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, MissingExtraError
 from conservator.image import Image
-from conservator.tools.records import WeightsFile, read_bytes, sha256, write_tool
+from conservator.tools.records import WeightsFile, read_bytes, sha256_of, write_tool
+from conservator.tools.shipped import shipped_names
 from conservator.tools.tool import Tool, ToolSpec
 
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -70,6 +71,10 @@ class SpandrelTool(Tool):
         self._folder = folder
         self._model: Any = None
 
+    @property
+    def weights_sha256(self) -> str:
+        return self._record.weights.sha256
+
     def setup(self, device: str) -> None:
         """Load the network; raises ConservatorError when its file has changed, MissingExtraError without spandrel."""
         path = self._folder / self._record.weights.name
@@ -102,7 +107,7 @@ def add_spandrel_tool(
     data = read_bytes(model_path)
     model = _build(model_path, data)
     tile, overlap = _tiling(model)
-    weights = WeightsFile(name=name + model_path.suffix.lower(), sha256=sha256(data))
+    weights = WeightsFile(name=name + model_path.suffix.lower(), sha256=sha256_of(data))
     record = SpandrelRecord(
         name=name,
         removes=kinds,
@@ -125,8 +130,6 @@ def _name_of(path: Path) -> str:
 
 
 def _free_name(name: str, folder: Path) -> str:
-    from conservator.tools.catalog import shipped_names
-
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConservatorError(f"a tool cannot be called {name!r}; use small letters, digits and _, a letter first")
     if name in shipped_names() or (folder / f"{name}.json").exists():

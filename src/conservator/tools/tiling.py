@@ -53,9 +53,7 @@ def run_tiled(
                 raise
             largest = max(height, width) if tile is None else min(tile, max(height, width))
             if tile is None or largest // 2 < max(_SMALLEST_TILE, 2 * overlap):
-                raise ToolFailedError(
-                    f"not enough memory for an image of {width}x{height} pixels; free some, or reduce the photo"
-                ) from error
+                raise not_enough_memory(image) from error
             tile = largest // 2
 
 
@@ -66,12 +64,24 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
-def _restore_padded(restore: Callable[[Image], Image], image: Image, multiple_of: int, scale: int) -> Image:
-    batch, _, height, width = image.shape
+def not_enough_memory(image: Image) -> ToolFailedError:
+    """The error for an image (B, 3, H, W) that does not fit into memory."""
+    height, width = image.shape[-2:]
+    return ToolFailedError(f"not enough memory for an image of {width}x{height} pixels; free some, or reduce the photo")
+
+
+def pad_to_fit(image: Image, multiple_of: int) -> Image:
+    """Lengthen the sides of (B, 3, H, W), to the right and below, to multiples, and to 32 pixels at least."""
+    height, width = image.shape[-2:]
     right = max(-width % multiple_of, _SMALLEST_IMAGE + -_SMALLEST_IMAGE % multiple_of - width)
     bottom = max(-height % multiple_of, _SMALLEST_IMAGE + -_SMALLEST_IMAGE % multiple_of - height)
     mode = "reflect" if right < width and bottom < height else "replicate"
-    padded = F.pad(image, (0, right, 0, bottom), mode=mode) if right or bottom else image
+    return F.pad(image, (0, right, 0, bottom), mode=mode) if right or bottom else image
+
+
+def _restore_padded(restore: Callable[[Image], Image], image: Image, multiple_of: int, scale: int) -> Image:
+    batch, _, height, width = image.shape
+    padded = pad_to_fit(image, multiple_of)
     result = restore(padded)
     expected = (batch, 3, padded.shape[-2] * scale, padded.shape[-1] * scale)
     if tuple(result.shape) != expected:

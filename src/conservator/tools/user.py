@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
-from conservator.errors import ConservatorError, name_not_found
+from conservator.errors import ConservatorError
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import read_bytes
 from conservator.tools.rl_restore import RlRestoreTool, rl_restore_agent, rl_restore_tools
@@ -94,17 +93,6 @@ def entry_point_tools() -> tuple[Tool, ...]:
     """
     found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
     return tuple(tool for point in found for tool in _offered(point))
-
-
-def parse_kinds(text: str) -> frozenset[Kind]:
-    """Kinds from their names joined by commas, "noise,jpeg"; raises NameNotFoundError for an unknown one."""
-    kinds = set()
-    for name in text.split(","):
-        try:
-            kinds.add(Kind(name.strip().lower().replace("-", "_").replace(" ", "_")))
-        except ValueError:
-            raise name_not_found("kind of damage", name.strip(), Kind) from None
-    return frozenset(kinds)
 
 
 def _records(kind: str) -> list[tuple[Path, bytes]]:

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from conservator.degradations import Recipe, degrade
+from conservator.degradations import Kind, Recipe, degrade
 from conservator.errors import ConservatorError
-from conservator.image import Image, to_array, to_image
+from conservator.image import Image, luma, to_array, to_image
 from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_resize
 
@@ -46,8 +46,15 @@ _LONGEST = 1536
 """Pixels; larger photos are reduced when loaded, for what they show beyond it is mostly the lens."""
 _DETAILS = 0.3
 """Of the crops that show a whole photo are a quarter of one that was damaged whole: planning shows tools such crops."""
-_MARGIN = 32
-"""Pixels around a crop that are damaged with it and cut off, so that few crops show the border of a photo."""
+_REACH = {Kind.JPEG: 8, Kind.GAUSSIAN_BLUR: 16, Kind.DEFOCUS_BLUR: 16, Kind.MOTION_BLUR: 32}
+"""Pixels around a crop that are damaged with it and cut off, so that few crops show the border of a photo.
+
+Noise, streaks and light need none: they know no border.
+"""
+_TONED = 0.08
+"""Of the crops are black and white or sepia, as old photos are."""
+_REDUCED = (0.9, 0.09, 0.01)
+"""Of the crops are damaged 1, 2 and 4 times as large and then reduced, as the protocols' low resolution has it."""
 
 
 def training_data(folder: Path) -> str:
@@ -138,35 +145,62 @@ class Crops(Dataset[tuple[Image, Image]]):
         return self.steps
 
     def __getitem__(self, step: int) -> tuple[Image, Image]:
-        pairs = [self._pair(np.random.default_rng([self.seed, step, i])) for i in range(self.batch)]
+        pairs = [self.pair(np.random.default_rng([self.seed, step, i])) for i in range(self.batch)]
         damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
         return damaged, clean
+
+    def pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
+        """One damaged crop, of 8 bits as files are, and the clean one."""
+        damaged, clean = self._pair(rng)
+        return (damaged * 255).round() / 255, clean
 
     def _pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
         photo = self.photos[int(rng.integers(len(self.photos)))]
         if self.whole:
             lesson = self.damage(rng)
             if rng.random() > _DETAILS:
-                return _pair(_overview(photo, self.side, rng), lesson)
-            damaged, clean = _pair(_overview(photo, 2 * self.side, rng), lesson)
+                return _pair(_overview(photo, self.side, rng), lesson, rng)
+            damaged, clean = _pair(_overview(photo, 2 * self.side, rng), lesson, rng)
             top, left = (int(rng.integers(self.side + 1)) for _ in range(2))
             return tuple(x[..., top : top + self.side, left : left + self.side] for x in (damaged, clean))  # type: ignore[return-value]
         if self.scale > 1:
-            return _pair(random_crop(photo, self.side * self.scale, rng), self.damage(rng))
-        # some crops are damaged large and then reduced, as the protocols' low resolution has it
-        reduced = int(rng.choice([1, 2, 4], p=[0.87, 0.1, 0.03]))
-        if min(photo[0].shape[:2]) < reduced * (self.side + 2 * _MARGIN):
+            return _pair(random_crop(photo, self.side * self.scale, rng), self.damage(rng), rng)
+        lesson = self.damage(rng)
+        border = max((_REACH.get(damage.kind, 0) for damage in lesson.recipe), default=0)
+        reduced = int(rng.choice([1, 2, 4], p=_REDUCED))
+        if min(photo[0].shape[:2]) < reduced * (self.side + 2 * border):
             reduced = 1
-        damaged, clean = _pair(random_crop(photo, reduced * (self.side + 2 * _MARGIN), rng), self.damage(rng))
+        damaged, clean = _pair(random_crop(photo, reduced * (self.side + 2 * border), rng), lesson, rng)
         if reduced > 1:
             damaged, clean = (bicubic_resize(x, 1 / reduced).clamp(0, 1) for x in (damaged, clean))
         # half of the time the crop starts where a JPEG's blocks do, as it does in a whole photo
-        top, left = (_MARGIN - (0 if rng.random() < 0.5 else int(rng.integers(16))) for _ in range(2))
+        top, left = (border // 16 * 16 + _shift(rng, border) for _ in range(2))
         return tuple(x[..., top : top + self.side, left : left + self.side] for x in (damaged, clean))  # type: ignore[return-value]
 
 
-def _pair(clean: Image, lesson: Lesson) -> tuple[Image, Image]:
-    return degrade(clean, lesson.recipe), degrade(clean, lesson.left)
+def _shift(rng: np.random.Generator, border: int) -> int:
+    return int(rng.integers(16)) if border and rng.random() < 0.5 else 0
+
+
+def _pair(clean: Image, lesson: Lesson, rng: np.random.Generator) -> tuple[Image, Image]:
+    """The crop damaged, and with the damage that is left; one crop in a dozen is black and white, or sepia.
+
+    Half of those were damaged as gray pictures before they were toned (film and its scan), half after (their file).
+    """
+    if rng.random() >= _TONED:
+        return degrade(clean, lesson.recipe), degrade(clean, lesson.left)
+    red, blue = (1.0, 1.0) if rng.random() < 0.5 else (rng.uniform(0.75, 0.95), rng.uniform(1.05, 1.4))
+    if rng.random() < 0.5:
+        clean = _toned(clean, red, blue)
+        return degrade(clean, lesson.recipe), degrade(clean, lesson.left)
+    clean = _toned(clean, 1, 1)
+    return _toned(degrade(clean, lesson.recipe), red, blue), _toned(degrade(clean, lesson.left), red, blue)
+
+
+def _toned(image: Image, red: float, blue: float) -> Image:
+    """The picture in one tone, its red and blue the gray to these powers: below 1 more of it, above 1 less."""
+    gray = luma(image).clamp_(0, 1)
+    return torch.cat([gray**red, gray, gray**blue], 1)
 
 
 def _overview(pyramid: Sequence[NDArray[np.uint8]], side: int, rng: np.random.Generator) -> Image:
@@ -203,6 +237,6 @@ def ahead(items: Dataset[Item], indices: range, workers: int) -> Iterator[Item]:
 
 def validation_set(crops: Crops, count: int) -> tuple[Image, Image]:
     """``count`` pairs (count, 3, side, side) at other random numbers than any step's."""
-    pairs = [crops._pair(np.random.default_rng([crops.seed, 2**40, i])) for i in range(count)]
+    pairs = [crops.pair(np.random.default_rng([crops.seed, 2**40, i])) for i in range(count)]
     damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
     return damaged, clean

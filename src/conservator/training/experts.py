@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -15,13 +16,13 @@ from torch import Tensor
 from conservator.degradations import Kind, parse_recipe
 from conservator.errors import ConservatorError, name_not_found
 from conservator.networks import make_network
-from conservator.tools.catalog import shipped_names
 from conservator.tools.experts import ExpertRecord
-from conservator.tools.records import WeightsFile, sha256, write_tool
+from conservator.tools.records import WeightsFile, sha256_of, write_tool
+from conservator.tools.shipped import shipped_names
 from conservator.tools.user import added_as
 from conservator.training.courses import CLEAN_SHARE, COURSES, Course
 from conservator.training.crops import Damage, Lesson, Photos, training_data
-from conservator.training.tools import NO_LIMIT, Budget, Trained, train_expert
+from conservator.training.tools import NO_LIMIT, Budget, Trained, never, train_expert
 from conservator.weights import load_weights, manifest, store_weights
 
 _FINE_TUNING_RATE = 5e-4
@@ -46,10 +47,12 @@ class Order:
     """For an expert of one's own: what a photo is rid of."""
     start: str | None = None
     """The expert to start from; None as the course says, "nothing" from random weights."""
+    changed: bool = False
+    """Whether a checkpoint may go on although its course draws other damage now."""
 
 
-def train(order: Order, report: Callable[[str], None] = print) -> Trained:
-    """Train one expert and return it; resumes where an earlier run with the same folder stopped.
+def train(order: Order, report: Callable[[str], None] = print, stop: Callable[[], bool] = never) -> Trained:
+    """Train one expert and return it; resumes where an earlier run with the same folder stopped, or ``stop`` did.
 
     Raises ConservatorError for a name that is no expert and has no damage, for a budget or a folder that will not do.
     """
@@ -58,10 +61,9 @@ def train(order: Order, report: Callable[[str], None] = print) -> Trained:
     steps, minutes = order.steps, order.minutes
     if steps is None:
         steps = course.steps if minutes is None else NO_LIMIT
-    side, batch = (48, 16) if course.scale > 1 else (128, 16) if course.whole else (128, 10)
     fresh = start in (None, "nothing")
     rate = 1e-3 if fresh else _FINE_TUNING_RATE
-    budget = Budget(minutes or math.inf, steps, rate, side, batch, order.seed, order.workers)
+    budget = Budget(minutes or math.inf, steps, rate, course.side, course.batch, order.seed, order.workers)
     torch.set_flush_denormal(True)
     torch.manual_seed(order.seed)
     network = make_network(course.network)
@@ -79,9 +81,22 @@ def train(order: Order, report: Callable[[str], None] = print) -> Trained:
         device=order.device,
         whole=course.whole,
         scale=course.scale,
-        identity={"damage": order.damage or f"course {order.name}", "network": course.network, "start": str(start)},
+        identity={
+            "damage": order.damage or f"course {order.name}",
+            "draws": _draws(course.damage),
+            "network": course.network,
+            "start": str(start),
+        },
+        may_change=frozenset({"draws"} if order.changed else ()),
+        stop=stop,
         report=report,
     )
+
+
+def _draws(damage: Damage) -> str:
+    """What a course draws, as a short hash: of a hundred of its lessons."""
+    lessons = [damage(np.random.default_rng(seed)) for seed in range(100)]
+    return hashlib.sha256(repr(lessons).encode()).hexdigest()[:16]
 
 
 def ship(trained: Trained, order: Order, folder: Path) -> Path:
@@ -104,7 +119,7 @@ def install(trained: Trained, order: Order, folder: Path) -> Path:
     course = _course(order)
     removes = tuple(sorted(order.removes))
     data = save(_half(trained))
-    weights = WeightsFile(name=f"{order.name}.safetensors", sha256=sha256(data))
+    weights = WeightsFile(name=f"{order.name}.safetensors", sha256=sha256_of(data))
     what = " and ".join(kind.label for kind in removes)
     record = ExpertRecord(
         name=order.name,

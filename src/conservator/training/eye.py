@@ -8,7 +8,7 @@ objective, from PSNR and SSIM before and after, and from which of two states of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,16 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conservator.commands import command_line
 from conservator.errors import ConservatorError
+from conservator.evaluation.rows import toolbox_hash
 from conservator.networks.eye import AXES, FEATURES, Glance
 from conservator.networks.judge import Judge
 from conservator.perception.eyes import cautious
 from conservator.perception.opinions import ASKED, OPINIONS
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
 from conservator.photo import find_photos
+from conservator.tools.catalog import make_toolbox
 from conservator.training.crops import training_data
+from conservator.training.run import hashes_of_weights, ship_weights
 from conservator.training.samples import TRUNK, Sample, build, expert_trunk
-from conservator.weights import manifest, store_weights
+from conservator.weights import manifest
 
 COUNT, TOOLBOX, CHAINS = 2500, "conservator", 2
 """Of the eyes that ship: damaged photos, the tools that work on them, and toolchains tried on each."""
@@ -35,7 +39,7 @@ _UNTREATED = 1.0
 _SSIM = 25.0
 """dB that a unit of SSIM counts: over toolchains of one photo PSNR spreads 3 dB where SSIM spreads 0.12."""
 _WEIGHTS = {"fidelity": (1.0, 0.5), "balanced": (1.0, 1.0), "perceptual": (0.25, 0.5)}
-"""PSNR and SSIM in each objective, as in OBJECTIVES of evaluation/enumerate.py; LPIPS and DISTS are not at hand."""
+"""PSNR and SSIM in each objective, as in OBJECTIVE_WEIGHTS (evaluation/enumerate.py); others are not at hand."""
 _LARGEST = 10.0  # dB; gains beyond it count as this much
 
 
@@ -224,6 +228,8 @@ def make_eyes(
     They are stored in ``into``. The samples, which take the time, are kept in ``output`` and used again, so an
     interrupted run resumes. Returns the scores of each eye on held-out photos.
     """
+    tools = make_toolbox(toolbox)
+    made_with = hashes_of_weights(*tools, *ASKED, TRUNK) | {f"toolbox {toolbox}": toolbox_hash(tools)}
     photos = find_photos(folder)
     if len(photos) < 8:
         raise ConservatorError(f"{folder} holds {len(photos)} photos, expected at least 8; give a folder of photos")
@@ -237,11 +243,11 @@ def make_eyes(
     glance = Glance(expert_trunk()).eval()
     glance.fit(torch.cat([s.features[:, told:] for s in training]))
     training, held_out = ([reduced(s, glance, told) for s in part] for part in (training, held_out))
-    command = f"conservator train eye --photos {'/'.join(folder.parts[-2:])} --count {count} --seed {seed}"
+    command = command_line("train", "eye", photos=folder, count=count, seed=seed)
     found = {}
     for name, width in (("statistics", told - OPINIONS), ("eye", told + AXES)):
         result = fit(training, held_out, width)
-        _store(result, name, into, training_data(folder), command, glance if name == "eye" else None)
+        _store(result, name, into, training_data(folder), command, glance if name == "eye" else None, made_with)
         found[name] = result.scores
     return found
 
@@ -254,7 +260,9 @@ def reduced(sample: Sample, glance: Glance, told: int) -> Sample:
     return replace(sample, features=features, changes=torch.cat([difference, sample.changes[:, seen:]], 1))
 
 
-def _store(result: Fit, name: str, into: Path, data: str, command: str, glance: Glance | None) -> None:
+def _store(
+    result: Fit, name: str, into: Path, data: str, command: str, glance: Glance | None, made_with: Mapping[str, str]
+) -> None:
     """Write the weights of an eye, with the network that it looks through, and the entry in the manifest."""
     judge = result.judge
     metadata = {
@@ -264,14 +272,19 @@ def _store(result: Fit, name: str, into: Path, data: str, command: str, glance: 
         "changes": str(len(judge.change.mean)),
         "hidden": str(judge.severity[0][1].out_features),  # type: ignore[index]
     }
-    entry: dict[str, str | int | float] = {
-        "license": "Apache-2.0",
-        "data": data,
-        "recipe": f"random_recipe and make_sample in conservator.training.samples, trunk {TRUNK}",
-        "command": command,
-    }
     tensors = dict(judge.state_dict())
     if glance is not None:
         metadata["asked"] = json.dumps({expert: manifest()[expert]["sha256"] for expert in ASKED})
         tensors |= {f"glance.{key}": value.half() for key, value in glance.state_dict().items()}
-    store_weights(into, name, tensors, entry, result.scores, metadata)
+    recipe = f"random_recipe and make_sample in conservator.training.samples, trunk {TRUNK}"
+    ship_weights(
+        into,
+        name,
+        tensors,
+        data=data,
+        recipe=recipe,
+        command=command,
+        scores=result.scores,
+        made_with=made_with,
+        metadata=metadata,
+    )

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from conservator.degradations import Kind, Severity
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
+from conservator.kinds import Kind, Severity
 from conservator.networks.nano import make_nano, nano_config
-from conservator.policies.conversation import IMAGE
+from conservator.policies.dialects import IMAGE
 from conservator.policies.vision_language import VisionLanguageModel
 
 VOCABULARY = 4096
@@ -22,7 +22,7 @@ _WORDS = "|".join(sorted([*(kind.label for kind in Kind), *(level.label for leve
 _PIECES = rf"Examined: |(?:{_WORDS})(?= )|[A-Z][^\n0-9<]*|[a-z][a-z0-9_]*|[0-9]|[^A-Za-z0-9]+"
 """What is never joined into one token: a kind of damage or its severity, a sentence, a name, a digit, what stands
 between. The sentences of the toolbox are the same in every conversation, so that each is one token soon, and a kind or
-a tool is the same token wherever it stands: in the toolbox, in what the eye found, in the history, in the reply."""
+a tool is the same token wherever it stands: in the toolbox, in what perception found, in the history, in the reply."""
 _TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% for part in message['content'] %}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conservator.claims import Identity, claim
 from conservator.degradations import (
     BY_KIND,
     MIO_GROUPS,
@@ -26,11 +27,13 @@ from conservator.degradations import (
     mio_recipe,
 )
 from conservator.errors import ToolFailedError
+from conservator.evaluation.rows import content_of
 from conservator.files import replacing
-from conservator.image import Image
+from conservator.image import Image, decibels
 from conservator.metrics.fidelity import ssim
 from conservator.networks.eye import Trunk
 from conservator.perception.eyes import StatisticalPerception, changes, with_networks
+from conservator.perception.opinions import ASKED
 from conservator.perception.perception import GRADED_KINDS, Look
 from conservator.perception.study import study
 from conservator.photo import load_photo
@@ -169,7 +172,7 @@ class _Walk:
 
 def _psnr(study: Image, reference: Image) -> float:
     """PSNR (RGB, dB) of all pictures of a study together, at most BEST_QUALITY."""
-    return min(BEST_QUALITY, -10 * math.log10(max(1e-9, float((study - reference).square().mean()))))
+    return float(decibels((study - reference).square().mean().double(), BEST_QUALITY))
 
 
 def _ssim(study: Image, reference: Image) -> float:
@@ -226,15 +229,29 @@ def _work(task: tuple[Path, int, int, str]) -> Sample:
     return make_sample(path, seed, tools, chains, trunk)
 
 
+def samples_folder(photos: Sequence[Path], chains: int, toolbox: str, seed: int, folder: Path) -> Path:
+    """The subfolder of shards for this and nothing else: photos, tools, their weights, seed, number of toolchains."""
+    tools = make_toolbox(toolbox)
+    root = Path(os.path.commonpath([path.parent for path in photos]))
+    contents = content_of(photos, root, tools, toolbox, folder)
+    used = {name: value for name, value in contents.weights.items() if name in {*tools, *ASKED, TRUNK} or "." in name}
+    identity = Identity.of(
+        {"chains": chains, "seed": seed, "toolbox": toolbox}, photos=contents.photos, tools=contents.tools, weights=used
+    )
+    own = folder / identity.digest()
+    claim(own, identity)
+    return own
+
+
 def build(
     photos: Sequence[Path], count: int, chains: int, toolbox: str, seed: int, jobs: int, folder: Path
 ) -> list[Sample]:
     """Make ``count`` samples, photo after photo; shards of them in ``folder`` are not made again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = samples_folder(photos, chains, toolbox, seed, folder)
     samples: list[Sample] = []
     with ProcessPoolExecutor(jobs) as processes:
         for first in range(0, count, _SHARD):
-            shard = folder / f"{toolbox}-{chains}-{seed}-{len(photos)}-{first:06d}.pt"
+            shard = folder / f"{first:06d}.pt"
             numbers = range(first, min(count, first + _SHARD))
             stored = torch.load(shard, weights_only=True) if shard.exists() else []
             if len(stored) < len(numbers):

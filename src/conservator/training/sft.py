@@ -13,24 +13,25 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
-from conservator.files import write_text
-from conservator.policies.conversation import Message
+from conservator.files import sha256
 from conservator.policies.vision_language import VisionLanguageModel, load_model
-from conservator.training.checkpoint import read_curve, write_curve
-from conservator.training.lessons import Collator, Lesson, examine, left_out, read_lessons, shuffled, split
+from conservator.training.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
 from conservator.training.nano import new_nano
+from conservator.training.orders import NANO, SftOrder, size_of, torch_device
 from conservator.training.prefix import shared_prefix_loss
+from conservator.training.run import read_curve, write_curve
+from conservator.training.teaching import DIALECT, Collator, examine_planner, shuffle_lessons
 
-NANO = "nano"
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
 """Learning rates: from nothing, of adapters, of a whole pretrained model."""
 _ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
@@ -40,57 +41,7 @@ _LARGE = 100_000_000
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to train, on what, and how long."""
-
-    data: tuple[Path, ...]
-    """Folders of questions; where there are several, each is asked as much as the others."""
-    output: Path
-    """Gets ``model``, ``checkpoints``, ``curve.csv`` and ``settings.json``."""
-    model: str = NANO
-    """"nano", which begins with nothing, or a folder in Hugging Face format, or a model's id."""
-    steps: int | None = None
-    epochs: float = 3.0
-    minutes: float | None = None
-    """Stop after these; the same order later goes on."""
-    lora: bool = False
-    rank: int = 16
-    """Of the adapters."""
-    batch: int = 16
-    gather: int = 1
-    """Batches whose gradients make one step."""
-    rate: float | None = None
-    words: float | None = None
-    """Share of the steps, the first ones, that show neither pictures nor the toolbox: a model that begins with nothing
-    learns in a hundred words what it would not find in four hundred. Two thirds for nano, none for others."""
-    vision: Path | None = None
-    """For nano: a vision tower that was trained before, vision.safetensors."""
-    studies: float = 0.5
-    """Share of the questions that are shown as a study."""
-    without: tuple[str, ...] = ()
-    """What is not asked in training: a situation, or photos with certain kinds of damage together, "rain+noise"."""
-    seed: int = 0
-    device: str = "cpu"
-    workers: int = 0
-    bfloat16: bool = False
-    """Multiply in bfloat16 on a CPU, too: twice as fast where the CPU can (AVX-512 BF16), slower where not."""
-    every: int = 250
-    """Steps between checkpoints, and between examinations."""
-    questions: int = 100
-    """Held-out questions of an examination."""
-    size: tuple[tuple[str, int], ...] = ()
-    """For nano: ``width`` and ``layers``, where they are not the usual ones."""
-
-    def identity(self, lessons: int) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
-        names = ("model", "lora", "rank", "batch", "gather", "rate", "studies", "words", "without", "seed")
-        values = {name: getattr(self, name) for name in names}
-        values["without"] = " ".join(self.without)
-        return values | {"lessons": lessons, "vision": str(self.vision), "size": dict(self.size)}
-
-
-@dataclass(frozen=True)
-class Trained:
+class TrainedPlanner:
     """A trained model and how it does on held-out questions."""
 
     model: VisionLanguageModel
@@ -100,7 +51,7 @@ class Trained:
     scores: dict[str, float]
 
 
-def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
+def train_sft(order: SftOrder, report: Callable[[str], None] = print) -> TrainedPlanner:
     """Train; goes on from the last checkpoint in ``order.output`` where an earlier run with the same order stopped.
 
     Raises ConservatorError for data or a model that will not do, or for a folder of another order; MissingExtraError
@@ -110,13 +61,14 @@ def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
     import_mllm("transformers").utils.logging.disable_progress_bar()
     if order.model == NANO and order.lora:
         raise ConservatorError("a nano model begins with nothing that adapters could adapt; leave out --lora")
+    order = replace(order, device=torch_device(order.device))
     lessons, learned, held_out = _lessons(order.data)
     learned = [lesson for lesson in learned if not left_out(lesson, order.without)]
     if not learned:
         raise ConservatorError(f"without {', '.join(order.without)} no question is left to learn from")
     torch.set_flush_denormal(True)
     model = _start(order, lessons)
-    _claim(order, len(learned))  # only now: an order that cannot begin must not take the folder
+    _claim(order)  # only now: an order that cannot begin must not take the folder
     report(f"{model.parameters / 1e6:.1f} million parameters, {len(learned)} questions, {len(held_out)} held out")
     asked = _evenly(held_out, order.questions)
     trainer, watch = _trainer(order, model, learned, asked, report)
@@ -131,14 +83,16 @@ def train_sft(order: Order, report: Callable[[str], None] = print) -> Trained:
         model.save(folder, torch.float16 if model.parameters < _LARGE else torch.bfloat16)
     watch.examine(trainer.state.global_step)
     scores = {name: value for name, value in watch.curve[-1].items() if name.startswith("right")}
-    return Trained(model, folder, trainer.state.global_step, watch.seconds / 60, scores)
+    return TrainedPlanner(model, folder, trainer.state.global_step, watch.seconds / 60, scores)
 
 
-def _lessons(folders: Sequence[Path]) -> tuple[list[Lesson], list[Lesson], list[Lesson]]:
+def _lessons(folders: Sequence[Path]) -> tuple[list[PlannerLesson], list[PlannerLesson], list[PlannerLesson]]:
     """All questions; those to learn from, of each folder as many; and those held out."""
     parts = [read_lessons(folder) for folder in folders]
     lessons = [*itertools.chain(*parts)]
-    _, held_out = split(lessons)  # of all folders together: what one holds out no other may teach
+    if not lessons:
+        raise ConservatorError(f"{', '.join(map(str, folders))} holds no questions")
+    _, held_out = split_by_photo(lessons)  # of all folders together: what one holds out no other may teach
     unseen = {lesson.photo for lesson in held_out}
     learned = [[lesson for lesson in part if lesson.photo not in unseen] for part in parts]
     most = max(len(part) for part in learned)
@@ -146,44 +100,48 @@ def _lessons(folders: Sequence[Path]) -> tuple[list[Lesson], list[Lesson], list[
     return lessons, evened, held_out
 
 
-def _start(order: Order, lessons: Sequence[Lesson]) -> VisionLanguageModel:
+def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageModel:
     """The model to begin with."""
     if order.model != NANO:
         if order.vision is not None:
             raise ConservatorError("only a nano model takes a vision tower of its own; leave out --vision")
-        if order.size:
+        if size_of(order):
             raise ConservatorError(f"{order.model} has a size of its own; leave out --width and --layers")
         model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
         if not order.lora:
             model.network.float().requires_grad_(True)
         return model
-    texts = [text for lesson in lessons for text in (*_texts(lesson.messages), lesson.answer)]
-    model = new_nano(texts, order.seed, **dict(order.size))
+    model = new_nano(texts_of(lessons), order.seed, **size_of(order))
     if order.vision is not None:
         from safetensors.torch import load_file
 
         try:
             model.network.model.visual.load_state_dict(load_file(order.vision))
         except RuntimeError:
-            size = "the same --width and --layers" if order.size else "the usual --width and --layers"
+            size = "the same --width and --layers" if size_of(order) else "the usual --width and --layers"
             raise ConservatorError(f"{order.vision} is no vision tower of this size; train one with {size}") from None
     model.network.to(order.device)
     return model
 
 
-def _texts(messages: Sequence[Message]) -> list[str]:
-    return [message.text for message in messages]
+def texts_of(lessons: Sequence[PlannerLesson]) -> list[str]:
+    """All that is said in these lessons, to learn a vocabulary from."""
+    texts = []
+    for lesson in lessons:
+        asked = DIALECT.ask(lesson.observation, lesson.objective, lesson.gains)
+        texts += [*(message.text for message in asked), DIALECT.write(lesson.answer)]
+    return texts
 
 
-def _claim(order: Order, lessons: int) -> None:
-    """Make the folder this order's, or raise when it is another's."""
-    order.output.mkdir(parents=True, exist_ok=True)
-    path, now = order.output / "settings.json", order.identity(lessons)
-    if path.exists():
-        was = json.loads(path.read_text("utf-8"))
-        if other := [f"{k} {was.get(k)}, now {now[k]}" for k in now if was.get(k, "") != now[k]]:
-            raise ConservatorError(f"{order.output} was trained with {'; '.join(other)}; use another folder")
-    write_text(path, json.dumps(now, indent=2) + "\n")
+def _claim(order: SftOrder) -> None:
+    """Make the folder this order's, or raise when it is another's. Lessons, and what it starts from, by content."""
+    names = ("lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers", "without", "seed")
+    settings = {name: getattr(order, name) for name in names}
+    lessons = {f"lessons {number}": sha256(folder / LESSONS) for number, folder in enumerate(order.data, 1)}
+    weights = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
+    settings |= lessons if weights else lessons | {"model": order.model}
+    weights |= {"vision": sha256(order.vision)} if order.vision is not None else {}
+    claim(order.output, Identity.of(settings, weights=weights))
 
 
 def _last_checkpoint(output: Path) -> Path | None:
@@ -200,15 +158,15 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def _evenly(lessons: Sequence[Lesson], count: int) -> list[Lesson]:
+def _evenly(lessons: Sequence[PlannerLesson], count: int) -> list[PlannerLesson]:
     return list(lessons[:: max(1, len(lessons) // count)])[:count]
 
 
 def _trainer(
-    order: Order,
+    order: SftOrder,
     model: VisionLanguageModel,
-    lessons: Sequence[Lesson],
-    asked: Sequence[Lesson],
+    lessons: Sequence[PlannerLesson],
+    asked: Sequence[PlannerLesson],
     report: Callable[[str], None],
 ) -> tuple[Any, _Watch]:
     """TRL's trainer, and what watches it."""
@@ -250,12 +208,12 @@ def _trainer_class(shared_prefix: bool) -> Any:
     return SharedPrefixTrainer
 
 
-def _rows(order: Order, lessons: Sequence[Lesson], steps: int, in_words: int) -> Any:
+def _rows(order: SftOrder, lessons: Sequence[PlannerLesson], steps: int, in_words: int) -> Any:
     """Which question is when asked, for longer than this run: a run with more steps then goes on in the same order."""
     count = steps * order.batch * order.gather
     turns = -(-count // len(lessons))
     numbers = np.concatenate(
-        [shuffled(lessons, order.batch, np.random.default_rng([order.seed, turn])) for turn in range(turns)]
+        [shuffle_lessons(lessons, order.batch, np.random.default_rng([order.seed, turn])) for turn in range(turns)]
     )[:count]
     turn = np.repeat(np.arange(turns), len(lessons))[:count]
     words = np.arange(count) < in_words * order.batch * order.gather
@@ -263,7 +221,7 @@ def _rows(order: Order, lessons: Sequence[Lesson], steps: int, in_words: int) ->
     return import_mllm("datasets").Dataset.from_dict({name: values.tolist() for name, values in columns.items()})
 
 
-def _arguments(order: Order, steps: int, parameters: int) -> Any:
+def _arguments(order: SftOrder, steps: int, parameters: int) -> Any:
     """TRL's settings. The questions come in the order of the rows, each row once."""
     on_cpu = order.device == "cpu"
     kind = NANO if order.model == NANO else "lora" if order.lora else "full"
@@ -301,9 +259,9 @@ class _Watch:
 
     def __init__(
         self,
-        order: Order,
+        order: SftOrder,
         model: VisionLanguageModel,
-        asked: Sequence[Lesson],
+        asked: Sequence[PlannerLesson],
         in_words: int,
         report: Callable[[str], None],
     ) -> None:
@@ -335,7 +293,7 @@ class _Watch:
         if self.curve and self.curve[-1]["step"] == step:
             return
         loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
-        scores = examine(self._model, self._asked, step <= self._in_words, self._order.without)
+        scores = examine_planner(self._model, self._asked, step <= self._in_words, self._order.without)
         self.curve.append({"step": step, "minutes": self.seconds / 60, "loss": loss, **scores})
         self._losses = []
         write_curve(self._order.output, self.curve)

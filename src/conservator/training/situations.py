@@ -18,7 +18,7 @@ from conservator.session.trajectory import Action, Apply, Decision, Rollback, St
 
 TIE = 0.1
 """Plans whose scores (sums of z-scores) differ by less are equally good."""
-HARM = 0.5
+LOST = 0.5
 """A toolchain after which the best that can still be reached scores this much less did harm."""
 
 
@@ -43,8 +43,11 @@ class Question:
     answer: Decision
     alternatives: tuple[Toolchain, ...]
     """Other plans from here that are as good; the empty one is to stop."""
-    values: Mapping[str, float] = field(hash=False)
-    """The best score that can be reached by each tool next, by ``stop``, and by ``rollback`` to the answer's step."""
+    values: Mapping[Action, float] = field(hash=False)
+    """The best score that can still be reached by each action: the enumerated tools, rollbacks to other states, stop.
+
+    The first step of a state stands for all steps that show it. Tools that no enumerated toolchain has next are absent.
+    """
 
 
 class Outlook:
@@ -71,7 +74,7 @@ class Outlook:
 
     def lost(self, prefix: Toolchain) -> bool:
         """Whether a toolchain has done harm that no tool undoes: the best from the start is out of reach."""
-        return self.reach[prefix] < self.reach[()] - HARM
+        return self.reach[prefix] < self.reach[()] - LOST
 
 
 def questions(outlook: Outlook, rng: np.random.Generator) -> Iterator[Question]:
@@ -110,13 +113,28 @@ def _question(
     outlook: Outlook, situation: Situation, history: tuple[Action, ...], state: Toolchain, without: str = ""
 ) -> Question:
     """The right answer at a state; ``without`` names a tool that was rolled back and is not to be repeated."""
-    plans = [plan for plan in outlook.completions(state) if plan[:1] != (without,)]
-    values = {tool: outlook.reach[(*state, tool)] for tool in outlook.following.get(state, [])}
-    values["stop"] = outlook.scores[state]
+    values = _values(outlook, history, state)
     if situation is Situation.ROLLBACK:
         to = max(length for length in range(len(state)) if not outlook.lost(state[:length]))
-        values["rollback"] = outlook.reach[state[:to]]
         return Question(situation, history, state, Decision(Rollback(to)), (), values)
+    plans = [plan for plan in outlook.completions(state) if plan[:1] != (without,)]
     best = plans[0]
     answer = Decision(Apply(best[0]), best[1:]) if best else Decision(Stop())
     return Question(situation, history, state, answer, tuple(plans[1:6]), values)
+
+
+def _values(outlook: Outlook, history: tuple[Action, ...], state: Toolchain) -> dict[Action, float]:
+    """What each action reaches after a history that led to a state."""
+    following = outlook.following.get(state, [])
+    values: dict[Action, float] = {Apply(tool): outlook.reach[(*state, tool)] for tool in following}
+    states: list[Toolchain] = [()]
+    for action in history:
+        match action:
+            case Apply(tool):
+                states.append((*states[-1], tool))
+            case Rollback(to):
+                states.append(states[to])
+    for number, earlier in enumerate(states):
+        if earlier != state and states.index(earlier) == number:
+            values[Rollback(number)] = outlook.reach[earlier]
+    return values | {Stop(): outlook.scores[state]}

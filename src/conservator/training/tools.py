@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.resample import bicubic_to
-from conservator.training.checkpoint import (
+from conservator.training.crops import Crops, Damage, Photos, ahead, validation_set
+from conservator.training.run import (
     Curve,
     draw_curve,
     load_checkpoint,
@@ -24,7 +25,12 @@ from conservator.training.checkpoint import (
     save_checkpoint,
     write_curve,
 )
-from conservator.training.crops import Crops, Damage, Photos, ahead, validation_set
+
+
+def never() -> bool:
+    """Of a training that nobody stops."""
+    return False
+
 
 NO_LIMIT = 10_000_000
 """Steps; more than any budget of minutes has room for."""
@@ -34,7 +40,8 @@ _EPSILON = 5e-5
 _EPSILON_OF_SCENES = 1e-3
 """The same (30 dB) for haze and darkness. With less, what it costs to touch a clean photo outweighs all that treating a
 hazy one can gain, and the network stays the identity."""
-_CHECKPOINT_SECONDS = 120.0
+_CHECKPOINT_SECONDS = 240.0
+"""Of the processor's time: a run that others leave little of it must not spend that on validation."""
 _VALIDATION_CROPS = 32
 
 
@@ -95,6 +102,8 @@ def train_expert(
     whole: bool = False,
     scale: int = 1,
     identity: Mapping[str, str] | None = None,
+    may_change: frozenset[str] = frozenset(),
+    stop: Callable[[], bool] = never,
     report: Callable[[str], None] = print,
 ) -> Trained:
     """Train ``network`` to undo ``damage`` on crops of ``photos``; the rest is as ``train_network`` says."""
@@ -111,6 +120,8 @@ def train_expert(
         device=device,
         epsilon=_EPSILON_OF_SCENES if whole else _EPSILON,
         identity={"photos": photos.digest, **(identity or {})},
+        may_change=may_change,
+        stop=stop,
         report=report,
     )
 
@@ -125,11 +136,15 @@ def train_network(
     device: str = "cpu",
     epsilon: float = _EPSILON,
     identity: Mapping[str, str] | None = None,
+    may_change: frozenset[str] = frozenset(),
+    stop: Callable[[], bool] = never,
     report: Callable[[str], None] = print,
 ) -> Trained:
     """Train on batches of damaged and clean images; resumes from ``folder`` where an earlier run stopped, to the step.
 
-    ``identity`` says what is trained; a checkpoint of another one, or of other settings, raises ConservatorError.
+    ``identity`` says what is trained; a checkpoint of another one, or of other settings, raises ConservatorError, but
+    for the parts that ``may_change``: the checkpoint then says at which step they did. ``stop`` is asked before each
+    step; where it says so, the run writes its checkpoint and returns.
 
     ``folder`` gets ``checkpoint.pt``, and the curve on the pairs ``held_out`` as ``curve.csv`` and ``curve.png``.
     The loss is the mean PSNR of the crops, so that a faintly damaged one counts as much as a hazy one, whose error is a
@@ -139,24 +154,24 @@ def train_network(
     torch.manual_seed(budget.seed)
     damaged, clean = (x.to(device) for x in held_out)
     run = _Run(network, budget, device, dict(identity or {}), epsilon)
-    if run.load(folder):
+    if run.load(folder, may_change):
         report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
     scale = clean.shape[-1] // damaged.shape[-1]
     enlarged = bicubic_to(damaged, *clean.shape[-2:]) if scale > 1 else damaged
     before = _psnr(enlarged, clean)
-    started = saved = time.monotonic() - run.progress.seconds
+    started, saved = time.monotonic() - run.progress.seconds, time.process_time()
     for noisy, target in ahead(batches, range(run.progress.step, budget.steps), budget.workers):
-        if run.progress.share(budget) >= 1:
+        if run.progress.share(budget) >= 1 or stop():
             break
         run.step(noisy.to(device), target.to(device))
         run.progress.seconds = time.monotonic() - started
-        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+        if time.process_time() - saved > _CHECKPOINT_SECONDS:
             after = _psnr(run.restored(damaged), clean)
             run.save(folder, before, after)
-            minutes, total = run.progress.seconds / 60, budget.minutes
-            report(f"step {run.progress.step}, {minutes:.1f} of {total:g} min: {before:.2f} -> {after:.2f} dB")
-            saved = time.monotonic()
-            started = saved - run.progress.seconds  # validation is not training time
+            minutes, share = run.progress.seconds / 60, 100 * run.progress.share(budget)
+            report(f"step {run.progress.step}, {minutes:.1f} min, {share:.1f} %: {before:.2f} -> {after:.2f} dB")
+            saved = time.process_time()
+            started = time.monotonic() - run.progress.seconds  # validation is not training time
     after = _psnr(run.restored(damaged), clean)
     run.save(folder, before, after)
     return Trained(run.mean, run.progress.step, run.progress.seconds / 60, before, after)
@@ -176,6 +191,8 @@ class _Run:
         free = {"minutes", "steps", "workers"}
         self.identity = {**identity, **{k: str(v) for k, v in asdict(budget).items() if k not in free}}
         self.curve: Curve = []
+        self.changes: list[dict[str, str]] = []
+        """Parts of the identity that were others before, with the step at which they changed."""
 
     def step(self, damaged: Image, clean: Image) -> None:
         """One step of the optimiser."""
@@ -216,14 +233,15 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
             "curve": self.curve,
+            "changes": self.changes,
         }
         save_checkpoint(folder, state, self.identity)
         write_curve(folder, self.curve)
         draw_curve(folder, self.curve, "psnr_out", before)
 
-    def load(self, folder: Path) -> bool:
+    def load(self, folder: Path, may_change: frozenset[str]) -> bool:
         """Go on where ``save`` stopped, if it ever did. Raises ConservatorError for a checkpoint of something else."""
-        state = load_checkpoint(folder, self.identity, self.device)
+        state = load_checkpoint(folder, self.identity, self.device, may_change)
         if state is None:
             return False
         refuse_more(folder, state["progress"]["step"], self.budget.steps)
@@ -231,7 +249,11 @@ class _Run:
         self.mean.load_state_dict(state["mean"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        self.curve = state["curve"]
+        self.curve, self.changes = state["curve"], state.get("changes", [])
+        was, step = state["identity"], str(self.progress.step)
+        self.changes += [
+            {"step": step, name: was[name]} for name in sorted(may_change) if was[name] != self.identity[name]
+        ]
         return True
 
 

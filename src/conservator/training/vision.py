@@ -1,4 +1,4 @@
-"""Teach the vision tower of a nano model what the eye sees, the severity of every damage, before it learns to plan.
+"""Teach the vision tower of a nano model to grade the severity of every damage, before it learns to plan.
 
     conservator train nano-vision --photos FOLDER
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from conservator.degradations import Kind, degrade
+from conservator.degradations import degrade
 from conservator.files import replacing
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.perception.perception import GRADED_KINDS
 from conservator.policies.vision_language import VisionLanguageModel
-from conservator.training.checkpoint import load_checkpoint, save_checkpoint, write_curve
 from conservator.training.crops import Photos, ahead, random_crop
 from conservator.training.nano import new_nano
-from conservator.training.planner import SIDE
+from conservator.training.orders import VisionOrder, size_of, torch_device
+from conservator.training.run import load_checkpoint, save_checkpoint, write_curve
 from conservator.training.samples import random_recipe, severities
 
 _LEVELS = 4
@@ -38,40 +39,23 @@ _HELD_OUT = 256
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a vision tower is trained. The learning rate warms up, and falls to zero along a cosine."""
-
-    steps: int = 20_000
-    batch: int = 16
-    rate: float = 6e-4
-    side: int = SIDE
-    """Pixels of a picture."""
-    seed: int = 0
-    workers: int = 1
-    every: int = 500
-    """Steps between checkpoints."""
-    bfloat16: bool = False
-    """Multiply in bfloat16 on a CPU, too: faster where the CPU can (AVX-512 BF16), slower where not."""
-
-
-@dataclass(frozen=True)
 class Damaged(Dataset[tuple[Image, Tensor]]):
     """Item ``step`` is the batch of that step: pictures (B, 3, side, side) and severities (B, kinds), 0 to 4."""
 
     photos: Sequence[Sequence[NDArray[np.uint8]]]
-    settings: Settings
+    order: VisionOrder
     stream: int = 0
 
     def __len__(self) -> int:
-        return self.settings.steps
+        return self.order.steps
 
     def __getitem__(self, step: int) -> tuple[Image, Tensor]:
-        rngs = [np.random.default_rng([self.settings.seed, self.stream, step, i]) for i in range(self.settings.batch)]
+        rngs = [np.random.default_rng([self.order.seed, self.stream, step, i]) for i in range(self.order.batch)]
         pictures, grades = zip(*map(self._one, rngs), strict=True)
         return torch.cat(pictures), torch.stack(grades)
 
     def _one(self, rng: np.random.Generator) -> tuple[Image, Tensor]:
-        clean = random_crop(self.photos[int(rng.integers(len(self.photos)))], self.settings.side, rng)
+        clean = random_crop(self.photos[int(rng.integers(len(self.photos)))], self.order.side, rng)
         recipe = tuple(d for d in random_recipe(rng) if d.kind is not Kind.LOW_RESOLUTION)
         found = severities(recipe)
         return degrade(clean, recipe), torch.tensor([int(found.get(kind, 0)) for kind in GRADED_KINDS])
@@ -97,46 +81,40 @@ class Sight(nn.Module):
         return logits
 
 
-def train_vision(
-    photos: Photos,
-    folder: Path,
-    settings: Settings,
-    device: str = "cpu",
-    report: Callable[[str], None] = print,
-    **size: int,
-) -> Path:
-    """Train a nano model's tower and return its file, vision.safetensors in ``folder``; goes on where it stopped.
+def train_vision(order: VisionOrder, report: Callable[[str], None] = print) -> Path:
+    """Train a nano model's tower and return its file, vision.safetensors in ``order.output``; goes on where it stopped.
 
-    ``size`` is that of training/nano.py. Raises ConservatorError for a folder of other settings.
+    Raises ConservatorError for a folder of another order, and for a width that heads cannot share.
     """
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(settings, device, size)
-    run.load(folder)
-    held_out = Damaged(photos.held_out, settings, stream=1)
-    unseen = [held_out[i] for i in range(max(1, _HELD_OUT // settings.batch))]
-    while run.step < settings.steps:
-        loss = run.segment(Damaged(photos.training, settings), min(settings.steps, run.step + settings.every))
-        scores = measure(run.sight, unseen)
+    order.output.mkdir(parents=True, exist_ok=True)
+    photos = Photos(order.photos)
+    run = _Run(order, photos.digest)
+    run.load()
+    held_out = Damaged(photos.held_out, order, stream=1)
+    unseen = [held_out[i] for i in range(max(1, _HELD_OUT // order.batch))]
+    while run.step < order.steps:
+        loss = run.segment(Damaged(photos.training, order), min(order.steps, run.step + order.every))
+        scores = measure_sight(run.sight, unseen)
         run.curve.append({"step": run.step, "minutes": run.seconds / 60, "loss": loss, **scores})
-        run.save(folder)
+        run.save()
         report(f"step {run.step}: loss {loss:.3f}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-    path = folder / "vision.safetensors"
+    path = order.output / "vision.safetensors"
     tensors = {name: value.detach().cpu().contiguous() for name, value in run.sight.tower.state_dict().items()}
     with replacing(path) as file:
         file.write(save(tensors))
     return path
 
 
-def loss_of(logits: Tensor, grades: Tensor) -> Tensor:
+def severity_loss(logits: Tensor, grades: Tensor) -> Tensor:
     """Cumulative cross-entropy: for every kind and level, whether it is worse."""
     target = (grades[..., None] > torch.arange(_LEVELS, device=grades.device)).float()
     return F.binary_cross_entropy_with_logits(logits, target)
 
 
 @torch.no_grad()
-def measure(sight: Sight, batches: Sequence[tuple[Image, Tensor]]) -> dict[str, float]:
+def measure_sight(sight: Sight, batches: Sequence[tuple[Image, Tensor]]) -> dict[str, float]:
     """Mean F1 of the kinds, the mean error in levels where there is damage, and how many clean pictures look clean."""
     sight.eval()
     present = torch.cat([sight(pictures).sigmoid().cpu() for pictures, _ in batches])
@@ -156,23 +134,24 @@ def measure(sight: Sight, batches: Sequence[tuple[Image, Tensor]]) -> dict[str, 
 class _Run:
     """Network, optimiser and progress of one training."""
 
-    def __init__(self, settings: Settings, device: str, size: dict[str, int]) -> None:
+    def __init__(self, order: VisionOrder, photos: str) -> None:
+        """``photos`` is the digest of what it learns from."""
         torch.set_flush_denormal(True)
-        torch.manual_seed(settings.seed)
-        self.settings, self.device, self._size = settings, device, size
-        self.sight = Sight(new_nano([""], settings.seed, **size)).to(device).train()
+        torch.manual_seed(order.seed)
+        self.order, self.device, self._photos = order, torch_device(order.device), photos
+        self.sight = Sight(new_nano([""], order.seed, **size_of(order))).to(self.device).train()
         self.sight.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.sight.parameters(), lr=settings.rate, weight_decay=0.05)
+        self.optimizer = torch.optim.AdamW(self.sight.parameters(), lr=order.rate, weight_decay=0.05)
         self.step, self.seconds, self.curve = 0, 0.0, list[dict[str, float]]()
 
     def segment(self, items: Damaged, end: int) -> float:
         """Train until step ``end``; the mean loss."""
         begun, losses = time.monotonic(), []
-        for pictures, grades in ahead(items, range(self.step, end), self.settings.workers):
+        for pictures, grades in ahead(items, range(self.step, end), self.order.workers):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate()
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.settings.bfloat16 or self.device != "cpu"):
-                loss = loss_of(self.sight(pictures).float(), grades.to(self.device))
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.order.bfloat16 or self.device != "cpu"):
+                loss = severity_loss(self.sight(pictures).float(), grades.to(self.device))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.sight.parameters(), 1.0)
@@ -183,11 +162,11 @@ class _Run:
         return sum(losses) / len(losses)
 
     def _rate(self) -> float:
-        s = self.settings
-        warm = min(1.0, (self.step + 1) / max(1, min(500, s.steps // 20)))
-        return s.rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / s.steps))
+        order = self.order
+        warm = min(1.0, (self.step + 1) / max(1, min(500, order.steps // 20)))
+        return order.rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / order.steps))
 
-    def save(self, folder: Path) -> None:
+    def save(self) -> None:
         """Write the checkpoint and the curve."""
         state: dict[str, Any] = {
             "sight": self.sight.state_dict(),
@@ -195,12 +174,12 @@ class _Run:
             "progress": {"step": self.step, "seconds": self.seconds},
             "curve": self.curve,
         }
-        save_checkpoint(folder, state, self._identity())
-        write_curve(folder, self.curve)
+        save_checkpoint(self.order.output, state, self._identity())
+        write_curve(self.order.output, self.curve)
 
-    def load(self, folder: Path) -> None:
+    def load(self) -> None:
         """Go on where ``save`` stopped, if it ever did."""
-        state = load_checkpoint(folder, self._identity(), self.device)
+        state = load_checkpoint(self.order.output, self._identity(), self.device)
         if state is None:
             return
         self.sight.load_state_dict(state["sight"])
@@ -209,5 +188,6 @@ class _Run:
         self.curve = state["curve"]
 
     def _identity(self) -> dict[str, str]:
-        values = {k: v for k, v in asdict(self.settings).items() if k not in ("workers", "every", "bfloat16")}
-        return {name: str(value) for name, value in (values | {"size": sorted(self._size.items())}).items()}
+        """What must be the same for a run to go on."""
+        names = ("steps", "batch", "rate", "side", "width", "layers", "seed")
+        return {name: str(getattr(self.order, name)) for name in names} | {"photos": self._photos}

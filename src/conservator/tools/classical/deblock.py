@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from abc import abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
@@ -16,27 +16,13 @@ from conservator.degradations.kinds import Kind
 from conservator.image import Image, luma, to_array
 from conservator.tools.classical.basics import dct_basis, from_opponent, to_opponent
 from conservator.tools.classical.jpeg_traces import JpegTraces, find_jpeg_traces
+from conservator.tools.classical.measuring import MeasuringTool
 from conservator.tools.classical.noise_level import estimate_spectrum
 from conservator.tools.classical.shrinkage import shrink_dct
-from conservator.tools.tool import Tool, ToolSpec
+from conservator.tools.tool import ToolSpec
 
 
-class _Dejpeg(Tool):
-    """Looks for traces in each item and hands them on."""
-
-    def restore(self, image: Image) -> Image:
-        return torch.cat([self._item(image[i : i + 1]) for i in range(len(image))])
-
-    def _item(self, image: Image) -> Image:
-        traces = find_jpeg_traces(image)
-        return image if traces is None else self.dejpeg(image, traces)
-
-    @abstractmethod
-    def dejpeg(self, image: Image, traces: JpegTraces) -> Image:
-        """Remove the artefacts of one image (1, 3, H, W)."""
-
-
-class Deblock(_Dejpeg):
+class Deblock(MeasuringTool[JpegTraces]):
     """The mean of the image compressed again on 16 shifts of the block grid."""
 
     spec = ToolSpec(
@@ -45,22 +31,35 @@ class Deblock(_Dejpeg):
         description="Softens block edges and ringing of a JPEG by compressing it again on shifted grids; cautious.",
         source="Nosratinia, Enhancement of JPEG-compressed images by re-application of JPEG, JVSP 2001",
         license="Apache-2.0",
-        tile=None,
+        tile=1024,
+        overlap=64,  # blocks reach 8 pixels; tiles begin at multiples of 16, so the grids are the same in all
     )
 
-    def dejpeg(self, image: Image, traces: JpegTraces) -> Image:
+    def measure(self, image: Image) -> JpegTraces | None:
+        return find_jpeg_traces(image)
+
+    def treat(self, image: Image, found: JpegTraces) -> Image:
         pixels: NDArray[np.uint8] = to_array(image, np.uint8).astype(np.uint8)
         height, width = pixels.shape[:2]
         padded = np.pad(pixels, ((8, 8), (8, 8), (0, 0)), mode="symmetric")
         total = np.zeros(pixels.shape, np.float32)
         shifts = [(dy, dx) for dy in range(8) for dx in range(8) if (dy + 2 * dx) % 4 == 0]
         for dy, dx in shifts:
-            again = _compress(padded[dy:, dx:], traces.quality)
+            again = _compress(padded[dy:, dx:], found.quality)
             total += again[8 - dy : 8 - dy + height, 8 - dx : 8 - dx + width]
         return torch.from_numpy(total / (255 * len(shifts))).permute(2, 0, 1)[None]
 
 
-class DctDejpeg(_Dejpeg):
+@dataclass(frozen=True)
+class _Shrinkage:
+    """How a JPEG is smoothed: deviations (3, 64, 1, 1) of opponent axes and frequencies; whether they are noise."""
+
+    traces: JpegTraces
+    sigma: Tensor
+    noisy: bool
+
+
+class DctDejpeg(MeasuringTool[_Shrinkage]):
     """Shrinkage of overlapping DCT blocks with the deviations that the quantisation tables imply."""
 
     spec = ToolSpec(
@@ -70,16 +69,22 @@ class DctDejpeg(_Dejpeg):
         source="Foi, Katkovnik, Egiazarian, Pointwise shape-adaptive DCT, IEEE TIP 2007 (deviations from the table); "
         "shrinkage of Yu, Sapiro, IPOL 2011",
         license="Apache-2.0",
-        tile=None,
+        tile=1024,
+        overlap=96,  # shrinkage reaches 14 pixels, the JPEG's own blocks 8 more
     )
 
-    def dejpeg(self, image: Image, traces: JpegTraces) -> Image:
-        opponent = to_opponent(image)[0][:, None]
-        quantisation, noise = _quantisation_noise(traces), estimate_spectrum(opponent)
+    def measure(self, image: Image) -> _Shrinkage | None:
+        traces = find_jpeg_traces(image)
+        if traces is None:
+            return None
+        quantisation, noise = _quantisation_noise(traces), estimate_spectrum(to_opponent(image)[0][:, None])
         noisy = bool(noise[0].square().mean() > quantisation[0].square().mean())
         sigma = torch.maximum(quantisation, noise) if noisy else quantisation
-        smooth = from_opponent(shrink_dct(opponent, sigma.view(3, 64, 1, 1))[:, 0][None])
-        return smooth if noisy else _keep_to_intervals(smooth, image, traces)
+        return _Shrinkage(traces, sigma.view(3, 64, 1, 1), noisy)
+
+    def treat(self, image: Image, found: _Shrinkage) -> Image:
+        smooth = from_opponent(shrink_dct(to_opponent(image)[0][:, None], found.sigma)[:, 0][None])
+        return smooth if found.noisy else _keep_to_intervals(smooth, image, found.traces)
 
 
 def _compress(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

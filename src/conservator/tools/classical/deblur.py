@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from conservator.degradations.kinds import Kind
 from conservator.image import Image, luma
 from conservator.tools.classical.blur_model import BlurModel, Family, estimate_blur, transfer_function
 from conservator.tools.classical.kernels import DEFOCUS, GAUSSIAN, MOTION
-from conservator.tools.tiling import run_tiled
+from conservator.tools.classical.measuring import MeasuringTool
 from conservator.tools.tool import Tool, ToolSpec
 
 _TILE, _OVERLAP = 512, 128  # the kernel is that of the whole image; tiles only bound the memory of the transforms
@@ -24,35 +23,27 @@ _EXCESS = 0.008
 """How far, on average, a plausible result may go beyond black and white."""
 
 
-class _Deblur(Tool):
-    """Estimates the kernel of each item in one family and hands it on."""
+class _Deblur(MeasuringTool[BlurModel]):
+    """Estimates the kernel of the whole photo, in one family; an image that no kernel explains stays as it is."""
 
     def __init__(self, kind: Kind, name: str, family: Family, description: str, source: str) -> None:
         self._family = family
-        self.spec = ToolSpec(name, frozenset({kind}), description, source, "Apache-2.0", tile=None)
+        self.spec = ToolSpec(name, frozenset({kind}), description, source, "Apache-2.0", tile=_TILE, overlap=_OVERLAP)
 
-    def restore(self, image: Image) -> Image:
-        return torch.cat([self._item(image[i : i + 1]) for i in range(len(image))])
-
-    def _item(self, image: Image) -> Image:
+    def measure(self, image: Image) -> BlurModel | None:
         model = estimate_blur(image, self._family)
-        if model is None:
-            return image
-        model = _settled(model, image)
-        if model is None:
-            return image
-        return run_tiled(partial(self.deconvolve, model), image, tile=_TILE, overlap=_OVERLAP)
+        return None if model is None else _settled(model, image)
 
     @abstractmethod
-    def deconvolve(self, model: BlurModel, image: Image) -> Image:
+    def treat(self, image: Image, found: BlurModel) -> Image:
         """Undo the blur of the model in one image (1, 3, H, W)."""
 
 
 class WienerDeblur(_Deblur):
     """Divides the spectrum by the kernel's where the scene is stronger than the noise."""
 
-    def deconvolve(self, model: BlurModel, image: Image) -> Image:
-        return wiener(model, image, caution=2).clamp_(0, 1)
+    def treat(self, image: Image, found: BlurModel) -> Image:
+        return wiener(found, image, caution=2).clamp_(0, 1)
 
 
 class RichardsonLucyDeblur(_Deblur):
@@ -60,16 +51,16 @@ class RichardsonLucyDeblur(_Deblur):
 
     _iterations = 12
 
-    def deconvolve(self, model: BlurModel, image: Image) -> Image:
+    def treat(self, image: Image, found: BlurModel) -> Image:
         height, width = image.shape[-2:]
-        observed = _periodic(image, 2 * model.kernel.shape[-1]).clamp_min(1e-3)
-        transfer = transfer_function(model.kernel, *observed.shape[-2:])
+        observed = _periodic(image, 2 * found.kernel.shape[-1]).clamp_min(1e-3)
+        transfer = transfer_function(found.kernel, *observed.shape[-2:])
         estimate = guess = observed
         last_step = torch.zeros_like(observed)
         for _ in range(self._iterations):
             ratio = observed / _filtered(guess, transfer).clamp_min(1e-3)
             improved = guess * _filtered(ratio, transfer.conj())
-            improved = (improved / (1 - 0.6 * model.noise * _curvature(improved))).clamp(1e-3, 1.2)
+            improved = (improved / (1 - 0.6 * found.noise * _curvature(improved))).clamp(1e-3, 1.2)
             step = improved - guess
             momentum = ((step * last_step).sum() / last_step.square().sum().clamp_min(1e-9)).clamp(0, 0.95)
             guess = (improved + momentum * (improved - estimate)).clamp(1e-3, 1.2)

@@ -12,25 +12,24 @@ from torch import Tensor
 from conservator.degradations.kinds import Kind
 from conservator.image import Image
 from conservator.tools.classical.basics import from_opponent, to_opponent
+from conservator.tools.classical.measuring import MeasuringTool
 from conservator.tools.classical.noise_level import estimate_sigma
 from conservator.tools.classical.shrinkage import shrink_dct
-from conservator.tools.tool import Tool, ToolSpec
+from conservator.tools.tool import ToolSpec
 
 _INVISIBLE = 0.5 / 255
 """Noise below half a level of 8 bits is left alone."""
 
 
-class _Denoiser(Tool):
-    """Measures the noise of each item on its three opponent axes and hands both on."""
+class _Denoiser(MeasuringTool[Tensor]):
+    """Measures the noise of the whole photo on its three opponent axes, (3,), and hands both on."""
 
-    def restore(self, image: Image) -> Image:
-        sigmas = estimate_sigma(image)
-        return torch.cat([self._item(image[i : i + 1], sigmas[i]) for i in range(len(image))])
+    def measure(self, image: Image) -> Tensor | None:
+        sigma = estimate_sigma(image)[0]
+        return sigma if float(sigma.max()) >= _INVISIBLE else None
 
-    def _item(self, image: Image, sigma: Tensor) -> Image:
-        if float(sigma.max()) < _INVISIBLE:
-            return image
-        return from_opponent(self.denoise(to_opponent(image)[0], sigma)[None])
+    def treat(self, image: Image, found: Tensor) -> Image:
+        return from_opponent(self.denoise(to_opponent(image)[0], found)[None])
 
     @abstractmethod
     def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
@@ -46,7 +45,8 @@ class DctDenoise(_Denoiser):
         description="Removes grain and sensor noise of any strength, keeping edges and texture.",
         source="Yu, Sapiro, DCT image denoising, IPOL 2011; Pierazzo et al., Multi-scale DCT denoising, IPOL 2017",
         license="Apache-2.0",
-        tile=None,
+        tile=1024,
+        overlap=64,  # the two passes reach 14 pixels
     )
 
     def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ class NlmDenoise(_Denoiser):
         description="Averages similar patches to remove noise; strong on repeated patterns and smooth areas.",
         source="Buades, Coll, Morel, A non-local algorithm for image denoising, CVPR 2005 (scikit-image)",
         license="Apache-2.0",
-        tile=None,
+        tile=1024,
+        overlap=64,  # patches reach 7 pixels
     )
 
     def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class TvDenoise(_Denoiser):
         description="Removes noise by flattening areas between edges; fast, may look painted on fine texture.",
         source="Chambolle, An algorithm for total variation minimization, JMIV 2004 (scikit-image)",
         license="Apache-2.0",
-        tile=None,
+        tile=None,  # it stops when the energy of the whole hardly falls
     )
 
     def denoise(self, planes: Tensor, sigma: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class WaveletDenoise(_Denoiser):
         description="Removes light to moderate noise by wavelet shrinkage; the gentlest and fastest of the denoisers.",
         source="Chang, Yu, Vetterli, Adaptive wavelet thresholding for image denoising and compression, IEEE TIP 2000",
         license="Apache-2.0",
-        tile=None,
+        tile=None,  # its thresholds are those of the bands of the whole
     )
     _shifts = ((0, 0), (1, 2), (2, 1), (3, 3))
 

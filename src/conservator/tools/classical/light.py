@@ -15,6 +15,7 @@ from torch import Tensor
 from conservator.degradations.kinds import Kind
 from conservator.image import Image
 from conservator.tools.classical.basics import guided_filter
+from conservator.tools.classical.measuring import MeasuringTool
 from conservator.tools.tool import Tool, ToolSpec
 
 _TARGET = 0.48
@@ -25,21 +26,43 @@ _STRONGEST = 0.35
 """Least exponent; below it, noise and rounding would show."""
 
 
-class _Brighten(Tool):
-    """Replaces V of each item."""
+class _Curve(MeasuringTool[float]):
+    """Changes V by a curve with one number, which is measured on the whole photo."""
+
+    def measure(self, image: Image) -> float | None:
+        return self.amount(image.amax(1, keepdim=True))
+
+    def treat(self, image: Image, found: float) -> Image:
+        value = image.amax(1, keepdim=True)
+        return _with_value(image, value, self.curve(value, found))
+
+    @abstractmethod
+    def amount(self, value: Tensor) -> float | None:
+        """The number for V (1, 1, H, W) of a whole photo; None where it is bright enough."""
+
+    @abstractmethod
+    def curve(self, value: Tensor, amount: float) -> Tensor:
+        """The new V (1, 1, H, W) in [0, 1], pixel by pixel."""
+
+
+class _Map(Tool):
+    """Changes V of each item by a map of the whole photo."""
 
     def restore(self, image: Image) -> Image:
         value = image.amax(1, keepdim=True)
-        brighter = torch.cat([self.brighten(value[i : i + 1]) for i in range(len(image))])
-        # where V is 0 there is no hue to keep, and the pixel becomes gray
-        return torch.where(value > 0, image * (brighter / value.clamp_min(1e-6)), brighter).clamp(0, 1)
+        return _with_value(image, value, torch.cat([self.brighten(item) for item in value.split(1)]))
 
     @abstractmethod
     def brighten(self, value: Tensor) -> Tensor:
         """The new V, (1, 1, H, W) in [0, 1]."""
 
 
-class GammaBrighten(_Brighten):
+def _with_value(image: Image, value: Tensor, brighter: Tensor) -> Image:
+    """The image with another V (B, 1, H, W); where V was 0 there is no hue to keep, and the pixel becomes gray."""
+    return torch.where(value > 0, image * (brighter / value.clamp_min(1e-6)), brighter).clamp(0, 1)
+
+
+class GammaBrighten(_Curve):
     """The exponent that brings the mean of V to that of ordinary photos."""
 
     spec = ToolSpec(
@@ -48,16 +71,21 @@ class GammaBrighten(_Brighten):
         description="Brightens a dark photo by a gamma curve, lifting shadows most; keeps black and white points.",
         source="idea of Huang et al., Efficient contrast enhancement using adaptive gamma correction, IEEE TIP 2013",
         license="Apache-2.0",
-        tile=None,
+        tile=1024,
+        overlap=0,
     )
 
-    def brighten(self, value: Tensor) -> Tensor:
+    def amount(self, value: Tensor) -> float | None:
         counts = torch.histc(value, 256, 0, 1) / value.numel()
         levels = (torch.arange(256) + 0.5) / 256
-        return value ** _exponent(lambda gamma: float((counts * levels**gamma).sum()))
+        gamma = _exponent(lambda gamma: float((counts * levels**gamma).sum()))
+        return gamma if gamma < 1 else None
+
+    def curve(self, value: Tensor, amount: float) -> Tensor:
+        return value**amount
 
 
-class StretchBrighten(_Brighten):
+class StretchBrighten(_Curve):
     """The factor that brings the brightest half percent of V close to white."""
 
     spec = ToolSpec(
@@ -66,16 +94,20 @@ class StretchBrighten(_Brighten):
         description="Brightens an underexposed photo linearly until its lights are white; if nothing in it is bright.",
         source="linear contrast stretching, Gonzalez, Woods, Digital image processing",
         license="Apache-2.0",
-        tile=None,
+        tile=1024,
+        overlap=0,
     )
 
-    def brighten(self, value: Tensor) -> Tensor:
+    def amount(self, value: Tensor) -> float | None:
         lights = _quantile(value, 0.995)
         factor = min(_WHITE / max(lights, 1e-3), 4.0)
-        return (value * factor).clamp_max(1) if factor > 1.02 else value
+        return factor if factor > 1.02 else None
+
+    def curve(self, value: Tensor, amount: float) -> Tensor:
+        return (value * amount).clamp_max(1)
 
 
-class ShiftBrighten(_Brighten):
+class ShiftBrighten(_Curve):
     """The same amount of light for every pixel that is not black: what the brightest half percent lacks to white."""
 
     spec = ToolSpec(
@@ -84,15 +116,19 @@ class ShiftBrighten(_Brighten):
         description="Brightens a dark photo by adding the same light everywhere; for crushed blacks, lowers contrast.",
         source="constant shift of V, as among the tools of AgenticIR, arXiv 2410.17809",
         license="Apache-2.0",
-        tile=None,
+        tile=1024,
+        overlap=0,
     )
 
-    def brighten(self, value: Tensor) -> Tensor:
-        missing = min(max(_WHITE - _quantile(value, 0.995), 0.0), 0.25)
-        return (value + missing * (value > 1 / 255)).clamp_max(1)
+    def amount(self, value: Tensor) -> float | None:
+        missing = min(_WHITE - _quantile(value, 0.995), 0.25)
+        return missing if missing > 0 else None
+
+    def curve(self, value: Tensor, amount: float) -> Tensor:
+        return (value + amount * (value > 1 / 255)).clamp_max(1)
 
 
-class ClaheBrighten(_Brighten):
+class ClaheBrighten(_Map):
     """Contrast-limited adaptive histogram equalisation of scikit-image, for dark photos only."""
 
     spec = ToolSpec(
@@ -112,7 +148,7 @@ class ClaheBrighten(_Brighten):
         return torch.from_numpy(equalize_adapthist(value[0, 0].numpy(), clip_limit=0.005)).to(value)[None, None]
 
 
-class RetinexBrighten(_Brighten):
+class RetinexBrighten(_Map):
     """Divides by a smooth illumination map raised to the power that brings the mean of V to that of ordinary photos."""
 
     spec = ToolSpec(

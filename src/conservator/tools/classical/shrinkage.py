@@ -8,7 +8,7 @@ from torch import Tensor
 
 from conservator.tools.classical.basics import dct_matrix, pad
 
-SIDE = 8
+_SIDE = 8
 _STRIDE = 2
 _MARGIN = 16  # two passes reach 14 pixels; a multiple of the stride keeps the blocks of all pieces on one grid
 _PIECE = 128  # pixels a side: 64 coefficients for each pixel are many, and small pieces stay in the cache
@@ -52,19 +52,19 @@ def _shrink_piece(piece: Tensor, sigma: Tensor) -> Tensor:
 
 def _analyse(planes: Tensor) -> Tensor:
     """DCT of the blocks of (N, 1, H, W) at every second pixel: (N, 64, rows, columns)."""
-    matrix = dct_matrix(SIDE)
+    matrix = dct_matrix(_SIDE)
     rows = F.conv2d(planes, matrix[:, None, :, None], stride=(_STRIDE, 1))
     both = F.conv2d(rows.flatten(0, 1)[:, None], matrix[:, None, None, :], stride=(1, _STRIDE))
-    return both.view(len(planes), SIDE * SIDE, *both.shape[-2:])
+    return both.view(len(planes), _SIDE * _SIDE, *both.shape[-2:])
 
 
 def _synthesise(coefficients: Tensor, weight: Tensor) -> Tensor:
     """Average of the overlapping blocks, each with its ``weight`` (N, 1, rows, columns): (N, 1, H, W)."""
-    matrix = dct_matrix(SIDE)
+    matrix = dct_matrix(_SIDE)
     n, _, rows, columns = coefficients.shape
-    weighted = (coefficients * weight).view(n * SIDE, SIDE, rows, columns)
+    weighted = (coefficients * weight).view(n * _SIDE, _SIDE, rows, columns)
     lines = F.conv_transpose2d(weighted, matrix[:, None, None, :], stride=(1, _STRIDE))
-    lines = lines.view(n, SIDE, rows, -1)
+    lines = lines.view(n, _SIDE, rows, -1)
     total = F.conv_transpose2d(lines, matrix[:, None, :, None], stride=(_STRIDE, 1))
-    ones = torch.ones(1, 1, SIDE, SIDE)
+    ones = torch.ones(1, 1, _SIDE, _SIDE)
     return total / F.conv_transpose2d(weight, ones, stride=_STRIDE)

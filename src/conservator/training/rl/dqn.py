@@ -24,7 +24,13 @@ from conservator.evaluation.rl_restore import measure_patches
 from conservator.networks.dqn import Q_PATCH
 from conservator.policies import DqnPolicy, RandomPolicy
 from conservator.policies.dqn import LONGEST, Agent
-from conservator.training.checkpoint import (
+from conservator.training.rl.dqn_learner import QLearner
+from conservator.training.rl.dqn_settings import DqnSettings
+from conservator.training.rl.env import VectorRestorationEnv
+from conservator.training.rl.episode import EpisodeRules
+from conservator.training.rl.pretrain import pretrain
+from conservator.training.rl.replay import PlayedEpisode, Replay
+from conservator.training.run import (
     draw_curve,
     load_checkpoint,
     refuse_more,
@@ -32,12 +38,6 @@ from conservator.training.checkpoint import (
     tensorboard_writer,
     write_curve,
 )
-from conservator.training.rl.dqn_learner import QLearner
-from conservator.training.rl.dqn_settings import DqnSettings
-from conservator.training.rl.env import VectorRestorationEnv
-from conservator.training.rl.episode import EpisodeRules
-from conservator.training.rl.pretrain import pretrain
-from conservator.training.rl.replay import PlayedEpisode, Replay
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 from conservator.degradations.patches import PATCH_SIDE, UNDAMAGED_PSNR
 from conservator.errors import ConservatorError, InvalidActionError
 from conservator.image import Image
-from conservator.metrics.fidelity import batch_psnr
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception.perception import Blind, Perception
 from conservator.policies.dqn import LONGEST
-from conservator.pool.pool import Pool
+from conservator.pool import Pool
 from conservator.session import Apply, Decision, Scope, Session, Stop
 from conservator.tools.tool import Toolbox
 from conservator.training.rl.rewards import Reward, step_psnr
@@ -140,4 +140,4 @@ class Episode:
     def _measured(self) -> float:
         if self.clean is None:
             return math.nan
-        return float(batch_psnr(self.session.trajectory.last.image, self.clean, UNDAMAGED_PSNR))
+        return float(psnr_of_each(self.session.trajectory.last.image, self.clean, UNDAMAGED_PSNR))

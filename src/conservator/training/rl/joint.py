@@ -20,10 +20,10 @@ from conservator.networks.dqn import QNetwork
 from conservator.policies.dqn import LONGEST, Agent
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
-from conservator.training.checkpoint import load_checkpoint, save_checkpoint
 from conservator.training.crops import ahead
 from conservator.training.patches import PairSource, PatchBatches
 from conservator.training.rl_restore import named
+from conservator.training.run import load_checkpoint, save_checkpoint
 
 _EPSILON = 5e-5
 """Mean square error (43 dB) below which an improvement counts no more, in the loss "psnr"."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from conservator.degradations.patches import UNDAMAGED_PSNR
 from conservator.errors import ConservatorError
 from conservator.image import Image
-from conservator.metrics.fidelity import batch_psnr
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.session import Apply, Step
 
 Reward: TypeAlias = Callable[[Step, Step, Image | None], Mapping[str, float]]
@@ -35,7 +35,7 @@ def step_psnr(before: Step, after: Step, reference: Image | None) -> Mapping[str
     Over an episode it sums to the whole gain. PSNR counts up to 50 dB. Of a study it is the mean over its parts.
     """
     clean = referred(reference, "step_psnr")
-    was, now = (float(batch_psnr(step.image, clean, UNDAMAGED_PSNR).mean()) for step in (before, after))
+    was, now = (float(psnr_of_each(step.image, clean, UNDAMAGED_PSNR).mean()) for step in (before, after))
     return {"psnr": now - was}
 
 

@@ -1,4 +1,4 @@
-"""What every training leaves behind: a checkpoint to go on from, and a curve."""
+"""What every training leaves behind: a folder that is its own, a checkpoint to go on from, a curve, and what ships."""
 
 from __future__ import annotations
 
@@ -9,34 +9,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from conservator.claims import Identity, check_same
 from conservator.errors import ConservatorError, MissingExtraError
-from conservator.files import replacing
+from conservator.files import replacing, sha256
+from conservator.weights import manifest, store_weights
 
 Curve = list[dict[str, float]]
 """Rows of ``step``, ``minutes`` and what was measured then."""
 _FILE = "checkpoint.pt"
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any], identity: Mapping[str, str]) -> None:
-    """Write checkpoint.pt, whole or not at all. ``identity`` says what is trained, and how."""
+def save_checkpoint(folder: Path, state: Mapping[str, Any], identity: Identity | Mapping[str, str]) -> None:
+    """Write checkpoint.pt, whole or not at all. ``identity`` says what is trained, on what and how."""
     with replacing(folder / _FILE) as file:
-        torch.save({**state, "identity": dict(identity)}, file)
+        torch.save({**state, "identity": _facts(identity)}, file)
 
 
 def load_checkpoint(
-    folder: Path, identity: Mapping[str, str], device: torch.device | str = "cpu"
+    folder: Path,
+    identity: Identity | Mapping[str, str],
+    device: torch.device | str = "cpu",
+    may_change: frozenset[str] = frozenset(),
 ) -> dict[str, Any] | None:
-    """The state that was saved in ``folder``, or None; ConservatorError for one of another identity."""
+    """The state that was saved in ``folder``, or None; ConservatorError for one of another identity.
+
+    The parts of it that ``may_change`` are not compared.
+    """
     path = folder / _FILE
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    was = state["identity"]
-    if other := sorted(k for k in identity.keys() | was.keys() if identity.get(k) != was.get(k)):
-        named = "; ".join(f"{k} {was.get(k, 'not said')}, now {identity.get(k, 'not said')}" for k in other)
-        raise ConservatorError(f"{path} was trained with {named}; use the same settings or another folder")
+    was, now = (
+        {k: v for k, v in facts.items() if k not in may_change} for facts in (state["identity"], _facts(identity))
+    )
+    check_same(path, was, now)
     return state
+
+
+def _facts(identity: Identity | Mapping[str, str]) -> dict[str, str]:
+    return identity.facts() if isinstance(identity, Identity) else dict(identity)
 
 
 def refuse_more(folder: Path, done: int, asked: int) -> None:
@@ -106,3 +119,46 @@ def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, float]], None]:
         writer.flush()
 
     return write
+
+
+def ship_weights(
+    folder: Path,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    data: str,
+    recipe: str,
+    command: str,
+    scores: Mapping[str, float],
+    made_with: Mapping[str, str],
+    metadata: Mapping[str, str] | None = None,
+    seed: int | None = None,
+) -> Path:
+    """Put weights into a folder of weights with their entry in its manifest; return the file NAME.safetensors.
+
+    ``data`` says in words what they were trained on, ``recipe`` where the code or the page is that says how,
+    ``command`` (see commands.command_line) what makes them again. ``made_with`` are the hashes of what they were made
+    with as it was when the training began (see ``hashes_of_weights`` and weights/chain.py); empty: of nothing.
+    """
+    entry: dict[str, str | int | float] = {"license": "Apache-2.0", "data": data, "recipe": recipe, "command": command}
+    if seed is not None:
+        entry["seed"] = seed
+    return store_weights(folder, name, tensors, entry, scores, metadata, made_with)
+
+
+def hashes_of_weights(*given: Path | str) -> dict[str, str]:
+    """Hashes of weights by name, for ``made_with``: names of the manifest, or files, known there by their content.
+
+    A file that does not ship is called by its name, FILE.safetensors. Names that are neither are left out, since tools
+    without weights have none.
+    """
+    entries = manifest()
+    by_hash = {str(entry["sha256"]): name for name, entry in entries.items()}
+    found: dict[str, str] = {}
+    for one in given:
+        if str(one) in entries:
+            found[str(one)] = str(entries[str(one)]["sha256"])
+        elif Path(one).is_file():
+            content = sha256(Path(one))
+            found[by_hash.get(content, Path(one).name)] = content
+    return found

@@ -13,9 +13,9 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image as PillowImage
 
-from conservator.degradations.kinds import Kind, Severity
 from conservator.files import write_text
 from conservator.image import Image, to_array
+from conservator.kinds import Kind, Severity
 from conservator.photo import Photo
 from conservator.record import Record, SeenRecord, StepRecord
 from conservator.restoration import Restored
@@ -49,7 +49,7 @@ def _sentence(record: Record) -> str:
     text = record.verdict[0].upper() + record.verdict[1:] + "."
     if record.toolchain:
         gain = sum(t.gain for t in record.treatments if t.kept)
-        text += f" Estimated gain {gain:+.1f} dB" + (" at full strength." if record.settings.strength < 1 else ".")
+        text += f" Estimated gain {gain:+.1f} dB" + (" at full strength." if record.request.strength < 1 else ".")
     return text
 
 
@@ -123,6 +123,17 @@ def _cost(usage: Usage) -> str:
     return f"{calls}, {usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
 
 
+def _asked(record: Record) -> dict[str, str]:
+    """What the user asked for, in words."""
+    found = {}
+    for name, value in vars(record.request).items():
+        if isinstance(value, frozenset):
+            value = ", ".join(sorted(value))
+        if value not in (None, ""):
+            found[name] = str(value)
+    return found
+
+
 def _particulars(record: Record) -> list[str]:
     file = record.input
     rows = {
@@ -130,7 +141,7 @@ def _particulars(record: Record) -> list[str]:
         "Input sha256": file.sha256,
         "Output": f"{record.output.path} ({record.output.width}×{record.output.height})",
         "Output sha256": record.output.sha256,
-        "Settings": ", ".join(f"{key} {value}" for key, value in record.settings if value is not None),
+        "Request": ", ".join(f"{name} {value}" for name, value in _asked(record).items()),
         "Time": ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in record.seconds.items()),
         "Made": record.made + ", " + ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "Notes": "; ".join(record.notes) or "none",

@@ -1,0 +1,73 @@
+"""The command line. Heavy imports happen inside the commands, so ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from conservator import __version__
+from conservator.apps import (  # noqa: F401 - they add their commands
+    bench_rl_restore,
+    train_all,
+    train_mllm,
+    train_queue,
+    train_rl_restore,
+)
+from conservator.apps.bench import bench_app
+from conservator.apps.cli import photos
+from conservator.apps.cli.tools import tools_app
+from conservator.apps.data import data_app
+from conservator.apps.train import train_app
+from conservator.errors import ConservatorError
+
+app = typer.Typer(
+    name="conservator",
+    help="Restores damaged photographs by itself: it examines the photo, plans, treats it, looks again, "
+    "takes back what did harm, and documents what it did.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (photos.restore, photos.examine, photos.compare, photos.replay, photos.demo):
+    app.command()(command)
+app.command("degrade")(photos.degrade_photo)
+app.add_typer(tools_app, name="tools")
+app.add_typer(train_app, name="train")
+app.add_typer(bench_app, name="bench")
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Entry point: errors made on purpose become one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name or a mark that the terminal cannot show must stop nothing
+    try:
+        app()
+    except ConservatorError as error:
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True, soft_wrap=True).print(Text(f"conservator: {error}", style="red"))
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"conservator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

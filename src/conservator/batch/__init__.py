@@ -1,0 +1,20 @@
+"""Batches: many photos through one restorer, documented by a journal, resumable."""
+
+from conservator.batch.engine import FileRestorer, run_batch
+from conservator.batch.executor import Executor, Threads
+from conservator.batch.journal import JOURNAL, Journal, Outcome, Status, Summary
+from conservator.batch.tasks import Task, find_tasks
+
+__all__ = [
+    "JOURNAL",
+    "Executor",
+    "FileRestorer",
+    "Journal",
+    "Outcome",
+    "Status",
+    "Summary",
+    "Task",
+    "Threads",
+    "find_tasks",
+    "run_batch",
+]

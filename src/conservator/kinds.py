@@ -1,0 +1,70 @@
+"""The vocabulary that the whole program shares: kinds of damage, their severities, what a restoration is for."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Literal, TypeAlias
+
+from conservator.errors import name_not_found
+
+
+class Kind(StrEnum):
+    """What can be wrong with a photo."""
+
+    NOISE = "noise"
+    JPEG = "jpeg"
+    MOTION_BLUR = "motion_blur"
+    DEFOCUS_BLUR = "defocus_blur"
+    GAUSSIAN_BLUR = "gaussian_blur"
+    RAIN = "rain"
+    HAZE = "haze"
+    LOW_LIGHT = "low_light"
+    LOW_RESOLUTION = "low_resolution"
+    SNOW = "snow"
+
+    @property
+    def label(self) -> str:
+        """The name a reader sees, "motion blur"."""
+        special = {"jpeg": "JPEG artefacts", "gaussian_blur": "Gaussian blur"}
+        return special.get(self.value, self.value.replace("_", " "))
+
+
+NATURE = (
+    *(Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN, Kind.SNOW, Kind.DEFOCUS_BLUR),
+    *(Kind.GAUSSIAN_BLUR, Kind.MOTION_BLUR, Kind.NOISE, Kind.JPEG),
+)
+"""The order in which damage befalls a photo: scene, optics, sensor, codec."""
+
+TAUGHT = tuple(kind for kind in NATURE if kind is not Kind.SNOW)
+"""What the eye and the experts that ship have learned. Snow came later: docs/mllm.md adds it as a user would."""
+
+
+class Severity(IntEnum):
+    """How wrong: AgenticIR's five levels, its "very low" being our NONE (nothing a viewer would notice)."""
+
+    NONE = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    VERY_HIGH = 4
+
+    @property
+    def label(self) -> str:
+        """The name a reader sees, "very high"."""
+        return self.name.lower().replace("_", " ")
+
+
+Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
+OBJECTIVES: tuple[Objective, ...] = ("fidelity", "balanced", "perceptual")
+"""What a restoration is for: near to the undamaged photo, good to look at, or both. Gains are estimated for each."""
+
+
+def parse_kinds(text: str) -> frozenset[Kind]:
+    """Kinds from their names joined by commas, "noise,jpeg"; raises NameNotFoundError for an unknown one."""
+    kinds = set()
+    for name in text.split(","):
+        try:
+            kinds.add(Kind(name.strip().lower().replace("-", "_").replace(" ", "_")))
+        except ValueError:
+            raise name_not_found("kind of damage", name.strip(), Kind) from None
+    return frozenset(kinds)

@@ -1,0 +1,112 @@
+"""What a user wants done to a photo: the one place of defaults.
+
+The options of the commands are made from it, and every record keeps it. It imports nothing heavy, so that ``--help``
+answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from conservator.errors import ConservatorError, name_not_found
+from conservator.kinds import Kind, Objective
+
+TONAL_CONFIDENCE = 0.9
+"""Confidence that haze or low light must have in the photo as it came before it may be treated.
+
+Chosen in November 2026 on real pairs with camera noise (PolyU_sub 28 photos, Nam_sub 13) and soft optics (City100_sub
+16): without it ``greedy`` loses 10.1, 2.2 and 3.8 dB there, with 0.5 it loses 1.2, 0.6 and 2.1 dB, with 0.9 it gains
+1.5 and 1.2 dB and loses 0.1 dB. The price is 1.3 dB of the gain on held-out mixtures of the MiO protocol
+(docs/results/real_pairs.md).
+"""
+
+
+BASE_URL = "OPENAI_BASE_URL"
+"""The environment variable of the endpoint that the policy ``chat`` asks, for those who name none."""
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """Where the policy ``chat`` asks, and what that may cost. There is no key in it, so it can go into a record."""
+
+    endpoint: str = field(default_factory=lambda: os.environ.get(BASE_URL, ""))
+    """The address that /chat/completions is added to, say http://localhost:11434/v1."""
+    model: str = ""
+    """The model, as the endpoint calls it."""
+    allow_upload: bool = False
+    """The user's consent to send pictures of the photo to the endpoint."""
+    max_calls: int = 8
+    """Requests per photo, repeated ones too."""
+    timeout: float = 120.0
+    """Seconds that an answer may take."""
+    retries: int = 3
+    """How often a request that failed is sent again."""
+    backoff: float = 1.0
+    """Seconds before it is sent again; twice as long each time."""
+    views: int = 5
+    """Pictures that are sent: the whole photo and details at full size."""
+    replan: bool = True
+    """Ask after each tool; or else once, and carry out that plan."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that are added to each request; None leaves one out."""
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.endpoint}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user wants. Raises ConservatorError where a value is out of its range, or two contradict each other."""
+
+    policy: str = "greedy"
+    """Who decides: greedy, search, rules, beam, reflect, dqn, mllm, chat, none."""
+    toolbox: str = "conservator+user"
+    """Toolboxes, joined by +: conservator, classical, user, rl-restore."""
+    objective: Objective = "balanced"
+    """What counts: closeness to the original, a balance, or a pleasing look."""
+    strength: float = 1.0
+    """1: full treatment; 0.5: half-way to the input; 0: none."""
+    only: frozenset[Kind] | None = None
+    """The damages to treat, joined by commas (default: all)."""
+    never: frozenset[Kind] = frozenset()
+    """Damages to leave alone, joined by commas."""
+    upscale: bool = False
+    """Enlarge photos of less than 300 pixels."""
+    tonal_confidence: float = TONAL_CONFIDENCE
+    """Treat haze and low light only where perception is this sure of them in the photo as it came."""
+    max_steps: int = 12
+    """Decisions per photo at most."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "cpu"
+    """Torch device: cpu, cuda, mps."""
+    max_pixels: int = 200_000_000
+    """Refuse photos with more pixels than this."""
+    allow_truncated: bool = False
+    """Read what is there of a truncated file."""
+    chat: ChatOptions | None = None
+    """Where the policy chat asks."""
+
+    def __post_init__(self) -> None:
+        _check_choice("objective", self.objective, get_args(Objective))
+        _check_range("strength", self.strength, 0, 1)
+        _check_range("tonal_confidence", self.tonal_confidence, 0, 1)
+        _check_range("max_steps", self.max_steps, 1)
+        _check_range("seed", self.seed, 0)
+        _check_range("max_pixels", self.max_pixels, 1)
+        if both := sorted((self.only or frozenset()) & self.never):
+            raise ConservatorError(f"{', '.join(both)} cannot be both in only and in never; leave it out of one")
+
+
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise name_not_found(name, value, choices)
+
+
+def _check_range(name: str, value: float, least: float, most: float | None = None) -> None:
+    if not value >= least or (most is not None and not value <= most):
+        expected = f"{least} or more" if most is None else f"a number from {least} to {most}"
+        raise ConservatorError(f"{name} is {value}, expected {expected}")

@@ -1,0 +1,208 @@
+"""The one owner: a restorer keeps toolbox, perception, pool and policy for as long as the process lives.
+
+Every face of the program (command line, batch, benchmarks, planner data) is a thin caller of it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from conservator.errors import ConservatorError
+from conservator.image import Image
+from conservator.kinds import Kind
+from conservator.perception import NetworkPerception, study
+from conservator.perception.perception import Look, Percept, Perception
+from conservator.photo import Photo, load_photo
+from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
+from conservator.policies.fixed import FixedOrder
+from conservator.pool import LocalPool, MemoPool, Pool, check_device
+from conservator.request import Request
+from conservator.restoration import Plan, Restored, Treater, blend, study_like
+from conservator.session.scope import ANYTHING, Scope
+from conservator.session.session import Policy, Session, run
+from conservator.tools.catalog import make_toolbox
+from conservator.tools.tool import Toolbox
+
+_MOST_WORKERS = 8
+"""Threads that run tools, each of which computes on several cores itself."""
+
+Progress = Callable[[str], None]
+"""Is told the stage that begins: "examining", "deciding", a tool's name."""
+
+
+def _silent(stage: str) -> None:
+    pass
+
+
+class Restorer:
+    """Examines, plans and restores photos as a request says. Safe to call from many threads; close it after use.
+
+    Each model is loaded once, when it is first needed, and kept. What is not given is made from the request's names:
+    own objects take their place, and a ``pool`` that is given is not closed.
+
+    >>> with Restorer(Request(objective="fidelity")) as restorer:     # doctest: +SKIP
+    ...     restored = restorer.restore(load_photo("old.jpg"))
+    ...     restored.save("new.png")
+    """
+
+    def __init__(
+        self,
+        request: Request = Request(),  # noqa: B008 - frozen
+        *,
+        toolbox: Toolbox | None = None,
+        perception: Perception | None = None,
+        policy: Policy | None = None,
+        pool: Pool | None = None,
+        scope: Scope | None = None,
+    ) -> None:
+        """Raises ConservatorError for a policy, a toolbox or a device that there is not.
+
+        ``scope`` replaces what the request allows: for policies that were decided elsewhere.
+        """
+        self.request = request
+        self.toolbox = make_toolbox(request.toolbox) if toolbox is None else toolbox
+        self.scope = Scope.of(request) if scope is None else scope
+        self._given_pool = pool
+        self._lock = threading.RLock()
+        self._made: dict[str, Any] = {"perception": perception, "policy": policy}
+        self._closed = False
+        if policy is None:
+            check_policy_name(request.policy, reference=False, chat=request.chat)
+        if pool is None:
+            check_device(request.device)
+
+    @property
+    def perception(self) -> Perception:
+        """What looks at photos."""
+        return cast("Perception", self._once("perception", NetworkPerception))
+
+    @property
+    def policy(self) -> Policy:
+        """Who decides."""
+        return cast("Policy", self._once("policy", self._make_policy))
+
+    @property
+    def pool(self) -> Pool:
+        """Where tools run on studies: it remembers what they made."""
+        return self._given_pool or cast("Pool", self._once("memo", lambda: MemoPool(self._models)))
+
+    @property
+    def _models(self) -> Pool:
+        """Where tools run on whole photos: their results are too large to remember."""
+        return self._given_pool or cast("Pool", self._once("models", self._make_models))
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """A part of the restorer, made when it is first asked for, by one thread."""
+        with self._lock:
+            if self._closed:
+                raise ConservatorError("the restorer is closed; make a new one")
+            if self._made.get(name) is None:
+                self._made[name] = make()
+            return self._made[name]
+
+    def _make_policy(self) -> Policy:
+        request = self.request
+        context = PolicyContext(
+            self.pool, self.perception, request.objective, request.seed, device=request.device, chat=request.chat
+        )
+        return make_policy(request.policy, context)
+
+    def _make_models(self) -> LocalPool:
+        device = self.request.device
+        workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1))
+        # an accelerator's memory is for one call at a time
+        return LocalPool(self.toolbox, device, workers, max_batch=1, at_once=workers if device == "cpu" else 1)
+
+    def load(self, path: str | Path) -> Photo:
+        """Read a photo within the request's limits; raises PhotoError where the file is none."""
+        return load_photo(path, max_pixels=self.request.max_pixels, allow_truncated=self.request.allow_truncated)
+
+    def examine(self, photo: Photo) -> Percept:
+        """Say what is wrong with a photo."""
+        return self.perception.grade(study(photo.working_image()))
+
+    def plan(self, photo: Photo, progress: Progress = _silent) -> Plan:
+        """Decide on a toolchain, on a study of the photo; nothing is treated."""
+        return self._plan(photo.working_image(), self.policy, self.scope, self.request.max_steps, progress)
+
+    def restore(self, photo: Photo, progress: Progress = _silent) -> Restored:
+        """Plan, treat the whole photo once, look again, and take back what clearly did harm.
+
+        ``progress`` is told the stage that begins. What a tool cannot do stands in ``Restored.failed``.
+        """
+        image = photo.working_image()
+        plan = self._plan(image, self.policy, self.scope, self.request.max_steps, progress)
+        return self._carry_out(photo, image, plan, progress)
+
+    def apply(self, photo: Photo, toolchain: Sequence[str], progress: Progress = _silent) -> Restored:
+        """Treat a photo with these tools in this order, whatever is seen in it: asked for by name, it is done.
+
+        Nothing is taken back. Raises NameNotFoundError for a tool that is not in the toolbox.
+        """
+        for tool in toolchain:
+            _ = self.toolbox[tool]
+        image = photo.working_image()
+        plan = self._plan(image, FixedOrder(*toolchain), ANYTHING, len(toolchain) + 1, progress)
+        return self._carry_out(photo, image, plan, progress, asked=True)
+
+    def replay(self, photo: Photo, toolchain: Sequence[str]) -> Photo:
+        """Apply a toolchain without looking: how a record is made again. Raises what a tool raises."""
+        if not toolchain:
+            return photo
+        image = result = photo.working_image()
+        for tool in toolchain:
+            result = self._models.submit(tool, result).result()
+        return photo.with_working_image(blend(image, result, self.request.strength))
+
+    def _plan(self, image: Image, policy: Policy, scope: Scope, max_steps: int, progress: Progress) -> Plan:
+        start = time.perf_counter()
+        progress("examining")
+        session = Session(study(image), self.toolbox, self.pool, self.perception, max_steps, scope)
+        examined = time.perf_counter()
+        progress("deciding")
+        trajectory = run(policy, session)
+        first, last = trajectory.steps[0], trajectory.last
+        treated = frozenset[Kind]().union(*(self.toolbox[tool].spec.removes for tool in trajectory.toolchain()))
+        gain = self.perception.weigh(Look(first.image, first.percept), Look(last.image, last.percept), treated)
+        return Plan(trajectory, gain, {"examining": examined - start, "deciding": time.perf_counter() - examined})
+
+    def _carry_out(self, photo: Photo, image: Image, plan: Plan, progress: Progress, asked: bool = False) -> Restored:
+        """Treat the whole photo as planned; where it was ``asked`` for, nothing is taken back."""
+        start, request = time.perf_counter(), self.request
+        small = plan.trajectory.steps[0].image is image  # such a photo is its own study: its treatments are known
+        treater = Treater(
+            self.toolbox, self.pool if small else self._models, self.perception, request.objective, take_back=not asked
+        )
+        chain = plan.toolchain if request.strength > 0 else ()
+        result, treatments = treater.treat(image, chain, plan.before, progress)
+        kept = [treatment for treatment in treatments if treatment.kept]
+        after = plan.before
+        if kept:
+            blended = blend(image, result, request.strength)
+            photo = photo.with_working_image(blended)
+            after = kept[-1].percept or plan.before
+            if request.strength < 1:
+                after = self.perception.grade(study_like(blended, image))
+        seconds = plan.seconds | {"treating": time.perf_counter() - start}
+        return Restored(photo, plan, after, treatments, seconds)
+
+    def close(self) -> None:
+        """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""
+        with self._lock:
+            self._closed = True
+            pools = [self._made.pop(name, None) for name in ("memo", "models")]
+        for pool in pools:
+            if pool is not None:
+                pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
