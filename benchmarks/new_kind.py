@@ -29,7 +29,7 @@ COUNT = 10
 def main() -> None:
     torch.set_num_threads(1)
     photos, names = find_photos(Path(sys.argv[1]))[:COUNT], sys.argv[2:]
-    eye, toolbox = NetworkPerception(), make_toolbox("conservator+user")
+    eye, toolbox = NetworkPerception.load(), make_toolbox("conservator+user")
     gains: dict[str, list[float]] = {name: [] for name in names}
     with LocalPool(toolbox) as pool:
         policies = {name: make_policy(name, PolicyContext(pool, eye)) for name in names}

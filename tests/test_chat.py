@@ -92,7 +92,7 @@ def test_a_large_photo_is_shown_as_its_study(endpoint: Endpoint, coffee: Image) 
     endpoint.script = [STOP]
     with LocalPool(TOOLBOX) as pool:
         for views, count in ((5, 5), (2, 2), (9, 5)):
-            session = Session(study(coffee), TOOLBOX, pool, StatisticalPerception())
+            session = Session(study(coffee), TOOLBOX, pool, StatisticalPerception.load())
             run(Chat(options(endpoint, views=views), Blind()), session)
             parts = endpoint.bodies[-1]["messages"][1]["content"]
             assert sum(part["type"] == "image_url" for part in parts) == count
@@ -177,17 +177,20 @@ def test_words_of_a_stranger_are_cleaned(endpoint: Endpoint, noisy_file: Path) -
 def test_it_holds_the_contract_of_a_policy(endpoint: Endpoint, noisy_file: Path) -> None:
     endpoint.script = [plans("wavelet_denoise")]
     with LocalPool(TOOLBOX) as pool:
-        policy = make_policy("chat", PolicyContext(pool, StatisticalPerception(), chat=options(endpoint, max_calls=99)))
-        session = Session(load_photo(noisy_file).image, TOOLBOX, pool, StatisticalPerception(), max_steps=3)
+        policy = make_policy(
+            "chat", PolicyContext(pool, StatisticalPerception.load(), chat=options(endpoint, max_calls=99))
+        )
+        session = Session(load_photo(noisy_file).image, TOOLBOX, pool, StatisticalPerception.load(), max_steps=3)
         check_policy(policy, session)
         endpoint.script = [plans("lanczos_x2"), STOP]
         photo = load_photo(noisy_file).image
-        session = Session(photo, TOOLBOX, pool, StatisticalPerception(), scope=Scope(upscale=True))
+        session = Session(photo, TOOLBOX, pool, StatisticalPerception.load(), scope=Scope(upscale=True))
         assert run(Chat(options(endpoint), Blind()), session).last.image.shape == (1, 3, 320, 400)
         only = Toolbox(TOOLBOX["lanczos_x2"])
         asked = len(endpoint.bodies)
         stopped = run(
-            Chat(options(endpoint), Blind()), Session(load_photo(noisy_file).image, only, pool, StatisticalPerception())
+            Chat(options(endpoint), Blind()),
+            Session(load_photo(noisy_file).image, only, pool, StatisticalPerception.load()),
         )
         assert stopped.last.decision is not None
         assert (stopped.last.decision.action, len(endpoint.bodies)) == (Stop(), asked)

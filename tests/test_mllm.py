@@ -269,4 +269,4 @@ def test_the_shipped_planner_treats_what_is_wrong(shipped_perception: Perception
 
 @pytest.fixture(scope="module")
 def shipped_perception() -> Perception:
-    return NetworkPerception()
+    return NetworkPerception.load()

@@ -111,7 +111,7 @@ def toolbox() -> Toolbox:
 
 
 def restorer(toolbox: Toolbox, strength: float) -> Restorer:
-    return Restorer(Request(strength=strength), toolbox=toolbox, perception=StatisticalPerception())
+    return Restorer(Request(strength=strength), toolbox=toolbox, perception=StatisticalPerception.load())
 
 
 def test_a_small_strength_stays_near_the_input_and_a_large_one_near_the_result(small: Image, toolbox: Toolbox) -> None:
@@ -146,7 +146,7 @@ def test_the_more_the_members_of_an_ensemble_differ_the_less_is_believed(small: 
         {"fidelity": 2.0, "balanced": 3.0, "perceptual": 4.0}, {"fidelity": 0.5, "balanced": 0, "perceptual": 9}
     )
     assert [gain.cautious(objective) for objective in OBJECTIVES] == [1.5, 3.0, -5.0]
-    noisy, eye = degrade(small, parse_recipe("noise:high", seed=4)), StatisticalPerception()
+    noisy, eye = degrade(small, parse_recipe("noise:high", seed=4)), StatisticalPerception.load()
     told = eye.weigh(Look(noisy, eye.grade(noisy)), Look(small, eye.grade(small)), frozenset({Kind.NOISE}))
     assert len({told.mean[objective] for objective in OBJECTIVES}) == 3
     assert all(0.01 < told.deviation[objective] < 5 for objective in OBJECTIVES)

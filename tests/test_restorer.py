@@ -27,7 +27,7 @@ from conservator.perception.perception import Gain
 from conservator.session import Observation
 from conservator.tools import make_toolbox
 
-EYE = StatisticalPerception()
+EYE = StatisticalPerception.load()
 
 
 class Smooth(Tool):

@@ -38,7 +38,8 @@ from conservator.tools import Tool, Toolbox, ToolSpec, check_tool, make_toolbox
 from conservator.tools.rl_restore import import_rl_restore, rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools
 from conservator.tools.user import user_tool_dir
-from conservator.training.patches import PatchSource, mixture
+from conservator.training.data.recipes import mixture
+from conservator.training.patches import PatchSource
 from conservator.training.rl.episode import EpisodeRules
 
 PHOTOS = [[photo(), photo()[::2, ::2]] for photo in (data.astronaut, data.coffee, data.chelsea)]

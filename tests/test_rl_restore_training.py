@@ -197,7 +197,7 @@ def test_an_agent_of_patches_is_not_trained_on_other_sizes(
 
 def test_features_learn_to_tell_damage() -> None:
     from conservator.networks.dqn import QNetwork
-    from conservator.training.patches import mixture
+    from conservator.training.data.recipes import mixture
     from conservator.training.rl.pretrain import amounts, pretrain
 
     source, said = PatchSource(PHOTOS, mixture("all")), list[str]()

@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.kinds import Kind
+from conservator.networks.store import NetworkStore
 from conservator.perception import NetworkPerception, study
 from conservator.perception.perception import Look, Percept, Perception
 from conservator.photo import Photo, load_photo
@@ -27,6 +28,7 @@ from conservator.restoration import Plan, Restored, Treater, blend, study_like
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session, run
 from conservator.tools.catalog import make_toolbox
+from conservator.tools.experts import sharing
 from conservator.tools.tool import Toolbox
 
 _MOST_WORKERS = 8
@@ -66,7 +68,8 @@ class Restorer:
         ``scope`` replaces what the request allows: for policies that were decided elsewhere.
         """
         self.request = request
-        self.toolbox = make_toolbox(request.toolbox) if toolbox is None else toolbox
+        self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
+        self.toolbox = sharing(make_toolbox(request.toolbox), self._networks) if toolbox is None else toolbox
         self.scope = Scope.of(request) if scope is None else scope
         self._given_pool = pool
         self._lock = threading.RLock()
@@ -80,7 +83,7 @@ class Restorer:
     @property
     def perception(self) -> Perception:
         """What looks at photos."""
-        return cast("Perception", self._once("perception", NetworkPerception))
+        return cast("Perception", self._once("perception", self._make_perception))
 
     @property
     def policy(self) -> Policy:
@@ -105,6 +108,9 @@ class Restorer:
             if self._made.get(name) is None:
                 self._made[name] = make()
             return self._made[name]
+
+    def _make_perception(self) -> Perception:
+        return NetworkPerception.load(device=self.request.device, networks=self._networks)
 
     def _make_policy(self) -> Policy:
         request = self.request

@@ -1,9 +1,10 @@
-"""``conservator bench``: what tools, eyes and policies are worth; one command per policy benchmark."""
+"""``conservator bench``: what tools, perceptions and policies are worth; one command per policy benchmark."""
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,14 +13,20 @@ import typer
 from conservator.commands import command_line, shown_path
 
 if TYPE_CHECKING:
-    from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings
+    from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings, Content
+    from conservator.perception import Perception
+    from conservator.tools import Toolbox
 
-bench_app = typer.Typer(help="Measure tools, eyes and policies, and report on it.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure tools, perceptions and policies, and report on it.", no_args_is_help=True)
+
+PerceptionOption = Annotated[
+    str, typer.Option(help="What looks at the photos: perception or statistics, which ship, or a file of weights.")
+]
 
 
 @bench_app.callback()
 def refuse_stale(context: typer.Context) -> None:
-    """Measure tools, eyes and policies, and report on it. Weights that are stale are an error here."""
+    """Measure tools, perceptions and policies, and report on it. Weights that are stale are an error here."""
     from conservator.weights.chain import stale_is_an_error
 
     context.with_resource(stale_is_an_error())
@@ -58,47 +65,50 @@ def bench_tools_command(
 def bench_quality_command(
     photos: Annotated[Path, typer.Argument(help="Folder of clean photos.", exists=True)],
     toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
-    eye: Annotated[Literal["network", "statistics"], typer.Option(help="Which eye.")] = "network",
+    perception: PerceptionOption = "perception",
     seed: Annotated[int, typer.Option(min=0, help="Seed of damage and toolchains.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the tables as Markdown.")] = None,
 ) -> None:
-    """How well an eye tells which of two treated pictures is nearer to the undamaged photo, which it does not see."""
+    """How well perception tells which of two treated pictures is nearer to the undamaged photo, without seeing that."""
     from conservator.evaluation.quality import bench_quality as bench
     from conservator.files import write_text
-    from conservator.perception import NetworkPerception, StatisticalPerception
     from conservator.photo import find_photos
-    from conservator.tools import make_toolbox
 
     files = find_photos(photos)
-    perception = NetworkPerception() if eye == "network" else StatisticalPerception()
-    lines = bench(perception, files, make_toolbox(toolbox), typer.echo, seed)
+    tools, seeing = _wired(toolbox, perception)
+    lines = bench(seeing, files, tools, typer.echo, seed)
     if output:
-        command = command_line(
-            *("bench", "quality", shown_path(photos)), toolbox=toolbox, eye=eye, seed=seed, output=output
-        )
+        asked = {"toolbox": toolbox, "perception": perception, "seed": seed}
+        command = command_line("bench", "quality", shown_path(photos), **asked, output=output)
         write_text(
             output, "\n".join(["# Which is better?", "", f"`{command}`, {len(files)} photos", "", *lines]) + "\n"
         )
 
 
-@bench_app.command("eye")
-def bench_eye_command(
+@bench_app.command("perception")
+def bench_perception_command(
     photos: Annotated[Path, typer.Argument(help="Folder of clean photos.", exists=True)],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="A trained perception: one that ships or a file of weights; may be given again."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the tables as Markdown.")] = None,
 ) -> None:
-    """How well the eyes that ship see damage: the public protocols' combinations, and clean photos."""
-    from conservator.evaluation.eye import bench_eye as bench
+    """How well perceptions see damage, those that ship or any other: the protocols' combinations, and clean photos."""
+    from conservator.evaluation.perception import bench_perception as bench
     from conservator.files import write_text
-    from conservator.perception import NetworkPerception, Perception, StatisticalPerception
+    from conservator.networks.store import NetworkStore
+    from conservator.perception import load_perception
     from conservator.photo import find_photos
 
-    files = find_photos(photos)
-    eyes: dict[str, Perception] = {"statistics": StatisticalPerception(), "network": NetworkPerception()}
-    lines = bench(eyes, files, typer.echo, seed)
+    files, networks = find_photos(photos), NetworkStore()
+    perceptions = {name: load_perception(name, networks=networks) for name in weights or ("statistics", "perception")}
+    lines = bench(perceptions, files, typer.echo, seed)
     if output:
-        command = command_line("bench", "eye", shown_path(photos), seed=seed, output=output)
-        head = ["# The eye", "", f"`{command}`, {len(files)} photos", ""]
+        chosen = [part for name in weights or () for part in ("--weights", name)]
+        command = command_line("bench", "perception", shown_path(photos), *chosen, seed=seed, output=output)
+        head = ["# Perception", "", f"`{command}`, {len(files)} photos", ""]
         write_text(output, "\n".join([*head, *lines]) + "\n")
 
 
@@ -108,7 +118,7 @@ def bench_rollback_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
     policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "rules,greedy,search,reflect",
     toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
-    eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "network",
+    perception: PerceptionOption = "perception",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
@@ -123,19 +133,16 @@ def bench_rollback_command(
     from conservator.evaluation.rollback import MEASURED, measure_repairs, repair_summary
     from conservator.evaluation.rows import BenchmarkSettings, content_of
     from conservator.files import write_text
-    from conservator.perception import NetworkPerception, StatisticalPerception
     from conservator.photo import find_photos
-    from conservator.tools import make_toolbox
 
     torch.set_num_threads(threads)
-    tools = make_toolbox(toolbox)
-    content = content_of(find_photos(photos)[:limit], photos, tools, toolbox, output)
-    settings = BenchmarkSettings("rollback", photos.name, toolbox, eye, seed, limit, metrics=MEASURED)
-    perception = NetworkPerception() if eye == "network" else StatisticalPerception()
+    tools, seeing = _wired(toolbox, perception)
+    content = _with_file(content_of(find_photos(photos)[:limit], photos, tools, toolbox, output), perception)
+    settings = BenchmarkSettings("rollback", photos.name, toolbox, perception, seed, limit, metrics=MEASURED)
     cases, names = list(mio_cases(photos, seed, limit)), policies.split(",")
-    rows = measure_repairs(cases, names, tools, perception, settings, output, typer.echo, content)
-    asked = {"photos": photos, "policies": policies, "toolbox": toolbox, "eye": eye, "seed": seed, "limit": limit}
-    command = command_line("bench", "rollback", **asked, output=output)
+    rows = measure_repairs(cases, names, tools, seeing, settings, output, typer.echo, content)
+    asked = {"photos": photos, "policies": policies, "toolbox": toolbox, "perception": perception, "seed": seed}
+    command = command_line("bench", "rollback", **asked, limit=limit, output=output)
     lines = ["# rollback", "", f"`{command}`", "", *repair_summary(rows, len(cases))]
     write_text(output / "summary.md", "\n".join(lines))
     typer.echo("\n".join(lines))
@@ -162,7 +169,7 @@ def _register(benchmark: str, told: str) -> None:
             str, typer.Option(help="Policies and strategies, joined by commas; random_order:greedy derives one.")
         ] = "none,rules,greedy",
         toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
-        eye: Annotated[Literal["network", "statistics"], typer.Option(help="What looks at the photos.")] = "network",
+        perception: PerceptionOption = "perception",
         rank: Annotated[
             bool, typer.Option("--rank", help="Enumerate all toolchains of each case and rank each policy's.")
         ] = False,
@@ -180,7 +187,7 @@ def _register(benchmark: str, told: str) -> None:
 
         torch.set_num_threads(threads)
         ranked, metrics = objective if rank else None, tuple(metric.name for metric in metrics_at_hand())
-        settings = BenchmarkSettings(benchmark, photos.name, toolbox, eye, seed, limit, ranked, metrics)
+        settings = BenchmarkSettings(benchmark, photos.name, toolbox, perception, seed, limit, ranked, metrics)
         _run(settings, photos, output, policies)
 
 
@@ -222,21 +229,40 @@ class Telling:
             typer.echo(f"{case}: {done} of {total} toolchains, about {left:.0f} s left", err=True)
 
 
+def _wired(toolbox: str, perception: str) -> tuple[Toolbox, Perception]:
+    """Tools and a perception that share the networks of the experts."""
+    from conservator.networks.store import NetworkStore
+    from conservator.perception import load_perception
+    from conservator.tools import make_toolbox
+    from conservator.tools.experts import sharing
+
+    networks = NetworkStore()
+    return sharing(make_toolbox(toolbox), networks), load_perception(perception, networks=networks)
+
+
+def _with_file(content: Content, perception: str) -> Content:
+    """The content with the hash of a perception's file of weights, where it is not one that ships."""
+    from conservator.files import sha256
+
+    path = Path(perception)
+    if path.suffix != ".safetensors":
+        return content
+    return replace(content, weights={**content.weights, path.name: sha256(path)})
+
+
 def _run(settings: BenchmarkSettings, photos: Path, output: Path, policies: str) -> None:
     """Measure policies, telling each result as it comes, then the tables."""
     from conservator.apps.bench_report import write_summary
     from conservator.evaluation.cases import make_cases
     from conservator.evaluation.evaluate import evaluate
     from conservator.evaluation.rows import content_of
-    from conservator.perception import NetworkPerception, StatisticalPerception
     from conservator.photo import find_photos
-    from conservator.tools import make_toolbox
 
-    eye = NetworkPerception() if settings.eye == "network" else StatisticalPerception()
     cases = make_cases(settings.benchmark, photos, settings.seed, settings.limit)
-    told, toolbox = Telling(), make_toolbox(settings.toolbox)
+    told, (toolbox, perception) = Telling(), _wired(settings.toolbox, settings.perception)
     # of pairs all, since both of each must stay as they are
     limit = None if settings.benchmark == "pairs" else settings.limit
     content = content_of(find_photos(photos)[:limit], photos, toolbox, settings.toolbox, output)
-    evaluate(cases, policies.split(","), toolbox, eye, settings, output, told.result, told.enumeration, content)
+    content = _with_file(content, settings.perception)
+    evaluate(cases, policies.split(","), toolbox, perception, settings, output, told.result, told.enumeration, content)
     typer.echo("\n".join(write_summary(output)))

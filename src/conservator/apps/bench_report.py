@@ -83,7 +83,7 @@ def _command(settings: BenchmarkSettings, rows: list[BenchmarkRow], beside: dict
         photos=beside["photos"],
         policies=",".join(policies_of(rows)),
         toolbox=settings.toolbox,
-        eye=settings.eye,
+        perception=settings.perception,
         seed=settings.seed,
         output=folder,
         limit=settings.limit,
@@ -96,7 +96,7 @@ def _notes(settings: BenchmarkSettings, versions: dict[str, str]) -> list[str]:
     """What a reader must know to read the tables, as sentences."""
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     notes = [
-        f"Seed {settings.seed}, eye: {settings.eye}, toolbox: {settings.toolbox}; {made}.",
+        f"Seed {settings.seed}, perception: {settings.perception}, toolbox: {settings.toolbox}; {made}.",
         "Gains are PSNR (RGB) in dB over the untouched input, with the 95 % bootstrap interval of the mean over cases.",
         "An oracle knows the undamaged photo. `oracle` takes at every step what gains most PSNR on the study: "
         "something to compare with, not a result, and no bound, for a plan that looks ahead may gain more.",

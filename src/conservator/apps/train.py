@@ -1,4 +1,4 @@
-"""``conservator train``: experts, and what sees and judges, from a folder of clean photos."""
+"""``conservator train``: experts, and perception, from a folder of clean photos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-train_app = typer.Typer(help="Train tools, and the eye, from clean photos.", no_args_is_help=True)
+train_app = typer.Typer(help="Train tools, and perception, from clean photos.", no_args_is_help=True)
 
 PhotosOption = Annotated[Path, typer.Option(help="Folder of clean photos, searched recursively.", exists=True)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")]
@@ -59,8 +59,8 @@ def train_expert_command(
         typer.echo(f"{install(trained, order, user_tool_dir())}\nit is now in the toolbox 'user'")
 
 
-@train_app.command("eye")
-def train_eye(
+@train_app.command("perception")
+def train_perception(
     photos: PhotosOption,
     count: Annotated[int | None, typer.Option(min=100, help="Damaged photos (default: as it was made).")] = None,
     output: Output = _OUTPUT,
@@ -69,9 +69,9 @@ def train_eye(
     jobs: Annotated[int, typer.Option(min=1, help="Processes that make the samples.")] = 2,
 ) -> None:
     """Train what sees the damage of a photo and weighs its treatments."""
-    from conservator.training.eye import COUNT, make_eyes
+    from conservator.training.perception.train import COUNT, train_perceptions
 
-    scores = make_eyes(photos, into or output / "weights", output, count=count or COUNT, seed=seed, jobs=jobs)
+    scores = train_perceptions(photos, into or output / "weights", output, count=count or COUNT, seed=seed, jobs=jobs)
     for name, found in scores.items():
         for score, value in found.items():
             typer.echo(f"{name:12} {score:24} {value:.3f}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from conservator.apps.train import Output, PhotosOption, Workers, train_app, train_expert_command, train_eye
+from conservator.apps.train import Output, PhotosOption, Workers, train_app, train_expert_command, train_perception
 from conservator.apps.train_mllm import planner_needs, train_nano
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def train_all(
     output: Output = _OUTPUT,
     workers: Workers = 1,
 ) -> None:
-    """Rebuild, in order, what is stale of experts, eye and planner in this installation; resumes.
+    """Rebuild, in order, what is stale of experts, perception and planner in this installation; resumes.
 
     Not RL-Restore's (make rl-restore). All of it takes hours.
     """
@@ -82,7 +82,11 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
 
     return [
         *map(expert, _experts()),
-        Rebuild("conservator train eye", ("statistics", "eye"), lambda: train_eye(photos, output=output, into=WEIGHTS)),
+        Rebuild(
+            "conservator train perception",
+            ("statistics", "perception"),
+            lambda: train_perception(photos, output=output, into=WEIGHTS),
+        ),
         Rebuild("conservator train all", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)),
     ]
 

@@ -66,7 +66,7 @@ def planner_needs() -> dict[str, str]:
     from conservator.training.run import hashes_of_weights
 
     tools = make_toolbox("conservator")
-    return hashes_of_weights("eye", *tools) | {"toolbox conservator": toolbox_hash(tools)}
+    return hashes_of_weights("perception", *tools) | {"toolbox conservator": toolbox_hash(tools)}
 
 
 def _ship(into: Path, order: SftOrder, trained: TrainedPlanner, made_with: Mapping[str, str]) -> Path:

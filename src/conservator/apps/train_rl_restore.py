@@ -84,7 +84,7 @@ def train_dqn_command(
     """Train the agent that picks the tools; the same command again goes on after an interruption."""
     from conservator.degradations.patches import make_patches
     from conservator.policies import load_agent
-    from conservator.training.patches import mixture as damage
+    from conservator.training.data.recipes import mixture as damage
     from conservator.training.rl.dqn import train_dqn
     from conservator.training.run import hashes_of_weights
 
@@ -147,8 +147,8 @@ def train_joint_command(
 ) -> None:
     """Tune the tools through the toolchains that the agent picks (the paper's algorithm 1)."""
     from conservator.policies import load_agent
+    from conservator.training.data.recipes import mixture as damage
     from conservator.training.patches import PatchSource
-    from conservator.training.patches import mixture as damage
     from conservator.training.rl.joint import JointSettings, train_joint, trainable_tools
     from conservator.training.rl_restore import write_tools
     from conservator.training.run import hashes_of_weights
@@ -171,7 +171,7 @@ def train_joint_command(
 def _identity(photos: Photos, mixture: str, **given: Path | str | None) -> dict[str, str]:
     """What a training rests on beside its settings: pixels, damage, and the content of the files that it was given."""
     from conservator.files import sha256
-    from conservator.training.patches import SHARES
+    from conservator.training.data.recipes import SHARES
 
     found = {"photos": photos.digest, "mixture": str(SHARES[mixture])}
     for name, value in given.items():
@@ -196,8 +196,8 @@ def _rules(toolbox: str, photos: Photos, mixture: str, threads: int) -> Any:
 
     from conservator.pool import LocalPool
     from conservator.tools import make_toolbox
+    from conservator.training.data.recipes import mixture as damage
     from conservator.training.patches import PatchSource
-    from conservator.training.patches import mixture as damage
     from conservator.training.rl.episode import EpisodeRules
 
     @contextmanager

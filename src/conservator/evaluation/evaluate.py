@@ -26,7 +26,7 @@ from conservator.evaluation.rows import (
     measured,
     read_rows,
 )
-from conservator.evaluation.strategies import check_names, derive, eye_for, is_derived
+from conservator.evaluation.strategies import check_names, derive, is_derived, perception_for
 from conservator.image import Image
 from conservator.kinds import Objective
 from conservator.metrics import FullReference, Metric, make_metric
@@ -133,7 +133,7 @@ class _Trial:
         restorer = Restorer(
             self._request,
             toolbox=self.toolbox,
-            perception=eye_for(name, self.perception),
+            perception=perception_for(name, self.perception),
             policy=policy,
             pool=memo,
             scope=self._scope(name),

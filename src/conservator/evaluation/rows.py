@@ -87,7 +87,7 @@ class BenchmarkSettings:
     photos: str
     """The name of the folder, not where it lies."""
     toolbox: str
-    eye: str
+    perception: str
     seed: int
     limit: int | None = None
     rank: str | None = None

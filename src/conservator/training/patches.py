@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -11,30 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from conservator.degradations import Recipe
 from conservator.degradations.patches import (
-    DAMAGE_BANDS,
-    PATCH_LEVELS,
     PATCH_SCALES,
     PATCH_SIDE,
     DrawRecipe,
     Pyramid,
     draw_pair,
-    single,
 )
-from conservator.errors import name_not_found
 from conservator.image import Image
 from conservator.training.crops import Photos
-
-SHARES: Mapping[str, Mapping[str, float]] = {
-    "paper": {"moderate": 0.5, "single": 0.5},
-    "mixed": {"mild": 0.3, "moderate": 0.4, "severe": 0.3},
-    "all": {"mild": 0.16, "moderate": 0.22, "severe": 0.16, "single": 0.26, "clean": 0.2},
-}
-"""What share of an agent's patches is which: the paper's (its author, in the repository's issue 6: as many of single
-damages as of moderate mixtures; mild and severe ones stay unseen), mixtures of damage alone, and ours, in which some
-need nothing."""
-
 
 _LONGEST = 640
 """Pixels of a photo's longer side: the protocol's photos are small, and full of detail that a large one lacks."""
@@ -46,24 +31,6 @@ def patch_photos(folder: Path) -> Photos:
     Raises ConservatorError as ``Photos`` does.
     """
     return Photos(folder, longest=_LONGEST, reductions=[1 / scale for scale in PATCH_SCALES])
-
-
-def mixture(name: str) -> DrawRecipe:
-    """Draws the damage of one patch; raises NameNotFoundError for an unknown mixture."""
-    if name not in SHARES:
-        raise name_not_found("mixture", name, SHARES)
-    parts, shares = list(SHARES[name]), list(SHARES[name].values())
-
-    def draw(rng: np.random.Generator) -> Recipe:
-        part = parts[int(rng.choice(len(parts), p=shares))]
-        return _single(rng) if part == "single" else PATCH_LEVELS[part](rng)
-
-    return draw
-
-
-def _single(rng: np.random.Generator) -> Recipe:
-    kinds = list(DAMAGE_BANDS)
-    return single(kinds[int(rng.integers(len(kinds)))], int(rng.integers(4)))(rng)
 
 
 PairSource: TypeAlias = Callable[[np.random.Generator], tuple[Image, Image]]

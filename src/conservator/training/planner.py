@@ -18,22 +18,26 @@ from PIL import Image as PillowImage
 
 from conservator.claims import Identity, claim
 from conservator.commands import command_line
-from conservator.degradations import BY_KIND, Degradation, Recipe, degrade
+from conservator.degradations import Recipe, degrade
 from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing, write_text
 from conservator.image import Image, digest, to_array
-from conservator.kinds import NATURE, OBJECTIVES, Kind, Objective, Severity
+from conservator.kinds import OBJECTIVES, Kind, Objective
+from conservator.networks.store import NetworkStore
 from conservator.perception import NetworkPerception
-from conservator.perception.perception import Percept, Perception
+from conservator.perception.perception import Gain, Look, Percept, Perception
 from conservator.photo import find_photos, load_photo
 from conservator.policies.planning import estimated_gains, plannable
 from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Trajectory
 from conservator.tools.catalog import make_toolbox
+from conservator.tools.experts import sharing
 from conservator.tools.tool import Toolbox, ToolSpec
 from conservator.training.crops import training_data
+from conservator.training.data.parts import random_part
+from conservator.training.data.recipes import random_recipe, with_kinds, without_resizing
 from conservator.training.lessons import (
     PlannerLesson,
     read_lessons,
@@ -42,7 +46,6 @@ from conservator.training.lessons import (
     write_lessons,
 )
 from conservator.training.orders import CROP_SIDE, PlannerDataOrder
-from conservator.training.samples import random_part, random_recipe
 from conservator.training.situations import Outlook, Question, questions
 from conservator.training.teaching import DIALECT
 
@@ -75,7 +78,7 @@ def _claim(order: PlannerDataOrder, photos: Sequence[Path]) -> None:
     """Make the folder this order's. Of the weights that ship perception's and the tools' count; "." marks files."""
     toolbox = make_toolbox(order.toolbox)
     found = content_of(photos, order.photos, toolbox, order.toolbox, order.output)
-    used = {name: sha for name, sha in found.weights.items() if name in {"eye", *toolbox} or "." in name}
+    used = {name: sha for name, sha in found.weights.items() if name in {"perception", *toolbox} or "." in name}
     settings = {"toolbox": order.toolbox, "seed": order.seed, "side": CROP_SIDE, "always": order.always}
     claim(order.output, Identity.of(settings, photos=found.photos, tools=found.tools, weights=used))
 
@@ -85,26 +88,28 @@ def _part(number: int) -> str:
     return f"parts/{number:06d}.jsonl"
 
 
-_TOOLS: dict[str, Toolbox] = {}
+_LOADED: dict[str, tuple[Toolbox, Perception]] = {}
 
 
 def _work(task: tuple[PlannerDataOrder, Path, int]) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     order, photo, number = task
-    if order.toolbox not in _TOOLS:
-        _TOOLS[order.toolbox] = make_toolbox(order.toolbox)
-    tools = _TOOLS[order.toolbox]
+    if order.toolbox not in _LOADED:
+        networks = NetworkStore()
+        tools = sharing(make_toolbox(order.toolbox), networks)
+        _LOADED[order.toolbox] = tools, NetworkPerception.load(networks=networks)
+    tools, perception = _LOADED[order.toolbox]
     with LocalPool(tools, max_batch=8) as pool:
-        write_lessons(order.output, _lessons(order, photo, number, tools.specs, pool), _part(number))
+        write_lessons(order.output, _lessons(order, photo, number, tools.specs, pool, perception), _part(number))
 
 
 def _lessons(
-    order: PlannerDataOrder, photo: Path, number: int, specs: Sequence[ToolSpec], pool: Pool
+    order: PlannerDataOrder, photo: Path, number: int, specs: Sequence[ToolSpec], pool: Pool, perception: Perception
 ) -> Iterator[PlannerLesson]:
     """The questions about one damaged crop; their pictures are written."""
     rng = np.random.default_rng([order.seed, number, 31])
-    recipe = _with(order.always, _without_resizing(random_recipe(rng)), rng)
+    recipe = with_kinds(order.always, without_resizing(random_recipe(rng)), rng)
     clean = random_part(load_photo(photo).image, rng)[..., :CROP_SIDE, :CROP_SIDE].contiguous()
     damaged = degrade(clean, recipe)
     present = frozenset(degradation.kind for degradation in recipe)
@@ -114,7 +119,7 @@ def _lessons(
     distractor = absent[int(rng.integers(len(absent)))]  # a planner must learn what needless treatment spoils
     tried = present | {distractor} if len(present) < _FEW else present
     usable = usable if len(tried) <= _FEW else _two_each(usable, rng)
-    memo, perception = MemoPool(pool), _Remembering(NetworkPerception())
+    memo, perception = MemoPool(pool), _Remembering(perception)
     found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
     for objective in OBJECTIVES:
         outlook = Outlook(found, found.objective(objective)[0])
@@ -152,18 +157,20 @@ def _lesson(
     )
 
 
-class _Remembering:
+class _Remembering(Perception):
     """A perception that examines each picture once."""
 
     def __init__(self, perception: Perception) -> None:
         self._perception, self._seen = perception, dict[str, Percept]()
-        self.weigh = perception.weigh
 
     def grade(self, image: Image) -> Percept:
         key = digest(image)
         if key not in self._seen:
             self._seen[key] = self._perception.grade(image)
         return self._seen[key]
+
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+        return self._perception.weigh(before, after, treated)
 
 
 def _two_each(specs: Sequence[ToolSpec], rng: np.random.Generator) -> tuple[ToolSpec, ...]:
@@ -173,24 +180,6 @@ def _two_each(specs: Sequence[ToolSpec], rng: np.random.Generator) -> tuple[Tool
         chosen.setdefault(specs[i].removes, []).append(specs[i])
     kept = {spec.name for group in chosen.values() for spec in group[:2]}
     return tuple(spec for spec in specs if spec.name in kept)
-
-
-def _without_resizing(recipe: Recipe) -> Recipe:
-    """Toolchains of a smaller picture cannot be compared with the others."""
-
-    def stays(degradation: Degradation) -> bool:
-        return degradation.kind is not Kind.LOW_RESOLUTION
-
-    return tuple(filter(stays, recipe))
-
-
-def _with(kinds: frozenset[Kind], recipe: Recipe, rng: np.random.Generator) -> Recipe:
-    """A recipe with damages of these kinds in their places; others are left out where they would be too many."""
-    if not kinds:
-        return recipe
-    kept = [degradation for degradation in recipe if degradation.kind not in kinds][: max(0, _FEW - len(kinds))]
-    added = [BY_KIND[kind][0].sample(Severity(int(rng.integers(1, 5))), rng) for kind in sorted(kinds)]
-    return tuple(sorted([*kept, *added], key=lambda degradation: NATURE.index(degradation.kind)))
 
 
 def _trajectory(image: Image, history: Sequence[Action], pool: Pool, perception: Perception) -> Trajectory:

@@ -10,24 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from conservator.degradations import Degradation, GaussianBlur, GaussianNoise, JpegCompression, Recipe
-from conservator.degradations.noise import draw_seed
 from conservator.degradations.patches import DAMAGE_BANDS, DrawRecipe
 from conservator.files import replacing
 from conservator.tools.rl_restore import strength
 from conservator.tools.rl_restore_own import Architecture, own_network, own_specs
 from conservator.training.crops import Photos
-from conservator.training.patches import PatchBatches, PatchSource, mixture, patch_photos
+from conservator.training.data.recipes import band_damage, mixture
+from conservator.training.patches import PatchBatches, PatchSource, patch_photos
 from conservator.training.tools import Budget, Trained, train_network
 
-_SLIGHT_NOISE, _SLIGHT_JPEG = 5.0, 80
-"""Added to all tool data, for in a toolchain no tool meets its damage alone: sigma up to this (of 255), quality from
-this on. The paper does not say how slight; these are a reimplementer's."""
 _SIDE, _BATCH, _HELD_OUT = 64, 16, 128
 _COMMON = "mixed"
 """Damage that tools of one size have in common. Among patches that need nothing, too, a small network stays what it is
@@ -53,24 +48,6 @@ class RestoreToolsOrder:
     seed: int = 0
     workers: int = 1
     device: str = "cpu"
-
-
-def band_damage(kind: str, band: int, others: float = 1.0) -> DrawRecipe:
-    """The damage of one tool's patches: its own, from its range, with slight noise and JPEG besides.
-
-    ``kind`` is a key of DAMAGE_BANDS, ``band`` 0 to 3. Blur, then noise, then JPEG, as in the agent's patches.
-    """
-    low, high = DAMAGE_BANDS[kind][band]
-    worst = max(10, round(100 - others * (100 - _SLIGHT_JPEG)))
-
-    def draw(rng: np.random.Generator) -> Recipe:
-        amount = float(rng.uniform(low, high))
-        noise = amount if kind == "noise" else float(rng.uniform(0, others * _SLIGHT_NOISE))
-        quality = round(amount) if kind == "jpeg" else int(rng.integers(worst, 100, endpoint=True))
-        blur: list[Degradation] = [GaussianBlur(amount)] if kind == "blur" else []
-        return (*blur, GaussianNoise(noise / 255, draw_seed(rng)), JpegCompression(quality))
-
-    return draw
 
 
 def train_tools(

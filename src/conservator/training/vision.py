@@ -24,14 +24,13 @@ from torch.utils.data import Dataset
 from conservator.degradations import degrade
 from conservator.files import replacing
 from conservator.image import Image
-from conservator.kinds import Kind
 from conservator.perception.perception import GRADED_KINDS
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.training.crops import Photos, ahead, random_crop
+from conservator.training.data.recipes import random_recipe, severities, without_resizing
 from conservator.training.nano import new_nano
 from conservator.training.orders import VisionOrder, size_of, torch_device
 from conservator.training.run import load_checkpoint, save_checkpoint, write_curve
-from conservator.training.samples import random_recipe, severities
 
 _LEVELS = 4
 _HELD_OUT = 256
@@ -56,7 +55,7 @@ class Damaged(Dataset[tuple[Image, Tensor]]):
 
     def _one(self, rng: np.random.Generator) -> tuple[Image, Tensor]:
         clean = random_crop(self.photos[int(rng.integers(len(self.photos)))], self.order.side, rng)
-        recipe = tuple(d for d in random_recipe(rng) if d.kind is not Kind.LOW_RESOLUTION)
+        recipe = without_resizing(random_recipe(rng))
         found = severities(recipe)
         return degrade(clean, recipe), torch.tensor([int(found.get(kind, 0)) for kind in GRADED_KINDS])
 

@@ -6,19 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conservator.networks.judge import Standardise
+from conservator.networks.assessment import Standardise
 from conservator.networks.unet import Encoder
 
 WIDTHS = (32, 64, 128, 192)
-FEATURES = 3 * sum(WIDTHS)
-"""Numbers per picture that a trunk gives."""
+ENCODED = 3 * sum(WIDTHS)
+"""Numbers per picture that a crop encoder gives."""
 _SIDE = 192  # pixels; the middle of several crops will do, or of one picture twice as much
 AXES = 128
-"""Numbers per picture that are left of them."""
+"""Numbers per picture that a reduced encoder leaves of them."""
 
 
-class Trunk(Encoder):
-    """Maps native crops (B, 3, H, W) to the mean, the spread and its logarithm of every map: (FEATURES,) of them all.
+class CropEncoder(Encoder):
+    """Maps native crops (B, 3, H, W) to the mean, the spread and its logarithm of every map: (ENCODED,) of them all.
 
     It takes the weights of an expert and is not trained further: to remove a damage is to know it.
     """
@@ -40,28 +40,28 @@ class Trunk(Encoder):
         return torch.cat(pooled, 1).mean(0)
 
 
-class Glance(nn.Module):
-    """A trunk, and the axes along which what it gives differs most from picture to picture.
+class ReducedEncoder(nn.Module):
+    """A crop encoder, and the axes along which what it gives differs most from picture to picture.
 
-    Some thousand photos teach a judge more by a hundred numbers than by a thousand.
+    Some thousand photos teach more by a hundred numbers than by a thousand.
     """
 
     axes: Tensor
 
-    def __init__(self, trunk: Trunk) -> None:
+    def __init__(self, trunk: CropEncoder) -> None:
         super().__init__()
-        self.trunk, self.standardise = trunk, Standardise(FEATURES)
-        self.register_buffer("axes", torch.zeros(FEATURES, AXES))
+        self.trunk, self.standardise = trunk, Standardise(ENCODED)
+        self.register_buffer("axes", torch.zeros(ENCODED, AXES))
 
     def fit(self, values: Tensor) -> None:
-        """Find the axes: the principal components of (N, FEATURES)."""
+        """Find the axes: the principal components of (N, ENCODED)."""
         self.standardise.fit(values)
         x = self.standardise(values)
         _, axes = torch.linalg.eigh(x.T @ x)  # from the least to the greatest
         self.axes.copy_(axes[:, -AXES:])
 
     def reduce(self, values: Tensor) -> Tensor:
-        """Map (N, FEATURES) to (N, AXES)."""
+        """Map (N, ENCODED) to (N, AXES)."""
         reduced: Tensor = self.standardise(values) @ self.axes
         return reduced
 

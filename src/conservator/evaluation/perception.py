@@ -1,9 +1,9 @@
-"""How well an eye sees: kinds present, exact sets, severities, calibration, on the public protocols' combinations."""
+"""How well perceptions see: kinds, exact sets, severities, calibration, on the public protocols' combinations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +27,15 @@ _BINS = 10
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was there and what an eye said, for N pictures: severities (N, 9), confidences (N, 9)."""
+class Graded:
+    """What was there and what a perception said, for N pictures: severities (N, 9), confidences (N, 9)."""
 
     truth: NDArray[np.int64]
     severities: NDArray[np.int64]
     confidences: NDArray[np.float64]
 
 
-def cases(photos: list[Path], seed: int) -> Iterator[tuple[Image, dict[Kind, Severity]]]:
+def graded_cases(photos: list[Path], seed: int) -> Iterator[tuple[Image, dict[Kind, Severity]]]:
     """Each photo clean, then under each of the 16 MiO and RestoreAgent's 7 combinations."""
     for p, path in enumerate(photos):
         clean = load_photo(path).image
@@ -45,13 +45,13 @@ def cases(photos: list[Path], seed: int) -> Iterator[tuple[Image, dict[Kind, Sev
             yield degrade(clean, recipe), {degradation.kind: degradation.severity for degradation in recipe}
 
 
-def look(eyes: dict[str, Perception], photos: list[Path], seed: int = 0) -> dict[str, Seen]:
-    """Show every case to every eye."""
-    rows: dict[str, list[tuple[list[int], list[int], list[float]]]] = {name: [] for name in eyes}
-    for image, truth in cases(photos, seed):
+def grade_all(perceptions: Mapping[str, Perception], photos: list[Path], seed: int = 0) -> dict[str, Graded]:
+    """Show every case to every perception."""
+    rows: dict[str, list[tuple[list[int], list[int], list[float]]]] = {name: [] for name in perceptions}
+    for image, truth in graded_cases(photos, seed):
         small = study(image)
-        for name, eye in eyes.items():
-            percept = eye.grade(small)
+        for name, perception in perceptions.items():
+            percept = perception.grade(small)
             rows[name].append(
                 (
                     [int(truth.get(kind, Severity.NONE)) for kind in _KINDS],
@@ -59,10 +59,10 @@ def look(eyes: dict[str, Perception], photos: list[Path], seed: int = 0) -> dict
                     [float(percept.confidences[kind]) for kind in _KINDS],
                 )
             )
-    return {name: Seen(*(np.array(column) for column in zip(*seen, strict=True))) for name, seen in rows.items()}
+    return {name: Graded(*(np.array(column) for column in zip(*seen, strict=True))) for name, seen in rows.items()}
 
 
-def summary(seen: Seen) -> dict[str, float]:
+def grading_summary(seen: Graded) -> dict[str, float]:
     """F1 of presence (per kind, and over all decisions), exact sets, severities, clean photos, calibration error."""
     truth, found = seen.truth > 0, seen.severities > 0
     damaged = truth.any(1)
@@ -83,7 +83,7 @@ def summary(seen: Seen) -> dict[str, float]:
     }
 
 
-def reliability(seen: Seen) -> list[tuple[float, float, int]]:
+def reliability(seen: Graded) -> list[tuple[float, float, int]]:
     """Per tenth of confidence that holds any: mean confidence, share that is there, count. Low resolution left out."""
     columns = [i for i, kind in enumerate(_KINDS) if kind is not Kind.LOW_RESOLUTION]
     confidence, truth = seen.confidences[:, columns].ravel(), (seen.truth[:, columns] > 0).ravel()
@@ -95,21 +95,21 @@ def reliability(seen: Seen) -> list[tuple[float, float, int]]:
     ]
 
 
-def _calibration_error(seen: Seen) -> float:
+def _calibration_error(seen: Graded) -> float:
     """Expected calibration error: how far confidence is from frequency, on average."""
     rows = reliability(seen)
     total = sum(count for *_, count in rows)
     return sum(abs(said - there) * count for said, there, count in rows) / total
 
 
-def bench_eye(
-    eyes: dict[str, Perception], photos: list[Path], report: Callable[[str], None], seed: int = 0
+def bench_perception(
+    perceptions: Mapping[str, Perception], photos: list[Path], report: Callable[[str], None], seed: int = 0
 ) -> list[str]:
-    """Compare eyes; the lines of a Markdown report."""
+    """Compare perceptions, by their names; the lines of a Markdown report."""
     if not photos:
         raise ConservatorError("there are no photos; give a folder of clean photos")
-    seen = look(eyes, photos, seed)
-    tables = {name: summary(value) for name, value in seen.items()}
+    seen = grade_all(perceptions, photos, seed)
+    tables = {name: grading_summary(value) for name, value in seen.items()}
     lines = ["| | " + " | ".join(tables) + " |", "|---|" + "---|" * len(tables)]
     lines.extend(
         f"| {row} | " + " | ".join(f"{table[row]:.3f}" for table in tables.values()) + " |"

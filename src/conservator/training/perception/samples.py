@@ -1,7 +1,8 @@
-"""What the eye learns from: photos damaged by known recipes, treated by toolchains, every state of them measured."""
+"""What perception learns from: photos damaged by known recipes and treated by toolchains, every state measured."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -10,42 +11,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.claims import Identity, claim
-from conservator.degradations import (
-    BY_KIND,
-    MIO_GROUPS,
-    RESTOREAGENT_COMBINATIONS,
-    TAUGHT,
-    Kind,
-    LowResolution,
-    Recipe,
-    Severity,
-    degrade,
-    mio_recipe,
-)
+from conservator.degradations import LowResolution, Recipe, degrade
 from conservator.errors import ToolFailedError
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing
 from conservator.image import Image, decibels
+from conservator.kinds import Kind, Severity
 from conservator.metrics.fidelity import ssim
-from conservator.networks.eye import Trunk
-from conservator.perception.eyes import StatisticalPerception, changes, with_networks
-from conservator.perception.opinions import ASKED
-from conservator.perception.perception import GRADED_KINDS, Look
+from conservator.networks.encoder import CropEncoder
+from conservator.networks.store import NetworkStore
+from conservator.perception.features import ASKED, CHANGES_BESIDE_FEATURES, TOLD, Measured, changes
+from conservator.perception.measuring import NetworkMeasuring
+from conservator.perception.perception import GRADED_KINDS
 from conservator.perception.study import study
 from conservator.photo import load_photo
 from conservator.tools.catalog import make_toolbox
+from conservator.tools.experts import sharing
 from conservator.tools.tool import Toolbox, ToolSpec, is_specialist
+from conservator.training.data.parts import random_part
+from conservator.training.data.recipes import random_recipe, severities
 from conservator.weights import load_weights
 
-TRUNK = "denoise_medium"
-"""The expert whose encoder the eye looks through."""
+ENCODER_OF = "denoise_medium"
+"""The expert whose encoder perception looks through."""
 BEST_QUALITY = 45.0
 """dB; what a clean photo is said to have."""
-_MIO = tuple(combination for group in MIO_GROUPS.values() for combination in group)
 _SHARD = 50
 _WRECKED = 1.4  # times the error that there was
 
@@ -55,7 +48,7 @@ class Sample:
     """The states of one damaged photo. State 0 is the damaged one, the last is the clean one."""
 
     features: Tensor
-    """(S, F) of every state: statistics, the experts' opinions, then what the trunk sees."""
+    """(S, F) of every state: TOLD of perception/features.py, then what the crop encoder sees, not reduced."""
     scores: Tensor
     """(S, 2): PSNR (RGB, dB, at most 45) and SSIM to the clean photo."""
     severities: Tensor
@@ -63,57 +56,17 @@ class Sample:
     pairs: Tensor
     """(P, 2): a state, and a later one that tools made of it, at once or in several steps."""
     changes: Tensor
-    """(P, C): what changed between them (perception/eyes.py)."""
-
-
-def random_recipe(rng: np.random.Generator) -> Recipe:
-    """Nothing, a combination of a public protocol, or up to four damages of any severity in the order of nature."""
-    share = rng.random()
-    if share < 0.12:
-        return ()
-    if share < 0.45:
-        return mio_recipe(_MIO[int(rng.integers(len(_MIO)))], rng)
-    if share < 0.62:
-        return mio_recipe(RESTOREAGENT_COMBINATIONS[int(rng.integers(len(RESTOREAGENT_COMBINATIONS)))], rng)
-    count = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
-    chosen = sorted(rng.choice(len(TAUGHT), count, replace=False).tolist())
-    recipe = []
-    for kind in (TAUGHT[i] for i in chosen):
-        makers = BY_KIND[kind]
-        severity = Severity(int(rng.choice([1, 2, 3, 4], p=[0.16, 0.28, 0.28, 0.28])))
-        recipe.append(makers[int(rng.integers(len(makers)))].sample(severity, rng))
-    return tuple(recipe)
-
-
-def severities(recipe: Recipe) -> dict[Kind, Severity]:
-    """The severity of each kind in a recipe, the worst where one comes twice."""
-    found: dict[Kind, Severity] = {}
-    for degradation in recipe:
-        found[degradation.kind] = max(degradation.severity, found.get(degradation.kind, Severity.NONE))
-    return found
-
-
-def random_part(image: Image, rng: np.random.Generator) -> Image:
-    """A part of 260 to 640 pixels a side of a photo, reduced by 1 to 2.5 first, mirrored half of the time."""
-    factor = 1 / float(rng.choice([1.0, 1.0, 1.4, 2.0, 2.5]))
-    height, width = image.shape[-2:]
-    size = (max(260, round(height * factor)), max(260, round(width * factor)))
-    if factor < 1:
-        image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
-    h, w = (min(side, int(rng.choice([320, 384, 512, 512, 640]))) for side in image.shape[-2:])
-    top, left = (int(rng.integers(0, n - m + 1)) for n, m in zip(image.shape[-2:], (h, w), strict=True))
-    part = image[..., top : top + h, left : left + w]
-    return (part.flip(-1) if rng.random() < 0.5 else part).contiguous()
+    """(P, C): what changed between them (perception/features.py)."""
 
 
 class _Walk:
     """The states of one photo as they come about."""
 
-    def __init__(self, clean: Image, recipe: Recipe, trunk: Trunk) -> None:
-        self.clean, self.recipe, self.trunk = clean, recipe, trunk
+    def __init__(self, clean: Image, recipe: Recipe, measure: NetworkMeasuring) -> None:
+        self.clean, self.recipe, self.measure = clean, recipe, measure
         self.damaged = degrade(clean, recipe)
         self.reference = self.after(tuple(d for d in recipe if isinstance(d, LowResolution)))
-        self.looks: list[Look] = []
+        self.states: list[Measured] = []
         self.left: list[dict[Kind, Severity]] = []
         self.spoiled: set[int] = set()
         self.pairs: list[tuple[int, int]] = []
@@ -125,10 +78,9 @@ class _Walk:
 
     def add(self, image: Image, left: dict[Kind, Severity]) -> int:
         """Measure a state; return its number."""
-        seen = with_networks(StatisticalPerception().measure(image), image, self.trunk)
-        self.looks.append(Look(image, seen))
+        self.states.append(Measured(image, self.measure(image)[1]))
         self.left.append(left)
-        return len(self.looks) - 1
+        return len(self.states) - 1
 
     def treat(self, state: int, image: Image, spec: ToolSpec) -> int:
         """Add what a tool made of a state; return its number.
@@ -138,7 +90,7 @@ class _Walk:
         left, spoiled = dict(self.left[state]), state in self.spoiled
         gone = spec.removes | (severities(self.recipe).keys() - left.keys())
         target = self.after(tuple(d for d in self.recipe if d.kind not in gone or isinstance(d, LowResolution)))
-        remains = 10 ** ((_psnr(self.looks[state].image, target) - _psnr(image, target)) / 20)
+        remains = 10 ** ((_psnr(self.states[state].image, target) - _psnr(image, target)) / 20)
         spoiled |= remains > _WRECKED and not spec.removes & left.keys()
         for kind in spec.removes & left.keys():
             level = round(left.pop(kind) * min(1.0, remains))
@@ -152,17 +104,17 @@ class _Walk:
     def compare(self, before: int, after: int, treated: frozenset[Kind]) -> None:
         """Note what changed between two states."""
         self.pairs.append((before, after))
-        self.changes.append(changes(self.looks[before], self.looks[after], treated))
+        self.changes.append(changes(self.states[before], self.states[after], treated))
 
     def sample(self) -> Sample:
         """All of it, the clean photo last."""
         self.add(self.reference, {})
-        scores = [(_psnr(look.image, self.reference), _ssim(look.image, self.reference)) for look in self.looks]
+        scores = [(_psnr(state.image, self.reference), _ssim(state.image, self.reference)) for state in self.states]
         levels = torch.tensor([[int(left.get(kind, Severity.NONE)) for kind in GRADED_KINDS] for left in self.left])
         levels[sorted(self.spoiled)] = -1
-        width = len(self.looks[0].percept.features) + 5 + len(GRADED_KINDS)
+        width = len(self.states[0].features) + CHANGES_BESIDE_FEATURES
         return Sample(
-            torch.stack([look.percept.features for look in self.looks]),
+            torch.stack([state.features for state in self.states]),
             torch.tensor(scores, dtype=torch.float32),
             levels,
             torch.tensor(self.pairs, dtype=torch.long).reshape(-1, 2),
@@ -181,10 +133,10 @@ def _ssim(study: Image, reference: Image) -> float:
     return sum(ssim(*pair) for pair in pairs) / len(study)
 
 
-def make_sample(path: Path, seed: int, tools: Toolbox, chains: int, trunk: Trunk) -> Sample:
+def make_sample(path: Path, seed: int, tools: Toolbox, chains: int, measure: NetworkMeasuring) -> Sample:
     """Damage one photo, let random toolchains work on it, and measure every state."""
     rng = np.random.default_rng([seed, 20])
-    walk = _Walk(random_part(load_photo(path).image, rng), random_recipe(rng), trunk)
+    walk = _Walk(random_part(load_photo(path).image, rng), random_recipe(rng), measure)
     walk.add(study(walk.damaged), severities(walk.recipe))
     specs = [tool.spec for tool in tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
     for _ in range(chains):
@@ -194,7 +146,7 @@ def make_sample(path: Path, seed: int, tools: Toolbox, chains: int, trunk: Trunk
             choices = fitting if fitting and rng.random() < 0.8 else specs
             spec = choices[int(rng.integers(len(choices)))]
             try:
-                image = tools[spec.name](walk.looks[state].image)
+                image = tools[spec.name](walk.states[state].image)
             except ToolFailedError:
                 break
             before, state = state, walk.treat(state, image, spec)
@@ -205,14 +157,14 @@ def make_sample(path: Path, seed: int, tools: Toolbox, chains: int, trunk: Trunk
     return walk.sample()
 
 
-def expert_trunk(name: str = TRUNK) -> Trunk:
-    """A trunk with the encoder of an expert that ships."""
-    weights, trunk = load_weights(name)[0], Trunk()
-    trunk.load_state_dict({key: weights[key].float() for key in trunk.state_dict()})
-    return trunk.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+def expert_encoder(name: str = ENCODER_OF) -> CropEncoder:
+    """A crop encoder with the weights of an expert that ships, ready to run."""
+    weights, encoder = load_weights(name)[0], CropEncoder()
+    encoder.load_state_dict({key: weights[key].float() for key in encoder.state_dict()})
+    return encoder.eval()
 
 
-_WORKER: tuple[Toolbox, Trunk] | None = None
+_WORKER: tuple[Toolbox, NetworkMeasuring] | None = None
 
 
 def _work(task: tuple[Path, int, int, str]) -> Sample:
@@ -221,29 +173,34 @@ def _work(task: tuple[Path, int, int, str]) -> Sample:
     torch.set_flush_denormal(True)
     path, seed, chains, toolbox = task
     if _WORKER is None:
-        tools = make_toolbox(toolbox)
+        networks = NetworkStore()  # an expert that is a tool and is asked is loaded once
+        tools = sharing(make_toolbox(toolbox), networks)
         for tool in tools.values():
             tool.setup("cpu")
-        _WORKER = tools, expert_trunk()
-    tools, trunk = _WORKER
-    return make_sample(path, seed, tools, chains, trunk)
+        _WORKER = tools, NetworkMeasuring(expert_encoder(), networks, "cpu")
+    tools, measure = _WORKER
+    return make_sample(path, seed, tools, chains, measure)
 
 
 def samples_folder(photos: Sequence[Path], chains: int, toolbox: str, seed: int, folder: Path) -> Path:
-    """The subfolder of shards for this and nothing else: photos, tools, their weights, seed, number of toolchains."""
+    """The subfolder of shards for this and nothing else.
+
+    For these photos, tools and weights, by their content, for these features, this seed and number of toolchains.
+    """
     tools = make_toolbox(toolbox)
     root = Path(os.path.commonpath([path.parent for path in photos]))
     contents = content_of(photos, root, tools, toolbox, folder)
-    used = {name: value for name, value in contents.weights.items() if name in {*tools, *ASKED, TRUNK} or "." in name}
-    identity = Identity.of(
-        {"chains": chains, "seed": seed, "toolbox": toolbox}, photos=contents.photos, tools=contents.tools, weights=used
-    )
+    known = {*tools, *ASKED, ENCODER_OF}
+    used = {name: value for name, value in contents.weights.items() if name in known or "." in name}
+    told = hashlib.sha256(" ".join(TOLD).encode()).hexdigest()
+    settings = {"chains": chains, "seed": seed, "toolbox": toolbox, "features": told}
+    identity = Identity.of(settings, photos=contents.photos, tools=contents.tools, weights=used)
     own = folder / identity.digest()
     claim(own, identity)
     return own
 
 
-def build(
+def make_samples(
     photos: Sequence[Path], count: int, chains: int, toolbox: str, seed: int, jobs: int, folder: Path
 ) -> list[Sample]:
     """Make ``count`` samples, photo after photo; shards of them in ``folder`` are not made again."""

@@ -1,4 +1,4 @@
-"""The network behind an eye: features of a picture in, severities, quality and the gain of a treatment out."""
+"""The network that assesses: features of a picture in, severities, quality and the gain of a treatment out."""
 
 from __future__ import annotations
 
@@ -42,8 +42,11 @@ def _members(count: int, inputs: int, hidden: int, outputs: int, dropout: float)
     return nn.ModuleList(_perceptron(inputs, hidden, outputs, dropout) for _ in range(count))
 
 
-class Judge(nn.Module):
-    """Judges one picture by its features, and a treatment by the features before it and the change."""
+class AssessmentNetwork(nn.Module):
+    """Grades one picture by its features, and weighs a treatment by the features before it and the change.
+
+    Severities come from an ensemble of three small networks, gains from one of five.
+    """
 
     def __init__(
         self, features: int, changes: int, kinds: int, objectives: int, hidden: int = 128, dropout: float = 0.0
@@ -57,13 +60,13 @@ class Judge(nn.Module):
         self.quality = _perceptron(features, hidden, 1, dropout)
         self.gains = _members(5, features + changes + 2 * (kinds * 4 + 1), hidden, objectives, dropout)
 
-    def look(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def grade(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, features) to logits (B, kinds, 4), "severity is at least 1 to 4", and to a quality (B,) in dB."""
         x = self.picture(features)
         logits = torch.stack([member(x) for member in self.severity]).mean(0)
         return logits.unflatten(1, (self.kinds, 4)), 20 + 10 * cast("Tensor", self.quality(x))[:, 0]
 
-    def compare(self, features: Tensor, changes: Tensor) -> Tensor:
+    def weigh(self, features: Tensor, changes: Tensor) -> Tensor:
         """Map features (B, features) before a treatment and its changes (B, changes) to gains in dB.
 
         (B, members, objectives): where the members differ, the treatment is unlike those of the training.
@@ -74,5 +77,5 @@ class Judge(nn.Module):
         return torch.stack([4 * member(x) for member in self.gains], 1)
 
     def _seen(self, features: Tensor) -> Tensor:
-        logits, quality = self.look(features)
+        logits, quality = self.grade(features)
         return torch.cat([logits.flatten(1).clamp(-6, 6) / 3, quality[:, None] / 10 - 2], 1)
