@@ -68,13 +68,11 @@ def train_dqn(
 
     A longer run continues a shorter one if all settings but ``steps`` are the same, schedules included; it is then the
     uninterrupted run, to the bit, where the shorter one ended at a multiple of ``checkpoint_every``.
-
     ``folder`` gets ``checkpoint.pt``, ``replay-STEP.npz``, and the curve as ``curve.csv`` and ``curve.png``. ``start``
     is an agent to go on from. ``identity`` says what settings do not: photos, damage, the weights of the tools.
     ``workers`` processes damage the patches of the pretraining. Raises ConservatorError for a checkpoint of another
     identity, of other settings, or of more steps, and for rules under which the agent cannot play.
     """
-    _check_rules(rules)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     run = _Run(rules, settings, device, start, identity or {})
@@ -129,6 +127,7 @@ class _Run:
     def __init__(
         self, rules: EpisodeRules, settings: DqnSettings, device: str, start: Agent | None, identity: Mapping[str, str]
     ) -> None:
+        _check_rules(rules)
         self.rules, self.settings = rules, settings
         tools = tuple(rules.toolbox)
         values = asdict(replace(settings, steps=0))  # a longer run may continue a shorter one
