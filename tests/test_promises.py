@@ -21,7 +21,7 @@ from conservator.degradations import (
     degrade,
     parse_recipe,
 )
-from conservator.evaluation.patches import single
+from conservator.degradations.patches import single
 from conservator.evaluation.tables import interval
 from conservator.image import Image
 from conservator.perception import Look, StatisticalPerception, study
@@ -158,7 +158,7 @@ def test_the_more_the_members_of_an_ensemble_differ_the_less_is_believed(small: 
 
 def test_the_gradient_of_a_tool_is_the_mean_over_its_uses(tmp_path: Path) -> None:
     """Yu et al., algorithm 1: however often a tool was used in a batch, its step is that of one use."""
-    from conservator.training.joint import Settings, run_chains, train_joint
+    from conservator.training.rl.joint import JointSettings, run_chains, train_joint
     from conservator.training.rl_restore import _start_near_identity
 
     torch.manual_seed(1)
@@ -169,7 +169,7 @@ def test_the_gradient_of_a_tool_is_the_mean_over_its_uses(tmp_path: Path) -> Non
     with torch.no_grad():  # an agent that always takes the first tool
         agent.network.values.weight.zero_()
         agent.network.values.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
-    settings = Settings(steps=1, batch=2, loss="mse", checkpoint_every=1)
+    settings = JointSettings(steps=1, batch=2, loss="mse", checkpoint_every=1)
     pairs = [source(np.random.default_rng([settings.seed, 0, i])) for i in range(settings.batch)]
     damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
     tools.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

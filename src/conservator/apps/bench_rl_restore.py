@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from conservator.apps.bench import bench_app
 from conservator.errors import ConservatorError
+
+if TYPE_CHECKING:
+    from conservator.degradations.patches import Patches
+    from conservator.evaluation.rl_restore import PatchRow
 
 
 @bench_app.command("rl-restore")
@@ -30,43 +35,61 @@ def bench_rl_restore(
     """Gain of agents, chance, the best single tool and the greedy oracle: mild, moderate, severe and clean patches."""
     import torch
 
-    from conservator.evaluation.patches import LEVELS, load_pyramids, make_patches
-    from conservator.evaluation.rl_restore import Entry, Row, measure, measure_entry, table
+    from conservator.degradations.patches import PATCH_LEVELS, load_pyramids, make_patches
+    from conservator.evaluation.rl_restore import patches_table
     from conservator.files import write_text
+
+    torch.set_num_threads(1)
+    entries = entry or ["rl-restore:published=dqn:published"]
+
+    def make_levels() -> list[Patches]:
+        pyramids = load_pyramids(photos)
+        return [make_patches(pyramids, name, draw, count, seed) for name, draw in PATCH_LEVELS.items()]
+
+    rows, oracles = _measured(entries, network or [], make_levels, seed, threads)
+    command = f"conservator bench rl-restore {' '.join(f'--photos {p.name}' for p in photos)}"
+    command += "".join(f" --entry {e}" for e in entries) + "".join(f" --network {n}" for n in network or [])
+    lines = [f"`{command} --count {count} --seed {seed}`", "", *patches_table(rows, oracles)]
+    typer.echo("\n".join(lines))
+    if output:
+        write_text(output, "\n".join(["# RL-Restore's patches", "", *lines]))
+
+
+def _measured(
+    entries: Sequence[str],
+    networks: Sequence[str],
+    make_levels: Callable[[], list[Patches]],
+    seed: int,
+    threads: int,
+) -> tuple[list[PatchRow], list[PatchRow]]:
+    """The rows of the table, and those of the oracles among them."""
+    from conservator.evaluation.rl_restore import PatchEntry, measure_entry, measure_patches
     from conservator.perception import Blind
     from conservator.policies import FixedOrder, PolicyContext, make_policy
     from conservator.pool import LocalPool
     from conservator.tools import make_toolbox
 
-    torch.set_num_threads(1)
-    entries = entry or ["rl-restore:published=dqn:published"]
-    rows: list[Row] = []
-    oracles: list[Row] = []
+    rows: list[PatchRow] = []
+    oracles: list[PatchRow] = []
     with ExitStack() as stack:
         prepared = []
-        for text in entries:
+        for text in entries:  # whatever is wrong with one of them is said before anything is computed
             name, _, policy = text.partition("=")
             toolbox = make_toolbox(name)
             pool = stack.enter_context(LocalPool(toolbox, workers=threads, max_batch=1, queue_size=4096))
             agents = [make_policy(policy, PolicyContext(pool, Blind(), seed=seed))] if policy else []
-            prepared.append(Entry(name, toolbox, pool, agents))
-        pyramids = load_pyramids(photos)
-        levels = [make_patches(pyramids, name, draw, count, seed) for name, draw in LEVELS.items()]
+            prepared.append(PatchEntry(name, toolbox, pool, agents))
+        levels = make_levels()
         for item in prepared:
             found, best = measure_entry(item, levels, typer.echo, seed)
             rows += found
             oracles += best
-        for text in network or []:
+        for text in networks:
             name, _, tool = text.rpartition("/")
             toolbox = make_toolbox(name).only(tool)
             pool = stack.enter_context(LocalPool(toolbox, workers=threads, max_batch=1, queue_size=4096))
-            rows += [measure(text, FixedOrder(tool), patches, toolbox, pool) for patches in levels]
-    command = f"conservator bench rl-restore {' '.join(f'--photos {p.name}' for p in photos)}"
-    command += "".join(f" --entry {e}" for e in entries) + "".join(f" --network {n}" for n in network or [])
-    lines = [f"`{command} --count {count} --seed {seed}`", "", *table(rows, oracles)]
-    typer.echo("\n".join(lines))
-    if output:
-        write_text(output, "\n".join(["# RL-Restore's patches", "", *lines]))
+            rows += [measure_patches(text, FixedOrder(tool), patches, toolbox, pool) for patches in levels]
+    return rows, oracles
 
 
 @bench_app.command("rl-restore-picks")
@@ -85,7 +108,7 @@ def bench_rl_restore_picks(
     """What an agent picks first per damage and strength, and whether a choice per region beats its vote."""
     import torch
 
-    from conservator.evaluation.patches import load_pyramids
+    from conservator.degradations.patches import load_pyramids
     from conservator.evaluation.rl_restore_picks import draw_picks, first_picks, picks_table, regions_against_vote
     from conservator.files import write_text
     from conservator.perception import Blind

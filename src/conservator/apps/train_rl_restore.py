@@ -13,7 +13,9 @@ from conservator.commands import command_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from conservator.policies.dqn import Agent
     from conservator.training.crops import Photos
+    from conservator.training.rl.dqn_settings import DqnSettings
 
 ToolboxOption = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
 Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, mixed (none clean, none single), or paper.")]
@@ -39,10 +41,10 @@ def train_rl_restore_tools(
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Train twelve tools for four ranges of blur, noise and JPEG; the same command again goes on."""
-    from conservator.training.rl_restore import Order, train_tools, write_tools
+    from conservator.training.rl_restore import RestoreToolsOrder, train_tools, write_tools
 
     name = _NAMES[architecture]
-    order = Order(photos, output / name, architecture, base, steps, 1e-3, others, seed, workers, device)
+    order = RestoreToolsOrder(photos, output / name, architecture, base, steps, 1e-3, others, seed, workers, device)
     tensors, scores = train_tools(order, typer.echo)
     options = {"architecture": architecture, "base": base, "steps": steps, "others": others, "seed": seed}
     typer.echo(
@@ -65,52 +67,68 @@ def train_dqn_command(
     ] = "",
     name: Annotated[Literal["dqn", "dqn_compact"], typer.Option(help="What --into calls it.")] = "dqn",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the environment (default: the preset's).")] = None,
+    planned: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps that fast's schedules are for (default: --steps); to go on with a longer run."),
+    ] = None,
     mixture: Mixture = "all",
     start: Annotated[Path | None, typer.Option(help="An agent's file to go on from.", exists=True)] = None,
     patches: Annotated[int, typer.Option(min=1, help="Held-out patches that it is measured on.")] = 256,
     output: Output = _OUTPUT / "dqn",
     into: Into = None,
+    workers: Workers = 1,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard, too.")] = False,
 ) -> None:
     """Train the agent that picks the tools; the same command again goes on after an interruption."""
-    from conservator.evaluation.patches import make_patches
-    from conservator.files import replacing
+    from conservator.degradations.patches import make_patches
     from conservator.policies import load_agent
     from conservator.training.data.recipes import mixture as damage
-    from conservator.training.dqn import fast, published
-    from conservator.training.dqn import train_dqn as train
+    from conservator.training.rl.dqn import train_dqn
     from conservator.training.run import hashes_of_weights
 
-    settings = fast(steps or 20_000, seed) if preset == "fast" else published(steps or 2_000_000, seed)
-    settings = settings.without(*(part for part in without.split(",") if part))
+    settings = _dqn_settings(preset, steps, planned, seed, without)
     made_with = hashes_of_weights(_weights_of(toolbox), *([start] if start else []))
     found = _photos(photos, threads)
     with _rules(toolbox, found, mixture, threads) as rules:
-        held_out = make_patches(found.held_out, "held out", damage(mixture), patches, seed)
-        agent = load_agent(start) if start else None
-        identity = _identity(found, mixture, start=start, toolbox=toolbox)
-        trained = train(
+        trained = train_dqn(
             rules,
-            held_out,
+            make_patches(found.held_out, "held out", damage(mixture), patches, seed),
             output,
             settings,
-            start=agent,
+            start=load_agent(start) if start else None,
             tensorboard=tensorboard,
-            identity=identity,
+            identity=_identity(found, mixture, start=start, toolbox=toolbox),
+            workers=workers,
             report=typer.echo,
         )
-    tensors, metadata = trained.agent.tensors(), trained.agent.metadata()
-    from safetensors.torch import save
-
-    with replacing(output / "agent.safetensors") as file:
-        file.write(save(tensors, metadata))
+    _write_agent(trained.agent, output / "agent.safetensors")
     typer.echo(f"use it with: --policy dqn:{output / 'agent.safetensors'} --toolbox {toolbox}")
     options = {"toolbox": toolbox, "preset": preset, "steps": settings.steps, "mixture": mixture, "seed": seed}
-    command = command_line("train", "dqn", settings=options, start=start, without=without or None, photos=photos)
+    more = {"planned": planned, "start": start, "without": without or None}
+    command = command_line("train", "dqn", settings=options, **more, photos=photos)
     scores = {"gain": trained.gain, "random_gain": trained.random_gain}
-    _ship(into, name, tensors, photos, command, scores, metadata, made_with)
+    _ship(into, name, trained.agent.tensors(), photos, command, scores, trained.agent.metadata(), made_with)
+
+
+def _dqn_settings(preset: str, steps: int | None, planned: int | None, seed: int, without: str) -> DqnSettings:
+    from conservator.errors import ConservatorError
+    from conservator.training.rl.dqn_settings import fast, published
+
+    if preset == "published" and planned:
+        raise ConservatorError("the published schedules are the same for any number of steps; leave out --planned")
+    settings = fast(steps or 20_000, seed, planned) if preset == "fast" else published(steps or 2_000_000, seed)
+    return settings.without(*(part for part in without.split(",") if part))
+
+
+def _write_agent(agent: Agent, path: Path) -> None:
+    from safetensors.torch import save
+
+    from conservator.files import replacing
+
+    with replacing(path) as file:
+        file.write(save(agent.tensors(), agent.metadata()))
 
 
 @train_app.command("joint")
@@ -123,15 +141,15 @@ def train_joint_command(
     mixture: Mixture = "all",
     output: Output = _OUTPUT / "joint",
     into: Into = None,
+    workers: Workers = 1,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
 ) -> None:
     """Tune the tools through the toolchains that the agent picks (the paper's algorithm 1)."""
     from conservator.policies import load_agent
     from conservator.training.data.recipes import mixture as damage
-    from conservator.training.joint import Settings, trainable_tools
-    from conservator.training.joint import train_joint as train
     from conservator.training.patches import PatchSource
+    from conservator.training.rl.joint import JointSettings, train_joint, trainable_tools
     from conservator.training.rl_restore import write_tools
     from conservator.training.run import hashes_of_weights
 
@@ -139,9 +157,9 @@ def train_joint_command(
     found = _photos(photos, threads)
     picker = load_agent(agent)
     modules, architecture = trainable_tools(tools, picker)
-    source = PatchSource(found.training, damage(mixture))
-    settings, identity = Settings(steps, loss=loss, seed=seed), _identity(found, mixture, agent=agent, tools=tools)
-    tuned = train(picker, modules, source, output, settings, typer.echo, identity)
+    source, settings = PatchSource(found.training, damage(mixture)), JointSettings(steps, loss=loss, seed=seed)
+    identity = _identity(found, mixture, agent=agent, tools=tools)
+    tuned = train_joint(picker, modules, source, output, settings, typer.echo, identity, workers)
     path = write_tools(output / "tools.safetensors", tuned.tensors, architecture)
     typer.echo(f"use it with: --toolbox rl-restore:{path}")
     name = _NAMES[architecture]
@@ -173,20 +191,20 @@ def _photos(folder: Path, threads: int) -> Photos:
 
 
 def _rules(toolbox: str, photos: Photos, mixture: str, threads: int) -> Any:
-    """A context of an environment's rules: the toolbox on a pool that is closed in the end."""
+    """A context of the rules of episodes: the toolbox on a pool that is closed in the end."""
     from contextlib import contextmanager
 
     from conservator.pool import LocalPool
     from conservator.tools import make_toolbox
     from conservator.training.data.recipes import mixture as damage
-    from conservator.training.env import Rules
     from conservator.training.patches import PatchSource
+    from conservator.training.rl.episode import EpisodeRules
 
     @contextmanager
     def opened() -> Any:
         tools = make_toolbox(toolbox)
         with LocalPool(tools, workers=threads, max_batch=1, queue_size=4096) as pool:
-            yield Rules(PatchSource(photos.training, damage(mixture)), tools, pool)
+            yield EpisodeRules(PatchSource(photos.training, damage(mixture)), tools, pool)
 
     return opened()
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from conservator.evaluation.patches import SCALES, SIDE, Draw, Pyramid, draw_pair
+from conservator.degradations.patches import (
+    PATCH_SCALES,
+    PATCH_SIDE,
+    DrawRecipe,
+    Pyramid,
+    draw_pair,
+)
 from conservator.image import Image
 from conservator.training.crops import Photos
 
@@ -23,7 +30,11 @@ def patch_photos(folder: Path) -> Photos:
 
     Raises ConservatorError as ``Photos`` does.
     """
-    return Photos(folder, longest=_LONGEST, reductions=[1 / scale for scale in SCALES])
+    return Photos(folder, longest=_LONGEST, reductions=[1 / scale for scale in PATCH_SCALES])
+
+
+PairSource: TypeAlias = Callable[[np.random.Generator], tuple[Image, Image]]
+"""Draws a damaged image and the undamaged one, (1, 3, H, W) each."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,8 @@ class PatchSource:
     """Draws a damaged patch and the undamaged one, (1, 3, side, side) each."""
 
     pyramids: Sequence[Pyramid]
-    draw: Draw
-    side: int = SIDE
+    draw: DrawRecipe
+    side: int = PATCH_SIDE
 
     def __call__(self, rng: np.random.Generator) -> tuple[Image, Image]:
         """Equal random numbers, equal pixels."""
@@ -43,7 +54,7 @@ class PatchSource:
 class PatchBatches(Dataset[tuple[Image, Image]]):
     """Item ``step`` is the batch of that step: damaged and clean (B, 3, side, side), the same in every run."""
 
-    source: PatchSource
+    source: PairSource
     batch: int
     seed: int
 

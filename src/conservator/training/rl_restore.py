@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from conservator.evaluation.patches import BANDS, Draw
+from conservator.degradations.patches import DAMAGE_BANDS, DrawRecipe
 from conservator.files import replacing
 from conservator.tools.rl_restore import strength
 from conservator.tools.rl_restore_own import Architecture, own_network, own_specs
@@ -30,7 +30,7 @@ at first, the identity, for thousands of steps: leaving those alone is worth mor
 
 
 @dataclass(frozen=True)
-class Order:
+class RestoreToolsOrder:
     """What to train, on what, and where it goes."""
 
     photos: Path
@@ -50,7 +50,9 @@ class Order:
     device: str = "cpu"
 
 
-def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[dict[str, Tensor], dict[str, float]]:
+def train_tools(
+    order: RestoreToolsOrder, report: Callable[[str], None] = print
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Train the tools one after another and return their tensors, and their PSNR before and after in dB.
 
     Resumes where an earlier run with the same folder and settings stopped; a tool that is done is not trained again.
@@ -71,7 +73,7 @@ def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[di
                 trained = _train(order, network, ("base_weak", "base_strong")[size], mixture(_COMMON), photos, report)
                 bases[size] = trained.network.state_dict()
             network.load_state_dict(bases[size])
-        kind, band = list(BANDS)[index // 4], index % 4
+        kind, band = list(DAMAGE_BANDS)[index // 4], index % 4
         draw = mixture(_COMMON) if order.architecture == "plain" else band_damage(kind, band, order.others)
         trained = _train(order, network, spec.name, draw, photos, report)
         tensors |= named(spec.name, trained.network)
@@ -80,7 +82,12 @@ def train_tools(order: Order, report: Callable[[str], None] = print) -> tuple[di
 
 
 def _train(
-    order: Order, network: nn.Module, name: str, draw: Draw, photos: Photos, report: Callable[[str], None]
+    order: RestoreToolsOrder,
+    network: nn.Module,
+    name: str,
+    draw: DrawRecipe,
+    photos: Photos,
+    report: Callable[[str], None],
 ) -> Trained:
     base = name.startswith("base")
     steps = order.base if base else order.steps

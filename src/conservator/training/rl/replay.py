@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from conservator.files import replacing
 
 
 @dataclass
-class Played:
+class PlayedEpisode:
     """An episode while it is played: T images (3, H, W), the tool before each, actions and rewards."""
 
     images: list[NDArray[np.float32]]
@@ -25,9 +26,24 @@ class Played:
     returns: list[NDArray[np.float32]]
     """What every action (tools + 1,) would have been worth, where that was foreseen; else empty."""
 
+    @classmethod
+    def begun(cls, observed: Mapping[str, NDArray[Any]], i: int) -> PlayedEpisode:
+        """The episode that session ``i`` has begun, as a vector environment's observation shows it."""
+        return cls([observed["image"][i]], [int(observed["previous"][i])], [], [], [])
+
+    def acted(self, action: int, reward: float) -> None:
+        """Note what was done, and what it was paid."""
+        self.actions.append(action)
+        self.rewards.append(reward)
+
+    def arrived(self, observed: Mapping[str, NDArray[Any]], i: int) -> None:
+        """Note where that led session ``i``."""
+        self.images.append(observed["image"][i])
+        self.previous.append(int(observed["previous"][i]))
+
 
 @dataclass(frozen=True)
-class Batch:
+class EpisodeBatch:
     """Episodes, padded to the longest there can be: (B, T) but for the images."""
 
     indices: NDArray[np.int64]
@@ -63,7 +79,7 @@ class Replay:
     def __len__(self) -> int:
         return min(self._added, len(self._lengths))
 
-    def add(self, played: Played) -> None:
+    def add(self, played: PlayedEpisode) -> None:
         """Keep an episode; the oldest makes room."""
         at, steps = self._added % len(self._lengths), len(played.actions)
         self._images[at, :steps] = np.rint(np.stack(played.images[:steps]) * 255)
@@ -74,7 +90,7 @@ class Replay:
         self._errors[at] = self._errors[: len(self)].max(initial=1.0)  # it will be drawn once at least
         self._added += 1
 
-    def sample(self, count: int, rng: np.random.Generator, turned: bool = False) -> Batch:
+    def sample(self, count: int, rng: np.random.Generator, turned: bool = False) -> EpisodeBatch:
         """``count`` episodes, drawn with replacement; with ``turned`` each is turned and mirrored by chance."""
         weights = np.ones(count)
         if self._priority > 0:
@@ -92,7 +108,7 @@ class Replay:
                 episode[:] = np.rot90(mirrored, turns % 4, (-2, -1)).copy()
         longest = self._actions.shape[1]
         played = np.arange(longest) < self._lengths[indices, None]
-        return Batch(
+        return EpisodeBatch(
             indices,
             torch.from_numpy(images).float().div_(255),
             torch.from_numpy(self._previous[indices] * played),

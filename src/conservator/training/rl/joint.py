@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -20,19 +20,21 @@ from conservator.networks.dqn import QNetwork
 from conservator.policies.dqn import LONGEST, Agent
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
-from conservator.training.env import Source
+from conservator.training.crops import ahead
+from conservator.training.patches import PairSource, PatchBatches
 from conservator.training.rl_restore import named
-from conservator.training.run import load_checkpoint, refuse_more, save_checkpoint
+from conservator.training.run import load_checkpoint, save_checkpoint
 
 _EPSILON = 5e-5
 """Mean square error (43 dB) below which an improvement counts no more, in the loss "psnr"."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class JointSettings:
     """The paper's run is 200,000 steps of 64 toolchains at a rate of 1e-4 that stays."""
 
     steps: int = 2000
+    """Of the whole run, along which the rate falls: a longer run is another run, and does not continue this one."""
     batch: int = 64
     """Toolchains per step."""
     rate: float = 5e-4
@@ -46,9 +48,13 @@ class Settings:
         if self.loss not in ("psnr", "mse"):
             raise ConservatorError(f"the loss is {self.loss!r}, expected psnr or mse")
 
+    def learning_rate(self, step: int) -> float:
+        """Adam's at this step."""
+        return self.rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
 
 @dataclass(frozen=True)
-class Chains:
+class RunChains:
     """Toolchains as they were run."""
 
     output: Image
@@ -59,7 +65,7 @@ class Chains:
     """(B,)."""
 
 
-def run_chains(agent: QNetwork, tools: nn.ModuleList, image: Image) -> Chains:
+def run_chains(agent: QNetwork, tools: nn.ModuleList, image: Image) -> RunChains:
     """Let the agent pick a toolchain for each of (B, 3, 63, 63), and keep the gradient through the tools.
 
     The agent itself gets none. A patch whose agent stops keeps the image that it has.
@@ -81,11 +87,11 @@ def run_chains(agent: QNetwork, tools: nn.ModuleList, image: Image) -> Chains:
         lengths += live
         seen.append(after)
         previous = torch.cat([previous, torch.where(live, chosen + 1, 0)[:, None]], 1)
-    return Chains(seen[-1], uses, lengths)
+    return RunChains(seen[-1], uses, lengths)
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedTools:
     """Tools after joint training."""
 
     tensors: dict[str, Tensor]
@@ -97,41 +103,40 @@ class Tuned:
 def train_joint(
     agent: Agent,
     tools: nn.ModuleList,
-    source: Source,
+    source: PairSource,
     folder: Path,
-    settings: Settings,
+    settings: JointSettings,
     report: Callable[[str], None] = print,
     identity: Mapping[str, str] | None = None,
-) -> Tuned:
+    workers: int = 0,
+) -> TunedTools:
     """Tune the tools in place while the agent is frozen.
 
     Step ``n`` draws its patches from the seed and ``n``, and ``folder`` gets ``checkpoint.pt``: the same command again
     goes on where a run stopped. The gradient of a tool is the sum over its uses in a batch, divided by their number;
     Adam applies it. The tools run in bfloat16. ``identity`` says what settings do not: agent, tools, photos, damage.
-    Raises ConservatorError for a checkpoint of another one, of other settings or of more steps, for an agent of other
-    tools, or when the training diverges.
+    ``workers`` processes make the patches ahead of their use. Raises ConservatorError for a checkpoint of another
+    identity or of other settings, for an agent of other tools, or when the training diverges.
     """
     if len(agent.tools) != len(tools):
         raise ConservatorError(f"the agent knows {len(agent.tools)} tools, {len(tools)} are given")
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.Adam(tools.parameters(), lr=settings.rate)
-    identity = {k: str(v) for k, v in asdict(replace(settings, steps=0)).items()} | dict(identity or {})
-    first, gain = _load(folder, tools, optimizer, identity)
-    refuse_more(folder, first, settings.steps)
+    identity = {k: str(v) for k, v in asdict(settings).items()} | dict(identity or {})
+    first, gained = _load(folder, tools, optimizer, identity)
     begun, gains = time.monotonic(), list[float]()
     tools.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for step in range(first, settings.steps):
-        gains.append(_step(agent.network, tools, optimizer, source, settings, step))
+    batches = ahead(PatchBatches(source, settings.batch, settings.seed), range(first, settings.steps), workers)
+    for step, (damaged, clean) in enumerate(batches, start=first):
+        gains.append(_step(agent.network, tools, optimizer, settings, step, damaged, clean))
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-            minutes, gain = (time.monotonic() - begun) / 60, float(np.mean(gains))
-            report(f"step {step + 1}: the toolchains gain {gain:+.2f} dB, {minutes:.1f} minutes")
+            minutes, gained = (time.monotonic() - begun) / 60, float(np.mean(gains))
+            report(f"step {step + 1}: the toolchains gain {gained:+.2f} dB, {minutes:.1f} minutes")
             gains.clear()
-            state = {"tools": tools.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "gain": gain}
+            state = {"tools": tools.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "gain": gained}
             save_checkpoint(folder, state, identity)
-    tensors: dict[str, Tensor] = {}
-    for name, tool in zip(agent.tools, tools, strict=True):
-        tensors |= named(name, tool)
-    return Tuned(tensors, gain)
+    shipped = [named(name, tool) for name, tool in zip(agent.tools, tools, strict=True)]
+    return TunedTools({name: value for part in shipped for name, value in part.items()}, gained)
 
 
 def _restored(tool: nn.Module, image: Image) -> Image:
@@ -159,22 +164,21 @@ def _step(
     agent: QNetwork,
     tools: nn.ModuleList,
     optimizer: torch.optim.Optimizer,
-    source: Source,
-    settings: Settings,
+    settings: JointSettings,
     step: int,
+    damaged: Image,
+    clean: Image,
 ) -> float:
     """One batch of toolchains; what they gained before the update, dB."""
-    pairs = [source(np.random.default_rng([settings.seed, step, i])) for i in range(settings.batch)]
-    damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
     for group in optimizer.param_groups:
-        group["lr"] = settings.rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        group["lr"] = settings.learning_rate(step)
     chains = run_chains(agent, tools, damaged)
     before, errors = ((x - clean).square().mean(dim=(1, 2, 3)) for x in (damaged, chains.output))
-    gain = 10 * ((before + 1e-10).log10() - (errors.detach() + 1e-10).log10()).mean()
-    if not math.isfinite(float(gain)):
+    gain = float(10 * ((before + 1e-10).log10() - (errors.detach() + 1e-10).log10()).mean())
+    if not math.isfinite(gain):
         raise ConservatorError(f"the joint training diverged at step {step}; lower the rate")
     if not chains.uses.any():
-        return float(gain)
+        return gain
     optimizer.zero_grad(set_to_none=True)
     loss = (errors + _EPSILON).log().sum() if settings.loss == "psnr" else errors.sum()
     loss.backward()
@@ -183,7 +187,7 @@ def _step(
             if parameter.grad is not None:
                 parameter.grad /= max(1, uses)
     optimizer.step()
-    return float(gain)
+    return gain
 
 
 def trainable_tools(path: Path, agent: Agent) -> tuple[nn.ModuleList, str]:

@@ -11,29 +11,34 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompression, Recipe, degrade, rl_restore_recipe
-from conservator.degradations.noise import draw_seed
+from conservator.degradations.blur import GaussianBlur
+from conservator.degradations.codec import JpegCompression
+from conservator.degradations.degradation import Recipe, degrade
+from conservator.degradations.noise import GaussianNoise, draw_seed
+from conservator.degradations.protocols import rl_restore_recipe
 from conservator.errors import ConservatorError
 from conservator.image import Image, to_array, to_image
 from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_resize
 
-Draw: TypeAlias = Callable[[np.random.Generator], Recipe]
+DrawRecipe: TypeAlias = Callable[[np.random.Generator], Recipe]
 """Draws the damage of one patch."""
 Pyramid: TypeAlias = Sequence[NDArray[np.generic]]
 """One photo at several sizes, 8-bit arrays (H, W, 3)."""
 
-SIDE = 63
+PATCH_SIDE = 63
 """Pixels."""
-SCALES = (1.0, 2 / 3, 1 / 3)
+PATCH_SCALES = (1.0, 2 / 3, 1 / 3)
 """Sizes of a photo of which patches are taken (generate_train.m)."""
-_UNDAMAGED = 50.0
-"""dB; a damage that does less is drawn again."""
+UNDAMAGED_PSNR = 50.0
+"""dB: what the protocol calls undamaged. The authors' code counts PSNR up to 100, but a mean over patches, and a
+reward, must not be all about those that hardly differ."""
+_UNDAMAGED = 10 ** (-UNDAMAGED_PSNR / 10)
+"""The same as a mean square error; a damage that does less is drawn again."""
 _TRIES = 100
 
-BANDS = {
+DAMAGE_BANDS = {
     "blur": ((0.0, 1.25), (1.25, 2.5), (2.5, 3.75), (3.75, 5.0)),
     "noise": ((0.0, 12.5), (12.5, 25.0), (25.0, 37.5), (37.5, 50.0)),
     "jpeg": ((60.0, 100.0), (35.0, 60.0), (20.0, 35.0), (10.0, 20.0)),
@@ -41,9 +46,9 @@ BANDS = {
 """What each of the twelve tools is for (table 1 of the paper): sigma in pixels, sigma of 255, quality."""
 
 
-def single(kind: str, band: int) -> Draw:
-    """One damage alone, uniformly from the range of one tool; ``kind`` is a key of BANDS, ``band`` 0 to 3."""
-    low, high = BANDS[kind][band]
+def single(kind: str, band: int) -> DrawRecipe:
+    """One damage alone, uniformly from the range of one tool; ``kind`` is a key of DAMAGE_BANDS, ``band`` 0 to 3."""
+    low, high = DAMAGE_BANDS[kind][band]
 
     def draw(rng: np.random.Generator) -> Recipe:
         amount = float(rng.uniform(low, high))
@@ -61,7 +66,7 @@ def undamaged(rng: np.random.Generator) -> Recipe:
     return ()
 
 
-LEVELS: dict[str, Draw] = {
+PATCH_LEVELS: dict[str, DrawRecipe] = {
     "mild": lambda rng: rl_restore_recipe("mild", rng),
     "moderate": lambda rng: rl_restore_recipe("moderate", rng),
     "severe": lambda rng: rl_restore_recipe("severe", rng),
@@ -70,7 +75,9 @@ LEVELS: dict[str, Draw] = {
 """The three mixtures of the paper's table 3, and patches that need nothing."""
 
 
-def draw_pair(pyramid: Pyramid, draw: Draw, rng: np.random.Generator, side: int = SIDE) -> tuple[Image, Image]:
+def draw_pair(
+    pyramid: Pyramid, draw: DrawRecipe, rng: np.random.Generator, side: int = PATCH_SIDE
+) -> tuple[Image, Image]:
     """A damaged patch and the undamaged one, (1, 3, side, side) each, of one photo at a size drawn by chance.
 
     A patch is cut before it is damaged, as in generate_train.m: its borders are those of the blur and of the blocks.
@@ -84,7 +91,7 @@ def draw_pair(pyramid: Pyramid, draw: Draw, rng: np.random.Generator, side: int 
         clean = to_image(array[top : top + side, left : left + side])
         recipe = draw(rng)
         damaged = degrade(clean, recipe)
-        if not recipe or float(batch_psnr(damaged, clean)) < _UNDAMAGED:
+        if not recipe or float((damaged - clean).square().mean()) > _UNDAMAGED:
             break
     return damaged, clean
 
@@ -99,7 +106,7 @@ class Patches:
     clean: Image
 
 
-def make_patches(pyramids: Sequence[Pyramid], name: str, draw: Draw, count: int, seed: int) -> Patches:
+def make_patches(pyramids: Sequence[Pyramid], name: str, draw: DrawRecipe, count: int, seed: int) -> Patches:
     """``count`` patches; name, seed and photos fix every pixel, and fewer are the first of more."""
     level = zlib.crc32(name.encode())
     pairs = []
@@ -117,15 +124,9 @@ def load_pyramids(folders: Sequence[Path]) -> list[Pyramid]:
 
 def _pyramid(path: Path) -> Pyramid:
     image = load_photo(path).image
-    if min(image.shape[-2:]) < SIDE:
+    if min(image.shape[-2:]) < PATCH_SIDE:
         height, width = image.shape[-2:]
-        raise ConservatorError(f"{path} has {width}x{height} pixels, expected {SIDE} or more a side; leave it out")
-    return [to_array(bicubic_resize(image, s).clamp(0, 1) if s < 1 else image, np.uint8) for s in SCALES]
-
-
-def batch_psnr(image: Image, clean: Image) -> Tensor:
-    """PSNR (RGB) in dB of each image to its clean one, (B,); 50 at most, which the protocol calls undamaged.
-
-    The authors' code goes to 100, but a mean over patches, and a reward, must not be all about the undamaged ones.
-    """
-    return -10 * (image - clean).square().mean(dim=(1, 2, 3)).clamp(min=10 ** (-_UNDAMAGED / 10)).log10()
+        raise ConservatorError(
+            f"{path} has {width}x{height} pixels, expected {PATCH_SIDE} or more a side; leave it out"
+        )
+    return [to_array(bicubic_resize(image, s).clamp(0, 1) if s < 1 else image, np.uint8) for s in PATCH_SCALES]
