@@ -25,8 +25,8 @@ from conservator.resample import bicubic_resize
 from conservator.tools import Toolbox, make_toolbox
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools
+from conservator.training.data.patches import PatchSource
 from conservator.training.data.recipes import mixture
-from conservator.training.patches import PatchSource
 from conservator.training.rl.env import RestorationEnv, VectorRestorationEnv
 from conservator.training.rl.episode import Episode, EpisodeRules
 

@@ -22,7 +22,7 @@ from conservator.perception.perception import Blind, Gain
 from conservator.pool import LocalPool
 from conservator.session import ANYTHING, Apply, Decision, Scope, Session, step_together
 from conservator.tools import Toolbox
-from conservator.training.patches import PatchSource
+from conservator.training.data.patches import PatchSource
 from conservator.training.rl import (
     FixedWeights,
     call_cost,

@@ -32,7 +32,7 @@ from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools import Toolbox, make_toolbox
 from conservator.tools.rl_restore_own import own_network
-from conservator.training.patches import PatchSource
+from conservator.training.data.patches import PatchSource
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
@@ -158,8 +158,8 @@ def test_the_more_the_members_of_an_ensemble_differ_the_less_is_believed(small: 
 
 def test_the_gradient_of_a_tool_is_the_mean_over_its_uses(tmp_path: Path) -> None:
     """Yu et al., algorithm 1: however often a tool was used in a batch, its step is that of one use."""
+    from conservator.training.experts.rl_restore import _start_near_identity
     from conservator.training.rl.joint import JointSettings, run_chains, train_joint
-    from conservator.training.rl_restore import _start_near_identity
 
     torch.manual_seed(1)
     tools = torch.nn.ModuleList(own_network("paper", index)() for index in (0, 2))

@@ -20,7 +20,7 @@ from conservator.metrics.fidelity import psnr, psnr_of_each
 from conservator.perception import Percept
 from conservator.pool import LocalPool
 from conservator.session import Apply, Step, Stop
-from conservator.training.patches import PatchSource
+from conservator.training.data.patches import PatchSource
 from conservator.training.rl import (
     FixedWeights,
     Reward,

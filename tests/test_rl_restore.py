@@ -38,8 +38,8 @@ from conservator.tools import Tool, Toolbox, ToolSpec, check_tool, make_toolbox
 from conservator.tools.rl_restore import import_rl_restore, rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools
 from conservator.tools.user import user_tool_dir
+from conservator.training.data.patches import PatchSource
 from conservator.training.data.recipes import mixture
-from conservator.training.patches import PatchSource
 from conservator.training.rl.episode import EpisodeRules
 
 PHOTOS = [[photo(), photo()[::2, ::2]] for photo in (data.astronaut, data.coffee, data.chelsea)]
@@ -294,7 +294,7 @@ def test_the_compact_tools_cost_no_more_than_the_papers() -> None:
 
 @pytest.mark.parametrize("architecture", ["paper", "compact"])
 def test_own_tools_keep_the_contract(architecture: str, tmp_path: Path) -> None:
-    from conservator.training.rl_restore import write_tools
+    from conservator.training.experts.rl_restore import write_tools
 
     path = write_tools(tmp_path / "tools.safetensors", own_tensors(architecture), architecture)
     toolbox = make_toolbox(f"rl-restore:{path}")

@@ -25,7 +25,7 @@ from conservator.image import Image
 from conservator.policies import RandomPolicy
 from conservator.pool import LocalPool
 from conservator.tools.rl_restore_own import own_network, own_specs
-from conservator.training.patches import PatchSource
+from conservator.training.data.patches import PatchSource
 from conservator.training.rl import RunningScale
 from conservator.training.rl.dqn_settings import DqnSettings
 from conservator.training.rl.env import VectorRestorationEnv
@@ -232,8 +232,8 @@ def test_a_blank_page_ends_and_a_stamp_is_refused(tmp_path: Path) -> None:
 
 
 def test_joint_training_takes_what_can_be_picked(tmp_path: Path) -> None:
+    from conservator.training.experts.rl_restore import named, write_tools
     from conservator.training.rl.joint import trainable_tools
-    from conservator.training.rl_restore import named, write_tools
 
     plain = write_tools(tmp_path / "plain.safetensors", named("rl_plain", own_network("plain", 0)()), "plain")
     with pytest.raises(ConservatorError, match="one plain network, expected twelve"):
@@ -262,8 +262,8 @@ def test_a_start_keeps_its_values() -> None:
 
 @pytest.mark.slow
 def test_joint_training_helps_and_resumes(tmp_path: Path) -> None:
+    from conservator.training.experts.rl_restore import _start_near_identity
     from conservator.training.rl.joint import JointSettings, run_chains, train_joint
-    from conservator.training.rl_restore import _start_near_identity
 
     torch.manual_seed(1)
     tools = torch.nn.ModuleList(own_network("paper", index)() for index in (0, 2))

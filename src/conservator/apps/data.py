@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conservator.apps.options import with_options
-from conservator.training.orders import PlannerDataOrder
+from conservator.training.planner.orders import PlannerDataOrder
 
 if TYPE_CHECKING:
-    from conservator.training.lessons import PlannerLesson
+    from conservator.training.planner.lessons import PlannerLesson
 
 data_app = typer.Typer(help="Build and show the data that planners learn from.", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ data_app = typer.Typer(help="Build and show the data that planners learn from.",
 @with_options(PlannerDataOrder, "order", flags={"output": "--output -o"})
 def build_data(*, order: PlannerDataOrder) -> None:
     """Damage crops, run every toolchain on each, and write down what is best in RestoreAgent's five situations."""
-    from conservator.training.planner import build_planner_data
+    from conservator.training.planner.questions import build_planner_data
 
     made = build_planner_data(order, typer.echo)
     page = show_lessons(order.output, 30)
@@ -61,7 +61,7 @@ details {{ font-size: .85rem }}
 def show_lessons(data: Path, count: int) -> Path:
     """Write ``index.html`` into a folder of data: every so many-th question with its picture and answer."""
     from conservator.files import write_text
-    from conservator.training.lessons import read_lessons
+    from conservator.training.planner.lessons import read_lessons
 
     lessons = read_lessons(data)
     shown = lessons[:: max(1, len(lessons) // count)][:count]
@@ -72,7 +72,7 @@ def show_lessons(data: Path, count: int) -> Path:
 
 
 def _article(lesson: PlannerLesson) -> str:
-    from conservator.training.teaching import DIALECT
+    from conservator.training.planner.teaching import DIALECT
 
     system, question = DIALECT.ask(lesson.observation, lesson.objective, lesson.gains)
     others = "".join(f"<br>as good: {escape(', '.join(plan) or 'stop')}" for plan in lesson.alternatives)
@@ -88,7 +88,7 @@ def _article(lesson: PlannerLesson) -> str:
 
 def _values(lesson: PlannerLesson) -> str:
     from conservator.session.trajectory import Decision
-    from conservator.training.teaching import DIALECT
+    from conservator.training.planner.teaching import DIALECT
 
     ranked = sorted(lesson.values.items(), key=lambda item: -item[1])
     told = (

@@ -14,7 +14,7 @@ import typer
 
 from conservator.kinds import Kind, parse_kinds
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def with_options(
@@ -24,7 +24,7 @@ def with_options(
     leave_out: Collection[str] = (),
     flags: Mapping[str, str] | None = None,
     panel: str | None = None,
-) -> Callable[[Callable[..., T]], Callable[..., T]]:
+) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
     """Give a command one option for each field of a dataclass; it is called with the dataclass as ``parameter``.
 
     A field ``max_steps: int = 12`` with the docstring "Decisions at most." becomes ``--max-steps`` of that default and
@@ -34,7 +34,7 @@ def with_options(
     default is required. A field's ``metadata`` goes to ``typer.Option``: ``field(default=1, metadata={"min": 1})``.
     """
 
-    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+    def decorate(command: Callable[..., _T]) -> Callable[..., _T]:
         made = [field for field in fields(settings) if field.name not in leave_out]
         hints, words = get_type_hints(settings), field_docs(settings)
         parameters = []
@@ -45,7 +45,7 @@ def with_options(
                 parameters.append(parameter_)
 
         @wraps(command)
-        def called(**values: Any) -> T:
+        def called(**values: Any) -> _T:
             chosen = {field.name: _value(hints[field.name], values.pop(field.name)) for field in made}
             return command(**values, **{parameter: settings(**chosen)})
 

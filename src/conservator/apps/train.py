@@ -42,7 +42,7 @@ def train_expert_command(
 
     from conservator.kinds import parse_kinds
     from conservator.tools.user import user_tool_dir
-    from conservator.training.experts import Order, install, ship, train
+    from conservator.training.experts.orders import Order, install, ship, train
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -116,7 +116,7 @@ def _short(link: Link) -> str:
 def _experts() -> list[str]:
     """The experts that ship, in the order in which they can be trained."""
     from conservator.tools.experts import EXPERTS
-    from conservator.training.courses import COURSES
+    from conservator.training.experts.courses import COURSES
 
     shipping = {expert.spec.name for expert in EXPERTS}
     return [name for name in COURSES if name in shipping]
@@ -124,7 +124,7 @@ def _experts() -> list[str]:
 
 def _unshipped_starts(name: str) -> list[str]:
     """What an expert's training starts from that does not ship, the first one first."""
-    from conservator.training.courses import COURSES
+    from conservator.training.experts.courses import COURSES
 
     shipping, found = _experts(), list[str]()
     while (start := COURSES[name].start) is not None and start not in shipping:

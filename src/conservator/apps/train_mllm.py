@@ -11,12 +11,12 @@ import typer
 from conservator.apps.options import with_options
 from conservator.apps.train import Into, ThreadsOption, train_app
 from conservator.errors import ConservatorError
-from conservator.training.orders import NANO, PlannerDataOrder, SftOrder, VisionOrder
+from conservator.training.planner.orders import NANO, PlannerDataOrder, SftOrder, VisionOrder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from conservator.training.sft import TrainedPlanner
+    from conservator.training.planner.sft import TrainedPlanner
 
 _OUTPUT = {"output": "--output -o"}
 _OF_THIS_MACHINE = {"output", "minutes", "steps", "device", "workers", "every", "questions"}
@@ -34,7 +34,7 @@ def sft_command(into: Into = None, threads: ThreadsOption = 2, *, order: SftOrde
 
 
 def _teach(order: SftOrder, into: Path | None) -> None:
-    from conservator.training.sft import train_sft
+    from conservator.training.planner.sft import train_sft
 
     if into is not None and order.model != NANO:
         raise ConservatorError(
@@ -51,7 +51,7 @@ def train_nano(photos: Path, output: Path, into: Path) -> None:
     """Build the data of the planner that ships, train it, and put it into a folder of weights."""
     import torch
 
-    from conservator.training.planner import build_planner_data
+    from conservator.training.planner.questions import build_planner_data
 
     data = output / "planner"
     build_planner_data(PlannerDataOrder(photos, data, count=1560), typer.echo)
@@ -96,7 +96,7 @@ def nano_vision_command(threads: ThreadsOption = 2, *, order: VisionOrder) -> No
     """Teach the vision tower of the nano model to grade damage; the same command again goes on."""
     import torch
 
-    from conservator.training.vision import train_vision
+    from conservator.training.planner.vision import train_vision
 
     torch.set_num_threads(threads)
     path = train_vision(order, typer.echo)

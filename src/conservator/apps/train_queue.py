@@ -12,7 +12,9 @@ from conservator.apps.train import Output, PhotosOption, train_app
 queue_app = typer.Typer(help="Train every expert in the background; pause, and go on later.", no_args_is_help=True)
 train_app.add_typer(queue_app, name="queue")
 
-Threads = Annotated[int, typer.Option(min=1, help="Threads of each training; more than 1 only on an idle machine.")]
+ThreadsOption = Annotated[
+    int, typer.Option(min=1, help="ThreadsOption of each training; more than 1 only on an idle machine.")
+]
 Processes = Annotated[int, typer.Option(min=1, help="Trainings at a time, each with a process that damages photos.")]
 Nice = Annotated[int, typer.Option(min=0, max=19, help="How far to stand back for others; 19 takes what is idle.")]
 Changed = Annotated[bool, typer.Option("--changed", help="Go on although a course draws other damage now.")]
@@ -24,12 +26,12 @@ def start_queue(
     photos: PhotosOption,
     output: Output = _OUTPUT,
     processes: Processes = 2,
-    threads: Threads = 1,
+    threads: ThreadsOption = 1,
     nice: Nice = 19,
     changed: Changed = False,
 ) -> None:
     """Begin, or go on where the last run stopped, in processes of their own that stand back for others."""
-    from conservator.training.queue import start
+    from conservator.training.experts.queue import start
 
     begun = start(photos, output, processes=processes, threads=threads, nice=nice, changed=changed)
     typer.echo(f"began {begun}" if begun else "all run already")
@@ -38,7 +40,7 @@ def start_queue(
 @queue_app.command("pause")
 def pause_queue(output: Output = _OUTPUT) -> None:
     """Let the processes write their checkpoints and end."""
-    from conservator.training.queue import pause
+    from conservator.training.experts.queue import pause
 
     paused = pause(output)
     typer.echo(f"paused {paused}" if paused else "nothing runs")
@@ -47,8 +49,8 @@ def pause_queue(output: Output = _OUTPUT) -> None:
 @queue_app.command("status")
 def show_queue(output: Output = _OUTPUT) -> None:
     """What is trained, what runs, what waits."""
-    from conservator.training.courses import COURSES
-    from conservator.training.queue import working
+    from conservator.training.experts.courses import COURSES
+    from conservator.training.experts.queue import working
     from conservator.training.run import read_curve
 
     running = working(output)
@@ -67,12 +69,12 @@ def work_queue(
     photos: PhotosOption,
     output: Output = _OUTPUT,
     number: Annotated[int, typer.Option(min=0, help="Which of the processes this one is.")] = 0,
-    threads: Threads = 1,
+    threads: ThreadsOption = 1,
     nice: Nice = 19,
     changed: Changed = False,
 ) -> None:
     """What ``start`` lets a process of its own do."""
-    from conservator.training.queue import as_background, place, work
+    from conservator.training.experts.queue import as_background, place, work
 
     def report(line: str) -> None:
         typer.echo(line)  # which flushes: the log is read while this runs

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conservator.policies.dqn import Agent
-    from conservator.training.crops import Photos
+    from conservator.training.data.crops import Photos
     from conservator.training.rl.dqn_settings import DqnSettings
 
 ToolboxOption = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
@@ -41,7 +41,7 @@ def train_rl_restore_tools(
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Train twelve tools for four ranges of blur, noise and JPEG; the same command again goes on."""
-    from conservator.training.rl_restore import RestoreToolsOrder, train_tools, write_tools
+    from conservator.training.experts.rl_restore import RestoreToolsOrder, train_tools, write_tools
 
     name = _NAMES[architecture]
     order = RestoreToolsOrder(photos, output / name, architecture, base, steps, 1e-3, others, seed, workers, device)
@@ -147,10 +147,10 @@ def train_joint_command(
 ) -> None:
     """Tune the tools through the toolchains that the agent picks (the paper's algorithm 1)."""
     from conservator.policies import load_agent
+    from conservator.training.data.patches import PatchSource
     from conservator.training.data.recipes import mixture as damage
-    from conservator.training.patches import PatchSource
+    from conservator.training.experts.rl_restore import write_tools
     from conservator.training.rl.joint import JointSettings, train_joint, trainable_tools
-    from conservator.training.rl_restore import write_tools
     from conservator.training.run import hashes_of_weights
 
     made_with = hashes_of_weights(agent, tools)
@@ -183,7 +183,7 @@ def _identity(photos: Photos, mixture: str, **given: Path | str | None) -> dict[
 def _photos(folder: Path, threads: int) -> Photos:
     import torch
 
-    from conservator.training.patches import patch_photos
+    from conservator.training.data.patches import patch_photos
 
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -196,8 +196,8 @@ def _rules(toolbox: str, photos: Photos, mixture: str, threads: int) -> Any:
 
     from conservator.pool import LocalPool
     from conservator.tools import make_toolbox
+    from conservator.training.data.patches import PatchSource
     from conservator.training.data.recipes import mixture as damage
-    from conservator.training.patches import PatchSource
     from conservator.training.rl.episode import EpisodeRules
 
     @contextmanager
@@ -222,7 +222,7 @@ def _ship(
     """Put weights into a folder with a manifest, where one is given."""
     if into is None:
         return
-    from conservator.training.crops import training_data
+    from conservator.training.data.crops import training_data
     from conservator.training.run import ship_weights
 
     data, recipe = training_data(photos), "docs/rl-restore.md"

@@ -1,4 +1,4 @@
-"""The drawer of recipes: all damage that training photos get, but for that of the experts (training/courses.py).
+"""The drawer of recipes: all damage that training photos get, but for the experts' (training/experts/courses.py).
 
 Everything is drawn from a generator that the caller passes in: equal numbers, equal recipes.
 """

@@ -20,9 +20,9 @@ from conservator.networks.dqn import QNetwork
 from conservator.policies.dqn import LONGEST, Agent
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
-from conservator.training.crops import ahead
-from conservator.training.patches import PairSource, PatchBatches
-from conservator.training.rl_restore import named
+from conservator.training.data.crops import ahead
+from conservator.training.data.patches import PairSource, PatchBatches
+from conservator.training.experts.rl_restore import named
 from conservator.training.run import load_checkpoint, save_checkpoint
 
 _EPSILON = 5e-5

@@ -16,8 +16,8 @@ from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompressio
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks.dqn import Q_FEATURES, QNetwork
-from conservator.training.crops import ahead
-from conservator.training.patches import PatchSource
+from conservator.training.data.crops import ahead
+from conservator.training.data.patches import PatchSource
 from conservator.training.rl.episode import Source
 
 _BATCH, _RATE = 64, 1e-3

@@ -35,19 +35,19 @@ from conservator.session.trajectory import Action, Apply, Decision, Rollback, St
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
 from conservator.tools.tool import Toolbox, ToolSpec
-from conservator.training.crops import training_data
+from conservator.training.data.crops import training_data
 from conservator.training.data.parts import random_part
 from conservator.training.data.recipes import random_recipe, with_kinds, without_resizing
-from conservator.training.lessons import (
+from conservator.training.planner.lessons import (
     PlannerLesson,
     read_lessons,
     without_pictures,
     write_conversations,
     write_lessons,
 )
-from conservator.training.orders import CROP_SIDE, PlannerDataOrder
-from conservator.training.situations import Outlook, Question, questions
-from conservator.training.teaching import DIALECT
+from conservator.training.planner.orders import CROP_SIDE, PlannerDataOrder
+from conservator.training.planner.situations import Outlook, Question, questions
+from conservator.training.planner.teaching import DIALECT
 
 _STEPS = 12
 """Decisions of a session."""

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.resample import bicubic_to
-from conservator.training.crops import Crops, Damage, Photos, ahead, validation_set
+from conservator.training.data.crops import Crops, Damage, Photos, ahead, validation_set
 from conservator.training.run import (
     Curve,
     draw_curve,
@@ -69,7 +69,7 @@ class Budget:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run is: what the checkpoint keeps beside the weights."""
 
     step: int = 0
@@ -186,7 +186,12 @@ class _Run:
         self.network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.mean = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=budget.rate, weight_decay=1e-4)
-        self.budget, self.device, self.progress, self.epsilon = budget, torch.device(device), Progress(), epsilon
+        self.budget, self.device, self.progress, self.epsilon = (
+            budget,
+            torch.device(device),
+            TrainingProgress(),
+            epsilon,
+        )
         # a longer budget may continue a shorter one
         free = {"minutes", "steps", "workers"}
         self.identity = {**identity, **{k: str(v) for k, v in asdict(budget).items() if k not in free}}
@@ -248,7 +253,7 @@ class _Run:
         self.network.load_state_dict(state["network"])
         self.mean.load_state_dict(state["mean"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingProgress(**state["progress"])
         self.curve, self.changes = state["curve"], state.get("changes", [])
         was, step = state["identity"], str(self.progress.step)
         self.changes += [

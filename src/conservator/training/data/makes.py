@@ -41,7 +41,7 @@ def any_severity(rng: np.random.Generator) -> Severity:
     return Severity(int(rng.integers(1, 5)))
 
 
-def noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
+def sensor_noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
     """Any noise, about as strong as Gaussian noise of sigma ``low`` to ``high`` (of 255)."""
     sigma, make = rng.uniform(low, high), rng.random()
     if make < 0.4:

@@ -20,9 +20,9 @@ from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import WeightsFile, sha256_of, write_tool
 from conservator.tools.shipped import shipped_names
 from conservator.tools.user import added_as
-from conservator.training.courses import CLEAN_SHARE, COURSES, Course
-from conservator.training.crops import Damage, Lesson, Photos, training_data
-from conservator.training.tools import NO_LIMIT, Budget, Trained, never, train_expert
+from conservator.training.data.crops import Damage, Lesson, Photos, training_data
+from conservator.training.experts.courses import CLEAN_SHARE, COURSES, Course
+from conservator.training.experts.train import NO_LIMIT, Budget, Trained, never, train_expert
 from conservator.weights import load_weights, manifest, store_weights
 
 _FINE_TUNING_RATE = 5e-4
@@ -104,7 +104,7 @@ def ship(trained: Trained, order: Order, folder: Path) -> Path:
     entry: dict[str, str | int | float] = {
         "license": "Apache-2.0",
         "data": training_data(order.photos),
-        "recipe": f"COURSES[{order.name!r}] in conservator.training.courses",
+        "recipe": f"COURSES[{order.name!r}] in conservator.training.experts.courses",
         "command": f"conservator train expert {order.name} --photos {'/'.join(order.photos.parts[-2:])} "
         f"--steps {trained.steps} --seed {order.seed}" + (f" --start {order.start}" if order.start else ""),
         "seed": order.seed,

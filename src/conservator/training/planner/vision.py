@@ -26,10 +26,10 @@ from conservator.files import replacing
 from conservator.image import Image
 from conservator.perception.perception import GRADED_KINDS
 from conservator.policies.vision_language import VisionLanguageModel
-from conservator.training.crops import Photos, ahead, random_crop
+from conservator.training.data.crops import Photos, ahead, random_crop
 from conservator.training.data.recipes import random_recipe, severities, without_resizing
-from conservator.training.nano import new_nano
-from conservator.training.orders import VisionOrder, size_of, torch_device
+from conservator.training.planner.nano import new_nano
+from conservator.training.planner.orders import VisionOrder, size_of, torch_device
 from conservator.training.run import load_checkpoint, save_checkpoint, write_curve
 
 _LEVELS = 4

@@ -16,9 +16,9 @@ from conservator.policies.dialects import Message, PlanDialect
 from conservator.policies.replies import Speaker, choose
 from conservator.policies.vision_language import Prompt, VisionLanguageModel, inputs_of
 from conservator.session.trajectory import Apply, Decision, Rollback, Stop
-from conservator.training.lessons import PlannerLesson, left_out
-from conservator.training.prefix import IGNORED
-from conservator.training.situations import TIE, Situation
+from conservator.training.planner.lessons import PlannerLesson, left_out
+from conservator.training.planner.prefix import IGNORED
+from conservator.training.planner.situations import TIE, Situation
 
 DIALECT = PlanDialect()
 """What planners are taught in, and what ``mllm`` asks them in."""

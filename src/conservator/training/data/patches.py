@@ -19,7 +19,7 @@ from conservator.degradations.patches import (
     draw_pair,
 )
 from conservator.image import Image
-from conservator.training.crops import Photos
+from conservator.training.data.crops import Photos
 
 _LONGEST = 640
 """Pixels of a photo's longer side: the protocol's photos are small, and full of detail that a large one lacks."""

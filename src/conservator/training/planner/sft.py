@@ -25,12 +25,12 @@ from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
 from conservator.files import sha256
 from conservator.policies.vision_language import VisionLanguageModel, load_model
-from conservator.training.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
-from conservator.training.nano import new_nano
-from conservator.training.orders import NANO, SftOrder, size_of, torch_device
-from conservator.training.prefix import shared_prefix_loss
+from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
+from conservator.training.planner.nano import new_nano
+from conservator.training.planner.orders import NANO, SftOrder, size_of, torch_device
+from conservator.training.planner.prefix import shared_prefix_loss
+from conservator.training.planner.teaching import DIALECT, Collator, examine_planner, shuffle_lessons
 from conservator.training.run import read_curve, write_curve
-from conservator.training.teaching import DIALECT, Collator, examine_planner, shuffle_lessons
 
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
 """Learning rates: from nothing, of adapters, of a whole pretrained model."""

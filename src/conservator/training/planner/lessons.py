@@ -26,7 +26,7 @@ from conservator.policies.dialects import Dialect
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory
 from conservator.tools.tool import ToolSpec
-from conservator.training.situations import Situation
+from conservator.training.planner.situations import Situation
 
 LESSONS = "lessons.jsonl"
 """The file of a folder's lessons: its format and the tools in the first line, then a lesson in each."""
@@ -54,7 +54,7 @@ class PlannerLesson:
     alternatives: tuple[tuple[str, ...], ...]
     """Other plans that are as good; the empty one is to stop."""
     values: Mapping[Action, float] = field(hash=False)
-    """The best score that can still be reached, for every action of which it is known (training/situations.py)."""
+    """The best score that can still be reached, for every action of which it is known (situations.py)."""
     situation: Situation
     photo: str
     recipe: Recipe

@@ -18,10 +18,10 @@ from conservator.degradations.patches import DAMAGE_BANDS, DrawRecipe
 from conservator.files import replacing
 from conservator.tools.rl_restore import strength
 from conservator.tools.rl_restore_own import Architecture, own_network, own_specs
-from conservator.training.crops import Photos
+from conservator.training.data.crops import Photos
+from conservator.training.data.patches import PatchBatches, PatchSource, patch_photos
 from conservator.training.data.recipes import band_damage, mixture
-from conservator.training.patches import PatchBatches, PatchSource, patch_photos
-from conservator.training.tools import Budget, Trained, train_network
+from conservator.training.experts.train import Budget, Trained, train_network
 
 _SIDE, _BATCH, _HELD_OUT = 64, 16, 128
 _COMMON = "mixed"

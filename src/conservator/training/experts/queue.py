@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from conservator.errors import ConservatorError
-from conservator.training.courses import COURSES
-from conservator.training.experts import Order, train
+from conservator.training.experts.courses import COURSES
+from conservator.training.experts.orders import Order, train
 from conservator.training.run import read_curve
 
 _LOCK = "lock"

@@ -19,8 +19,8 @@ from conservator.degradations import (
     Recipe,
 )
 from conservator.degradations.noise import draw_seed
-from conservator.training import makes
-from conservator.training.crops import Damage, Lesson
+from conservator.training.data import makes
+from conservator.training.data.crops import Damage, Lesson
 
 Draw: TypeAlias = Callable[[np.random.Generator], Recipe]
 
@@ -56,7 +56,7 @@ _EVERY: Mapping[Kind, Draw] = {
     Kind.RAIN: makes.rain,
     Kind.DEFOCUS_BLUR: makes.defocus,
     Kind.MOTION_BLUR: makes.motion,
-    Kind.NOISE: partial(makes.noise, low=1, high=55),
+    Kind.NOISE: partial(makes.sensor_noise, low=1, high=55),
     Kind.JPEG: partial(makes.jpeg, low=5, high=95),
 }
 """All that is learned, in the order of nature; Gaussian blur is one of the makes of defocus."""
@@ -148,12 +148,12 @@ def _upscaler(factor: int, steps: int) -> Course:
 
 COURSES: dict[str, Course] = {
     "base": Course(_local, steps=100_000),
-    "denoise_medium": _course(_DENOISE(partial(makes.noise, low=1, high=55)), 8000),
+    "denoise_medium": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=55)), 8000),
     "dejpeg_severe": _course(_DEJPEG(partial(makes.jpeg, low=5, high=50)), 8000),
     "derain": _course(_expert(makes.rain, Kind.RAIN), 8000),
     "deblur_defocus": _course(_expert(makes.defocus, Kind.DEFOCUS_BLUR), 8000),
-    "denoise_light": _course(_DENOISE(partial(makes.noise, low=1, high=20)), 4000, "denoise_medium"),
-    "denoise_heavy": _course(_DENOISE(partial(makes.noise, low=25, high=70)), 4000, "denoise_medium"),
+    "denoise_light": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=20)), 4000, "denoise_medium"),
+    "denoise_heavy": _course(_DENOISE(partial(makes.sensor_noise, low=25, high=70)), 4000, "denoise_medium"),
     "dejpeg_mild": _course(_DEJPEG(partial(makes.jpeg, low=35, high=95)), 4000, "dejpeg_severe"),
     "dehaze": _scene(_expert(makes.haze, Kind.HAZE), 16_000),
     "brighten_mild": _scene(_DARK(makes.mildly_dark), 10_000),
