@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from conservator.apps.cli import app as conservator_app
-from conservator.apps.options import as_arguments, field_docs, with_options
+from conservator.apps.cli.options import as_arguments, field_docs, with_options
 from conservator.kinds import Kind
 from conservator.training.planner.orders import SftOrder
 

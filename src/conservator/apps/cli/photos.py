@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from conservator.apps.cli.common import MaxPixelsOption, SeedOption, TruncatedOption
-from conservator.apps.options import with_options
+from conservator.apps.cli.options import with_options
 from conservator.errors import ConservatorError, PhotoError
 from conservator.request import ChatOptions, Request
 

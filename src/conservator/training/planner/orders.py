@@ -1,7 +1,7 @@
 """What to train and on what, for vision-language planners: one dataclass for each command, whose options it is.
 
 It imports nothing heavy, so that ``--help`` answers at once. ``metadata`` is what typer is told beside the name, the
-default and the docstring (apps/options.py).
+default and the docstring (apps/cli/options.py).
 """
 
 from __future__ import annotations

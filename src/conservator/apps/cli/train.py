@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
+from conservator.apps.cli.common import SeedOption
+
 train_app = typer.Typer(help="Train tools, and perception, from clean photos.", no_args_is_help=True)
 
 PhotosOption = Annotated[Path, typer.Option(help="Folder of clean photos, searched recursively.", exists=True)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")]
 Into = Annotated[Path | None, typer.Option("--into", help="Folder of weights with a manifest.toml to put it into.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that damage the photos.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
 _OUTPUT = Path("out/train")
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from conservator.apps.train import Into, Output, PhotosOption, SeedOption, ThreadsOption, Workers, train_app
+from conservator.apps.cli.common import SeedOption, ThreadsOption
+from conservator.apps.cli.train import Into, Output, PhotosOption, Workers, train_app
 from conservator.commands import command_line
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conservator.apps.bench import bench_app
+from conservator.apps.cli.bench import bench_app
 from conservator.errors import ConservatorError
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from conservator.apps.options import with_options
-from conservator.apps.train import Into, ThreadsOption, train_app
+from conservator.apps.cli.common import ThreadsOption
+from conservator.apps.cli.options import with_options
+from conservator.apps.cli.train import Into, train_app
 from conservator.errors import ConservatorError
 from conservator.training.planner.orders import NANO, PlannerDataOrder, SftOrder, VisionOrder
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conservator.apps.options import with_options
+from conservator.apps.cli.options import with_options
 from conservator.training.planner.orders import PlannerDataOrder
 
 if TYPE_CHECKING:

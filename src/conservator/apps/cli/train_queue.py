@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from conservator.apps.train import Output, PhotosOption, train_app
+from conservator.apps.cli.train import Output, PhotosOption, train_app
 
 queue_app = typer.Typer(help="Train every expert in the background; pause, and go on later.", no_args_is_help=True)
 train_app.add_typer(queue_app, name="queue")
 
-ThreadsOption = Annotated[
-    int, typer.Option(min=1, help="ThreadsOption of each training; more than 1 only on an idle machine.")
-]
+_Threads = Annotated[int, typer.Option(min=1, help="Threads of each training; more than 1 only on an idle machine.")]
 Processes = Annotated[int, typer.Option(min=1, help="Trainings at a time, each with a process that damages photos.")]
 Nice = Annotated[int, typer.Option(min=0, max=19, help="How far to stand back for others; 19 takes what is idle.")]
 Changed = Annotated[bool, typer.Option("--changed", help="Go on although a course draws other damage now.")]
@@ -26,7 +24,7 @@ def start_queue(
     photos: PhotosOption,
     output: Output = _OUTPUT,
     processes: Processes = 2,
-    threads: ThreadsOption = 1,
+    threads: _Threads = 1,
     nice: Nice = 19,
     changed: Changed = False,
 ) -> None:
@@ -69,7 +67,7 @@ def work_queue(
     photos: PhotosOption,
     output: Output = _OUTPUT,
     number: Annotated[int, typer.Option(min=0, help="Which of the processes this one is.")] = 0,
-    threads: ThreadsOption = 1,
+    threads: _Threads = 1,
     nice: Nice = 19,
     changed: Changed = False,
 ) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from conservator.apps.train import Output, PhotosOption, Workers, train_app, train_expert_command, train_perception
-from conservator.apps.train_mllm import planner_needs, train_nano
+from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app, train_expert_command, train_perception
+from conservator.apps.cli.train_mllm import planner_needs, train_nano
 
 if TYPE_CHECKING:
     from conservator.weights.chain import Link
