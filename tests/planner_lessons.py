@@ -14,8 +14,8 @@ from conservator.perception import Percept
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.session import Action, Apply, Decision, Observation, Rollback, Step, Stop, Trajectory
 from conservator.tools import Toolbox, make_toolbox
-from conservator.training.lessons import PlannerLesson, read_lessons, without_pictures, write_lessons
-from conservator.training.situations import Situation
+from conservator.training.planner.lessons import PlannerLesson, read_lessons, without_pictures, write_lessons
+from conservator.training.planner.situations import Situation
 
 SIZE = {"width": 64, "layers": 2}
 TOOLS = ("wavelet_denoise", "deblock", "gamma_brighten")
@@ -74,14 +74,14 @@ def write_data(folder: Path) -> Path:
 
 def texts(folder: Path) -> list[str]:
     """All that is said in a folder of data."""
-    from conservator.training.sft import texts_of
+    from conservator.training.planner.sft import texts_of
 
     return texts_of(read_lessons(folder))
 
 
 def tiny_model(folder: Path) -> VisionLanguageModel:
     """A nano model that knows the words of a folder, and nothing else."""
-    from conservator.training.nano import new_nano
+    from conservator.training.planner.nano import new_nano
 
     nano = new_nano(texts(folder), **SIZE)
     nano.network.eval()

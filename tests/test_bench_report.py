@@ -18,8 +18,8 @@ from PIL import Image as PillowImage
 from skimage import data
 from test_cli import conservator, process
 
-from conservator.apps.bench import BENCHMARK_HELP
 from conservator.apps.bench_report import save_bench_report
+from conservator.apps.cli.bench import BENCHMARK_HELP
 from conservator.apps.plots import Point, Scale, curves, rows_of_dots, scatter
 from conservator.errors import ConservatorError
 from conservator.evaluation import cases

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conservator import weights
-from conservator.apps.train_all import rebuilds, status
+from conservator.apps.cli.train_all import rebuilds, status
 from conservator.errors import ConservatorError
 from conservator.evaluation.rows import toolbox_hash
 from conservator.tools import make_toolbox

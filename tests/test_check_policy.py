@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -103,3 +103,30 @@ def test_a_policy_needs_a_name(photo: Image, small_toolbox: Toolbox, pool: Pool)
     nameless.name = ""
     with pytest.raises(AssertionError, match="must have a name"):
         check_policy(nameless, Session(photo, small_toolbox, pool, Blind()))
+
+
+class Together(Saying):
+    """Decides on many observations by a function of all of them."""
+
+    def __init__(self, together: Callable[[Sequence[Observation]], list[Decision]]) -> None:
+        super().__init__(lambda observation: together([observation])[0])
+        self.act_together = together
+
+
+def each(observations: Sequence[Observation]) -> list[Decision]:
+    return [once(Decision(Apply("gamma"), ("box_blur",)))(observation) for observation in observations]
+
+
+def test_deciding_together_must_be_deciding_alone(photo: Image, small_toolbox: Toolbox, pool: Pool) -> None:
+    def check(together: Callable[[Sequence[Observation]], list[Decision]]) -> None:
+        check_policy(Together(together), Session(photo, small_toolbox, pool, Blind(), max_steps=4))
+
+    check(each)
+    with pytest.raises(AssertionError, match="in company"):
+        check(lambda observations: each(observations[:1]) * len(observations))
+    with pytest.raises(AssertionError, match="in company"):
+        check(lambda observations: each(sorted(observations, key=lambda o: -len(o.trajectory.steps))))
+    with pytest.raises(AssertionError, match="gave 1 decisions"):
+        check(lambda observations: each(observations)[:1])
+    with pytest.raises(AssertionError, match="on no observations"):
+        check(lambda observations: each(observations) or [Decision(Stop())])

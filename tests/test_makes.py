@@ -39,7 +39,7 @@ from conservator.degradations import (
 from conservator.degradations.sensor import _bayer, _demosaic
 from conservator.image import Image, to_array, to_image
 from conservator.metrics.fidelity import psnr
-from conservator.training.courses import COURSES
+from conservator.training.experts.courses import COURSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -31,8 +31,8 @@ from conservator.tools import Toolbox, make_toolbox
 if find_spec("transformers") is None:
     pytest.skip("needs the extra: pip install 'conservator[mllm]'", allow_module_level=True)
 
-from conservator.training.nano import learn_tokenizer, new_nano
-from conservator.training.teaching import DIALECT
+from conservator.training.planner.nano import learn_tokenizer, new_nano
+from conservator.training.planner.teaching import DIALECT
 
 
 @pytest.fixture(scope="module")

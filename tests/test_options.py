@@ -11,9 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from conservator.apps.cli import app as conservator_app
-from conservator.apps.options import as_arguments, field_docs, with_options
+from conservator.apps.cli.options import as_arguments, field_docs, with_options
 from conservator.kinds import Kind
-from conservator.training.orders import SftOrder
+from conservator.training.planner.orders import SftOrder
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,15 @@ from conservator.perception import Percept
 from conservator.policies.dialects import IMAGE
 from conservator.session import Apply, Decision, Observation, Rollback, Step, Stop, Trajectory
 from conservator.tools import make_toolbox
-from conservator.training.lessons import (
+from conservator.training.planner.lessons import (
     PlannerLesson,
     read_lessons,
     without_pictures,
     write_conversations,
     write_lessons,
 )
-from conservator.training.situations import LOST, TIE, Outlook, Situation, questions
-from conservator.training.teaching import DIALECT
+from conservator.training.planner.situations import LOST, TIE, Outlook, Situation, questions
+from conservator.training.planner.teaching import DIALECT
 
 
 def outlook(scores: dict[tuple[str, ...], float]) -> Outlook:

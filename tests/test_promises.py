@@ -21,17 +21,18 @@ from conservator.degradations import (
     degrade,
     parse_recipe,
 )
-from conservator.evaluation.patches import single
+from conservator.degradations.patches import single
 from conservator.evaluation.tables import interval
 from conservator.image import Image
-from conservator.perception import Look, StatisticalPerception
+from conservator.perception import Look, StatisticalPerception, study
 from conservator.perception.perception import OBJECTIVES, Gain
 from conservator.photo import Photo
+from conservator.pool import LocalPool, MemoPool
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools import Toolbox, make_toolbox
 from conservator.tools.rl_restore_own import own_network
-from conservator.training.patches import PatchSource
+from conservator.training.data.patches import PatchSource
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
@@ -157,8 +158,8 @@ def test_the_more_the_members_of_an_ensemble_differ_the_less_is_believed(small: 
 
 def test_the_gradient_of_a_tool_is_the_mean_over_its_uses(tmp_path: Path) -> None:
     """Yu et al., algorithm 1: however often a tool was used in a batch, its step is that of one use."""
-    from conservator.training.joint import Settings, run_chains, train_joint
-    from conservator.training.rl_restore import _start_near_identity
+    from conservator.training.experts.rl_restore import _start_near_identity
+    from conservator.training.rl.joint import JointSettings, run_chains, train_joint
 
     torch.manual_seed(1)
     tools = torch.nn.ModuleList(own_network("paper", index)() for index in (0, 2))
@@ -168,7 +169,7 @@ def test_the_gradient_of_a_tool_is_the_mean_over_its_uses(tmp_path: Path) -> Non
     with torch.no_grad():  # an agent that always takes the first tool
         agent.network.values.weight.zero_()
         agent.network.values.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
-    settings = Settings(steps=1, batch=2, loss="mse", checkpoint_every=1)
+    settings = JointSettings(steps=1, batch=2, loss="mse", checkpoint_every=1)
     pairs = [source(np.random.default_rng([settings.seed, 0, i])) for i in range(settings.batch)]
     damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
     tools.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -182,3 +183,29 @@ def test_the_gradient_of_a_tool_is_the_mean_over_its_uses(tmp_path: Path) -> Non
         assert parameter.grad is not None
         assert torch.allclose(uses * parameter.grad, whole, rtol=0.02, atol=1e-4 * float(whole.abs().max()))
     assert max(float(whole.abs().max()) for whole in summed) > 0
+
+
+# --- studies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_studied_at_the_places_of_another(astronaut: Image) -> None:
+    """A picture whose pixels say where they are tells which places were picked: those of the other one."""
+    photo = astronaut.repeat(1, 1, 2, 3)
+    height, width = photo.shape[-2:]
+    down, right = torch.meshgrid(torch.arange(height) / 2048, torch.arange(width) / 2048, indexing="ij")
+    where = torch.stack([down, right, torch.zeros(height, width)])[None]
+    for picked, crop in zip(study(where, like=photo)[1:], study(photo)[1:], strict=True):
+        top, left = (round(2048 * float(picked[axis, 0, 0])) for axis in (0, 1))
+        assert torch.equal(crop, photo[0, :, top : top + 256, left : left + 256])
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_memo_tells_tools_pictures_and_shapes_apart(small: Image, small_toolbox: Toolbox) -> None:
+    with MemoPool(LocalPool(small_toolbox, max_batch=1)) as pool:
+        for _ in range(2):
+            for name in ("gamma", "box_blur"):
+                for picture in (small, small.flip(-1), small[..., :64, :64], small.mT.contiguous()):
+                    assert torch.equal(pool.submit(name, picture).result(), small_toolbox[name](picture))
+        assert pool.hits == 8  # each once from memory

@@ -31,11 +31,11 @@ from conservator.tools import Toolbox, make_toolbox
 if find_spec("transformers") is None:
     pytest.skip("needs the extra: pip install 'conservator[mllm]'", allow_module_level=True)
 
-from conservator.training.lessons import left_out, read_lessons, write_lessons
-from conservator.training.orders import SftOrder, VisionOrder
-from conservator.training.prefix import IGNORED, shared_prefix_loss
-from conservator.training.situations import Situation
-from conservator.training.teaching import DIALECT, Collator, is_right, shuffle_lessons
+from conservator.training.planner.lessons import left_out, read_lessons, write_lessons
+from conservator.training.planner.orders import SftOrder, VisionOrder
+from conservator.training.planner.prefix import IGNORED, shared_prefix_loss
+from conservator.training.planner.situations import Situation
+from conservator.training.planner.teaching import DIALECT, Collator, is_right, shuffle_lessons
 
 needs_sft = pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra: pip install 'conservator[sft]'")
 
@@ -118,7 +118,7 @@ def test_what_is_left_out_is_of_a_situation_or_has_these_kinds_together(planner_
 def taught(planner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a nano model that has learned its few questions by heart, in two runs."""
     pytest.importorskip("trl", reason="needs the extra: pip install 'conservator[sft]'")
-    from conservator.training.sft import train_sft
+    from conservator.training.planner.sft import train_sft
 
     order = SftOrder(
         (planner_data,), tmp_path_factory.mktemp("sft"), steps=50, batch=4, rate=3e-3, studies=0.0, every=50
@@ -156,7 +156,7 @@ def test_a_taught_model_plans_in_a_session(taught: Path, toolbox: Toolbox, pool:
 
 
 def test_no_folder_teaches_what_another_holds_out(planner_data: Path, tmp_path: Path) -> None:
-    from conservator.training.sft import _lessons
+    from conservator.training.planner.sft import _lessons
 
     folders = [tmp_path / "many", tmp_path / "few"]
     for folder, numbers in zip(folders, (range(40), range(3, 23)), strict=True):
@@ -171,7 +171,7 @@ def test_no_folder_teaches_what_another_holds_out(planner_data: Path, tmp_path: 
 
 @needs_sft
 def test_two_folders_of_questions_are_asked_as_much(taught: Path, planner_data: Path, tmp_path: Path) -> None:
-    from conservator.training.sft import train_sft
+    from conservator.training.planner.sft import train_sft
 
     few = shutil.copytree(planner_data, tmp_path / "few")
     write_lessons(few, read_lessons(few)[:1])
@@ -186,7 +186,7 @@ def test_two_folders_of_questions_are_asked_as_much(taught: Path, planner_data: 
 def test_adapters_learn_on_a_checkpoint_and_are_loaded_with_it(
     taught: Path, planner_data: Path, tmp_path: Path, toolbox: Toolbox
 ) -> None:
-    from conservator.training.sft import train_sft
+    from conservator.training.planner.sft import train_sft
 
     base = taught / "model"
     before = {name: value.clone() for name, value in load_model(str(base)).network.state_dict().items()}
@@ -206,7 +206,7 @@ def test_adapters_learn_on_a_checkpoint_and_are_loaded_with_it(
 
 @needs_sft
 def test_a_whole_checkpoint_is_tuned(taught: Path, planner_data: Path, tmp_path: Path) -> None:
-    from conservator.training.sft import train_sft
+    from conservator.training.planner.sft import train_sft
 
     trained = train_sft(SftOrder((planner_data,), tmp_path, str(taught / "model"), steps=2, batch=2), lambda line: None)
     assert load_model(str(trained.folder)).parameters == trained.model.parameters
@@ -214,7 +214,7 @@ def test_a_whole_checkpoint_is_tuned(taught: Path, planner_data: Path, tmp_path:
 
 @needs_sft
 def test_orders_that_cannot_be_are_refused(taught: Path, planner_data: Path, tmp_path: Path) -> None:
-    from conservator.training.sft import train_sft
+    from conservator.training.planner.sft import train_sft
 
     with pytest.raises(ConservatorError, match="--lora"):
         train_sft(SftOrder((planner_data,), tmp_path, lora=True))
@@ -258,7 +258,7 @@ def test_examinations_know_right_from_wrong(planner_data: Path) -> None:
 
 
 def test_the_tower_learns_to_see_and_goes_on(tmp_path: Path, planner_data: Path) -> None:
-    from conservator.training.vision import train_vision
+    from conservator.training.planner.vision import train_vision
 
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -275,7 +275,7 @@ def test_the_tower_learns_to_see_and_goes_on(tmp_path: Path, planner_data: Path)
     with pytest.raises(ConservatorError, match="another folder"):
         train_vision(replace(order, seed=1))
     if find_spec("trl") is not None:
-        from conservator.training.sft import train_sft
+        from conservator.training.planner.sft import train_sft
 
         planner = SftOrder((planner_data,), tmp_path / "sft", steps=1, vision=path, **SIZE)
         train_sft(planner, lambda line: None)

@@ -34,10 +34,10 @@ from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.networks.unet import ResidualUNet
 from conservator.tools import make_toolbox
-from conservator.training.courses import COURSES
-from conservator.training.crops import Crops, Lesson, Photos
-from conservator.training.experts import Order, train
-from conservator.training.tools import Budget, train_expert
+from conservator.training.data.crops import Crops, Lesson, Photos
+from conservator.training.experts.courses import COURSES
+from conservator.training.experts.orders import Order, train
+from conservator.training.experts.train import Budget, train_expert
 from conservator.weights import load_weights, manifest, store_weights
 
 
@@ -98,7 +98,7 @@ def test_a_run_resumes_to_the_step(photos: Photos, tmp_path: Path) -> None:
         return damage(rng)
 
     torch.manual_seed(0)
-    import conservator.training.tools as tools
+    import conservator.training.experts.train as tools
 
     every, tools._CHECKPOINT_SECONDS = tools._CHECKPOINT_SECONDS, 0.0
     try:

@@ -16,9 +16,9 @@ from test_cli import conservator
 
 from conservator.degradations import GaussianNoise
 from conservator.errors import ConservatorError
-from conservator.training import queue
-from conservator.training.courses import COURSES, Course
-from conservator.training.crops import Lesson
+from conservator.training.data.crops import Lesson
+from conservator.training.experts import queue
+from conservator.training.experts.courses import COURSES, Course
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,6 +24,7 @@ from conservator.evaluation.tables import Grid, combinations_of, gains_of, grids
 from conservator.files import write_text
 from conservator.metrics import known_metrics
 from conservator.report import picture_uri
+from conservator.request import TONAL_CONFIDENCE
 
 _NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
 
@@ -89,6 +90,7 @@ def _command(settings: BenchmarkSettings, rows: list[BenchmarkRow], beside: dict
         limit=settings.limit,
         rank=settings.rank is not None,
         objective=settings.rank,
+        tonal_confidence=None if settings.tonal_confidence == TONAL_CONFIDENCE else settings.tonal_confidence,
     )
 
 

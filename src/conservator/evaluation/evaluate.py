@@ -168,7 +168,7 @@ class _Trial:
         """What a policy may do: all of it, where what it does was decided without looking, or by the truth."""
         if name in ("generalist", "best", "oracle") or is_derived(name):
             return replace(ANYTHING, upscale=name != "oracle" or self._enlarging)
-        return Scope(self._reduced)
+        return Scope(self._reduced, tonal_confidence=self.settings.tonal_confidence)
 
     def _policy(self, name: str, pool: Pool) -> tuple[Policy, float]:
         """A policy, or the toolchain of a strategy that follows from one, and the seconds that this took."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from conservator.session.session import Observation, Policy, Session
+from conservator.session import Observation, Policy, Session, TogetherPolicy
 from conservator.session.trajectory import Apply, Decision, Rollback, Step, Stop
 
 
@@ -13,8 +13,9 @@ def check_policy(policy: Policy, session: Session) -> None:
 
     Checked: it ends by Stop or within the steps; every action is legal (or None, where a model's reply was of no use,
     which the session records as a step with an error); plans name tools on offer; it can go on after a step that
-    failed; and asked again about each of the observations it had, it decides the same (its only memory is the
-    trajectory).
+    failed; asked again about each of the observations it had, it decides the same (its only memory is the
+    trajectory); and where it decides on many observations together (``act_together``), neither order nor company makes
+    a difference.
     """
     assert policy.name, "a policy must have a name"
     observations, decisions = [], []
@@ -30,9 +31,22 @@ def check_policy(policy: Policy, session: Session) -> None:
             f"{policy.name}: decided {_said(decision)} and, asked again at step {len(observation.trajectory.steps)}, "
             f"{_said(again)}; a policy's only memory is the trajectory"
         )
+    if isinstance(policy, TogetherPolicy):
+        _check_together(policy, observations, decisions)
     if observations and observations[0].steps_left > 1:
         for failed in _failures(observations[0], decisions[0]):
             _check_decision(policy.name, policy.act(failed), failed)
+
+
+def _check_together(policy: TogetherPolicy, observations: list[Observation], decisions: list[Decision]) -> None:
+    assert policy.act_together([]) == [], f"{policy.name}: decides on no observations together as on some"
+    order = [*reversed(range(len(observations))), *range(len(observations))]
+    together = policy.act_together([observations[i] for i in order])
+    assert len(together) == len(order), f"{policy.name}: gave {len(together)} decisions on {len(order)} observations"
+    for i, decision in zip(order, together, strict=True):
+        assert (decision.action, decision.plan) == (decisions[i].action, decisions[i].plan), (
+            f"{policy.name}: decided {_said(decisions[i])} at step {i + 1} alone, and {_said(decision)} in company"
+        )
 
 
 def _check_decision(name: str, decision: Decision, observation: Observation) -> None:

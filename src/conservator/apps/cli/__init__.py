@@ -9,18 +9,18 @@ from typing import Annotated
 import typer
 
 from conservator import __version__
-from conservator.apps import (  # noqa: F401 - they add their commands
+from conservator.apps.cli import (  # noqa: F401 - they add their commands
     bench_rl_restore,
+    photos,
     train_all,
     train_mllm,
     train_queue,
     train_rl_restore,
 )
-from conservator.apps.bench import bench_app
-from conservator.apps.cli import photos
+from conservator.apps.cli.bench import bench_app
+from conservator.apps.cli.data import data_app
 from conservator.apps.cli.tools import tools_app
-from conservator.apps.data import data_app
-from conservator.apps.train import train_app
+from conservator.apps.cli.train import train_app
 from conservator.errors import ConservatorError
 
 app = typer.Typer(

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from conservator.apps.cli.common import MaxPixels, Seed, Truncated
-from conservator.apps.options import with_options
+from conservator.apps.cli.common import MaxPixelsOption, SeedOption, TruncatedOption
+from conservator.apps.cli.options import with_options
 from conservator.errors import ConservatorError, PhotoError
 from conservator.request import ChatOptions, Request
 
@@ -96,8 +96,8 @@ def _restore(
 def examine(
     paths: Annotated[list[Path], typer.Argument(help="Photos to look at.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every measure.")] = False,
-    max_pixels: MaxPixels = 200_000_000,
-    allow_truncated: Truncated = False,
+    max_pixels: MaxPixelsOption = 200_000_000,
+    allow_truncated: TruncatedOption = False,
 ) -> None:
     """Say what is wrong with photos, without changing anything."""
     from conservator.apps.display import print_percept, print_percept_json
@@ -126,7 +126,7 @@ def degrade_photo(
         str, typer.Option("--recipe", "-r", help="Kinds in order, say rain,noise:high,jpeg, or a recipe's JSON file.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The damaged photo; its recipe goes beside it.")],
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Damage a photo by a recorded recipe, for tests and training."""
@@ -174,7 +174,7 @@ def replay(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("out"),
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Damage to do to it.")] = "rain,noise,jpeg:low",
-    seed: Seed = 5,
+    seed: SeedOption = 5,
 ) -> None:
     """Damage a sample photo, restore it, and print the gain."""
     from conservator.apps.demo import run_demo

@@ -1,4 +1,4 @@
-"""The drawer of recipes: all damage that training photos get, but for that of the experts (training/courses.py).
+"""The drawer of recipes: all damage that training photos get, but for the experts' (training/experts/courses.py).
 
 Everything is drawn from a generator that the caller passes in: equal numbers, equal recipes.
 """
@@ -21,8 +21,8 @@ from conservator.degradations import (
     mio_recipe,
 )
 from conservator.degradations.noise import draw_seed
+from conservator.degradations.patches import DAMAGE_BANDS, PATCH_LEVELS, DrawRecipe, single
 from conservator.errors import name_not_found
-from conservator.evaluation.patches import BANDS, LEVELS, Draw, single
 from conservator.kinds import NATURE, TAUGHT, Kind, Severity
 
 _MIO = tuple(combination for group in MIO_GROUPS.values() for combination in group)
@@ -84,7 +84,7 @@ issue 6: as many of single damages as of moderate mixtures; mild and severe ones
 and ours, in which some need nothing."""
 
 
-def mixture(name: str) -> Draw:
+def mixture(name: str) -> DrawRecipe:
     """Draws the damage of one patch by SHARES; raises NameNotFoundError for an unknown mixture."""
     if name not in SHARES:
         raise name_not_found("mixture", name, SHARES)
@@ -92,13 +92,13 @@ def mixture(name: str) -> Draw:
 
     def draw(rng: np.random.Generator) -> Recipe:
         part = parts[int(rng.choice(len(parts), p=shares))]
-        return _single(rng) if part == "single" else LEVELS[part](rng)
+        return _single(rng) if part == "single" else PATCH_LEVELS[part](rng)
 
     return draw
 
 
 def _single(rng: np.random.Generator) -> Recipe:
-    kinds = list(BANDS)
+    kinds = list(DAMAGE_BANDS)
     return single(kinds[int(rng.integers(len(kinds)))], int(rng.integers(4)))(rng)
 
 
@@ -107,12 +107,12 @@ _SLIGHT_NOISE, _SLIGHT_JPEG = 5.0, 80
 255), quality from this on. The paper does not say how slight; these are a reimplementer's."""
 
 
-def band_damage(kind: str, band: int, others: float = 1.0) -> Draw:
+def band_damage(kind: str, band: int, others: float = 1.0) -> DrawRecipe:
     """The damage of one tool's patches: its own, from its range, with slight noise and JPEG besides.
 
-    ``kind`` is a key of BANDS, ``band`` 0 to 3. Blur, then noise, then JPEG, as in the agent's patches.
+    ``kind`` is a key of DAMAGE_BANDS, ``band`` 0 to 3. Blur, then noise, then JPEG, as in the agent's patches.
     """
-    low, high = BANDS[kind][band]
+    low, high = DAMAGE_BANDS[kind][band]
     worst = max(10, round(100 - others * (100 - _SLIGHT_JPEG)))
 
     def draw(rng: np.random.Generator) -> Recipe:

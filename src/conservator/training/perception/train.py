@@ -29,7 +29,7 @@ from conservator.perception.loading import ENCODER, metadata_of
 from conservator.perception.perception import GRADED_KINDS
 from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
-from conservator.training.crops import training_data
+from conservator.training.data.crops import training_data
 from conservator.training.perception.samples import ENCODER_OF, Sample, expert_encoder, make_samples
 from conservator.training.run import hashes_of_weights, ship_weights
 from conservator.weights import manifest
