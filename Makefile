@@ -37,7 +37,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/conservator bench mio --photos "$(PHOTOS)" --output out/bench
 
-# Rebuild what is stale of experts, eye and planner, in order; the same again goes on after an interruption. All of it
+# Rebuild what is stale of experts, perception and planner, in order; run again, it goes on. All of it
 # takes hours: make weights PHOTOS=folder-of-clean-photos REBUILD=all
 weights: $(READY)
 	$(BIN)/conservator train all --photos "$(PHOTOS)" --rebuild $(or $(REBUILD),stale)

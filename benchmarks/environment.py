@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from skimage import data
 
-from conservator.evaluation.patches import SCALES
+from conservator.degradations.patches import PATCH_SCALES
 from conservator.image import to_array, to_image
 from conservator.networks.dqn import QNetwork
 from conservator.policies.dqn import Agent, DqnPolicy
@@ -25,8 +25,10 @@ from conservator.resample import bicubic_resize
 from conservator.tools import Toolbox, make_toolbox
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools
-from conservator.training.env import Episode, RestorationEnv, Rules, VectorRestorationEnv
-from conservator.training.patches import PatchSource, mixture
+from conservator.training.data.patches import PatchSource
+from conservator.training.data.recipes import mixture
+from conservator.training.rl.env import RestorationEnv, VectorRestorationEnv
+from conservator.training.rl.episode import Episode, EpisodeRules
 
 STEPS = 600
 
@@ -42,11 +44,11 @@ def untrained() -> Toolbox:
 
 def source() -> PatchSource:
     photos = [to_image(photo()) for photo in (data.astronaut, data.coffee, data.chelsea)]
-    pyramids = [[to_array(bicubic_resize(p, s).clamp(0, 1), np.uint8) for s in SCALES] for p in photos]
+    pyramids = [[to_array(bicubic_resize(p, s).clamp(0, 1), np.uint8) for s in PATCH_SCALES] for p in photos]
     return PatchSource(pyramids, mixture("all"))
 
 
-def single(rules: Rules, steps: int) -> float:
+def single(rules: EpisodeRules, steps: int) -> float:
     env, rng = RestorationEnv(rules), np.random.default_rng(0)
     env.reset(seed=0)
     start = time.perf_counter()
@@ -57,7 +59,7 @@ def single(rules: Rules, steps: int) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def vectorised(rules: Rules, steps: int, sessions: int) -> float:
+def vectorised(rules: EpisodeRules, steps: int, sessions: int) -> float:
     env, rng = VectorRestorationEnv(rules, sessions), np.random.default_rng(0)
     env.reset(seed=0)
     start = time.perf_counter()
@@ -91,7 +93,7 @@ def timed(*places: tuple[type, str]) -> Iterator[dict[str, float]]:
             setattr(owner, name, call)
 
 
-def where(rules: Rules) -> None:
+def where(rules: EpisodeRules) -> None:
     tool = type(next(iter(rules.toolbox.values())))
     with timed((tool, "restore"), (PatchSource, "__call__"), (Episode, "outcome"), (Episode, "observed")) as seconds:
         start = time.perf_counter()
@@ -101,11 +103,11 @@ def where(rules: Rules) -> None:
         print(f"  {name:24} {1000 * spent / STEPS:6.2f} ms a step, {spent / total:4.0%} of the wall clock")
 
 
-def deciding(rules: Rules) -> None:
+def deciding(rules: EpisodeRules) -> None:
     policy = DqnPolicy(Agent(QNetwork(len(rules.toolbox)).eval(), tuple(rules.toolbox)))
     env = VectorRestorationEnv(rules, 32)
     env.reset(seed=0)
-    observations = [episode.session.observe() for episode in env._episodes]
+    observations = [session.observe() for session in env.sessions]
     start = time.perf_counter()
     for observation in observations:
         policy.act(observation)
@@ -121,7 +123,7 @@ if __name__ == "__main__":
     torch.set_flush_denormal(True)
     toolbox = make_toolbox(sys.argv[1]) if len(sys.argv) > 1 else untrained()
     with LocalPool(toolbox, workers=2, max_batch=1) as pool:
-        rules = Rules(source(), toolbox, pool)
+        rules = EpisodeRules(source(), toolbox, pool)
         single(rules, 60)  # loads the tools
         one = single(rules, STEPS)
         print(f"one session:   {one:6.0f} steps a second")

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from conservator.degradations import degrade, parse_recipe
-from conservator.evaluation.patches import batch_psnr
+from conservator.degradations.patches import UNDAMAGED_PSNR
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception import NetworkPerception, study
 from conservator.photo import find_photos, load_photo
 from conservator.policies import PolicyContext, make_policy
@@ -28,7 +29,7 @@ COUNT = 10
 def main() -> None:
     torch.set_num_threads(1)
     photos, names = find_photos(Path(sys.argv[1]))[:COUNT], sys.argv[2:]
-    eye, toolbox = NetworkPerception(), make_toolbox("conservator+user")
+    eye, toolbox = NetworkPerception.load(), make_toolbox("conservator+user")
     gains: dict[str, list[float]] = {name: [] for name in names}
     with LocalPool(toolbox) as pool:
         policies = {name: make_policy(name, PolicyContext(pool, eye)) for name in names}
@@ -38,7 +39,9 @@ def main() -> None:
             seen, wanted = study(damaged), study(clean, like=damaged)
             for name, policy in policies.items():
                 done = run(policy, Session(seen, toolbox, pool, eye))
-                before, after = (float(batch_psnr(image, wanted).mean()) for image in (seen, done.last.image))
+                before, after = (
+                    float(psnr_of_each(image, wanted, UNDAMAGED_PSNR).mean()) for image in (seen, done.last.image)
+                )
                 gains[name].append(after - before)
                 print(f"{path.stem:10} {name}: {after - before:+.2f} dB, {', '.join(done.toolchain()) or 'nothing'}")
     for name, found in gains.items():

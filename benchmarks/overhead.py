@@ -54,7 +54,7 @@ def loop_overhead() -> None:
 
 
 def planning_cost() -> None:
-    toolbox, perception = make_toolbox("classical"), StatisticalPerception()
+    toolbox, perception = make_toolbox("classical"), StatisticalPerception.load()
     photo = F.interpolate(to_image(data.astronaut()), (3000, 4000), mode="bicubic").clamp(0, 1)
     costs = {}
     for name, (height, width) in {"1 MP": (866, 1155), "12 MP": (3000, 4000)}.items():

@@ -8,7 +8,6 @@ answers that lead as far as the best one, with its 95 % interval, and the share 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,35 +18,48 @@ import torch
 import torch.nn.functional as F
 
 from conservator.image import Image
+from conservator.perception import Percept
+from conservator.policies.dialects import Message
 from conservator.policies.replies import Speaker, choose
 from conservator.policies.vision_language import VisionLanguageModel, load_model
-from conservator.session.trajectory import Apply, Decision, Stop
-from conservator.training.lessons import Lesson, is_right, read_lessons, split
-from conservator.training.situations import Situation
+from conservator.session.trajectory import Decision, Rollback, Trajectory
+from conservator.training.planner.lessons import PlannerLesson, read_lessons, split_by_photo
+from conservator.training.planner.situations import Situation
+from conservator.training.planner.teaching import DIALECT, ask_lesson, is_right
 
 QUESTIONS = 600
 
 
-def said(lesson: Lesson, change: Callable[[str], str]) -> Lesson:
-    """The lesson with its texts changed."""
-    system, user = (replace(message, text=change(message.text)) for message in lesson.messages)
-    return replace(lesson, messages=(system, user))
+def without_findings(lesson: PlannerLesson) -> PlannerLesson:
+    steps = lesson.observation.trajectory.steps
+    last = replace(steps[-1], percept=Percept())
+    return replace(lesson, observation=replace(lesson.observation, trajectory=Trajectory((*steps[:-1], last))))
 
 
-def without(pattern: str) -> Callable[[Lesson], Lesson]:
-    return lambda lesson: said(lesson, lambda text: re.sub(pattern, "", text))
+def without_history(lesson: PlannerLesson) -> PlannerLesson:
+    """The current state as if the photo had come so."""
+    came = replace(lesson.observation.trajectory.last, id=0, parent=None, decision=None, error=None)
+    return replace(lesson, observation=replace(lesson.observation, trajectory=Trajectory((came,))), gains={})
+
+
+TOLD: dict[str, Callable[[PlannerLesson], PlannerLesson]] = {
+    "what perception found": without_findings,
+    "what the steps gained by perception": lambda lesson: replace(lesson, gains={}),
+    "the history": without_history,
+}
+
+
+def without_objective(messages: Sequence[Message]) -> Sequence[Message]:
+    """No observation is without an objective, so its line is left out of the words."""
+    system, *rest = messages
+    lines = [line for line in system.text.splitlines() if not line.startswith("The result shall be ")]
+    return [replace(system, text="\n".join(lines)), *rest]
 
 
 def reduced(image: Image) -> Image:
     return F.interpolate(image, scale_factor=0.5, mode="bilinear", antialias=True)
 
 
-TEXTS: dict[str, Callable[[Lesson], Lesson]] = {
-    "what the eye found": without(r"Examined: .*\n"),
-    "what the steps gained by the eye": without(r" \([-+][\d.]+ dB by the eye\)"),
-    "the history": without(r"\nStep [1-9]\d*: .*"),
-    "the objective": without(r"\nThe result shall be .*"),
-}
 PICTURES: dict[str, Callable[[Image], Image]] = {
     "the picture (grey instead)": lambda image: torch.full_like(image, 0.5),
     "native pixels (reduced to half the size)": reduced,
@@ -56,20 +68,20 @@ PICTURES: dict[str, Callable[[Image], Image]] = {
 
 def answers(
     model: VisionLanguageModel,
-    lessons: Sequence[Lesson],
-    change: Callable[[Lesson], Lesson] = lambda lesson: lesson,
+    lessons: Sequence[PlannerLesson],
+    change: Callable[[PlannerLesson], PlannerLesson] = lambda lesson: lesson,
     draw: Callable[[Image], Image] = lambda image: image,
+    say: Callable[[Sequence[Message]], Sequence[Message]] = lambda messages: messages,
 ) -> np.ndarray:
-    """Whether each question is answered right (N,)."""
-    speaker, found = Speaker(model.tokens, model.end), []
+    """Whether each question is answered right (N,); what may be answered is as without the change."""
+    speaker, found = Speaker(model.tokens, model.end, DIALECT), []
     for lesson in lessons:
-        image, asked = draw(lesson.load()), change(lesson)
-        reading = model.read(model.prompt(asked.ask(image)))
-        found.append(is_right(lesson, choose(lesson.observe(image), reading.next, speaker).decision))
+        reading = model.read(model.prompt(say(ask_lesson(change(lesson), draw(lesson.load())))))
+        found.append(is_right(lesson, choose(lesson.observation, reading.next, speaker).decision))
     return np.array(found)
 
 
-def line(name: str, right: np.ndarray, lessons: Sequence[Lesson]) -> str:
+def line(name: str, right: np.ndarray, lessons: Sequence[PlannerLesson]) -> str:
     """A row of the table: all, its interval, and each situation."""
     drawn = np.random.default_rng(0).choice(right, (2000, len(right))).mean(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
@@ -81,17 +93,17 @@ def line(name: str, right: np.ndarray, lessons: Sequence[Lesson]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def fixed(lessons: Sequence[Lesson]) -> np.ndarray:
+def fixed(lessons: Sequence[PlannerLesson]) -> np.ndarray:
     """The answers of the best policy that looks at nothing: the first tool that is right most often, or stop."""
-    tools = sorted({tool for lesson in lessons for tool in lesson.values} - {"rollback", "stop"})
-    decisions = [Decision(Stop()), *(Decision(Apply(tool)) for tool in tools)]
+    actions = {action for lesson in lessons for action in lesson.values if not isinstance(action, Rollback)}
+    decisions = [Decision(action) for action in sorted(actions, key=str)]
     return max((np.array([is_right(x, d) for x in lessons]) for d in decisions), key=lambda right: right.mean())
 
 
 def main() -> None:
     torch.set_num_threads(1)
     model = load_model(sys.argv[1])
-    _, held_out = split(read_lessons(Path(sys.argv[2])))
+    _, held_out = split_by_photo(read_lessons(Path(sys.argv[2])))
     count = int(sys.argv[3]) if len(sys.argv) > 3 else QUESTIONS
     lessons = held_out[:: max(1, len(held_out) // count)][:count]
     print(f"{len(lessons)} held-out questions; right answers, all and by situation")
@@ -99,8 +111,9 @@ def main() -> None:
     print("|---" * (len(Situation) + 2) + "|")
     print(line("anything: one answer for all", fixed(lessons), lessons))
     print(line("nothing", answers(model, lessons), lessons), flush=True)
-    for name, change in TEXTS.items():
+    for name, change in TOLD.items():
         print(line(name, answers(model, lessons, change=change), lessons), flush=True)
+    print(line("the objective", answers(model, lessons, say=without_objective), lessons), flush=True)
     for name, draw in PICTURES.items():
         print(line(name, answers(model, lessons, draw=draw), lessons), flush=True)
 

@@ -110,7 +110,7 @@ def restored(photo: Path, chosen: ChatOptions, **settings: Any) -> tuple[Outcome
     """Restore the photo as the command line does; the result must be what the recorded toolchain gives, to the byte."""
     target = photo.parents[1] / "out" / "noisy.png"
     wanted = Request("chat", "classical", chat=chosen, tonal_confidence=0.0, **settings)  # what it says is done
-    restorer = FileRestorer(Restorer(wanted, toolbox=TOOLBOX, perception=StatisticalPerception()), report=True)
+    restorer = FileRestorer(Restorer(wanted, toolbox=TOOLBOX, perception=StatisticalPerception.load()), report=True)
     outcome = run_batch([Task(photo, target)], restorer, Journal(target.parent / JOURNAL)).outcomes[0]
     record_path = target.with_name("noisy.conservator.json")
     same, message = replay_record(record_path, None, None, overwrite=False)

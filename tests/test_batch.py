@@ -31,11 +31,13 @@ from conservator.batch import (
 from conservator.errors import ConservatorError
 from conservator.files import sha256
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.perception import StatisticalPerception
 from conservator.record import load_record
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools import Tool, Toolbox, make_toolbox
+from conservator.weights import manifest
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def album(tmp_path: Path) -> Path:
 
 def restorer(policy: str = "rules", **wanted: object) -> FileRestorer:
     request = Request(policy, "classical", **wanted)  # type: ignore[arg-type]
-    return FileRestorer(Restorer(request, perception=StatisticalPerception()))
+    return FileRestorer(Restorer(request, perception=StatisticalPerception.load()))
 
 
 def test_one_bad_file_never_stops_a_batch(album: Path, tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_tool_that_fails_is_not_called_a_choice(album: Path, tmp_path: Path) -
     large = data.astronaut()[:500].repeat(2, 1)[:, :720] + np.random.default_rng(1).normal(0, 30, (500, 720, 3))
     PillowImage.fromarray(large.clip(0, 255).astype(np.uint8)).save(album / "large.png")
     task = Task(album / "large.png", tmp_path / "out.png")
-    hungry = Restorer(Request("rules"), toolbox=Toolbox(Hungry()), perception=StatisticalPerception())
+    hungry = Restorer(Request("rules"), toolbox=Toolbox(Hungry()), perception=StatisticalPerception.load())
     outcome = FileRestorer(hungry)(task, print, False)
     assert outcome.status == "incomplete"
     assert "left untouched; hungry failed: not enough memory" in outcome.message
@@ -338,3 +340,46 @@ def test_the_manifest_is_one_json_line_per_event(album: Path, tmp_path: Path) ->
     run_batch(find_tasks([album / "words.png"], tmp_path / "out"), restorer(), journal)
     lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
     assert [line["status"] for line in lines] == ["started", "failed"]
+
+
+def test_a_record_knows_the_weights_of_its_tools_and_a_replay_tells_when_they_are_others(
+    album: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.png"
+    wanted = Restorer(Request("rules", "experts", only=frozenset({Kind.NOISE})), perception=StatisticalPerception())
+    with wanted:
+        assert FileRestorer(wanted)(Task(album / "noisy.png", target), print, False).status == "restored"
+    path = target.with_name("out.conservator.json")
+    record = load_record(path)
+    (tool,) = record.toolchain
+    assert record.treatments[-1].weights == manifest()[tool]["sha256"]
+    assert replay_record(path, None, None, False)[0]
+    record_of_others = json.loads(path.read_text())
+    record_of_others["treatments"][-1]["weights"] = "0" * 64
+    record_of_others["output"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(record_of_others))
+    same, message = replay_record(path, None, None, False)
+    assert not same
+    assert f"other weights now: {tool}" in message
+
+
+def test_records_of_version_1_are_read(album: Path, tmp_path: Path) -> None:
+    assert run_batch(find_tasks([album / "noisy.png"], tmp_path / "out.png"), restorer(), Journal(tmp_path / JOURNAL))
+    path = tmp_path / "out.conservator.json"
+    old = json.loads(path.read_text())
+    old["format_version"] = 1
+    old["settings"] = {k: v for k, v in old.pop("request").items() if k not in ("only", "never", "tonal_confidence")}
+    for treatment in old["treatments"]:
+        del treatment["weights"]
+    path.write_text(json.dumps(old))
+    assert load_record(path).request.policy == "rules"
+    assert replay_record(path, None, None, False)[0]
+
+
+def test_what_was_wanted_is_written_in_one_way(album: Path, tmp_path: Path) -> None:
+    kinds = frozenset({Kind.NOISE, Kind.RAIN, Kind.HAZE, Kind.JPEG})
+    made = restorer(only=kinds)
+    run_batch(find_tasks([album / "noisy.png"], tmp_path / "out.png"), made, Journal(tmp_path / JOURNAL))
+    path = tmp_path / "out.conservator.json"
+    assert json.loads(path.read_text())["request"]["only"] == sorted(kinds)
+    assert load_record(path).request == made.restorer.request

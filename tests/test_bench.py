@@ -135,7 +135,7 @@ def test_the_oracle_enlarges_what_was_reduced(damage: str, coffee: Image, tmp_pa
     case = Case("x", "low resolution", "coffee", lambda: (damaged, clean))
     settings = BenchmarkSettings("mio", "photos", "conservator", "statistics", 0)
     toolbox = make_toolbox("conservator").only("upscale_x2", "denoise_light")
-    (row,) = evaluate([case], ["oracle"], toolbox, StatisticalPerception(), settings, tmp_path)
+    (row,) = evaluate([case], ["oracle"], toolbox, StatisticalPerception.load(), settings, tmp_path)
     assert "upscale_x2" in row.toolchain
     assert row.gain > 0.2
 
@@ -144,7 +144,7 @@ def test_a_metric_that_cannot_be_measured_is_none(tmp_path: Path) -> None:
     tiny = torch.rand(1, 3, 8, 40)
     case = Case("x", "clean", "tiny", lambda: (tiny, tiny))
     settings = BenchmarkSettings("clean", "photos", "classical", "statistics", 0)
-    (row,) = evaluate([case], ["none"], make_toolbox("classical"), StatisticalPerception(), settings, tmp_path)
+    (row,) = evaluate([case], ["none"], make_toolbox("classical"), StatisticalPerception.load(), settings, tmp_path)
     assert row.score("psnr") == 100
     assert math.isnan(row.score("ssim"))
 
@@ -159,7 +159,7 @@ def test_an_unknown_benchmark_and_an_empty_folder_get_a_sentence(folder: Path, t
 def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
     settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0)
     quick = make_toolbox("classical").only("wavelet_denoise", "deblock", "gamma_brighten")
-    toolbox, eye = quick, StatisticalPerception()
+    toolbox, eye = quick, StatisticalPerception.load()
     cases = make_cases("mio", folder, seed=0)[:3]
     whole = evaluate(cases, ["none", "random"], toolbox, eye, settings, tmp_path / "whole")
     evaluate(cases[:2], ["none", "random"], toolbox, eye, settings, tmp_path / "cut")
@@ -229,7 +229,7 @@ def test_a_metric_of_ones_own_has_its_columns(tmp_path: Path, coffee: Image) -> 
     far = FullReference("distance", higher_is_better=False, score=lambda a, b: float((a - b).abs().max()))
     bright = NoReference("brightness", higher_is_better=True, score=lambda image: float(image.mean()))
     settings = BenchmarkSettings("clean", "photos", "classical", "statistics", 0)
-    toolbox, eye = make_toolbox("classical"), StatisticalPerception()
+    toolbox, eye = make_toolbox("classical"), StatisticalPerception.load()
     metrics = [make_metric("psnr"), far, bright]
     (row,) = evaluate([case], ["none"], toolbox, eye, settings, tmp_path, metrics=metrics)
     assert row.scores == {
@@ -260,7 +260,7 @@ def test_the_interval_holds_the_mean_and_shrinks_with_photos() -> None:
 def test_the_command_writes_its_tables(folder: Path, tmp_path: Path) -> None:
     result = conservator(
         *("bench", "clean", "--photos", folder, "-o", tmp_path / "out", "--policies", "none,rules"),
-        *("--toolbox", "classical", "--eye", "statistics"),
+        *("--toolbox", "classical", "--perception", "statistics"),
     )
     assert result.returncode == 0, result.stderr
     summary = (tmp_path / "out" / "summary.md").read_text()

@@ -18,8 +18,8 @@ from PIL import Image as PillowImage
 from skimage import data
 from test_cli import conservator, process
 
-from conservator.apps.bench import BENCHMARKS
 from conservator.apps.bench_report import save_bench_report
+from conservator.apps.cli.bench import BENCHMARK_HELP
 from conservator.apps.plots import Point, Scale, curves, rows_of_dots, scatter
 from conservator.errors import ConservatorError
 from conservator.evaluation import cases
@@ -54,7 +54,7 @@ def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     settings = BenchmarkSettings("restoreagent", folder.name, "classical", "statistics", 0, rank="balanced")
     some = make_cases("restoreagent", folder, 0)[:2]
-    evaluate(some, names, toolbox, StatisticalPerception(), settings, output)
+    evaluate(some, names, toolbox, StatisticalPerception.load(), settings, output)
     return output
 
 
@@ -100,7 +100,7 @@ def test_photos_without_reference_are_all_shown_and_do_not_tell_whose_they_are(t
     toolbox = make_toolbox("classical").only("wavelet_denoise", "deblock", "gamma_brighten", "shift_brighten")
     settings = BenchmarkSettings("real", folder.name, "classical", "statistics", 0)
     names = ["none", "random_both", "predefined"]
-    evaluate(make_cases("real", folder, 0), names, toolbox, StatisticalPerception(), settings, tmp_path)
+    evaluate(make_cases("real", folder, 0), names, toolbox, StatisticalPerception.load(), settings, tmp_path)
     with (tmp_path / "results.csv").open() as file:
         made = {row["toolchain"] for row in csv.DictReader(file)} - {""}
     assert made
@@ -124,7 +124,7 @@ def test_the_verdict_compares_what_all_have_finished(results: Path, tmp_path: Pa
 def test_nothing_is_gained_where_nothing_is_wrong(folder: Path, tmp_path: Path) -> None:
     settings = BenchmarkSettings("clean", folder.name, "classical", "statistics", 0)
     toolbox = make_toolbox("classical").only("deblock")
-    evaluate(make_cases("clean", folder, 0), ["none"], toolbox, StatisticalPerception(), settings, tmp_path)
+    evaluate(make_cases("clean", folder, 0), ["none"], toolbox, StatisticalPerception.load(), settings, tmp_path)
     page = save_bench_report(tmp_path).read_text()
     assert "on 1 clean photos." in page
     assert "Without a reference in hand" not in page
@@ -147,9 +147,9 @@ def test_a_report_without_results_or_of_other_photos_gets_a_sentence(results: Pa
 
 
 def test_every_benchmark_is_a_command() -> None:
-    assert BENCHMARKS.keys() == cases.BENCHMARKS.keys()
+    assert BENCHMARK_HELP.keys() == cases.BENCHMARKS.keys()
     told = conservator("bench", "--help").stdout
-    assert all(name in told for name in (*BENCHMARKS, "tools", "eye", "report"))
+    assert all(name in told for name in (*BENCHMARK_HELP, "tools", "perception", "report"))
 
 
 @pytest.mark.parametrize("values", [[0.0], [-0.3, 0.02], [12345.0, 3.0], [1e-7], [5.0, 5.0]])
@@ -181,7 +181,7 @@ def test_plots_of_more_policies_than_colours_and_of_gaps() -> None:
 def test_a_killed_run_goes_on_to_the_same_tables(folder: Path, tmp_path: Path) -> None:
     arguments = [
         *("bench", "restoreagent", "--photos", str(folder), "--policies", "none,random_both,rules"),
-        *("--toolbox", "classical", "--eye", "statistics", "--threads", "1", "-o"),
+        *("--toolbox", "classical", "--perception", "statistics", "--threads", "1", "-o"),
     ]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     with subprocess.Popen(process(*arguments, cut), stdout=subprocess.DEVNULL) as running:

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from conservator import weights
-from conservator.apps.train_all import rebuilds, status
+from conservator.apps.cli.train_all import rebuilds, status
 from conservator.errors import ConservatorError
 from conservator.evaluation.rows import toolbox_hash
 from conservator.tools import make_toolbox
+from conservator.training.perception.samples import samples_folder
 from conservator.training.run import hashes_of_weights, ship_weights
-from conservator.training.samples import samples_folder
 from conservator.weights import chain, load_weights, manifest
 from conservator.weights.chain import StaleWeightsWarning, links, stale_is_an_error
 
@@ -50,10 +50,10 @@ def test_what_ships_is_not_stale() -> None:
 def test_another_expert_makes_perception_and_planner_stale_in_order(folder: Path, expert: str) -> None:
     retrain(folder, expert)
     stale = [name for name, state in states().items() if state == "stale"]
-    assert set(stale) == {"eye", "statistics", "nano"}
-    assert stale.index("eye") < stale.index("nano")
+    assert set(stale) == {"perception", "statistics", "nano"}
+    assert stale.index("perception") < stale.index("nano")
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
-    assert due == [("statistics", "eye"), ("nano",)]
+    assert due == [("statistics", "perception"), ("nano",)]
     assert {row[0]: row[1] for row in status()}["nano"] == "stale"
 
 
@@ -62,19 +62,19 @@ def test_perception_that_is_rebuilt_leaves_the_planner_stale(folder: Path) -> No
     fresh = hashes_of_weights("derain", "denoise_medium") | {
         "toolbox conservator": toolbox_hash(make_toolbox("conservator"))
     }
-    for name in ("eye", "statistics"):
+    for name in ("perception", "statistics"):
         retrain(folder, name, **fresh)
-    assert (states()["eye"], states()["statistics"], states()["nano"]) == ("current", "current", "stale")
+    assert (states()["perception"], states()["statistics"], states()["nano"]) == ("current", "current", "stale")
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
     assert due == [("nano",)]
-    retrain(folder, "nano", **hashes_of_weights("eye", "derain"))
+    retrain(folder, "nano", **hashes_of_weights("perception", "derain"))
     assert states()["nano"] == "current"
 
 
 def test_another_toolbox_makes_stale_too(folder: Path) -> None:
-    retrain(folder, "eye", **{"toolbox conservator": "0123"})
+    retrain(folder, "perception", **{"toolbox conservator": "0123"})
     facts = {"toolbox conservator": toolbox_hash(make_toolbox("conservator"))}
-    assert {link.name: link.state for link in links(manifest(), facts)}["eye"] == "stale"
+    assert {link.name: link.state for link in links(manifest(), facts)}["perception"] == "stale"
     assert toolbox_hash(make_toolbox("conservator")) == facts["toolbox conservator"]
     assert toolbox_hash(make_toolbox("experts")) != facts["toolbox conservator"]
 
@@ -86,7 +86,7 @@ def test_what_is_missing_is_due(folder: Path) -> None:
     (folder / "manifest.toml").write_text(text[:start] + text[end:])
     assert "derain" in entries
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
-    assert due == [("derain",), ("statistics", "eye"), ("nano",)]
+    assert due == [("derain",), ("statistics", "perception"), ("nano",)]
     assert {row[0]: row[1] for row in status()}["derain"] == "missing"
 
 
@@ -95,7 +95,7 @@ def test_all_can_be_rebuilt_though_nothing_is_stale() -> None:
     assert not [item for item in items if item.due(_links(), "stale")]
     assert [item for item in items if item.due(_links(), "all")] == items
     assert items[0].makes == ("denoise_medium",)
-    assert [item.makes for item in items][-2:] == [("statistics", "eye"), ("nano",)]
+    assert [item.makes for item in items][-2:] == [("statistics", "perception"), ("nano",)]
 
 
 def test_users_are_warned_once_and_benches_stop(folder: Path) -> None:
@@ -103,16 +103,16 @@ def test_users_are_warned_once_and_benches_stop(folder: Path) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("default")
         chain.__dict__.pop("__warningregistry__", None)
-        load_weights("eye")
-        load_weights("eye")
+        load_weights("perception")
+        load_weights("perception")
         load_weights("derain")
     assert len(seen) == 1
-    assert "the weights eye are stale: they were made with derain 2cd4463a, which is" in str(seen[0].message)
-    with stale_is_an_error(), pytest.raises(ConservatorError, match="eye are stale"):
-        load_weights("eye")
+    assert "the weights perception are stale: they were made with derain 2cd4463a, which is" in str(seen[0].message)
+    with stale_is_an_error(), pytest.raises(ConservatorError, match="perception are stale"):
+        load_weights("perception")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        load_weights("eye")  # the error is a benchmark's alone
+        load_weights("perception")  # the error is a benchmark's alone
     assert [item.category for item in seen] == [StaleWeightsWarning]
 
 
@@ -131,7 +131,7 @@ def test_samples_of_other_photos_or_experts_are_not_taken_for_these(folder: Path
         path.write_bytes(path.name.encode())
 
     def place(chains: int = 2, seed: int = 0) -> Path:
-        return samples_folder(photos, chains, "experts", seed, tmp_path / "eye")
+        return samples_folder(photos, chains, "experts", seed, tmp_path / "perception")
 
     first = place()
     assert first == place() != place(seed=1) != place(chains=0)
@@ -158,12 +158,12 @@ def test_a_manifest_keeps_what_it_was_made_with(tmp_path: Path) -> None:
 
 
 def test_the_trunk_of_the_eye_is_that_of_the_expert_it_names() -> None:
-    """What the manifest says of the eye's making can be seen in its weights."""
-    eye, expert = load_weights("eye")[0], load_weights("denoise_medium")[0]
-    trunk = {name.removeprefix("glance.trunk."): value for name, value in eye.items() if "glance.trunk." in name}
+    """What the manifest says of perception's making can be seen in its weights."""
+    perception, expert = load_weights("perception")[0], load_weights("denoise_medium")[0]
+    trunk = {name.removeprefix("glance.trunk."): value for name, value in perception.items() if "glance.trunk." in name}
     assert len(trunk) == 28
     assert all(torch.equal(value, expert[name]) for name, value in trunk.items())
-    assert manifest()["eye"]["made_with"]["denoise_medium"] == manifest()["denoise_medium"]["sha256"]
+    assert manifest()["perception"]["made_with"]["denoise_medium"] == manifest()["denoise_medium"]["sha256"]
 
 
 def _links():  # type: ignore[no-untyped-def]

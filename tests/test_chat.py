@@ -24,6 +24,7 @@ from conservator.perception import Blind, Percept, StatisticalPerception
 from conservator.photo import load_photo
 from conservator.policies import Chat, PolicyContext, check_policy, make_policy
 from conservator.policies.chat import read_answer
+from conservator.policies.dialects import JsonDialect
 from conservator.policies.endpoint import MAX_BYTES, read_request
 from conservator.pool import LocalPool
 from conservator.record import load_record
@@ -76,13 +77,22 @@ def test_the_model_is_asked_as_it_is_taught(endpoint: Endpoint, noisy_file: Path
     assert set(schema["required"]) == set(schema["properties"])
 
 
+def test_a_server_that_takes_no_schema_is_asked_for_lines(endpoint: Endpoint, noisy_file: Path) -> None:
+    endpoint.script = [says("It is noisy.\nplan: wavelet_denoise"), STOP]
+    _, record = restored(noisy_file, options(endpoint, request={"response_format": None}))
+    assert record.toolchain == ["wavelet_denoise"]
+    assert record.steps[1].reason == "It is noisy."
+    assert "response_format" not in endpoint.bodies[0]
+    assert "JSON" not in endpoint.bodies[0]["messages"][0]["content"]
+
+
 def test_a_large_photo_is_shown_as_its_study(endpoint: Endpoint, coffee: Image) -> None:
     from conservator.perception import study
 
     endpoint.script = [STOP]
     with LocalPool(TOOLBOX) as pool:
         for views, count in ((5, 5), (2, 2), (9, 5)):
-            session = Session(study(coffee), TOOLBOX, pool, StatisticalPerception())
+            session = Session(study(coffee), TOOLBOX, pool, StatisticalPerception.load())
             run(Chat(options(endpoint, views=views), Blind()), session)
             parts = endpoint.bodies[-1]["messages"][1]["content"]
             assert sum(part["type"] == "image_url" for part in parts) == count
@@ -167,17 +177,20 @@ def test_words_of_a_stranger_are_cleaned(endpoint: Endpoint, noisy_file: Path) -
 def test_it_holds_the_contract_of_a_policy(endpoint: Endpoint, noisy_file: Path) -> None:
     endpoint.script = [plans("wavelet_denoise")]
     with LocalPool(TOOLBOX) as pool:
-        policy = make_policy("chat", PolicyContext(pool, StatisticalPerception(), chat=options(endpoint, max_calls=99)))
-        session = Session(load_photo(noisy_file).image, TOOLBOX, pool, StatisticalPerception(), max_steps=3)
+        policy = make_policy(
+            "chat", PolicyContext(pool, StatisticalPerception.load(), chat=options(endpoint, max_calls=99))
+        )
+        session = Session(load_photo(noisy_file).image, TOOLBOX, pool, StatisticalPerception.load(), max_steps=3)
         check_policy(policy, session)
         endpoint.script = [plans("lanczos_x2"), STOP]
         photo = load_photo(noisy_file).image
-        session = Session(photo, TOOLBOX, pool, StatisticalPerception(), scope=Scope(upscale=True))
+        session = Session(photo, TOOLBOX, pool, StatisticalPerception.load(), scope=Scope(upscale=True))
         assert run(Chat(options(endpoint), Blind()), session).last.image.shape == (1, 3, 320, 400)
         only = Toolbox(TOOLBOX["lanczos_x2"])
         asked = len(endpoint.bodies)
         stopped = run(
-            Chat(options(endpoint), Blind()), Session(load_photo(noisy_file).image, only, pool, StatisticalPerception())
+            Chat(options(endpoint), Blind()),
+            Session(load_photo(noisy_file).image, only, pool, StatisticalPerception.load()),
         )
         assert stopped.last.decision is not None
         assert (stopped.last.decision.action, len(endpoint.bodies)) == (Stop(), asked)
@@ -222,7 +235,7 @@ def test_python_restores_with_it_too(endpoint: Endpoint, noisy_file: Path) -> No
 @given(st.text(max_size=300) | st.dictionaries(st.sampled_from(["action", "tools", "step"]), st.text()).map(json.dumps))
 def test_no_answer_is_an_exception_nor_illegal(text: str) -> None:
     step = Step(0, None, None, torch.zeros(1, 3, 8, 8), Percept())
-    decision = read_answer(text, Observation(Trajectory((step,)), TOOLBOX.specs, 9))
+    decision = read_answer(JsonDialect(), text, Observation(Trajectory((step,)), TOOLBOX.specs, 9))
     assert decision.reply == text
     match decision.action:
         case Apply(tool):

@@ -117,7 +117,7 @@ def test_nobody_answers_and_the_photo_is_written_as_it_came(endpoint: Endpoint, 
 def test_what_is_incomplete_is_done_again_by_resume(endpoint: Endpoint, noisy_file: Path) -> None:
     task = Task(noisy_file, noisy_file.parents[1] / "out" / "noisy.png")
     request = Request("chat", chat=options(endpoint, retries=0))
-    restorer = FileRestorer(Restorer(request, toolbox=TOOLBOX, perception=StatisticalPerception()))
+    restorer = FileRestorer(Restorer(request, toolbox=TOOLBOX, perception=StatisticalPerception.load()))
     journal = Journal(task.target.parent / JOURNAL)
     endpoint.script = [Reply(status=500)]
     assert run_batch([task], restorer, journal).exit_code == 1

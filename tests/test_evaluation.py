@@ -1,4 +1,4 @@
-"""The bench: protocols on real pairs, sizes of networks, tables of eyes."""
+"""The bench: protocols on real pairs, sizes of networks, tables of perceptions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image as PillowImage
 from skimage import data
 
 from conservator.errors import ConservatorError
-from conservator.evaluation.eye import Seen, bench_eye, reliability, summary
-from conservator.evaluation.quality import Judged, balanced, bench_quality, table
+from conservator.evaluation.perception import Graded, bench_perception, grading_summary, reliability
+from conservator.evaluation.quality import Assessed, balanced, bench_quality, quality_table
 from conservator.evaluation.tools import PROTOCOLS, bench_tools, fitting, score_tool, size, tool_report
 from conservator.perception import NetworkPerception, StatisticalPerception
 from conservator.tools import Toolbox, make_toolbox
@@ -80,37 +80,46 @@ def test_size_counts_a_networks_work() -> None:
     assert 10 < macs < 100
 
 
-def test_summary_of_a_perfect_and_of_a_blind_eye() -> None:
+def test_summary_of_a_perfect_and_of_a_blind_perception() -> None:
     truth = np.zeros((4, 9), np.int64)
     truth[0, 1], truth[1, 2] = 3, 1
-    perfect = Seen(truth, truth, (truth > 0).astype(float))
-    assert summary(perfect)["f1"] == summary(perfect)["exact set"] == summary(perfect)["clean called clean"] == 1
-    assert summary(perfect)["calibration error"] == 0
-    blind = Seen(truth, np.zeros_like(truth), np.full((4, 9), 0.25))
-    assert summary(blind)["f1"] == summary(blind)["exact set"] == 0
+    perfect = Graded(truth, truth, (truth > 0).astype(float))
+    assert (
+        grading_summary(perfect)["f1"]
+        == grading_summary(perfect)["exact set"]
+        == grading_summary(perfect)["clean called clean"]
+        == 1
+    )
+    assert grading_summary(perfect)["calibration error"] == 0
+    blind = Graded(truth, np.zeros_like(truth), np.full((4, 9), 0.25))
+    assert grading_summary(blind)["f1"] == grading_summary(blind)["exact set"] == 0
     assert reliability(blind) == [(0.25, pytest.approx(2 / 32), 32)]
 
 
 @pytest.mark.slow
-def test_an_eye_is_shown_every_combination(folder: Path) -> None:
-    lines = bench_eye({"statistics": StatisticalPerception()}, [folder / "CID22_val" / "coffee.png"], lambda line: None)
+def test_a_perception_is_shown_every_combination(folder: Path) -> None:
+    lines = bench_perception(
+        {"statistics": StatisticalPerception.load()}, [folder / "CID22_val" / "coffee.png"], lambda line: None
+    )
     assert lines[0] == "| | statistics |"
     assert any(line.startswith("| f1 |") for line in lines)
 
 
 @pytest.mark.slow
-def test_the_eye_tells_the_better_state_more_often_than_chance(tmp_path: Path) -> None:
+def test_perception_tells_the_better_state_more_often_than_chance(tmp_path: Path) -> None:
     PillowImage.fromarray(data.coffee()[72:328, 150:406]).save(tmp_path / "coffee.png")
-    lines = bench_quality(NetworkPerception(), [tmp_path / "coffee.png"], make_toolbox("experts"), print, 0, every=6)
+    lines = bench_quality(
+        NetworkPerception.load(), [tmp_path / "coffee.png"], make_toolbox("experts"), print, 0, every=6
+    )
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines[2:]}
-    assert float(rows["eye, beside the input"][0].strip("%")) > 60
-    assert set(rows) == {"eye, beside the input", "eye, alone", "piqe", "sharpness", "noise"}
+    assert float(rows["perception, beside the input"][0].strip("%")) > 60
+    assert set(rows) == {"perception, beside the input", "perception, alone", "piqe", "sharpness", "noise"}
 
 
-def test_a_judge_without_an_opinion_earns_nothing() -> None:
+def test_a_measure_that_says_nothing_earns_nothing() -> None:
     truth, same, none = np.array([0.0, 1.0, 2.0, 3.0]), np.zeros(4), np.full(4, np.nan)
-    found = Judged(truth, {"same": same, "none": none, "right": truth, "wrong": -truth})
-    lines = {line.split(" | ")[0].strip("| "): line for line in table([(found, False), (found, True)])[2:]}
+    found = Assessed(truth, {"same": same, "none": none, "right": truth, "wrong": -truth})
+    lines = {line.split(" | ")[0].strip("| "): line for line in quality_table([(found, False), (found, True)])[2:]}
     shares = {name: line.split(" | ")[1:4] for name, line in lines.items()}
     assert shares["same"] == ["50.0%", "50.0%", "0.00"]
     assert shares["right"] == ["100.0%", "100.0%", "1.00"]

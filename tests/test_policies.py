@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future
 from itertools import pairwise
 
 import pytest
@@ -11,13 +12,13 @@ import torch
 from skimage import data
 
 from conservator.degradations import Kind, degrade, parse_recipe
-from conservator.errors import ConservatorError, NameNotFoundError
+from conservator.errors import ConservatorError, NameNotFoundError, ToolFailedError
 from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.perception import Look, Percept, StatisticalPerception, study
 from conservator.perception.perception import Gain, Perception
 from conservator.photo import Photo
-from conservator.policies import FixedOrder, PolicyContext, ReferenceJudge, check_policy, make_policy
+from conservator.policies import FixedOrder, MeasuredGain, PolicyContext, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.request import TONAL_CONFIDENCE, Request
 from conservator.restoration import Restored
@@ -25,7 +26,7 @@ from conservator.restorer import Restorer
 from conservator.session import Apply, Decision, Policy, Rollback, Scope, Session, run
 from conservator.tools import Toolbox, make_toolbox
 
-EYE = StatisticalPerception()
+EYE = StatisticalPerception.load()
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +197,8 @@ def test_the_reference_judge_measures_gain(noisy: Image, coffee: Image, toolbox:
 
     clean = coffee[..., :320, :400]
     better = torch.lerp(noisy, clean, 0.5)
-    judge = ReferenceJudge(clean)
-    gain = judge(State(noisy, Percept()), toolbox["tv_denoise"].spec, better, Percept())
+    scoring = MeasuredGain(clean)
+    gain = scoring(State(noisy, Percept()), toolbox["tv_denoise"].spec, better, Percept())
     assert gain == pytest.approx(psnr(better, clean) - psnr(noisy, clean), abs=1e-3)
 
 
@@ -237,3 +238,35 @@ def test_a_session_refuses_what_is_not_offered(noisy: Image, toolbox: Toolbox, p
     assert step.error is not None
     assert "not offered" in step.error
     assert step.image is session.trajectory.steps[0].image
+
+
+@pytest.mark.parametrize("name", ["search", "beam"])
+def test_nobody_elses_decision_is_taken_for_a_plan_of_ones_own(
+    name: str, noisy: Image, toolbox: Toolbox, pool: Pool
+) -> None:
+    """A search that is asked in the middle of a session searches from there; it does not stop as if it were done."""
+    few = toolbox.only("wavelet_denoise", "deblock", "gamma_brighten")
+    policy = make_policy(name, PolicyContext(pool, EYE))
+    session = Session(study(noisy), few, pool, EYE)
+    for stranger in (
+        Decision(Apply("deblock")),
+        Decision(Apply("deblock"), ("gamma_brighten",)),
+        Decision(Rollback(0)),
+    ):
+        session.step(stranger)
+        decision = policy.act(session.observe())
+        assert decision.action == Apply("wavelet_denoise")
+    session.step(policy.act(session.observe()))
+    assert policy.act(session.observe()).thought in ("as planned", "plan done")  # its own plan it goes on with
+    assert "wavelet_denoise" in run(policy, session).toolchain()
+
+
+def test_a_plan_is_made_anew_where_its_step_failed(noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
+    few = toolbox.only("wavelet_denoise", "deblock")
+    policy = make_policy("search", PolicyContext(pool, EYE))
+    session = Session(study(noisy), few, pool, EYE)
+    broken = Future[Image]()
+    broken.set_exception(ToolFailedError("no memory"))
+    first = policy.act(session.observe())
+    assert session.step(first, broken).error is not None
+    assert isinstance(policy.act(session.observe()).action, Apply)

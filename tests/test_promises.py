@@ -21,7 +21,7 @@ from conservator.degradations import (
     degrade,
     parse_recipe,
 )
-from conservator.evaluation.patches import single
+from conservator.degradations.patches import single
 from conservator.evaluation.tables import interval
 from conservator.image import Image
 from conservator.perception import Look, StatisticalPerception, study
@@ -32,7 +32,7 @@ from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools import Toolbox, make_toolbox
 from conservator.tools.rl_restore_own import own_network
-from conservator.training.patches import PatchSource
+from conservator.training.data.patches import PatchSource
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ def toolbox() -> Toolbox:
 
 
 def restorer(toolbox: Toolbox, strength: float) -> Restorer:
-    return Restorer(Request(strength=strength), toolbox=toolbox, perception=StatisticalPerception())
+    return Restorer(Request(strength=strength), toolbox=toolbox, perception=StatisticalPerception.load())
 
 
 def test_a_small_strength_stays_near_the_input_and_a_large_one_near_the_result(small: Image, toolbox: Toolbox) -> None:
@@ -147,7 +147,7 @@ def test_the_more_the_members_of_an_ensemble_differ_the_less_is_believed(small: 
         {"fidelity": 2.0, "balanced": 3.0, "perceptual": 4.0}, {"fidelity": 0.5, "balanced": 0, "perceptual": 9}
     )
     assert [gain.cautious(objective) for objective in OBJECTIVES] == [1.5, 3.0, -5.0]
-    noisy, eye = degrade(small, parse_recipe("noise:high", seed=4)), StatisticalPerception()
+    noisy, eye = degrade(small, parse_recipe("noise:high", seed=4)), StatisticalPerception.load()
     told = eye.weigh(Look(noisy, eye.grade(noisy)), Look(small, eye.grade(small)), frozenset({Kind.NOISE}))
     assert len({told.mean[objective] for objective in OBJECTIVES}) == 3
     assert all(0.01 < told.deviation[objective] < 5 for objective in OBJECTIVES)
@@ -158,8 +158,8 @@ def test_the_more_the_members_of_an_ensemble_differ_the_less_is_believed(small: 
 
 def test_the_gradient_of_a_tool_is_the_mean_over_its_uses(tmp_path: Path) -> None:
     """Yu et al., algorithm 1: however often a tool was used in a batch, its step is that of one use."""
-    from conservator.training.joint import Settings, run_chains, train_joint
-    from conservator.training.rl_restore import _start_near_identity
+    from conservator.training.experts.rl_restore import _start_near_identity
+    from conservator.training.rl.joint import JointSettings, run_chains, train_joint
 
     torch.manual_seed(1)
     tools = torch.nn.ModuleList(own_network("paper", index)() for index in (0, 2))
@@ -169,7 +169,7 @@ def test_the_gradient_of_a_tool_is_the_mean_over_its_uses(tmp_path: Path) -> Non
     with torch.no_grad():  # an agent that always takes the first tool
         agent.network.values.weight.zero_()
         agent.network.values.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
-    settings = Settings(steps=1, batch=2, loss="mse", checkpoint_every=1)
+    settings = JointSettings(steps=1, batch=2, loss="mse", checkpoint_every=1)
     pairs = [source(np.random.default_rng([settings.seed, 0, i])) for i in range(settings.batch)]
     damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
     tools.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -16,27 +16,34 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_api_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    block = next(b for b in BLOCKS if "restore_file" in b)
-    assert block.count("\n") <= 12
+@pytest.fixture
+def old_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A noisy photo old.jpg in the current folder."""
     noisy = data.coffee()[:300, :400] + np.random.default_rng(0).normal(0, 25, (300, 400, 3))
     PillowImage.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "old.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_first_example_restores_a_photo(old_photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    block = next(b for b in BLOCKS if "restore_file" in b)
     exec(compile(block, "README", "exec"), {})
-    assert PillowImage.open(tmp_path / "new.png").size == (400, 300)
+    assert PillowImage.open(old_photo / "new.png").size == (400, 300)
     assert "0 the photo" in capsys.readouterr().out
 
 
-def test_the_worked_example_of_a_tool_passes_the_public_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_tool_policy_and_metric_pass_the_public_checks_and_work_together(
+    old_photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     block = next(b for b in BLOCKS if "check_tool" in b)
-    (tmp_path / "worked_example.py").write_text(block)
-    monkeypatch.syspath_prepend(tmp_path)
-    module = importlib.import_module("worked_example")  # its last line runs check_tool
+    (old_photo / "worked_example.py").write_text(block)
+    monkeypatch.syspath_prepend(old_photo)
+    module = importlib.import_module("worked_example")  # it checks what it defines, and restores old.jpg
+    assert "('median_denoise',)" in capsys.readouterr().out
     noisy = torch.full((1, 3, 40, 40), 0.5)
     noisy[..., 20, 20] = 1.0
     assert torch.equal(module.MedianDenoise()(noisy), torch.full((1, 3, 40, 40), 0.5))
+    assert module.mean_error(noisy, noisy * 0) > 127
 
 
 def test_every_command_of_the_readme_exists() -> None:

@@ -17,7 +17,7 @@ from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session import Action, Apply, Decision, Rollback, Session, Stop, Trajectory, run
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 
-EYE = NetworkPerception()
+EYE = NetworkPerception.load()
 REAL = make_toolbox("conservator")
 
 

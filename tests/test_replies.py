@@ -12,15 +12,22 @@ from hypothesis import strategies as st
 
 from conservator.errors import ConservatorError
 from conservator.perception import Percept
-from conservator.policies.conversation import read_reply
+from conservator.policies.dialects import Dialect, JsonDialect, PlanDialect
 from conservator.policies.mllm import told
-from conservator.policies.replies import Speaker, choose, legal_actions, likeliest
+from conservator.policies.planning import legal_actions
+from conservator.policies.replies import Speaker, choose, likeliest
 from conservator.session import Action, Apply, Decision, Observation, Rollback, Step, Stop, Trajectory
 from conservator.tools import ToolSpec
 
 END = 256
-SPEAKER = Speaker(lambda text: tuple(text.encode()), END)
-"""Every byte is a token."""
+
+
+def speaks(dialect: Dialect) -> Speaker:
+    """Every byte is a token."""
+    return Speaker(lambda text: tuple(text.encode()), END, dialect)
+
+
+SPEAKER = speaks(PlanDialect())
 
 
 def observed(tools: Sequence[str], actions: Sequence[Action], left: int = 6, failed: int | None = None) -> Observation:
@@ -51,12 +58,13 @@ NAMES = st.lists(
 )
 
 
-@given(NAMES, st.integers(0, 2**20), st.integers(1, 5), st.data())
-def test_every_reply_is_legal(names: list[str], seed: int, left: int, data: st.DataObject) -> None:
+@pytest.mark.parametrize("dialect", [PlanDialect(), JsonDialect()])
+@given(names=NAMES, seed=st.integers(0, 2**20), left=st.integers(1, 5), data=st.data())
+def test_every_reply_is_legal(dialect: Dialect, names: list[str], seed: int, left: int, data: st.DataObject) -> None:
     actions = [Apply(name) for name in data.draw(st.lists(st.sampled_from(names), max_size=3))]
     observation = observed(names, actions, left)
-    replied = choose(observation, whim(seed), SPEAKER)
-    read = read_reply(replied.decision.reply, observation)
+    replied = choose(observation, whim(seed), speaks(dialect))
+    read = dialect.read(replied.decision.reply, observation)
     assert (read.action, read.plan) == (replied.decision.action, replied.decision.plan)
     assert replied.decision.action in legal_actions(observation)
     assert set(replied.chances) <= set(legal_actions(observation))
@@ -74,7 +82,9 @@ def test_every_reply_is_legal(names: list[str], seed: int, left: int, data: st.D
 @given(NAMES, st.integers(0, 2**20))
 def test_chances_are_those_of_sampling_legal_tokens(names: list[str], seed: int) -> None:
     """Against the definition: at every token of every sequence, the model's share among the tokens that are legal."""
-    options = {name: [SPEAKER.write(f"plan: {name}"), SPEAKER.write(f"plan: {name}, d")] for name in names}
+    options = {
+        name: [SPEAKER.write(Decision(Apply(name))), SPEAKER.write(Decision(Apply(name), ("d",)))] for name in names
+    }
     everything = [tokens for sequences in options.values() for tokens in sequences]
     next_ = whim(seed)
 
@@ -102,12 +112,12 @@ def test_what_was_taken_back_or_failed_is_not_offered_again() -> None:
 
 
 def test_many_likely_tools_are_not_lost_to_one_stop() -> None:
-    chances = {"plan: a": 0.21, "plan: b": 0.22, "plan: c": 0.2, "stop": 0.37}
+    chances = {Apply("a"): 0.21, Apply("b"): 0.22, Apply("c"): 0.2, Stop(): 0.37}
 
     def next_(path: tuple[int, ...]) -> torch.Tensor:
         logs = torch.full((257,), -30.0)
-        for reply, chance in chances.items():
-            written = SPEAKER.write(reply)
+        for action, chance in chances.items():
+            written = SPEAKER.write(Decision(action))
             if written[: len(path)] == path:
                 logs[written[len(path)]] = torch.logaddexp(logs[written[len(path)]], torch.tensor(chance).log())
         return logs.log_softmax(0)

@@ -22,11 +22,12 @@ from conservator.batch import JOURNAL, FileRestorer, Journal, Task, Threads, run
 from conservator.errors import ConservatorError, NameNotFoundError, PoolError
 from conservator.files import sha256
 from conservator.image import Image, to_image
-from conservator.perception import StatisticalPerception, study
+from conservator.perception import Look, StatisticalPerception, study
+from conservator.perception.perception import Gain
 from conservator.session import Observation
 from conservator.tools import make_toolbox
 
-EYE = StatisticalPerception()
+EYE = StatisticalPerception.load()
 
 
 class Smooth(Tool):
@@ -141,14 +142,17 @@ def test_a_plan_treats_nothing_and_is_what_restore_carries_out() -> None:
 def test_what_is_asked_for_by_name_is_done() -> None:
     """Whatever is seen, and whatever comes of it: also where a policy would have taken it back."""
     clean = Photo(to_image(data.coffee()[:200, :200]))
-    harmful = Smooth()
-    harmful.spec = replace(Smooth.spec, name="blur", removes=frozenset({Kind.LOW_LIGHT}))
-    tools = Toolbox(harmful, *make_toolbox("classical").only("tv_denoise", "lanczos_x2").values())
-    with Restorer(toolbox=tools, perception=EYE, policy=Once("blur")) as restorer:
+
+    class Severe(StatisticalPerception):
+        def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+            return Gain.sure(-5.0)
+
+    tools = Toolbox(Smooth(), *make_toolbox("classical").only("tv_denoise", "lanczos_x2").values())
+    with Restorer(toolbox=tools, perception=Severe(), policy=Once("smooth")) as restorer:
         assert restorer.restore(clean).untouched
-        treated = restorer.apply(clean, ("blur", "blur", "lanczos_x2"))
-        assert treated.toolchain == ("blur", "blur", "lanczos_x2")
-        assert treated.treatments[0].gain < -0.3
+        treated = restorer.apply(clean, ("smooth", "smooth", "lanczos_x2"))
+        assert treated.toolchain == ("smooth", "smooth", "lanczos_x2")
+        assert treated.treatments[0].gain == -5.0
         assert treated.photo.image.shape == (1, 3, 400, 400)
         with pytest.raises(NameNotFoundError, match="tv_denoise"):
             restorer.apply(clean, ("tv_denoize",))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,31 @@ from test_cli import conservator
 from torch import Tensor
 
 from conservator.degradations import Kind
-from conservator.errors import ConservatorError, InvalidActionError, NameNotFoundError
-from conservator.evaluation.patches import LEVELS, batch_psnr, make_patches, single
-from conservator.evaluation.rl_restore import Entry, measure, measure_entry, oracle, play, table
+from conservator.degradations.patches import PATCH_LEVELS, UNDAMAGED_PSNR, make_patches, single
+from conservator.errors import ConservatorError, NameNotFoundError
+from conservator.evaluation.rl_restore import (
+    PatchEntry,
+    greedy_oracle,
+    measure_entry,
+    measure_patches,
+    patches_table,
+    play,
+)
 from conservator.image import Image
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.networks.dqn import QNetwork
 from conservator.perception import Blind
 from conservator.policies import Agent, DqnPolicy, FixedOrder, PolicyContext, RandomPolicy, check_policy, make_policy
 from conservator.policies.dqn import load_agent, make_agent, tiles
 from conservator.pool import LocalPool
-from conservator.session import Apply, Decision, Session, Stop, run, step_together
+from conservator.session import Apply, Decision, Session, Stop, run
 from conservator.tools import Tool, Toolbox, ToolSpec, check_tool, make_toolbox
 from conservator.tools.rl_restore import import_rl_restore, rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools
 from conservator.tools.user import user_tool_dir
-from conservator.training.env import RestorationEnv, Rules, VectorRestorationEnv
-from conservator.training.patches import PatchSource, mixture
-from conservator.training.rewards import step_error, step_psnr
+from conservator.training.data.patches import PatchSource
+from conservator.training.data.recipes import mixture
+from conservator.training.rl.episode import EpisodeRules
 
 PHOTOS = [[photo(), photo()[::2, ::2]] for photo in (data.astronaut, data.coffee, data.chelsea)]
 
@@ -60,9 +67,9 @@ TOOLS = Toolbox(Smooth(), Darken())
 
 
 @pytest.fixture
-def rules() -> Iterator[Rules]:
+def rules() -> Iterator[EpisodeRules]:
     with LocalPool(TOOLS, workers=1, max_batch=1, queue_size=256) as pool:
-        yield Rules(PatchSource(PHOTOS, single("noise", 3)), TOOLS, pool)
+        yield EpisodeRules(PatchSource(PHOTOS, single("noise", 3)), TOOLS, pool)
 
 
 def small_agent(seed: int = 0, tools: int = 2, duelling: bool = False) -> Agent:
@@ -79,11 +86,11 @@ def small_agent(seed: int = 0, tools: int = 2, duelling: bool = False) -> Agent:
 
 
 def test_patches_are_the_same_for_the_same_seed_and_worse_from_level_to_level() -> None:
-    levels = {name: make_patches(PHOTOS, name, draw, 30, seed=3) for name, draw in LEVELS.items()}
-    again = make_patches(PHOTOS, "mild", LEVELS["mild"], 10, seed=3)
+    levels = {name: make_patches(PHOTOS, name, draw, 30, seed=3) for name, draw in PATCH_LEVELS.items()}
+    again = make_patches(PHOTOS, "mild", PATCH_LEVELS["mild"], 10, seed=3)
     assert torch.equal(again.damaged, levels["mild"].damaged[:10])
-    assert not torch.equal(make_patches(PHOTOS, "mild", LEVELS["mild"], 10, seed=4).damaged, again.damaged)
-    psnr = {name: float(batch_psnr(p.damaged, p.clean).mean()) for name, p in levels.items()}
+    assert not torch.equal(make_patches(PHOTOS, "mild", PATCH_LEVELS["mild"], 10, seed=4).damaged, again.damaged)
+    psnr = {name: float(psnr_of_each(p.damaged, p.clean, UNDAMAGED_PSNR).mean()) for name, p in levels.items()}
     assert psnr["clean"] == pytest.approx(50)
     assert 30 > psnr["mild"] > psnr["moderate"] > psnr["severe"] > 14
     assert levels["mild"].damaged.shape == (30, 3, 63, 63)
@@ -96,79 +103,6 @@ def test_a_mixture_holds_what_it_says() -> None:
     assert all(len(mixture("paper")(rng)) in (1, 3) for _ in range(100))
     with pytest.raises(NameNotFoundError, match="paper"):
         mixture("papre")
-
-
-# --- environment ------------------------------------------------------------------------------------------------------
-
-
-def test_the_environment_is_gymnasiums(rules: Rules) -> None:
-    from gymnasium.utils.env_checker import check_env
-
-    check_env(RestorationEnv(rules), skip_render_check=True)  # there is nothing to render
-
-
-def test_stopping_terminates_running_out_truncates_and_harm_ends(rules: Rules) -> None:
-    env = RestorationEnv(rules)
-    first, info = env.reset(seed=1)
-    _, reward, terminated, truncated, _ = env.step(np.int64(2))
-    assert (reward, terminated, truncated) == (0.0, True, False)
-    with pytest.raises(InvalidActionError, match="is over"):
-        env.step(np.int64(0))
-    again, _ = env.reset(seed=1)
-    assert np.array_equal(first["image"], again["image"])
-    rewards = []
-    for step in range(3):
-        seen, reward, terminated, truncated, after = env.step(np.int64(0))
-        rewards.append(reward)
-        assert (terminated, truncated, int(seen["previous"])) == (False, step == 2, 1)
-    assert sum(rewards) == pytest.approx(after["psnr"] - info["psnr"], abs=1e-4)
-    env.reset(seed=1)
-    _, reward, terminated, truncated, _ = env.step(np.int64(1))
-    assert reward < 0
-    assert (terminated, truncated) == (True, False)
-    patient = RestorationEnv(replace(rules, harm_ends=False))
-    patient.reset(seed=1)
-    assert patient.step(np.int64(1))[2:4] == (False, False)
-    with pytest.raises(InvalidActionError, match="expected 0 to 2"):
-        patient.step(np.int64(7))
-
-
-def test_many_sessions_together_are_the_same_as_each_alone(rules: Rules) -> None:
-    together, count = VectorRestorationEnv(rules, 4), 4
-    alone = [RestorationEnv(rules) for _ in range(count)]
-    seen, _ = together.reset(seed=5)
-    assert together.observation_space.contains(seen)
-    for i, env in enumerate(alone):
-        env.reset(seed=5 + i)
-    rng, ends = np.random.default_rng(0), 0
-    for _ in range(8):
-        actions = rng.integers(3, size=count)
-        seen, rewards, terminated, truncated, info = together.step(actions)
-        for i, env in enumerate(alone):
-            one, reward, ended, out, _ = env.step(actions[i])
-            assert (reward, ended, out) == (rewards[i], terminated[i], truncated[i])
-            if ended or out:
-                ends += 1
-                assert np.array_equal(info["final_obs"][i]["image"], one["image"])
-                one, _ = env.reset()
-            assert np.array_equal(one["image"], seen["image"][i])
-    assert ends > 4
-
-
-def test_a_failure_in_a_batch_is_the_sessions_own(small_toolbox: Toolbox) -> None:
-    with LocalPool(small_toolbox, workers=1) as pool:
-        sessions = [Session(torch.rand(1, 3, 20, 20), small_toolbox, pool, Blind()) for _ in range(3)]
-        steps = step_together(sessions, [Decision(Apply(t)) for t in ("broken", "gamma", "broken")], pool)
-    assert [step.error for step in steps] == ["no streaks could be found", None, "no streaks could be found"]
-
-
-def test_rewards_agree_on_what_is_better() -> None:
-    clean = torch.rand(2, 3, 8, 8) / 2
-    before, after = clean + 0.2, clean + torch.tensor([0.1, 0.4])[:, None, None, None]
-    for reward in (step_psnr, step_error):
-        better, worse = reward(before, after, clean).tolist()
-        assert better > 0 > worse
-    assert step_psnr(before, after, clean)[0] == pytest.approx(6.02, abs=0.01)
 
 
 # --- agent ------------------------------------------------------------------------------------------------------------
@@ -189,7 +123,7 @@ def test_the_network_has_the_published_size() -> None:
     assert sum(p.numel() for p in QNetwork().parameters()) == 87_863
 
 
-def test_the_policy_holds_the_contract_and_votes(rules: Rules, coffee: Image) -> None:
+def test_the_policy_holds_the_contract_and_votes(rules: EpisodeRules, coffee: Image) -> None:
     for image in (coffee[..., :63, :63], coffee[..., :130, :200], torch.rand(3, 3, 128, 128), torch.rand(1, 3, 20, 70)):
         check_policy(DqnPolicy(small_agent()), Session(image, TOOLS, rules.pool, Blind()))
     assert tiles(coffee[..., :130, :200]).shape == (2 * 3, 3, 63, 63)
@@ -201,7 +135,7 @@ def test_the_policy_holds_the_contract_and_votes(rules: Rules, coffee: Image) ->
     assert action == (Stop() if int(votes.argmax()) == 2 else Apply(tuple(TOOLS)[int(votes.argmax())]))
 
 
-def test_deciding_together_is_the_same_as_alone(rules: Rules) -> None:
+def test_deciding_together_is_the_same_as_alone(rules: EpisodeRules) -> None:
     policy = DqnPolicy(small_agent())
     sessions = [Session(torch.rand(1, 3, 63, 63), TOOLS, rules.pool, Blind()) for _ in range(4)]
     sessions[1].step(Decision(Apply("smooth")))
@@ -210,7 +144,7 @@ def test_deciding_together_is_the_same_as_alone(rules: Rules) -> None:
     assert [d.action for d in together] == [policy.act(o).action for o in observations]
 
 
-def test_an_agent_for_other_tools_is_refused(rules: Rules, tmp_path: Path) -> None:
+def test_an_agent_for_other_tools_is_refused(rules: EpisodeRules, tmp_path: Path) -> None:
     session = Session(torch.rand(1, 3, 63, 63), TOOLS, rules.pool, Blind())
     with pytest.raises(ConservatorError, match="rl_blur_1"):
         DqnPolicy(small_agent(tools=12)).act(session.observe())
@@ -288,10 +222,10 @@ def published(shared: Path, own_home: Path) -> Path:
 @torch.inference_mode()
 def test_the_import_does_what_a_direct_port_does(published: Path) -> None:
     toolbox, port = make_toolbox("rl-restore:published"), DirectPort(published)
-    patches = make_patches(PHOTOS, "moderate", LEVELS["moderate"], 24, seed=0)
+    patches = make_patches(PHOTOS, "moderate", PATCH_LEVELS["moderate"], 24, seed=0)
     with LocalPool(toolbox, workers=1, max_batch=1, queue_size=256) as pool:
         policy = make_policy("dqn:published", PolicyContext(pool, Blind()))
-        row = measure("published", policy, patches, toolbox, pool)
+        row = measure_patches("published", policy, patches, toolbox, pool)
         chains = [t.toolchain() for t in play(policy, patches.damaged, toolbox, pool)]
     direct = [port.restore(patch[None]) for patch in patches.damaged]
     names = list(toolbox)
@@ -299,7 +233,7 @@ def test_the_import_does_what_a_direct_port_does(published: Path) -> None:
         [chain == tuple(names[i] for i in chosen) for chain, (_, chosen) in zip(chains, direct, strict=True)]
     )
     assert same > 0.9  # ours clips to [0, 1] between tools, which now and then tips a choice
-    gain = batch_psnr(torch.cat([image for image, _ in direct]), patches.clean) - row.psnr_in
+    gain = psnr_of_each(torch.cat([image for image, _ in direct]), patches.clean, UNDAMAGED_PSNR) - row.psnr_in
     assert float(row.gains.mean()) == pytest.approx(float(gain.mean()), abs=0.05)
     assert float(row.gains.mean()) > 1.5
 
@@ -360,7 +294,7 @@ def test_the_compact_tools_cost_no_more_than_the_papers() -> None:
 
 @pytest.mark.parametrize("architecture", ["paper", "compact"])
 def test_own_tools_keep_the_contract(architecture: str, tmp_path: Path) -> None:
-    from conservator.training.rl_restore import write_tools
+    from conservator.training.experts.rl_restore import write_tools
 
     path = write_tools(tmp_path / "tools.safetensors", own_tensors(architecture), architecture)
     toolbox = make_toolbox(f"rl-restore:{path}")
@@ -376,31 +310,31 @@ def test_what_ships_restores_patches(toolbox: str, agent: str) -> None:
     tools = make_toolbox(toolbox)
     with LocalPool(tools, workers=1, max_batch=1, queue_size=256) as pool:
         policy = make_policy(agent, PolicyContext(pool, Blind()))
-        patches = make_patches(PHOTOS, "moderate", LEVELS["moderate"], 32, seed=3)
-        gains = measure("dqn", policy, patches, tools, pool).gains
-        chance = measure("random", RandomPolicy(0), patches, tools, pool).gains
+        patches = make_patches(PHOTOS, "moderate", PATCH_LEVELS["moderate"], 32, seed=3)
+        gains = measure_patches("dqn", policy, patches, tools, pool).gains
+        chance = measure_patches("random", RandomPolicy(0), patches, tools, pool).gains
     assert float(gains.mean()) > max(1.5, float(chance.mean()) + 0.3)
 
 
 # --- benchmark --------------------------------------------------------------------------------------------------------
 
 
-def test_the_oracle_bounds_single_tools_and_the_table_tells(rules: Rules) -> None:
-    levels = [make_patches(PHOTOS, name, LEVELS[name], 12, seed=1) for name in ("severe", "clean")]
-    entry = Entry("small", TOOLS, rules.pool, (DqnPolicy(small_agent()),))
+def test_the_oracle_bounds_single_tools_and_the_table_tells(rules: EpisodeRules) -> None:
+    levels = [make_patches(PHOTOS, name, PATCH_LEVELS[name], 12, seed=1) for name in ("severe", "clean")]
+    entry = PatchEntry("small", TOOLS, rules.pool, (DqnPolicy(small_agent()),))
     rows, oracles = measure_entry(entry, levels, lambda line: None)
-    best, first = oracle("o", levels[0], TOOLS, rules.pool)
-    alone = measure("s", FixedOrder("smooth"), levels[0], TOOLS, rules.pool)
+    best, first = greedy_oracle("o", levels[0], TOOLS, rules.pool)
+    alone = measure_patches("s", FixedOrder("smooth"), levels[0], TOOLS, rules.pool)
     assert torch.allclose(first[0], alone.gains, atol=1e-4)
     assert (best.gains >= alone.gains - 1e-4).all()
     assert (best.gains >= 0).all()
-    text = "\n".join(table(rows, oracles))
+    text = "\n".join(patches_table(rows, oracles))
     assert "| small: greedy oracle | " in text
     assert "100.0% untouched | 100%" in text  # the oracle, on clean patches
 
 
-def test_one_run_is_one_episode_of_the_session(rules: Rules) -> None:
-    patch = make_patches(PHOTOS, "severe", LEVELS["severe"], 1, seed=1).damaged
+def test_one_run_is_one_episode_of_the_session(rules: EpisodeRules) -> None:
+    patch = make_patches(PHOTOS, "severe", PATCH_LEVELS["severe"], 1, seed=1).damaged
     policy = DqnPolicy(small_agent())
     alone = run(policy, Session(patch, TOOLS, rules.pool, Blind(), max_steps=3))
     (together,) = play(policy, patch, TOOLS, rules.pool)
@@ -423,7 +357,7 @@ class Lazy(DqnPolicy):
         return [Decision(Apply("smooth") if d and not t else Stop()) for d, t in zip(dark, done, strict=True)]
 
 
-def test_regions_get_toolchains_of_their_own_without_seams(rules: Rules) -> None:
+def test_regions_get_toolchains_of_their_own_without_seams(rules: EpisodeRules) -> None:
     from conservator.policies.regions import restore_regions
 
     image = torch.full((1, 3, 130, 400), 0.9)

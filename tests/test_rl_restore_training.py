@@ -15,31 +15,35 @@ import torch
 from PIL import Image as PillowImage
 from test_cli import conservator
 from test_rl_restore import PHOTOS, TOOLS, small_agent
+from torch import Tensor
 
 from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompression
+from conservator.degradations.patches import Patches, draw_pair, load_pyramids, make_patches, single
 from conservator.errors import ConservatorError, NameNotFoundError
-from conservator.evaluation.patches import Patches, draw_pair, load_pyramids, make_patches, single
-from conservator.evaluation.rl_restore import measure
+from conservator.evaluation.rl_restore import measure_patches
 from conservator.image import Image
 from conservator.policies import RandomPolicy
 from conservator.pool import LocalPool
 from conservator.tools.rl_restore_own import own_network, own_specs
-from conservator.training.env import Rules, VectorRestorationEnv
-from conservator.training.patches import PatchSource
-from conservator.training.replay import Played, Replay
+from conservator.training.data.patches import PatchSource
+from conservator.training.rl import RunningScale
+from conservator.training.rl.dqn_settings import DqnSettings
+from conservator.training.rl.env import VectorRestorationEnv
+from conservator.training.rl.episode import EpisodeRules
+from conservator.training.rl.replay import PlayedEpisode, Replay
 
 
 @pytest.fixture
-def rules() -> Iterator[Rules]:
+def rules() -> Iterator[EpisodeRules]:
     with LocalPool(TOOLS, workers=1, max_batch=1, queue_size=256) as pool:
-        yield Rules(PatchSource(PHOTOS, single("noise", 3)), TOOLS, pool)
+        yield EpisodeRules(PatchSource(PHOTOS, single("noise", 3)), TOOLS, pool)
 
 
 def test_replay_gives_back_what_it_was_given() -> None:
     replay, rng = Replay(4, 3, 8, 2, priority=0.6), np.random.default_rng(0)
     for length in (1, 2, 3, 2, 3, 1):
         images = [np.full((3, 8, 8), length / 10, np.float32)] * length
-        replay.add(Played(images, list(range(length)), [length] * length, [float(length)] * length, []))
+        replay.add(PlayedEpisode(images, list(range(length)), [length] * length, [float(length)] * length, []))
     assert len(replay) == 4
     batch = replay.sample(50, rng)
     lengths = batch.played.sum(1)
@@ -53,7 +57,7 @@ def test_replay_gives_back_what_it_was_given() -> None:
 
 
 def test_targets_of_one_and_of_several_steps() -> None:
-    from conservator.training.dqn import n_step_targets
+    from conservator.training.rl.dqn_learner import n_step_targets
 
     rewards, values = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 20.0, 30.0]])
     whole, short = torch.ones(1, 3), torch.tensor([[1.0, 1.0, 0.0]])
@@ -69,7 +73,7 @@ def held_out() -> Patches:
     return make_patches(PHOTOS, "held out", single("noise", 3), 24, seed=9)
 
 
-def test_foresight_is_what_the_tools_then_do(rules: Rules) -> None:
+def test_foresight_is_what_the_tools_then_do(rules: EpisodeRules) -> None:
     env = VectorRestorationEnv(rules, 4)
     observed, _ = env.reset(seed=0)
     foreseen = env.foresee()
@@ -86,12 +90,13 @@ def test_foresight_is_what_the_tools_then_do(rules: Rules) -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_steps_beat_chance(rules: Rules, held_out: Patches, tmp_path: Path) -> None:
-    from conservator.training.dqn import fast, train_dqn
+def test_two_hundred_steps_beat_chance(rules: EpisodeRules, held_out: Patches, tmp_path: Path) -> None:
+    from conservator.training.rl.dqn import train_dqn
+    from conservator.training.rl.dqn_settings import fast
 
     trained = train_dqn(rules, held_out, tmp_path, replace(fast(200), sessions=8), report=lambda _: None)
     with LocalPool(TOOLS, workers=1, max_batch=1, queue_size=256) as pool:
-        chance = [float(measure("", RandomPolicy(s), held_out, TOOLS, pool).gains.mean()) for s in range(8)]
+        chance = [float(measure_patches("", RandomPolicy(s), held_out, TOOLS, pool).gains.mean()) for s in range(8)]
     # noise cannot explain it: more than five deviations above the mean of eight random policies
     assert trained.gain > np.mean(chance) + 5 * np.std(chance, ddof=1)
     assert trained.gain > 3
@@ -101,10 +106,12 @@ def test_two_hundred_steps_beat_chance(rules: Rules, held_out: Patches, tmp_path
 
 
 @pytest.mark.slow
-def test_a_dqn_resumes_to_the_step_and_refuses_other_settings(rules: Rules, held_out: Patches, tmp_path: Path) -> None:
-    from conservator.training.dqn import Settings, train_dqn
+def test_a_dqn_resumes_to_the_step_and_refuses_other_settings(
+    rules: EpisodeRules, held_out: Patches, tmp_path: Path
+) -> None:
+    from conservator.training.rl.dqn import train_dqn
 
-    settings = Settings(
+    settings = DqnSettings(
         steps=64,
         warmup=8,
         batch=4,
@@ -124,7 +131,7 @@ def test_a_dqn_resumes_to_the_step_and_refuses_other_settings(rules: Rules, held
         assert torch.equal(resumed.agent.tensors()[name], value), name
     with pytest.raises(ConservatorError, match=r"gamma 0\.99, now 0\.5"):
         train_dqn(rules, few, tmp_path / "cut", replace(settings, gamma=0.5))
-    with pytest.raises(ConservatorError, match="photos not said, now others"):
+    with pytest.raises(ConservatorError, match="photos not there, now others"):
         train_dqn(rules, few, tmp_path / "cut", settings, identity={"photos": "others"})
     with pytest.raises(ConservatorError, match="64 steps already, more than the 32"):
         train_dqn(rules, few, tmp_path / "cut", replace(settings, steps=32))
@@ -132,10 +139,66 @@ def test_a_dqn_resumes_to_the_step_and_refuses_other_settings(rules: Rules, held
         settings.without("duoble")
 
 
+@pytest.mark.slow
+def test_a_longer_run_continues_one_that_was_planned_for_fewer_steps(
+    rules: EpisodeRules, held_out: Patches, tmp_path: Path
+) -> None:
+    from conservator.training.rl.dqn import train_dqn
+    from conservator.training.rl.dqn_settings import fast
+
+    few = Patches("few", held_out.damaged[:2], held_out.clean[:2])
+
+    def trained(folder: str, settings: DqnSettings) -> dict[str, Tensor]:
+        own = replace(rules, weighting=RunningScale())  # what it learned is in the checkpoint, too
+        return train_dqn(own, few, tmp_path / folder, settings, report=lambda _: None).agent.tensors()
+
+    def settings(steps: int, planned: int | None = None) -> DqnSettings:
+        return replace(fast(steps, planned=planned), sessions=8, pretrain=2, batch=4)
+
+    whole = trained("whole", settings(100, planned=64))
+    shorter = trained("cut", settings(64))
+    with pytest.raises(ConservatorError, match="planned 64, now 100"):
+        trained("cut", settings(100))
+    longer = trained("cut", settings(100, planned=64))
+    assert all(torch.equal(whole[name], longer[name]) for name in whole)
+    assert any(not torch.equal(whole[name], shorter[name]) for name in whole)
+    again = trained("cut", settings(100, planned=64))  # 100 is no multiple of 8 sessions: it ended at 104
+    assert all(torch.equal(again[name], longer[name]) for name in again)
+
+
+def test_checkpoints_of_shorter_runs_are_those_of_longer_ones() -> None:
+    from conservator.training.rl.dqn_settings import fast, published
+
+    def ends(steps: int) -> list[int]:
+        settings, step, found = replace(fast(steps, planned=1000), sessions=32), 0, []
+        while step < settings.last:
+            end = settings.next_checkpoint(step)
+            step += -(-(end - step) // 32) * 32  # as the sessions step, all together
+            found.append(step)
+        return found
+
+    assert ends(700) == ends(1000)[:7]
+    assert ends(1000)[-1] == 1024
+    assert replace(fast(8000), steps=0) != replace(fast(4000), steps=0)
+    assert replace(fast(8000, planned=4000), steps=0) == replace(fast(4000), steps=0)
+    assert replace(published(8000), steps=0) == replace(published(4000), steps=0)
+
+
+def test_an_agent_of_patches_is_not_trained_on_other_sizes(
+    rules: EpisodeRules, held_out: Patches, tmp_path: Path
+) -> None:
+    from conservator.training.rl.dqn import train_dqn
+    from conservator.training.rl.dqn_settings import fast
+
+    for other in (replace(rules, size=(63, 80)), replace(rules, longest=4)):
+        with pytest.raises(ConservatorError, match="patches of 63x63 pixels and decides 3 times at most"):
+            train_dqn(other, held_out, tmp_path, fast(32))
+
+
 def test_features_learn_to_tell_damage() -> None:
     from conservator.networks.dqn import QNetwork
-    from conservator.training.patches import mixture
-    from conservator.training.pretrain import amounts, pretrain
+    from conservator.training.data.recipes import mixture
+    from conservator.training.rl.pretrain import amounts, pretrain
 
     source, said = PatchSource(PHOTOS, mixture("all")), list[str]()
     torch.manual_seed(0)
@@ -144,6 +207,11 @@ def test_features_learn_to_tell_damage() -> None:
     untaught = copy.deepcopy(network.state_dict())
     pretrain(network, source, 1, 0, said.append)
     pretrain(network, source, 80, 0, said.append)
+    by_processes, here = copy.deepcopy(network), copy.deepcopy(network)
+    for learner, workers in ((by_processes, 2), (here, 0)):
+        torch.manual_seed(0)
+        pretrain(learner, source, 2, 1, lambda _: None, workers)
+    assert all(torch.equal(a, b) for a, b in zip(by_processes.parameters(), here.parameters(), strict=True))
     first, mean = (float(line.split("loss ")[1]) for line in said)
     assert mean < 0.8 * first
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, untaught[name])}
@@ -164,8 +232,8 @@ def test_a_blank_page_ends_and_a_stamp_is_refused(tmp_path: Path) -> None:
 
 
 def test_joint_training_takes_what_can_be_picked(tmp_path: Path) -> None:
-    from conservator.training.joint import trainable_tools
-    from conservator.training.rl_restore import named, write_tools
+    from conservator.training.experts.rl_restore import named, write_tools
+    from conservator.training.rl.joint import trainable_tools
 
     plain = write_tools(tmp_path / "plain.safetensors", named("rl_plain", own_network("plain", 0)()), "plain")
     with pytest.raises(ConservatorError, match="one plain network, expected twelve"):
@@ -180,21 +248,22 @@ def test_joint_training_takes_what_can_be_picked(tmp_path: Path) -> None:
         trainable_tools(write_tools(tmp_path / "wrong.safetensors", tensors, "compact"), small_agent(tools=12))
 
 
-def test_a_start_keeps_its_values(rules: Rules, held_out: Patches, tmp_path: Path) -> None:
-    from conservator.training.dqn import _Run, fast
+def test_a_start_keeps_its_values() -> None:
+    from conservator.training.rl.dqn_learner import QLearner
+    from conservator.training.rl.dqn_settings import fast
 
     agent = small_agent(duelling=True)
-    again = _Run(rules, fast(100), "cpu", agent, {}).agent()
+    again = QLearner(tuple(TOOLS), fast(100), "cpu", agent).agent()
     for name, value in agent.tensors().items():
         assert torch.allclose(again.tensors()[name], value, rtol=1e-5), name
     with pytest.raises(ConservatorError, match="train afresh"):
-        _Run(rules, fast(100).without("duelling"), "cpu", agent, {})
+        QLearner(tuple(TOOLS), fast(100).without("duelling"), "cpu", agent)
 
 
 @pytest.mark.slow
 def test_joint_training_helps_and_resumes(tmp_path: Path) -> None:
-    from conservator.training.joint import Settings, run_chains, train_joint
-    from conservator.training.rl_restore import _start_near_identity
+    from conservator.training.experts.rl_restore import _start_near_identity
+    from conservator.training.rl.joint import JointSettings, run_chains, train_joint
 
     torch.manual_seed(1)
     tools = torch.nn.ModuleList(own_network("paper", index)() for index in (0, 2))
@@ -209,10 +278,15 @@ def test_joint_training_helps_and_resumes(tmp_path: Path) -> None:
     assert chains.uses.tolist() == [15, 0]
     assert chains.lengths.tolist() == [3] * 5
     said: list[str] = []
-    settings = Settings(steps=12, batch=4, rate=2e-3, checkpoint_every=6)
+    settings = JointSettings(steps=12, batch=4, rate=2e-3, checkpoint_every=6)
     whole = train_joint(agent, tools, source, tmp_path / "whole", settings, said.append).tensors
     first, last = (float(line.split("gain ")[1].split()[0]) for line in (said[0], said[-1]))
     assert last > first
+    tools.load_state_dict(start)
+    by_processes = train_joint(agent, tools, source, tmp_path / "fork", settings, said.append, workers=1).tensors
+    assert all(torch.equal(whole[name], by_processes[name]) for name in whole)
+    with pytest.raises(ConservatorError, match="steps 12, now 24"):  # the rate falls along all of them
+        train_joint(agent, tools, source, tmp_path / "fork", replace(settings, steps=24), said.append)
     tools.load_state_dict(start)
     calls = itertools.count()
 

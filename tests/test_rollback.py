@@ -33,7 +33,7 @@ from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session import Action, Apply, Decision, Rollback, Session, Trajectory
 from conservator.tools import make_toolbox
 
-EYE = StatisticalPerception()
+EYE = StatisticalPerception.load()
 TOOLBOX = make_toolbox("classical").only("shift_brighten", "deblock", "wavelet_denoise", "lanczos_x2")
 SETTINGS = BenchmarkSettings("rollback", "photos", "classical", "statistics", 0, metrics=("psnr",))
 

@@ -132,7 +132,7 @@ def test_more_damage_is_graded_as_more(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", ["noise:medium", "haze:high", "low_light:high"])
 def test_undoing_a_damage_is_weighed_as_a_gain_and_doing_it_is_not(recipe: str) -> None:
     kind = frozenset({Kind(recipe.split(":")[0])})
-    eye = NetworkPerception()
+    eye = NetworkPerception.load()
     for objective in OBJECTIVES:
         undone, done = [], []
         for scene in SCENES:
@@ -165,7 +165,7 @@ needs_mllm = pytest.mark.skipif(find_spec("transformers") is None, reason="needs
 def test_the_planner_answers_what_is_plain_to_see(recipe: str, removes: Kind | None) -> None:
     clean = to_image(data.chelsea()[30:270, 100:340])
     photo = degrade(clean, parse_recipe(recipe, seed=1)) if recipe else clean
-    eye = NetworkPerception()
+    eye = NetworkPerception.load()
     with LocalPool(toolbox(), workers=1, max_batch=1) as pool:
         everything = Scope(tonal_confidence=0.0)  # as it was taught: what is only suspected is offered, too
         observation = Session(photo, toolbox(), pool, eye, scope=everything).observe()

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import tomllib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from safetensors.torch import save
 from skimage import data
 from test_cli import conservator
 from torch import nn
 
-from conservator.degradations import GaussianNoise, Kind, Severity, degrade, recipe_to_json
+from conservator.degradations import (
+    DefocusBlur,
+    GaussianNoise,
+    Kind,
+    LowLight,
+    Recipe,
+    Severity,
+    degrade,
+    recipe_to_json,
+)
 from conservator.errors import ConservatorError
 from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.networks.unet import ResidualUNet
 from conservator.tools import make_toolbox
-from conservator.training.courses import COURSES
-from conservator.training.crops import Crops, Lesson, Photos
-from conservator.training.experts import Order, train
-from conservator.training.tools import Budget, train_expert
+from conservator.training.data.crops import Crops, Lesson, Photos
+from conservator.training.experts.courses import COURSES
+from conservator.training.experts.orders import Order, train
+from conservator.training.experts.train import Budget, train_expert
 from conservator.weights import load_weights, manifest, store_weights
 
 
@@ -85,7 +98,7 @@ def test_a_run_resumes_to_the_step(photos: Photos, tmp_path: Path) -> None:
         return damage(rng)
 
     torch.manual_seed(0)
-    import conservator.training.tools as tools
+    import conservator.training.experts.train as tools
 
     every, tools._CHECKPOINT_SECONDS = tools._CHECKPOINT_SECONDS, 0.0
     try:
@@ -121,11 +134,54 @@ def test_crops_are_the_same_in_every_run(name: str, photos: Photos) -> None:
 
 def test_damage_of_the_scene_is_left_to_others() -> None:
     lessons = [COURSES["denoise_medium"].damage(np.random.default_rng(seed)) for seed in range(200)]
-    scenes = [lesson for lesson in lessons if lesson.left]
-    assert 20 < len(scenes) < 80
+    scenes = [lesson for lesson in lessons if lesson.left and lesson.left != lesson.recipe]
+    assert 15 < len(scenes) < 80
     for lesson in scenes:
         assert set(lesson.left) < set(lesson.recipe)
         assert {d.kind for d in lesson.left} <= {Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN}
+
+
+def test_an_expert_sees_undamaged_crops_and_what_is_not_its_own() -> None:
+    lessons = [COURSES["derain"].damage(np.random.default_rng(seed)) for seed in range(600)]
+    clean = [not lesson.recipe for lesson in lessons]
+    others = [bool(lesson.recipe) and lesson.left == lesson.recipe for lesson in lessons]
+    assert 0.11 < np.mean(clean) < 0.19
+    assert 0.07 < np.mean(others) < 0.13
+    assert all(d.kind is not Kind.RAIN for lesson in lessons if lesson.left == lesson.recipe for d in lesson.recipe)
+
+
+def test_damaged_crops_are_as_files_hold_them_and_some_have_one_tone(photos: Photos) -> None:
+    def dark(rng: np.random.Generator) -> Lesson:
+        return Lesson((LowLight("linear", 0.7),))
+
+    damaged, clean = Crops(photos.training, dark, 32, 300, seed=0, steps=1)[0]
+    assert torch.allclose((damaged * 255).round(), damaged * 255, atol=1e-4)
+    for batch in (damaged, clean):
+        spread = (batch.amax(1) - batch.amin(1)).mean(dim=(1, 2))
+        assert 0.01 < float((spread == 0).float().mean()) < 0.1  # black and white
+
+
+def test_only_what_needs_surroundings_gets_them(photos: Photos) -> None:
+    sizes: list[int] = []
+
+    @dataclass(frozen=True)
+    class Seen(LowLight):
+        def __call__(self, image: Image) -> Image:
+            sizes.append(image.shape[-1])
+            return super().__call__(image)
+
+    def pointwise(rng: np.random.Generator) -> Lesson:
+        return Lesson((Seen("gamma", 0.8),))
+
+    def blurred(rng: np.random.Generator) -> Lesson:
+        return Lesson((DefocusBlur(3, 0.1), Seen("gamma", 0.8)))
+
+    for damage, side in ((pointwise, 48), (blurred, 80)):
+        sizes.clear()
+        damaged, _ = Crops(photos.training, damage, 48, 30, seed=0, steps=1)[0]
+        assert damaged.shape == (30, 3, 48, 48)
+        assert set(sizes) <= {side, 2 * side, 4 * side}
+        assert sizes.count(side) > 20
 
 
 def test_held_out_photos_are_no_training_photos(photos: Photos) -> None:
@@ -138,7 +194,7 @@ def test_a_course_meets_its_damage(kind: Kind) -> None:
     name = {Kind.RAIN: "derain", Kind.HAZE: "dehaze", Kind.NOISE: "denoise_medium"}[kind]
     recipes = [COURSES[name].damage(np.random.default_rng(seed)).recipe for seed in range(200)]
     met = [any(degradation.kind is kind for degradation in recipe) for recipe in recipes]
-    assert 0.7 < np.mean(met) < 0.99  # some crops stay clean
+    assert 0.6 < np.mean(met) < 0.9  # some crops stay clean, some have other damage
     assert len({str(recipe_to_json(recipe)) for recipe in recipes}) > 150
     assert max(d.severity for recipe in recipes for d in recipe) == Severity.VERY_HIGH
 
@@ -222,25 +278,104 @@ def test_the_same_seed_gives_the_same_weights(photos: Photos, folder: Path, tmp_
 
 
 @pytest.mark.slow
-def test_eyes_are_trained_and_stored_and_a_broken_run_resumes(folder: Path, tmp_path: Path) -> None:
-    from conservator.training.eye import make_eyes
+def test_perceptions_are_trained_and_stored_and_a_broken_run_resumes(folder: Path, tmp_path: Path) -> None:
+    from conservator.perception import NetworkPerception, StatisticalPerception, load_perception
+    from conservator.training.perception.train import train_perceptions
 
     photos = tmp_path / "photos"
     photos.mkdir()
-    for i in range(2, 7):  # an eye wants eight photos
+    for i in range(2, 7):  # it wants eight photos
         picture = PillowImage.fromarray(data.coffee()[: 100 * i, :300]).resize((320, 320))
         picture.save(photos / f"{i}.png")
     for path in folder.iterdir():
         (photos / path.name).write_bytes(path.read_bytes())
     into, output = tmp_path / "weights", tmp_path / "out"
-    found = make_eyes(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
-    assert set(found["eye"]) == set(found["statistics"]) > {"f1_mean", "gain_sign_right", "better_of_two_1dB"}
+    found = train_perceptions(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
+    assert set(found["perception"]) == set(found["statistics"]) > {"f1_mean", "gain_sign_right", "better_of_two_1dB"}
     listed = tomllib.loads((into / "manifest.toml").read_text())
-    assert set(listed) == {"eye", "statistics"}
-    assert listed["eye"]["data"] == "the photos of photos, damaged on the fly"
-    shard = next((output / "eye").rglob("*.pt"))
+    assert set(listed) == {"perception", "statistics"}
+    assert listed["perception"]["data"] == "the photos of photos, damaged on the fly"
+    shard = next((output / "perception").rglob("*.pt"))
     written = shard.stat().st_mtime_ns
-    again = make_eyes(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
-    for eye in found:  # few samples: what no treatment was accepted for is not a number
-        assert again[eye] == pytest.approx(found[eye], abs=0, nan_ok=True)
+    again = train_perceptions(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
+    for name in found:  # few samples: what no treatment was accepted for is not a number
+        assert again[name] == pytest.approx(found[name], abs=0, nan_ok=True)
     assert shard.stat().st_mtime_ns == written
+    picture = to_image(data.coffee()[:200, :300])
+    for name, kind in (("statistics", StatisticalPerception), ("perception", NetworkPerception)):
+        trained = load_perception(into / f"{name}.safetensors")  # as it is, without being installed
+        assert type(trained) is kind
+        assert trained.grade(picture).quality != kind.load().grade(picture).quality
+
+
+def _make_two(folder: Path, into: Path) -> list[str]:
+    """Two samples of the photos of a folder, without tools; the names of all shards."""
+    from conservator.photo import find_photos
+    from conservator.training.perception.samples import make_samples
+
+    assert len(make_samples(find_photos(folder), 2, 0, "user", 0, 1, into)) == 2
+    return sorted(str(path) for path in into.rglob("*.pt"))
+
+
+@pytest.mark.slow
+def test_samples_of_other_photos_are_made_anew(folder: Path, tmp_path: Path) -> None:
+    first = _make_two(folder, tmp_path / "shards")
+    assert _make_two(folder, tmp_path / "shards") == first  # the same photos: the same shard
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in folder.iterdir():  # as many, with the same names
+        PillowImage.open(path).transpose(PillowImage.Transpose.FLIP_TOP_BOTTOM).save(other / path.name)
+    assert len(_make_two(other, tmp_path / "shards")) == len(first) + 1
+
+
+def test_samples_belong_to_photos_and_weights_by_their_content(folder: Path, tmp_path: Path) -> None:
+    from conservator.networks import make_network
+    from conservator.photo import find_photos
+    from conservator.tools.experts import ExpertRecord
+    from conservator.tools.records import WeightsFile, write_tool
+    from conservator.tools.user import user_tool_dir
+    from conservator.training.perception.samples import samples_folder
+
+    def own(seed: int) -> Path:
+        torch.manual_seed(seed)
+        stored = save(make_network("bilateral").state_dict())
+        weights = WeightsFile(name="mine.safetensors", sha256=hashlib.sha256(stored).hexdigest())
+        record = ExpertRecord(
+            name="mine", removes=(Kind.HAZE,), network="bilateral", description="Mine.", weights=weights
+        )
+        write_tool(user_tool_dir(), weights, stored, record)
+        return samples_folder(photos, 1, "user", 0, tmp_path)
+
+    photos = find_photos(folder)
+    first = own(seed=0)
+    assert own(seed=0) == first
+    second = own(seed=1)
+    assert second != first  # an expert of the same name, trained again
+    assert samples_folder(photos[1:], 1, "user", 0, tmp_path) != second
+    assert samples_folder(photos, 2, "user", 0, tmp_path) != second
+
+
+def test_recipes_are_drawn_as_they_always_were() -> None:
+    from conservator.training.data.recipes import (
+        band_damage,
+        mixture,
+        random_recipe,
+        severities,
+        with_kinds,
+        without_resizing,
+    )
+
+    def drawn(draw: Callable[[np.random.Generator], Recipe], count: int) -> str:
+        recipes = [recipe_to_json(draw(np.random.default_rng([seed, 20]))) for seed in range(count)]
+        return hashlib.sha256(json.dumps(recipes).encode()).hexdigest()[:16]
+
+    def snowy(rng: np.random.Generator) -> Recipe:
+        return with_kinds(frozenset({Kind.SNOW}), without_resizing(random_recipe(rng)), rng)
+
+    # taken before the drawers were put together: planners, agents and perception were trained on these
+    assert drawn(random_recipe, 200) == "cfa933cb409da6e2"
+    assert drawn(mixture("all"), 60) == "0d203103db53bbc8"
+    assert drawn(band_damage("blur", 2, 4.0), 60) == "a948ab42ea568421"
+    assert drawn(snowy, 60) == "f7545c6cb6a58feb"
+    twice = (GaussianNoise(0.02, 1), GaussianNoise(0.2, 2))
+    assert severities(twice) == {Kind.NOISE: max(noise.severity for noise in twice)}

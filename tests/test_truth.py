@@ -41,7 +41,7 @@ def treated(task: Task) -> Task:
     """The photo after three tools whose order matters."""
     with Restorer(
         Request(toolbox="classical", strength=0.75),
-        perception=StatisticalPerception(),
+        perception=StatisticalPerception.load(),
         policy=FixedOrder(*CHAIN),
     ) as restorer:
         assert FileRestorer(restorer)(task, lambda stage: None, False).status == "restored"

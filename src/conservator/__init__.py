@@ -19,7 +19,15 @@ _HOMES = {
     "conservator.degradations": ("check_degradation", "degrade"),
     "conservator.kinds": ("Kind", "Severity"),
     "conservator.metrics": ("check_metric", "make_metric"),
-    "conservator.perception": ("NetworkPerception", "Percept", "StatisticalPerception", "study"),
+    "conservator.perception": (
+        "NetworkPerception",
+        "Percept",
+        "Perception",
+        "StatisticalPerception",
+        "check_perception",
+        "load_perception",
+        "study",
+    ),
     "conservator.photo": ("Photo", "load_photo", "save_photo"),
     "conservator.policies": ("check_policy", "make_policy"),
     "conservator.pool": ("LocalPool", "MemoPool", "check_pool"),
@@ -48,7 +56,15 @@ if TYPE_CHECKING:
     from conservator.degradations import check_degradation, degrade
     from conservator.kinds import Kind, Severity
     from conservator.metrics import check_metric, make_metric
-    from conservator.perception import NetworkPerception, Percept, StatisticalPerception, study
+    from conservator.perception import (
+        NetworkPerception,
+        Percept,
+        Perception,
+        StatisticalPerception,
+        check_perception,
+        load_perception,
+        study,
+    )
     from conservator.photo import Photo, load_photo, save_photo
     from conservator.policies import check_policy, make_policy
     from conservator.pool import LocalPool, MemoPool, check_pool

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 import conservator
 from conservator.errors import ConservatorError
@@ -81,6 +81,11 @@ class FileRecord(_Model):
     bit_depth: int
 
 
+def _plain(request: Request) -> dict[str, Any]:
+    """A request as JSON, its sets in order: the same request, the same bytes."""
+    return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(request).items()}
+
+
 def choices(request: Request) -> dict[str, Any]:
     """What a result depends on: all but the limits within which a photo is read and a model asked."""
     found = {name: value for name, value in asdict(request).items() if name not in _READING_LIMITS}
@@ -97,7 +102,7 @@ class Record(_Model):
     format_version: Literal[1, 2] = 2
     made: str
     versions: dict[str, str]
-    request: Annotated[Request, Field(validation_alias=AliasChoices("request", "settings"))]
+    request: Annotated[Request, Field(validation_alias=AliasChoices("request", "settings")), PlainSerializer(_plain)]
     """What the user asked for; records of version 1 call it settings."""
     input: FileRecord
     output: FileRecord

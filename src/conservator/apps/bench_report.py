@@ -24,6 +24,7 @@ from conservator.evaluation.tables import Grid, combinations_of, gains_of, grids
 from conservator.files import write_text
 from conservator.metrics import known_metrics
 from conservator.report import picture_uri
+from conservator.request import TONAL_CONFIDENCE
 
 _NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
 
@@ -83,12 +84,13 @@ def _command(settings: BenchmarkSettings, rows: list[BenchmarkRow], beside: dict
         photos=beside["photos"],
         policies=",".join(policies_of(rows)),
         toolbox=settings.toolbox,
-        eye=settings.eye,
+        perception=settings.perception,
         seed=settings.seed,
         output=folder,
         limit=settings.limit,
         rank=settings.rank is not None,
         objective=settings.rank,
+        tonal_confidence=None if settings.tonal_confidence == TONAL_CONFIDENCE else settings.tonal_confidence,
     )
 
 
@@ -96,7 +98,7 @@ def _notes(settings: BenchmarkSettings, versions: dict[str, str]) -> list[str]:
     """What a reader must know to read the tables, as sentences."""
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     notes = [
-        f"Seed {settings.seed}, eye: {settings.eye}, toolbox: {settings.toolbox}; {made}.",
+        f"Seed {settings.seed}, perception: {settings.perception}, toolbox: {settings.toolbox}; {made}.",
         "Gains are PSNR (RGB) in dB over the untouched input, with the 95 % bootstrap interval of the mean over cases.",
         "An oracle knows the undamaged photo. `oracle` takes at every step what gains most PSNR on the study: "
         "something to compare with, not a result, and no bound, for a plan that looks ahead may gain more.",

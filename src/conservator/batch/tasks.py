@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conservator.errors import ConservatorError
-from conservator.photo import PHOTO_SUFFIXES
+from conservator.photo import PHOTO_SUFFIXES, find_photos
 
 RECORD_SUFFIX = ".conservator.json"
 REPORT_SUFFIX = ".conservator.html"
@@ -45,7 +45,7 @@ def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = 
     for path in paths:
         if path.is_dir():
             base = output or path / "restored"
-            files = [p for p in _walk(path) if not _is_result(p, path, base)]
+            files = [photo for photo in find_photos(path, may_be_empty=True) if not _is_result(photo, path, base)]
             tasks += [Task(p, base / _name(p, suffix, p.relative_to(path).parent)) for p in files]
         elif path.exists():
             if single and output is not None:
@@ -85,12 +85,6 @@ def _is_result(path: Path, folder: Path, output: Path) -> bool:
 
 def _is_file_name(path: Path) -> bool:
     return path.suffix.lower() in PHOTO_SUFFIXES and not path.is_dir()
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file() and not path.name.startswith("."):
-            yield path
 
 
 def _name(path: Path, suffix: str | None, parent: Path) -> Path:

@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range
-from conservator.degradations.kernels import convolve, convolve_separable, gather_taps, gaussian_window, line_taps
+from conservator.degradations.kernels import (
+    convolve,
+    convolve_separable,
+    gather_taps,
+    gaussian_window,
+    line_taps,
+    path_taps,
+)
 from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image
 
@@ -50,6 +57,39 @@ class MotionBlur(Degradation):
         taps = line_taps([weight / total for weight in weights], self.angle)
         canvas = F.pad(image, (length,) * 4, mode="replicate")
         return gather_taps(canvas, taps, (length, length)).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class LineBlur(Degradation):
+    """A straight shake: the mean along a line of ``length`` pixels through each pixel, drawn between the pixels, too.
+
+    ``angle`` in degrees, 0 to the right and 90 down. Light falls along the line from 1 to 1 - ``fade``: 0 for an even
+    movement, 1 for one that comes to rest. The line's centre of mass lies on the pixel: the picture stays in place.
+    Samples length: LOW 3-6, MEDIUM 7-12, HIGH 13-20, VERY_HIGH 21-31; fade 0 in half of the cases, else 0-1.
+    """
+
+    kind: ClassVar[Kind] = Kind.MOTION_BLUR
+    length: Annotated[float, Range(0, 256)]
+    angle: Annotated[float, Range(-180, 180)]
+    fade: Annotated[float, Range(0, 1)]
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        length = rng.uniform(*by_severity(severity, (3, 6), (7, 12), (13, 20), (21, 31)))
+        return cls(length, rng.uniform(-180, 180), 0.0 if rng.random() < 0.5 else rng.uniform(0, 1))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.length, 6.5, 12.5, 20.5)
+
+    def __call__(self, image: Image) -> Image:
+        share = (np.arange(max(1, math.ceil(4 * self.length))) + 0.5) / max(1, math.ceil(4 * self.length))
+        weights = 1 - self.fade * share
+        along = (share - (weights * share).sum() / weights.sum()) * self.length
+        turn = math.radians(self.angle)
+        taps = path_taps(along * math.sin(turn), along * math.cos(turn), weights)
+        margin = math.ceil(self.length) + 1
+        return gather_taps(F.pad(image, (margin,) * 4, mode="replicate"), taps, (margin, margin)).clamp_(0, 1)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range
@@ -62,6 +63,35 @@ class JpegCompression(Degradation):
 
 
 @dataclass(frozen=True)
+class ShiftedJpeg(Degradation):
+    """A JPEG of a picture that was cropped afterwards: blocks begin ``right`` and ``down`` pixels before its corner.
+
+    Followed by ``JpegCompression`` it is the double JPEG whose blocks do not meet. The pixels that were cropped are the
+    border's, repeated. Samples quality and subsampling as JpegCompression, right and down 0-15.
+    """
+
+    kind: ClassVar[Kind] = Kind.JPEG
+    quality: Annotated[int, Range(1, 100)]
+    right: Annotated[int, Range(0, 15)]
+    down: Annotated[int, Range(0, 15)]
+    subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        whole = JpegCompression.sample(severity, rng)
+        right, down = (int(rng.integers(16)) for _ in range(2))
+        return cls(whole.quality, right, down, whole.subsampling)
+
+    @property
+    def severity(self) -> Severity:
+        return JpegCompression(self.quality).severity
+
+    def __call__(self, image: Image) -> Image:
+        larger = F.pad(image, (self.right, 0, self.down, 0), mode="replicate")
+        return JpegCompression(self.quality, self.subsampling)(larger)[..., self.down :, self.right :].contiguous()
+
+
+@dataclass(frozen=True)
 class LowResolution(Degradation):
     """A smaller image, (B, 3, ceil(H / factor), ceil(W / factor)), by MATLAB's antialiased bicubic (resample.py).
 
@@ -83,3 +113,26 @@ class LowResolution(Degradation):
     def __call__(self, image: Image) -> Image:
         height, width = (math.ceil(side / self.factor) for side in image.shape[-2:])
         return bicubic_to(image, height, width)
+
+
+@dataclass(frozen=True)
+class AreaReduction(Degradation):
+    """A smaller image, (B, 3, ceil(H / factor), ceil(W / factor)): each pixel the mean of those it stands for.
+
+    As thumbnails are made, and as binned pixels of a sensor see. Samples factor: LOW 2, MEDIUM 3, HIGH 4, VERY_HIGH 6.
+    """
+
+    kind: ClassVar[Kind] = Kind.LOW_RESOLUTION
+    factor: Annotated[int, Range(2, 16)]
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        return cls(factor=by_severity(severity, 2, 3, 4, 6))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.factor, 3, 4, 6)
+
+    def __call__(self, image: Image) -> Image:
+        size = [math.ceil(side / self.factor) for side in image.shape[-2:]]
+        return F.interpolate(image, size, mode="area").clamp_(0, 1)

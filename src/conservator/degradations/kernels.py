@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,6 +45,19 @@ def line_taps(weights: Sequence[float], angle: float) -> Taps:
     for i, weight in enumerate(weights):
         place = (math.ceil(i * dy - 0.5), math.ceil(i * dx - 0.5))
         taps[place] = taps.get(place, 0.0) + weight
+    return taps
+
+
+def path_taps(down: NDArray[np.float64], right: NDArray[np.float64], weights: NDArray[np.float64]) -> Taps:
+    """Taps of a path between the pixels: each of its points (N,) shared out among the four pixels around it; sum 1."""
+    taps: dict[tuple[int, int], float] = {}
+    rows, columns = np.floor(down).astype(int), np.floor(right).astype(int)
+    y, x, share = down - rows, right - columns, weights / weights.sum()
+    for i, j, part in ((0, 0, (1 - y) * (1 - x)), (0, 1, (1 - y) * x), (1, 0, y * (1 - x)), (1, 1, y * x)):
+        for row, column, weight in zip(rows + i, columns + j, part * share, strict=True):
+            if weight > 0:
+                place = (int(row), int(column))
+                taps[place] = taps.get(place, 0.0) + float(weight)
     return taps
 
 

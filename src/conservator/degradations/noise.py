@@ -22,7 +22,7 @@ def draw_seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**32))
 
 
-def _normal(shape: tuple[int, ...], rng: np.random.Generator, like: Tensor) -> Tensor:
+def normal(shape: tuple[int, ...], rng: np.random.Generator, like: Tensor) -> Tensor:
     """Standard normal values, drawn by NumPy: the same for any number of threads and on any device."""
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(like.device)
 
@@ -48,7 +48,7 @@ class GaussianNoise(Degradation):
         return grade(255 * self.sigma, 10, 22, 35)
 
     def __call__(self, image: Image) -> Image:
-        noise = _normal(tuple(image.shape), np.random.default_rng(self.seed), image)
+        noise = normal(tuple(image.shape), np.random.default_rng(self.seed), image)
         return noise.mul_(self.sigma).add_(image).clamp_(0, 1)
 
 
@@ -131,5 +131,72 @@ class CameraNoise(Degradation):
 def _grain(like: Tensor, sigma: float, rng: np.random.Generator) -> Tensor:
     """Normal noise (H, W) blurred by ``sigma`` pixels and brought back to variance 1."""
     window = gaussian_window(sigma, radius=4)
-    noise = _normal((1, 1, *like.shape), rng, like)
+    noise = normal((1, 1, *like.shape), rng, like)
     return convolve_separable(noise, window)[0, 0].div_(float(window.square().sum()))
+
+
+@dataclass(frozen=True)
+class LuminanceNoise(Degradation):
+    """Gaussian noise that is the same in all three channels, as of a scan or of a gray picture: it has no colour.
+
+    ``sigma`` is its standard deviation. Samples sigma (of 255): LOW 3-10, MEDIUM 10-22, HIGH 22-35, VERY_HIGH 35-50.
+    """
+
+    kind: ClassVar[Kind] = Kind.NOISE
+    sigma: Annotated[float, Range(0, 1)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        sigma = rng.uniform(*by_severity(severity, (3, 10), (10, 22), (22, 35), (35, 50)))
+        return cls(sigma=sigma / 255, seed=draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(255 * self.sigma, 10, 22, 35)
+
+    def __call__(self, image: Image) -> Image:
+        batch, _, height, width = image.shape
+        noise = normal((batch, 1, height, width), np.random.default_rng(self.seed), image)
+        return (image + self.sigma * noise).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class FilmGrain(Degradation):
+    """Grain of film: strongest in the middle tones, none in black and white, as wide as the grains are.
+
+    Covering a share x of an area with opaque grains at random leaves a variance in proportion to x (1 - x) (the Boolean
+    model of Newson et al. 2017); ``strength`` is the standard deviation at x = 0.5. ``size`` is the sigma, in pixels,
+    of the Gaussian that correlates neighbours; ``colour`` the share of the variance that each layer of the film has for
+    itself, 0 for a black-and-white film.
+    Samples strength (of 255): LOW 4-10, MEDIUM 12-22, HIGH 25-36, VERY_HIGH 40-60; size 0.3-1.4; colour 0 in one case
+    of three, else 0.2-0.8.
+    """
+
+    kind: ClassVar[Kind] = Kind.NOISE
+    strength: Annotated[float, Range(0, 1)]
+    size: Annotated[float, Range(0, 2)]
+    colour: Annotated[float, Range(0, 1)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        strength = rng.uniform(*by_severity(severity, (4, 10), (12, 22), (25, 36), (40, 60)))
+        colour = 0.0 if rng.random() < 1 / 3 else rng.uniform(0.2, 0.8)
+        return cls(strength / 255, rng.uniform(0.3, 1.4), colour, draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(255 * self.strength, 11, 23.5, 38)
+
+    def __call__(self, image: Image) -> Image:
+        rng = np.random.default_rng(self.seed)
+        out = torch.empty_like(image)
+        for item, target in zip(image, out, strict=True):
+            common = _grain(item[0], self.size, rng).mul_(math.sqrt(1 - self.colour))
+            for source, channel in zip(item, target, strict=True):
+                grain = common
+                if self.colour:
+                    grain = _grain(source, self.size, rng).mul_(math.sqrt(self.colour)).add_(common)
+                channel.copy_(source + 2 * self.strength * torch.sqrt(source * (1 - source)) * grain)
+        return out.clamp_(0, 1)

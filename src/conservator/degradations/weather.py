@@ -127,6 +127,49 @@ class Downpour(Degradation):
 
 
 @dataclass(frozen=True)
+class VeiledRain(Degradation):
+    """Rain near and far: ``layers`` of streaks screened over a scene that far rain veils, J (1 - veil) + 0.8 veil.
+
+    Screening, 1 - (1 - J) (1 - r), leaves bright places as they are. Each layer has a length of up to ``length`` pixels
+    and a slope around ``angle`` degrees from the vertical; ``density`` is Rain's value, shared out among them.
+    Samples density and veil: LOW 6-16, 0-0.1; MEDIUM 18-40, 0-0.2; HIGH 45-85, 0.05-0.25; VERY_HIGH 95-160, 0.1-0.3;
+    2-4 layers, length 10-60, angle normal with sigma 20, width 1 or 3.
+    """
+
+    kind: ClassVar[Kind] = Kind.RAIN
+    density: Annotated[float, Range(0, 400)]
+    veil: Annotated[float, Range(0, 1)]
+    layers: Annotated[int, Range(1, 8)]
+    length: Annotated[int, Range(1, 400)]
+    angle: Annotated[float, Range(-90, 90)]
+    width: Annotated[int, Range(1, 31)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        density = rng.uniform(*by_severity(severity, (6, 16), (18, 40), (45, 85), (95, 160)))
+        veil = rng.uniform(*by_severity(severity, (0, 0.1), (0, 0.2), (0.05, 0.25), (0.1, 0.3)))
+        layers, length = int(rng.integers(2, 4, endpoint=True)), int(rng.integers(10, 60, endpoint=True))
+        angle = float(np.clip(rng.normal(0, 20), -90, 90))
+        return cls(density, veil, layers, length, angle, 1 if rng.random() < 0.5 else 3, draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.density, 17, 42, 90)
+
+    def __call__(self, image: Image) -> Image:
+        clear = torch.ones_like(image[:, :1])
+        for rng in np.random.default_rng(self.seed).spawn(self.layers):
+            slope = float(np.clip(self.angle + rng.normal(0, 3), -90, 90))  # one wind blows through all layers
+            length = max(1, round(self.length * rng.uniform(0.5, 1)))
+            light = DROP_LIGHT / length
+            streaks = _streaks(image, self.density / self.layers, length, slope, self.width, light, rng)
+            clear *= torch.exp(-streaks).to(image.device)
+        veiled = torch.lerp(image, torch.full_like(image, RAIN_LIGHT), self.veil)
+        return (1 - (1 - veiled) * clear).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
 class Snow(Degradation):
     """Bright flakes in front of the scene: I = J (1 - s) + 0.95 s, in layers from fine and far to large and near.
 
@@ -270,6 +313,58 @@ class UnevenHaze(Degradation):
         edges = torch.from_numpy(np.sort(rng.uniform(0.1, 0.9, 3)).astype(np.float32))
         depths = torch.from_numpy(rng.uniform(0.1, 1, 4).astype(np.float32))
         return depths[torch.bucketize(smooth.cpu(), edges)]
+
+
+@dataclass(frozen=True)
+class RoomHaze(Degradation):
+    """Smoke in a room: coloured, bright or dim air, and the depth of a box with things that stand on its floor.
+
+    As ``Haze``, with the airlight of each channel, ``red``, ``green``, ``blue``; the room is drawn by ``seed``: where
+    its lines meet, how far the walls are, and three to seven boxes.
+    Samples beta as Haze; airlight 0.25-1 (RIDCP, Wu et al. 2023), its channels apart by up to 0.05.
+    """
+
+    kind: ClassVar[Kind] = Kind.HAZE
+    red: Annotated[float, Range(0, 1)]
+    green: Annotated[float, Range(0, 1)]
+    blue: Annotated[float, Range(0, 1)]
+    beta: Annotated[float, Range(0, 20)]
+    seed: Seed
+
+    @classmethod
+    def sample(cls, severity: Severity, rng: np.random.Generator) -> Self:
+        beta = rng.uniform(*by_severity(severity, (0.2, 0.45), (0.6, 0.9), (0.9, 1.35), (1.35, 1.8)))
+        light = rng.uniform(0.25, 1.0)
+        red, green, blue = (float(np.clip(light + rng.uniform(-0.025, 0.025), 0, 1)) for _ in range(3))
+        return cls(red, green, blue, beta, draw_seed(rng))
+
+    @property
+    def severity(self) -> Severity:
+        return grade(self.beta, 0.5, 0.9, 1.35)
+
+    def __call__(self, image: Image) -> Image:
+        rng = np.random.default_rng(self.seed)
+        depth = torch.stack([_room(image.shape[-2], image.shape[-1], rng) for _ in image])[:, None]
+        transmission = torch.exp(-self.beta * depth).to(image.device)
+        airlight = image.new_tensor([self.red, self.green, self.blue]).view(1, 3, 1, 1).expand_as(image)
+        return torch.lerp(airlight, image, transmission).clamp_(0, 1)
+
+
+def _room(height: int, width: int, rng: np.random.Generator) -> Tensor:
+    """Depth (H, W) of a box seen from inside, its maximum 1."""
+    across, down = rng.uniform(0.2, 0.8), rng.uniform(0.25, 0.65)
+    x = (torch.arange(width) + 0.5) / width - across
+    y = ((torch.arange(height) + 0.5) / height - down)[:, None]
+    left, right, ceiling, floor = (rng.uniform(0.15, 0.6) for _ in range(4))  # a wall that far off meets the back there
+    walls = torch.maximum(torch.maximum(x / right, -x / left), torch.maximum(y / floor, -y / ceiling))
+    depth = 1 / walls.clamp(min=1)
+    for _ in range(int(rng.integers(3, 8))):
+        nearness = rng.uniform(1.1, 2.5)  # where its foot stands on the floor, in distances of the back wall
+        foot, tall = floor * nearness, rng.uniform(0.1, 0.6) * nearness
+        middle, half = rng.uniform(-0.6, 0.6), rng.uniform(0.03, 0.2) * nearness
+        inside = ((x - middle).abs() < half) & (y < foot) & (y > foot - tall)
+        depth = torch.where(inside, torch.minimum(depth, torch.tensor(1 / nearness)), depth)
+    return (depth / depth.max()).float()
 
 
 def read_depth(path: str, height: int, width: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from conservator.errors import ConservatorError, ToolFailedError
-from conservator.evaluation.journal import Journal, Scored
+from conservator.evaluation.journal import EnumerationJournal, Scored
 from conservator.evaluation.spaces import AnyUpTo, EachKindOnce, Space, Toolchain, toolchains_of
 from conservator.image import Image, digest
 from conservator.metrics import FullReference, make_metric
@@ -130,7 +130,7 @@ def enumerate_toolchains(
     """
     scorers = [_full_reference(name) for name in metrics]
     about = {"image": digest(image), "reference": digest(reference), "metrics": [metric.name for metric in scorers]}
-    with Journal(journal, about) as kept:
+    with EnumerationJournal(journal, about) as kept:
         walk = _Walk(reference, space, pool, scorers, memory, kept, progress)
         walk.start(image)
     order = sorted(toolchains_of(space), key=lambda toolchain: (len(toolchain), toolchain))
@@ -155,10 +155,10 @@ def _scores(image: Image, reference: Image, metrics: Sequence[FullReference]) ->
 
 def _full_reference(metric: str | FullReference) -> FullReference:
     """A metric by name, or as it is."""
-    metric = make_metric(metric) if isinstance(metric, str) else metric
-    if not isinstance(metric, FullReference):
-        raise ConservatorError(f"{metric.name} needs no reference; toolchains are ranked by metrics with one")
-    return metric
+    found = make_metric(metric) if isinstance(metric, str) else metric
+    if not isinstance(found, FullReference):
+        raise ConservatorError(f"{found.name} needs no reference; toolchains are ranked by metrics with one")
+    return found
 
 
 class _Walk:
@@ -171,7 +171,7 @@ class _Walk:
         pool: Pool,
         metrics: Sequence[FullReference],
         memory: int,
-        journal: Journal,
+        journal: EnumerationJournal,
         progress: Callable[[int], None],
     ) -> None:
         self._reference, self._space, self._pool, self._metrics = reference, space, pool, metrics

@@ -26,7 +26,7 @@ from conservator.evaluation.rows import (
     measured,
     read_rows,
 )
-from conservator.evaluation.strategies import check_names, derive, eye_for, is_derived
+from conservator.evaluation.strategies import check_names, derive, is_derived, perception_for
 from conservator.image import Image
 from conservator.kinds import Objective
 from conservator.metrics import FullReference, Metric, make_metric
@@ -34,7 +34,7 @@ from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
-from conservator.pool import LocalPool, MemoPool, Pool
+from conservator.pool import MemoPool, Pool
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.session.scope import ANYTHING, Scope
@@ -51,6 +51,9 @@ class Counted(Pool):
     def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
         self.calls += 1
         return self._pool.submit(name, *tensors)
+
+    def identity(self, name: str) -> str:
+        return self._pool.identity(name)
 
     def close(self) -> None:
         self._pool.close()
@@ -87,7 +90,9 @@ def evaluate(
     done = {(row.case, row.policy) for row in rows} & asked
     finished, total = len(done), len(asked)
     progress(finished, total, None)
-    with LocalPool(toolbox, max_batch=1) as pool, ResultsTable(output / "results.csv", BenchmarkRow) as table:
+    restorer = Restorer(toolbox=toolbox, perception=perception)
+    with restorer, ResultsTable(output / "results.csv", BenchmarkRow) as table:
+        pool = restorer.models
         ranking = None
         if settings.rank is not None:
             journals = output / "enumerations"
@@ -116,7 +121,7 @@ class _Trial:
     clean: Image | None
     toolbox: Toolbox
     perception: Perception
-    pool: LocalPool
+    pool: Pool
     settings: BenchmarkSettings
     metrics: Sequence[Metric]
     ranking: Ranking | None
@@ -130,7 +135,7 @@ class _Trial:
         restorer = Restorer(
             self._request,
             toolbox=self.toolbox,
-            perception=eye_for(name, self.perception),
+            perception=perception_for(name, self.perception),
             policy=policy,
             pool=memo,
             scope=self._scope(name),
@@ -165,7 +170,7 @@ class _Trial:
         """What a policy may do: all of it, where what it does was decided without looking, or by the truth."""
         if name in ("generalist", "best", "oracle") or is_derived(name):
             return replace(ANYTHING, upscale=name != "oracle" or self._enlarging)
-        return Scope(self._reduced)
+        return Scope(self._reduced, tonal_confidence=self.settings.tonal_confidence)
 
     def _policy(self, name: str, pool: Pool) -> tuple[Policy, float]:
         """A policy, or the toolchain of a strategy that follows from one, and the seconds that this took."""

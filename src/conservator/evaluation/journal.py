@@ -22,7 +22,7 @@ class Scored:
     scores: tuple[float, ...]
 
 
-class Journal:
+class EnumerationJournal:
     """Toolchains and their scores, in memory and, with a path, line by line in a JSON Lines file."""
 
     def __init__(self, path: Path | None, about: Mapping[str, object]) -> None:

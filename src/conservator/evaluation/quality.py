@@ -1,4 +1,4 @@
-"""How well an eye tells the better of two states without the reference, beside the usual no-reference metrics."""
+"""How well perception tells the better of two states without a reference, beside the usual no-reference metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from conservator.degradations import Kind, degrade, mio_recipe
 from conservator.errors import ConservatorError, ToolFailedError
-from conservator.evaluation.eye import COMBINATIONS
+from conservator.evaluation.perception import COMBINATIONS
 from conservator.image import Image
 from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, NoReference
 from conservator.metrics.fidelity import TABLE_CAP, psnr, ssim
@@ -27,8 +27,8 @@ _BINS = ((0.5, "half a deviation"), (2.0, "two deviations"))
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The states of one photo: their true balanced scores (S,), and what each judge says of them."""
+class Assessed:
+    """The states of one photo: their true balanced scores (S,), and what each measure says of them."""
 
     truth: NDArray[np.float64]
     said: Mapping[str, NDArray[np.float64]]
@@ -45,11 +45,12 @@ def balanced(psnrs: Sequence[float], ssims: Sequence[float]) -> NDArray[np.float
     return total / max(float(total.std()), 1e-9)
 
 
-def _judge(states: Sequence[tuple[Image, frozenset[Kind]]], reference: Image, eye: Perception) -> Judged:
-    looks = [Look(image, eye.grade(image)) for image, _ in states]
+def _assess(states: Sequence[tuple[Image, frozenset[Kind]]], reference: Image, perception: Perception) -> Assessed:
+    looks = [Look(image, perception.grade(image)) for image, _ in states]
+    gains = [perception.weigh(looks[0], look, kinds) for look, (_, kinds) in zip(looks, states, strict=True)]
     said = {
-        "eye, beside the input": [eye.weigh(looks[0], x, k).cautious("balanced") for x, (_, k) in zip(looks, states)],  # noqa: B905
-        "eye, alone": [look.percept.quality for look in looks],
+        "perception, beside the input": [gain.cautious("balanced") for gain in gains],
+        "perception, alone": [look.percept.quality for look in looks],
     }
     for name in DEFAULT_NO_REFERENCE:
         metric = METRICS[name]
@@ -58,7 +59,7 @@ def _judge(states: Sequence[tuple[Image, frozenset[Kind]]], reference: Image, ey
         said[name] = [sign * float(np.mean([metric.score(x) for x in image.split(1)])) for image, _ in states]
     images = [image for image, _ in states]
     truth = balanced([_mean(psnr, x, reference) for x in images], [_mean(ssim, x, reference) for x in images])
-    return Judged(truth, {name: np.array(values) for name, values in said.items()})
+    return Assessed(truth, {name: np.array(values) for name, values in said.items()})
 
 
 def _states(
@@ -83,14 +84,14 @@ def _states(
     return states
 
 
-def judged(
-    eye: Perception, photos: Sequence[Path], toolbox: Toolbox, seed: int, every: int
-) -> Iterator[tuple[Judged, bool]]:
+def assessed(
+    perception: Perception, photos: Sequence[Path], toolbox: Toolbox, seed: int, every: int
+) -> Iterator[tuple[Assessed, bool]]:
     """The states of every ``every``-th combination of each photo, and of the clean photo (True)."""
     for p, path in enumerate(photos):
         clean = load_photo(path).image
         rng = np.random.default_rng([seed, p, 5])
-        yield _judge(_states(study(clean), frozenset(), toolbox, rng), study(clean), eye), True
+        yield _assess(_states(study(clean), frozenset(), toolbox, rng), study(clean), perception), True
         for c in range(p % every, len(COMBINATIONS), every):
             recipe = mio_recipe(COMBINATIONS[c], np.random.default_rng([seed, c, p]))
             if Kind.LOW_RESOLUTION in COMBINATIONS[c]:
@@ -98,14 +99,14 @@ def judged(
             damaged = degrade(clean, recipe)
             states = _states(study(damaged), frozenset(COMBINATIONS[c]), toolbox, rng)
             if len(states) > 2:
-                yield _judge(states, study(clean, like=damaged), eye), False
+                yield _assess(states, study(clean, like=damaged), perception), False
 
 
-def table(found: Sequence[tuple[Judged, bool]]) -> list[str]:
-    """Share of pairs judged rightly, Spearman within a photo, and clean photos above all that tools made of them."""
+def quality_table(found: Sequence[tuple[Assessed, bool]]) -> list[str]:
+    """Share of pairs told rightly, Spearman within a photo, and clean photos above all that tools made of them."""
     damaged, clean = [x for x, is_clean in found if not is_clean], [x for x, is_clean in found if is_clean]
     heads = [f"better of two, over {label} apart" for _, label in _BINS]
-    lines = [f"| judge | {' | '.join(heads)} | Spearman | clean above each treatment |", "|---|---|---|---|---|"]
+    lines = [f"| measure | {' | '.join(heads)} | Spearman | clean above each treatment |", "|---|---|---|---|---|"]
     for name in damaged[0].said:
         shares = [f"{_pairs(damaged, name, apart):.1%}" for apart, _ in _BINS]
         rank = np.nanmean([_spearman(x.truth, x.said[name]) for x in damaged])
@@ -114,21 +115,21 @@ def table(found: Sequence[tuple[Judged, bool]]) -> list[str]:
     return lines
 
 
-def _pairs(found: Sequence[Judged], name: str, apart: float) -> float:
+def _pairs(found: Sequence[Assessed], name: str, apart: float) -> float:
     right = []
     for x in found:
         a, b = np.triu_indices(len(x.truth), 1)
         said = x.said[name][a] - x.said[name][b]
         far = (np.abs(x.truth[a] - x.truth[b]) > apart) & ~np.isnan(said)
         agreed = np.sign(said) * np.sign(x.truth[a] - x.truth[b])
-        right.extend((0.5 + agreed[far] / 2).tolist())  # who says the same of both is right by half
+        right.extend((0.5 + agreed[far] / 2).tolist())  # what says the same of both is right by half
     return float(np.mean(right)) if right else float("nan")
 
 
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Correlation of the ranks of truth and judge, ties sharing theirs: 0 for a judge who says the same of all.
+    """Correlation of the ranks of truth and measure, ties sharing theirs: 0 for one that says the same of all.
 
-    What the judge could not say is left out; NaN where too little is left to compare.
+    What it could not say is left out; NaN where too little is left to compare.
     """
     known = ~np.isnan(b)
     if known.sum() < 2 or np.ptp(a[known]) == 0:
@@ -137,14 +138,19 @@ def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def bench_quality(
-    eye: Perception, photos: Sequence[Path], toolbox: Toolbox, report: Callable[[str], None], seed: int, every: int = 3
+    perception: Perception,
+    photos: Sequence[Path],
+    toolbox: Toolbox,
+    report: Callable[[str], None],
+    seed: int,
+    every: int = 3,
 ) -> list[str]:
-    """Judge the states that random toolchains leave of photos; the lines of a Markdown report."""
+    """Assess the states that random toolchains leave of photos; the lines of a Markdown report."""
     if not photos:
         raise ConservatorError("there are no photos; give a folder of clean photos")
     for tool in toolbox.values():
         tool.setup("cpu")
-    lines = table(list(judged(eye, photos, toolbox, seed, every)))
+    lines = quality_table(list(assessed(perception, photos, toolbox, seed, every)))
     for line in lines:
         report(line)
     return lines

@@ -8,22 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conservator.evaluation.patches import Patches, batch_psnr
+from conservator.degradations.patches import UNDAMAGED_PSNR, Patches
 from conservator.evaluation.tables import interval
 from conservator.image import Image
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception.perception import Blind
-from conservator.policies import DqnPolicy, FixedOrder, RandomPolicy
+from conservator.policies import FixedOrder, RandomPolicy
 from conservator.policies.dqn import LONGEST
 from conservator.pool import Pool
-from conservator.session import Policy, Session, Stop, Trajectory, step_together
+from conservator.session import Policy, Session, Stop, Trajectory, run_together
 from conservator.tools.tool import Toolbox
 
 _TOGETHER = 64
-"""Sessions that step together."""
+"""Sessions that are held at the same time."""
 
 
 @dataclass(frozen=True)
-class Row:
+class PatchRow:
     """What one method makes of the patches of one level; all (N,)."""
 
     method: str
@@ -46,35 +47,28 @@ def play(policy: Policy, images: Image, toolbox: Toolbox, pool: Pool) -> list[Tr
     trajectories: list[Trajectory] = []
     for part in images.split(_TOGETHER):
         sessions = [Session(image[None], toolbox, pool, Blind(), LONGEST) for image in part]
-        while live := [session for session in sessions if not (session.stopped or session.exhausted)]:
-            observations = [session.observe() for session in live]
-            if isinstance(policy, DqnPolicy):
-                decisions = policy.act_together(observations)
-            else:
-                decisions = [policy.act(observation) for observation in observations]
-            step_together(live, decisions, pool)
-        trajectories += [session.trajectory for session in sessions]
+        trajectories += run_together(policy, sessions)
     return trajectories
 
 
-def measure(method: str, policy: Policy, patches: Patches, toolbox: Toolbox, pool: Pool) -> Row:
+def measure_patches(method: str, policy: Policy, patches: Patches, toolbox: Toolbox, pool: Pool) -> PatchRow:
     """What a policy gains."""
     trajectories = play(policy, patches.damaged, toolbox, pool)
     decisions = [t.last.decision for t in trajectories]
-    return Row(
+    return PatchRow(
         method,
         patches.level,
-        batch_psnr(patches.damaged, patches.clean),
-        batch_psnr(torch.cat([t.last.image for t in trajectories]), patches.clean),
+        psnr_of_each(patches.damaged, patches.clean, UNDAMAGED_PSNR),
+        psnr_of_each(torch.cat([t.last.image for t in trajectories]), patches.clean, UNDAMAGED_PSNR),
         torch.tensor([len(t.toolchain()) for t in trajectories]),
         torch.tensor([d is not None and isinstance(d.action, Stop) for d in decisions]),
     )
 
 
-def oracle(method: str, patches: Patches, toolbox: Toolbox, pool: Pool) -> tuple[Row, Tensor]:
+def greedy_oracle(method: str, patches: Patches, toolbox: Toolbox, pool: Pool) -> tuple[PatchRow, Tensor]:
     """The tool that gains most at each of three steps, none where none gains; and the first gains (tools, N)."""
     image, clean = patches.damaged.clone(), patches.clean
-    before = best = batch_psnr(image, clean)
+    before = best = psnr_of_each(image, clean, UNDAMAGED_PSNR)
     live, count = torch.ones(len(image), dtype=torch.bool), torch.zeros(len(image), dtype=torch.int64)
     first = torch.empty(0)
     for step in range(LONGEST):
@@ -82,7 +76,7 @@ def oracle(method: str, patches: Patches, toolbox: Toolbox, pool: Pool) -> tuple
         if not len(indices):
             break
         tried = try_all(image[indices], toolbox, pool)
-        scores = torch.stack([batch_psnr(t, clean[indices]) for t in tried])
+        scores = torch.stack([psnr_of_each(t, clean[indices], UNDAMAGED_PSNR) for t in tried])
         if step == 0:
             first = scores - before
         top, winner = scores.max(0)
@@ -92,7 +86,7 @@ def oracle(method: str, patches: Patches, toolbox: Toolbox, pool: Pool) -> tuple
         best = best.index_copy(0, moved, top[better])
         count[moved] += 1
         live[indices[~better]] = False
-    return Row(method, patches.level, before, best, count, ~live), first
+    return PatchRow(method, patches.level, before, best, count, ~live), first
 
 
 def try_all(images: Image, toolbox: Toolbox, pool: Pool) -> list[Image]:
@@ -102,7 +96,7 @@ def try_all(images: Image, toolbox: Toolbox, pool: Pool) -> list[Image]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PatchEntry:
     """A toolbox, where its models run, and the agents that work with it."""
 
     name: str
@@ -112,15 +106,15 @@ class Entry:
 
 
 def measure_entry(
-    entry: Entry, levels: Sequence[Patches], report: Callable[[str], None], seed: int = 0
-) -> tuple[list[Row], list[Row]]:
+    entry: PatchEntry, levels: Sequence[Patches], report: Callable[[str], None], seed: int = 0
+) -> tuple[list[PatchRow], list[PatchRow]]:
     """Rows of an entry's agents, chance, its best single tool and its oracle; and the oracle's alone.
 
     The best single tool is that of each level, which a user could not know.
     """
     rows, oracles, firsts = [], [], {}
     for patches in levels:
-        row, first = oracle(f"{entry.name}: greedy oracle", patches, entry.toolbox, entry.pool)
+        row, first = greedy_oracle(f"{entry.name}: greedy oracle", patches, entry.toolbox, entry.pool)
         oracles.append(row)
         firsts[patches.level] = first
         report(_said(row))
@@ -130,22 +124,24 @@ def measure_entry(
     for patches in levels:
         # the issue's and the paper's: the best for the level, which a user could not know
         best = names[int(firsts[patches.level].mean(1).argmax())]
-        single = measure(f"{entry.name}: best single tool", FixedOrder(best), patches, entry.toolbox, entry.pool)
+        single = measure_patches(
+            f"{entry.name}: best single tool", FixedOrder(best), patches, entry.toolbox, entry.pool
+        )
         rows.append(single)
         report(f"{_said(single)} ({best})")
     for name, policy in policies:
         for patches in levels:
-            rows.append(measure(name, policy, patches, entry.toolbox, entry.pool))
+            rows.append(measure_patches(name, policy, patches, entry.toolbox, entry.pool))
             report(_said(rows[-1]))
     return [*rows, *oracles], oracles
 
 
-def _said(row: Row) -> str:
+def _said(row: PatchRow) -> str:
     before, gain, tools = (float(x.mean()) for x in (row.psnr_in, row.gains, row.tools.float()))
     return f"{row.level}: {row.method}: {before:.2f} {gain:+.2f} dB, {tools:.1f} tools"
 
 
-def table(rows: Sequence[Row], oracles: Sequence[Row]) -> list[str]:
+def patches_table(rows: Sequence[PatchRow], oracles: Sequence[PatchRow]) -> list[str]:
     """Gain per method and level with its confidence interval, its share of the oracle's, and who stops, as Markdown."""
     levels = list(dict.fromkeys(row.level for row in rows))
     best = {(_entry(row.method), row.level): float(row.gains.mean()) for row in oracles}
@@ -174,7 +170,7 @@ def _entry(method: str) -> str:
     return method.rpartition(": ")[0]
 
 
-def _cell(row: Row) -> str:
+def _cell(row: PatchRow) -> str:
     if row.level == "clean":
         return f"{(row.tools == 0).float().mean():.1%} untouched"
     low, high = interval(row.gains.double().numpy())

@@ -10,9 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from conservator.degradations import degrade, rl_restore_recipe
-from conservator.evaluation.patches import BANDS, LEVELS, Draw, Pyramid, batch_psnr, make_patches, single
+from conservator.degradations.patches import (
+    DAMAGE_BANDS,
+    PATCH_LEVELS,
+    UNDAMAGED_PSNR,
+    DrawRecipe,
+    Pyramid,
+    make_patches,
+    single,
+)
 from conservator.evaluation.rl_restore import play
 from conservator.image import Image, to_image
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception.perception import Blind
 from conservator.policies import DqnPolicy
 from conservator.policies.dqn import LONGEST
@@ -28,12 +37,12 @@ def first_picks(
     policy: DqnPolicy, pyramids: Sequence[Pyramid], toolbox: Toolbox, pool: Pool, count: int, seed: int
 ) -> tuple[list[str], NDArray[np.float64]]:
     """For each single damage in each range, and for each level, the share (rows, tools + 1) of first actions."""
-    draws: dict[str, Draw] = {
+    draws: dict[str, DrawRecipe] = {
         f"{kind} {low:g} to {high:g}": single(kind, band)
-        for kind, bands in BANDS.items()
+        for kind, bands in DAMAGE_BANDS.items()
         for band, (low, high) in enumerate(bands)
     }
-    draws |= LEVELS
+    draws |= PATCH_LEVELS
     rows = []
     for name, draw in draws.items():
         patches = make_patches(pyramids, name, draw, count, seed)
@@ -90,7 +99,7 @@ def regions_against_vote(
             damaged = _damaged(clean, differs, rng)
             voted = run(policy, Session(damaged, toolbox, pool, Blind(), LONGEST)).last.image
             parts, _ = restore_regions(damaged, policy, toolbox, pool, side)
-            scores.append([float(batch_psnr(x, clean)) for x in (damaged, voted, parts)])
+            scores.append([float(psnr_of_each(x, clean, UNDAMAGED_PSNR)) for x in (damaged, voted, parts)])
         before, voted_psnr, parts_psnr = np.mean(scores, axis=0)
         what = "differs from left to right" if differs else "the same everywhere"
         gains = f"{voted_psnr - before:+.2f} | {parts_psnr - before:+.2f}"

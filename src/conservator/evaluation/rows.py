@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
-from conservator.claims import Identity, claim, hashes_of, read_claim
+from conservator.claims import CLAIM, Identity, claim, hashes_of, read_claim
 from conservator.commands import shown_path
 from conservator.errors import ConservatorError
 from conservator.evaluation.journal import whole_lines
 from conservator.files import sha256
 from conservator.image import Image
 from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, FullReference, Metric
+from conservator.request import TONAL_CONFIDENCE
 from conservator.resample import bicubic_to
 from conservator.tools.tool import Tool, Toolbox
 from conservator.tools.user import user_tool_dir
@@ -87,13 +88,15 @@ class BenchmarkSettings:
     photos: str
     """The name of the folder, not where it lies."""
     toolbox: str
-    eye: str
+    perception: str
     seed: int
     limit: int | None = None
     rank: str | None = None
     """The objective by which toolchains are ranked; None where they are not."""
     metrics: tuple[str, ...] = (*DEFAULT_FULL_REFERENCE[:3], *DEFAULT_NO_REFERENCE)
     """The metrics that are measured: all that are at hand."""
+    tonal_confidence: float = TONAL_CONFIDENCE
+    """How sure perception must be of haze or low light for a policy to treat it."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ def read_settings(folder: Path) -> tuple[BenchmarkSettings, dict[str, Any]]:
 
     Raises ConservatorError when it holds no results, or those of an older version.
     """
+    if not (folder / CLAIM).exists():
+        raise ConservatorError(f"{folder} holds no results; give the output folder of a benchmark")
     identity, beside = read_claim(folder)
     try:
         settings = BenchmarkSettings(**identity.settings)

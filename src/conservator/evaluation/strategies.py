@@ -12,8 +12,8 @@
 ``none``             the untouched input
 ==================== ===================================================================================================
 
-The simple strategies, the oracles and the generalist are carried out as they are; only of a policy that ships does the
-eye take back on the whole photo what did harm there, for that is how it works for a user.
+The simple strategies, the oracles and the generalist are carried out as they are; only of a policy that ships does
+perception take back on the whole photo what did harm there, for that is how it works for a user.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ ONLY_HERE = ("best", "generalist")
 _AS_THEY_ARE = ("oracle", "random", "random_both", "predefined", *ONLY_HERE)
 
 
-class Trusting:
-    """Sees what another eye sees, but takes nothing back."""
+class Trusting(Perception):
+    """Sees what another perception sees, but takes nothing back."""
 
     def __init__(self, perception: Perception) -> None:
         self._perception = perception
 
     def grade(self, image: Image) -> Percept:
-        """Judge an image or a study."""
+        """Grade an image or a study."""
         return self._perception.grade(image)
 
     def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
@@ -51,8 +51,8 @@ class Trusting:
         return Gain.sure(0.0)
 
 
-def eye_for(name: str, perception: Perception) -> Perception:
-    """The eye that guards the whole photo from what a policy or strategy decided."""
+def perception_for(name: str, perception: Perception) -> Perception:
+    """The perception that guards the whole photo from what a policy or strategy decided."""
     return Trusting(perception) if name in _AS_THEY_ARE or is_derived(name) else perception
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from conservator.image import Image
 
-PATCH = 63
+Q_PATCH = 63
 """Side of a patch in pixels."""
-FEATURES = 32
+Q_FEATURES = 32
 """Numbers that stand for what is seen in a patch."""
 _MEMORY = 50
 
@@ -35,8 +35,8 @@ class QNetwork(nn.Module):
         self.convolutions = nn.ModuleList(
             [nn.Conv2d(3, 32, 9, 2, padding=4), *(nn.Conv2d(a, 24, 5, 2) for a in (32, 24, 24))]
         )
-        self.project = nn.Linear(384, FEATURES)
-        self.gates = nn.Linear(FEATURES + tools + _MEMORY, 4 * _MEMORY)
+        self.project = nn.Linear(384, Q_FEATURES)
+        self.gates = nn.Linear(Q_FEATURES + tools + _MEMORY, 4 * _MEMORY)
         """Of the LSTM: input, candidate, forget and output gate."""
         self.values = nn.Linear(_MEMORY, tools + 1)
         self.state = nn.Linear(_MEMORY, 1) if duelling else None

@@ -1,7 +1,19 @@
 """Perception: what can be told from a photo alone."""
 
-from conservator.perception.eyes import NetworkPerception, StatisticalPerception
-from conservator.perception.perception import Blind, Look, Percept, Perception
+from conservator.perception.check import check_perception
+from conservator.perception.network import NetworkPerception, StatisticalPerception, load_perception
+from conservator.perception.perception import Blind, Gain, Look, Percept, Perception
 from conservator.perception.study import study
 
-__all__ = ["Blind", "Look", "NetworkPerception", "Percept", "Perception", "StatisticalPerception", "study"]
+__all__ = [
+    "Blind",
+    "Gain",
+    "Look",
+    "NetworkPerception",
+    "Percept",
+    "Perception",
+    "StatisticalPerception",
+    "check_perception",
+    "load_perception",
+    "study",
+]

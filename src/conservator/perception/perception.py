@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
-from torch import Tensor
 
 from conservator.image import Image
 from conservator.kinds import OBJECTIVES as OBJECTIVES
@@ -34,8 +31,6 @@ class Percept:
     """No-reference quality, higher is better, in dB: an estimate of the PSNR to the undamaged photo."""
     measures: Mapping[str, float] = field(default_factory=dict)
     """The statistics behind the judgement, by name."""
-    features: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False, compare=False)
-    """All that the judge looked at, (F,)."""
 
     @property
     def present(self) -> tuple[Kind, ...]:
@@ -73,18 +68,26 @@ class Gain:
         return cls(dict.fromkeys(OBJECTIVES, gain), dict.fromkeys(OBJECTIVES, 0.0))
 
 
-class Perception(Protocol):
-    """Anything that looks at an image, or at a study of a photo, and judges it."""
+class Perception(ABC):
+    """Looks at an image, or at a study of a photo, without any reference. Deterministic, and safe from many threads.
 
+    ``check_perception`` checks all that is said here.
+    """
+
+    @abstractmethod
     def grade(self, image: Image) -> Percept:
-        """Judge (B, 3, H, W): one image for B = 1; for more, a study (item 0 an overview, the others native crops)."""
+        """Grade (B, 3, H, W): one image for B = 1; for more, a study (item 0 an overview, the others native crops).
 
+        Every kind is graded, by a severity and a probability; the image, of any size, stays as it is.
+        """
+
+    @abstractmethod
     def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
-        """Estimate what a treatment of ``treated`` gained towards the undamaged photo."""
+        """Estimate what a treatment of ``treated`` gained towards the undamaged photo; equal pictures gain 0."""
 
 
-class Blind:
-    """A perception that looks at nothing, for those who judge by a reference or by the pixels alone."""
+class Blind(Perception):
+    """Looks at nothing, for those who go by a reference or by the pixels alone; it grades no kind of damage."""
 
     def grade(self, image: Image) -> Percept:
         """Nothing is seen."""

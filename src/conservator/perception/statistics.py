@@ -26,7 +26,8 @@ def statistics(image: Image) -> dict[str, float]:
     """Measure one image (1, 3, H, W), or a study (item 0 the overview, the others native crops).
 
     Local statistics come from the native crops: the mean over them, and the values of the calmest and of the busiest
-    one, where noise and streaks, and blur, show best. Global ones come from the overview.
+    one, where noise and streaks, and blur, show best. Global ones come from the overview. The names of all are
+    STATISTICS in features.py.
     """
     height, width = image.shape[-2:]
     if min(height, width) < _SMALLEST:

@@ -7,7 +7,7 @@ from conservator.policies.dqn import Agent, DqnPolicy, load_agent
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
-from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
+from conservator.policies.search import Beam, EstimatedGain, Greedy, MeasuredGain, Search
 from conservator.policies.strategies import Predefined, RandomBoth
 
 __all__ = [
@@ -17,16 +17,16 @@ __all__ = [
     "Beam",
     "Chat",
     "DqnPolicy",
-    "EyeJudge",
+    "EstimatedGain",
     "FixedOrder",
     "Greedy",
+    "MeasuredGain",
     "MllmPolicy",
     "NoPolicy",
     "PolicyContext",
     "Predefined",
     "RandomBoth",
     "RandomPolicy",
-    "ReferenceJudge",
     "Reflect",
     "Rules",
     "Search",

@@ -16,7 +16,7 @@ from conservator.policies.endpoint import check_options
 from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
-from conservator.policies.search import Beam, EyeJudge, Greedy, ReferenceJudge, Search
+from conservator.policies.search import Beam, EstimatedGain, Greedy, MeasuredGain, Search
 from conservator.policies.strategies import Predefined, RandomBoth
 from conservator.policies.vision_language import load_model, shipped_model
 from conservator.pool import Pool
@@ -45,14 +45,14 @@ def _greedy(context: PolicyContext) -> Greedy:
 
 
 def _search(context: PolicyContext, calls: int = 24, name: str = "search") -> Search:
-    return Search(_greedy(context), EyeJudge(context.perception, context.objective), calls, name)
+    return Search(_greedy(context), EstimatedGain(context.perception, context.objective), calls, name)
 
 
 def _oracle(context: PolicyContext) -> Greedy:
     if context.reference is None:
         raise ConservatorError("the oracle policy compares with the undamaged photo; give it a reference")
-    judge = ReferenceJudge(context.reference)
-    return Greedy(context.pool, Blind(), judge, margin=0.02, suspects=False, name="oracle")
+    scoring = MeasuredGain(context.reference)
+    return Greedy(context.pool, Blind(), scoring, margin=0.02, suspects=False, name="oracle")
 
 
 def _chat(context: PolicyContext) -> Chat:

@@ -1,35 +1,30 @@
-"""A model behind an OpenAI-compatible endpoint decides: the conversation of conversation.py, over HTTP."""
+"""A model behind an OpenAI-compatible endpoint decides: the conversation of a dialect, over HTTP."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image as PillowImage
-from pydantic import BaseModel, ValidationError
 
 from conservator.image import Image, to_array
 from conservator.perception.perception import Objective, Perception
-from conservator.policies.conversation import IMAGE, Message, ask, judged, read_reply
-from conservator.policies.endpoint import ask_endpoint, check_options, clean
+from conservator.policies.dialects import IMAGE, Dialect, JsonDialect, Message
+from conservator.policies.endpoint import ask_endpoint, check_options, clean_words
+from conservator.policies.planning import estimated_gains
 from conservator.request import ChatOptions
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop, Trajectory
 
 _PATIENCE = 3
 """Answers in a row that cannot be used, until the model is left alone."""
-_LONGEST = 100_000
-"""Characters of an answer that are read."""
 _SIDE = 768  # pixels of a picture at most; only an enlarged study has more
-_AS_JSON = (
-    'Write the answer as JSON: "thought", why, in one sentence; "action", which is plan, rollback or stop; "tools", '
-    'those of a plan in order, else []; "step", the one to return to, else null.'
-)
 
 
 class Chat:
@@ -52,6 +47,7 @@ class Chat:
         check_options(options)
         self._options, self._perception, self._objective = options, perception, objective
         self._seed = seed
+        self._dialect = JsonDialect(lines=options.request.get("response_format", {}) is None)
 
     def act(self, observation: Observation) -> Decision:
         """Ask, unless the last plan is to be carried out first, or asking is of no use."""
@@ -69,11 +65,12 @@ class Chat:
         if not seen.tools:
             return Decision(Stop(), thought="there is no tool to choose")
         rng = np.random.default_rng([self._seed, trajectory.last.id])
-        gains = judged(observation, self._perception, self._objective)
-        answer = ask_endpoint(options, _request(ask(seen, self._objective, gains), seen, options), left, rng)
+        gains = estimated_gains(observation, self._perception, self._objective)
+        messages = self._dialect.ask(seen, self._objective, gains)
+        answer = ask_endpoint(options, _request(messages, self._dialect.schema(seen), options), left, rng)
         if answer.problem:
             return Decision(None, thought=answer.problem, usage=answer.usage)
-        return replace(read_answer(answer.text, seen), usage=answer.usage)
+        return replace(read_answer(self._dialect, answer.text, seen), usage=answer.usage)
 
     def _seen(self, observation: Observation) -> Observation:
         """What the model is shown: no more pictures than the user wants."""
@@ -93,17 +90,22 @@ def _hopeless(trajectory: Trajectory) -> str:
     return ""
 
 
-def _request(asked: tuple[Message, Message], observation: Observation, options: ChatOptions) -> dict[str, Any]:
-    """The body of a request."""
-    system, user = asked
+def read_answer(dialect: Dialect, text: str, observation: Observation) -> Decision:
+    """A stranger's answer as a decision. ``thought`` is cleaned, for it goes to screens and files."""
+    decision = dialect.read(text, observation)
+    return replace(decision, thought=clean_words(decision.thought))
+
+
+def _request(messages: Sequence[Message], schema: Mapping[str, Any] | None, options: ChatOptions) -> dict[str, Any]:
+    """The body of a request; ``options.request`` has the last word about all but the messages."""
     body: dict[str, Any] = {"model": options.model, "temperature": 0, "max_tokens": 2000}
-    body["response_format"] = {
-        "type": "json_schema",
-        "json_schema": {"name": "decision", "strict": True, "schema": _schema(observation)},
-    }
+    if schema is not None:
+        named = {"name": "decision", "strict": True, "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
     body = {name: value for name, value in {**body, **options.request}.items() if value is not None}
-    told = f"{system.text}\n{_AS_JSON}" if "response_format" in body else system.text
-    body["messages"] = [{"role": "system", "content": told}, {"role": user.role, "content": _parts(user)}]
+    body["messages"] = [
+        {"role": message.role, "content": _parts(message) if message.images else message.text} for message in messages
+    ]
     return body
 
 
@@ -127,54 +129,3 @@ def _data_url(image: Image) -> str:
     buffer = io.BytesIO()
     PillowImage.fromarray(to_array(image, np.uint8)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _schema(observation: Observation) -> dict[str, Any]:
-    """What a decision looks like now, in the part of JSON Schema that all endpoints know: tools and steps that exist.
-
-    The thought comes first, so that the model has to think before it decides.
-    """
-    steps = list(range(observation.trajectory.last.id + 1))
-    fields = {
-        "thought": {"type": "string"},
-        "action": {"type": "string", "enum": ["plan", "rollback", "stop"]},
-        "tools": {"type": "array", "items": {"type": "string", "enum": [spec.name for spec in observation.tools]}},
-        "step": {"anyOf": [{"type": "integer", "enum": steps}, {"type": "null"}]},
-    }
-    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
-
-
-class _Reply(BaseModel):
-    """A reply by the schema, or near enough."""
-
-    action: Literal["plan", "rollback", "stop"]
-    thought: str | None = ""
-    tools: list[str] | None = None
-    step: int | None = None
-
-    def line(self) -> str:
-        """The same as ``write_reply`` would say it."""
-        match self.action:
-            case "plan":
-                return f"plan: {', '.join(self.tools or ())}"
-            case "rollback":
-                return f"rollback: {self.step}"
-            case "stop":
-                return "stop"
-
-
-def read_answer(text: str, observation: Observation) -> Decision:
-    """A model's answer, by the schema or as plain lines, as a decision; ``action`` is None when it is none.
-
-    What a thinking model writes before it answers does not count. ``thought`` is cleaned: it goes to screens and files.
-    """
-    said = text.rpartition("</think>")[2][:_LONGEST]
-    try:
-        reply = _Reply.model_validate_json(said[said.find("{") : said.rfind("}") + 1])
-    except ValidationError:
-        decision = read_reply(said, observation)
-    else:
-        decision = read_reply(reply.line(), observation)
-        if decision.action is not None:
-            decision = replace(decision, thought=reply.thought or "")
-    return replace(decision, thought=clean(decision.thought), reply=text)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.image import Image
-from conservator.networks.dqn import PATCH, QNetwork
+from conservator.networks.dqn import Q_PATCH, QNetwork
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
 from conservator.tools.tool import ToolSpec
@@ -160,7 +160,7 @@ class DqnPolicy:
         )
 
 
-def tiles(image: Image, side: int = PATCH) -> Image:
+def tiles(image: Image, side: int = Q_PATCH) -> Image:
     """The whole tiles (P, 3, side, side) of an image, or of the native crops of a study (its overview is left out).
 
     They begin at multiples of 8 pixels, as JPEG's blocks do: the patches that agents learn from are cut first and

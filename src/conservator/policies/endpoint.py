@@ -161,7 +161,7 @@ def _send(client: httpx.Client, options: ChatOptions, content: bytes) -> _Came:
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
         if time.monotonic() > end:
             return late
-        return _Came(problem=clean(str(error)) or type(error).__name__)
+        return _Came(problem=clean_words(str(error)) or type(error).__name__)
 
 
 def _pause(retry_after: str, backoff: float, rng: np.random.Generator) -> float:
@@ -179,7 +179,7 @@ def _problem(came: _Came) -> str:
     """Why there is no answer, and what the user can do."""
     if not came.status:
         return came.problem
-    said = clean(_error_message(came.body), 300)
+    said = clean_words(_error_message(came.body), 300)
     told = f"HTTP {came.status}" + (f" ({said})" if said else "")
     if came.status in (401, 403):
         have = "does it hold the right key?" if _key() else "it is not set"
@@ -238,7 +238,7 @@ def _read(came: _Came, calls: int) -> Answer:
     choice = completion.choices[0]
     if text := (choice.message.content or "").strip():
         return Answer(_without_key(text), usage)
-    why = clean(choice.message.refusal or choice.finish_reason or "it gave no reason", 300)
+    why = clean_words(choice.message.refusal or choice.finish_reason or "it gave no reason", 300)
     more = ", let it write more with --request '{\"max_tokens\": 8000}'" if why == "length" else ""
     return Answer("", usage, f"the model wrote nothing ({why}){more}")
 
@@ -249,7 +249,7 @@ def _count(usage: Any, name: str) -> int:
     return value if type(value) is int and 0 <= value < 10**9 else 0
 
 
-def clean(text: str, limit: int = 600) -> str:
+def clean_words(text: str, limit: int = 600) -> str:
     """A stranger's words as one line: no control characters, no key, no more than ``limit`` characters."""
     line = "".join(c for c in " ".join(_without_key(text).split()) if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1] + "…"

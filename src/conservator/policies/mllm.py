@@ -12,7 +12,8 @@ from dataclasses import replace
 from conservator.degradations import Kind, Severity
 from conservator.perception.perception import Objective, Perception
 from conservator.perception.study import study
-from conservator.policies.conversation import ask, judged, plannable
+from conservator.policies.dialects import Dialect, PlanDialect
+from conservator.policies.planning import estimated_gains, plannable
 from conservator.policies.replies import Replied, Speaker, choose
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.session.session import Observation
@@ -21,15 +22,15 @@ from conservator.session.trajectory import Action, Apply, Decision, Rollback, St
 _SHOWN = 4
 """Alternatives that a thought names."""
 _CLEAR = 0.4
-"""Gain in dB that the eye is seldom wrong about: what the margin of ``greedy`` is, too."""
+"""Estimated gain in dB that is seldom wrong: what the margin of ``greedy`` is, too."""
 
 
 class MllmPolicy:
     """Asks a vision-language model, which can answer with nothing but a legal plan, a rollback, or a stop.
 
     It asks again after every step, or with ``once`` only at the start, and then follows the plan to its end. Where it
-    asks again, what the eye is sure of is not asked: a treatment that the eye holds for harm is taken back, and one
-    that it holds for a clear gain is not.
+    asks again, what perception is sure of is not asked: a treatment that did harm by its estimate is taken back, and
+    one that gained clearly is kept.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class MllmPolicy:
         objective: Objective = "balanced",
         name: str = "mllm",
         once: bool = False,
+        dialect: Dialect = PlanDialect(),  # noqa: B008 - frozen
     ) -> None:
+        """``dialect`` is the one that the model was taught in."""
         self.name, self._model, self._perception, self._objective = name, model, perception, objective
         self._once = once
-        self._speaker = Speaker(model.tokens, model.end)
+        self._speaker = Speaker(model.tokens, model.end, dialect)
 
     def act(self, observation: Observation) -> Decision:
         """Decide; the thought says how sure the model is, and what else it held possible.
@@ -69,20 +72,22 @@ class MllmPolicy:
         return replace(replied.decision, thought=told(replied.chances))
 
     def _harmful(self, observation: Observation) -> Decision | None:
-        """The rollback of the last step, if the eye holds it for harm."""
+        """The rollback of the last step, if it did harm by perception's estimate."""
         last = observation.trajectory.last
-        gain = judged(observation, self._perception, self._objective).get(last.id, 0.0)
+        gain = estimated_gains(observation, self._perception, self._objective).get(last.id, 0.0)
         if gain >= 0 or last.parent is None:
             return None
-        return Decision(Rollback(last.parent), thought=f"the eye holds the last step for harm ({gain:+.1f} dB)")
+        return Decision(
+            Rollback(last.parent), thought=f"perception estimates that the last step did harm ({gain:+.1f} dB)"
+        )
 
     def reply(self, observation: Observation) -> Replied:
         """The model's decision and the chances of the alternatives. Only the study of a large image is shown to it."""
         observation = replace(observation, tools=plannable(observation.tools))
-        gains = judged(observation, self._perception, self._objective)
+        gains = estimated_gains(observation, self._perception, self._objective)
         observation, model = _small(observation), self._model
         with model.lock:
-            reading = model.read(model.prompt(ask(observation, self._objective, gains)))
+            reading = model.read(model.prompt(self._speaker.dialect.ask(observation, self._objective, gains)))
             gained = gains.get(observation.trajectory.last.id, 0.0) >= _CLEAR
             return choose(observation, reading.next, self._speaker, rollbacks=not gained)
 

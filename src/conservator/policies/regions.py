@@ -9,19 +9,19 @@ from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.image import Image, check_image
-from conservator.networks.dqn import PATCH
+from conservator.networks.dqn import Q_PATCH
 from conservator.perception.perception import Blind
-from conservator.policies.dqn import BLOCK, LONGEST, DqnPolicy
+from conservator.policies.dqn import BLOCK, LONGEST
 from conservator.pool import Pool
-from conservator.session import Session, step_together
+from conservator.session import Policy, Session, run_together
 from conservator.tools.tool import Toolbox
 
 _TOGETHER = 64
-"""Regions that are treated at the same time."""
+"""Regions that are held at the same time."""
 
 
 def restore_regions(
-    image: Image, policy: DqnPolicy, toolbox: Toolbox, pool: Pool, side: int = 3 * (PATCH + 1)
+    image: Image, policy: Policy, toolbox: Toolbox, pool: Pool, side: int = 3 * (Q_PATCH + 1)
 ) -> tuple[Image, dict[tuple[str, ...], int]]:
     """Give every region of an image (1, 3, H, W) a toolchain of its own; also how many regions got which.
 
@@ -31,8 +31,8 @@ def restore_regions(
     patch.
     """
     check_image(image)
-    if side < PATCH:
-        raise ConservatorError(f"regions are {side} pixels wide, expected {PATCH} at least")
+    if side < Q_PATCH:
+        raise ConservatorError(f"regions are {side} pixels wide, expected {Q_PATCH} at least")
     height, width = image.shape[-2:]
     places = [(rows, columns) for rows in _spans(height, side) for columns in _spans(width, side)]
     total, weight = torch.zeros_like(image), torch.zeros_like(image[:, :1])
@@ -40,8 +40,7 @@ def restore_regions(
     for first in range(0, len(places), _TOGETHER):
         part = places[first : first + _TOGETHER]
         sessions = [Session(image[..., rows, columns], toolbox, pool, Blind(), LONGEST) for rows, columns in part]
-        while live := [session for session in sessions if not (session.stopped or session.exhausted)]:
-            step_together(live, policy.act_together([session.observe() for session in live]), pool)
+        run_together(policy, sessions)
         for (rows, columns), session in zip(part, sessions, strict=True):
             treated = session.trajectory.last.image
             window = _window(treated.shape[-2], treated.shape[-1]).to(image.device)

@@ -1,4 +1,4 @@
-"""Replies that are legal, and how likely a model finds each: decoding that can say nothing else.
+"""Constrained decoding: only legal replies can be said, and each gets the chance that the model gives it.
 
 The tree of the replies is grown tool by tool. Where it forks the model is asked, and only the tokens that lead on
 count; the chance of a branch is the product of its forks.
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from conservator.errors import ConservatorError
-from conservator.policies.conversation import write_reply
+from conservator.policies.dialects import Dialect
+from conservator.policies.planning import legal_actions
 from conservator.session.session import Observation
-from conservator.session.trajectory import Action, Apply, Decision, Rollback, Stop, Trajectory
+from conservator.session.trajectory import Action, Apply, Decision
 
 Tokens: TypeAlias = tuple[int, ...]
 Next: TypeAlias = Callable[[Tokens], Tensor]
@@ -29,51 +30,28 @@ _LEAST = 0.01
 
 @dataclass(frozen=True)
 class Replied:
-    """A model's choice, and what it held of the others."""
+    """A model's choice, and how likely it found the others."""
 
     decision: Decision
     chances: Mapping[Action, float] = field(hash=False)
-    """Of every next action that is not out of the question, the chosen one first, then others of its way (tools,
-    rollbacks, to stop), each way the most likely first; together at most 1."""
+    """Of every next action that is not out of the question: the chosen one first, then others of its type (tools,
+    rollbacks, stop), then the other types; within a type the most likely first. Together at most 1."""
 
 
 class Speaker:
-    """How replies are written in tokens."""
+    """How decisions are written in a model's tokens, in a dialect."""
 
-    def __init__(self, tokens: Callable[[str], Tokens], end: int) -> None:
+    def __init__(self, tokens: Callable[[str], Tokens], end: int, dialect: Dialect) -> None:
         """``end`` is the token after the last one of a reply."""
-        self._tokens, self._end = tokens, end
+        self.dialect, self._tokens, self._end = dialect, tokens, end
         self._written: dict[str, Tokens] = {}
 
-    def write(self, reply: str) -> Tokens:
-        """A whole reply."""
+    def write(self, decision: Decision) -> Tokens:
+        """The whole reply that stands for a decision."""
+        reply = self.dialect.write(decision)
         if reply not in self._written:
             self._written[reply] = (*self._tokens(reply), self._end)
         return self._written[reply]
-
-
-def legal_actions(observation: Observation, rollbacks: bool = True) -> tuple[Action, ...]:
-    """What may be done next: a tool, a rollback to a step whose picture is another one, a stop.
-
-    A tool that failed here, or was taken back from here, would give the same again, and is left out; so are
-    ``rollbacks``, if need be.
-    """
-    trajectory = observation.trajectory
-    here, tried = trajectory.toolchain(), _tried(trajectory)
-    tools = [Apply(spec.name) for spec in observation.tools if spec.name not in tried]
-    earlier = trajectory.steps[:-1] if rollbacks else ()
-    steps = [Rollback(step.id) for step in earlier if trajectory.toolchain(step) != here]
-    return (*tools, *steps, Stop())
-
-
-def _tried(trajectory: Trajectory) -> set[str]:
-    """The tools that were called at the current state, in whichever step."""
-    here, found = trajectory.toolchain(), set[str]()
-    for step in trajectory.steps[1:]:
-        action = step.decision.action if step.decision is not None else None
-        if isinstance(action, Apply) and trajectory.toolchain(trajectory.steps[step.id - 1]) == here:
-            found.add(action.tool)
-    return found
 
 
 def choose(observation: Observation, next_: Next, speaker: Speaker, rollbacks: bool = True) -> Replied:
@@ -86,7 +64,7 @@ def choose(observation: Observation, next_: Next, speaker: Speaker, rollbacks: b
     def replies(action: Action) -> list[Tokens]:
         if isinstance(action, Apply):
             return _beginning((action.tool,), names, speaker)
-        return [speaker.write(write_reply(Decision(action)))]
+        return [speaker.write(Decision(action))]
 
     chances = likeliest({action: replies(action) for action in legal_actions(observation, rollbacks)}, next_)
     together: dict[type, float] = {}
@@ -96,7 +74,7 @@ def choose(observation: Observation, next_: Next, speaker: Speaker, rollbacks: b
     best = next(iter(chances))
     plan = _continue((best.tool,), names, observation.steps_left, next_, speaker) if isinstance(best, Apply) else ()
     decision = Decision(best, plan[1:])
-    return Replied(replace(decision, reply=write_reply(decision)), chances)
+    return Replied(replace(decision, reply=speaker.dialect.write(decision)), chances)
 
 
 def _continue(plan: tuple[str, ...], names: Sequence[str], most: int, next_: Next, speaker: Speaker) -> tuple[str, ...]:
@@ -112,7 +90,7 @@ def _continue(plan: tuple[str, ...], names: Sequence[str], most: int, next_: Nex
 
 
 def _plan(plan: Sequence[str], speaker: Speaker) -> Tokens:
-    return speaker.write(write_reply(Decision(Apply(plan[0]), tuple(plan[1:]))))
+    return speaker.write(Decision(Apply(plan[0]), tuple(plan[1:])))
 
 
 def _beginning(plan: Sequence[str], names: Sequence[str], speaker: Speaker) -> list[Tokens]:

@@ -24,7 +24,7 @@ from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
 from conservator.files import write_text
 from conservator.image import Image
-from conservator.policies.conversation import IMAGE, Message
+from conservator.policies.dialects import IMAGE, Message
 
 FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 """``model_type`` of the architectures that are known to read pictures so."""

@@ -152,7 +152,7 @@ class LocalPool(Pool):
         queue_size: int = 64,
         at_once: int = 1,
     ) -> None:
-        """``at_once`` above 1 is for models that may be called by several threads, as tools may once they are set up."""
+        """``at_once`` above 1 is for models that several threads may call, as they may a tool once it is set up."""
         self._models, self._device = models, device
         self._max_batch, self._queue_size, self._at_once = max_batch, queue_size, at_once
         self._known: dict[str, tuple[Model, str]] = {}

@@ -1,7 +1,8 @@
 """Sessions: the one loop, and the trajectory that records it."""
 
 from conservator.session.scope import ANYTHING, TONAL, Scope
-from conservator.session.session import Observation, Policy, Session, run, step_together
+from conservator.session.session import Observation, Policy, Session, run
+from conservator.session.together import TogetherPolicy, decide_together, run_together, step_together
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory, Usage
 
 __all__ = [
@@ -17,8 +18,11 @@ __all__ = [
     "Session",
     "Step",
     "Stop",
+    "TogetherPolicy",
     "Trajectory",
     "Usage",
+    "decide_together",
     "run",
+    "run_together",
     "step_together",
 ]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections import defaultdict
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
-
-import torch
 
 from conservator.errors import InvalidActionError, ToolFailedError, name_not_found
 from conservator.image import Image, check_image
 from conservator.perception.perception import Percept, Perception
 from conservator.pool import Pool
 from conservator.session.scope import Scope
-from conservator.session.trajectory import Apply, Decision, Rollback, Step, Stop, Trajectory
+from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory
 from conservator.tools.tool import Toolbox, ToolSpec
 
 
@@ -70,6 +67,10 @@ class Session:
         self.tools = tuple(spec for spec in toolbox.specs if scope.offers(spec, percept))
         """What a policy may choose from."""
 
+    def fork(self) -> Session:
+        """A session at the same state that goes its own way from here: to try what this one then need not do."""
+        return copy.copy(self)  # trajectories are immutable, and the rest is shared
+
     @property
     def stopped(self) -> bool:
         """The policy said stop (Gymnasium: terminated)."""
@@ -81,6 +82,16 @@ class Session:
         """No steps are left (Gymnasium: truncated)."""
         return len(self.trajectory.steps) > self._max_steps
 
+    @property
+    def over(self) -> bool:
+        """Stopped or exhausted: there is nothing more to decide."""
+        return self.stopped or self.exhausted
+
+    @property
+    def pool(self) -> Pool:
+        """Where its tools run."""
+        return self._pool
+
     def observe(self) -> Observation:
         """What the policy may know now."""
         left = self._max_steps + 1 - len(self.trajectory.steps)
@@ -91,13 +102,31 @@ class Session:
         """Whether the photo is larger than it came: a second time would cost up to 256 times the pixels."""
         return any(self._toolbox[tool].spec.scale > 1 for tool in self.trajectory.toolchain())
 
+    def check_action(self, action: Action) -> None:
+        """Raise InvalidActionError, with what to do instead, for an action that is not possible now."""
+        if self.over:
+            raise InvalidActionError("the session is over; start a new one")
+        match action:
+            case Apply(tool):
+                if tool not in self._toolbox:
+                    raise InvalidActionError(str(name_not_found("tool", tool, self._toolbox)))
+                if tool not in {spec.name for spec in self.tools}:
+                    raise InvalidActionError(f"{tool} is not offered for this photo; choose one that is")
+                if self._toolbox[tool].spec.scale > 1 and self._enlarged:
+                    raise InvalidActionError(f"{tool} enlarges, and the photo was enlarged before; choose another tool")
+            case Rollback(to):
+                if not 0 <= to <= (last := self.trajectory.last.id):
+                    raise InvalidActionError(f"no step {to} to roll back to; steps are 0 to {last}")
+
     def step(self, decision: Decision, call: Future[Image] | None = None) -> Step:
         """Carry out one decision and append it; ``call`` is its tool's, where it was submitted already.
 
-        What the policy did wrong and what a tool could not do is recorded in ``Step.error``, for the policy to see.
-        Raises InvalidActionError when the session is over.
+        What the policy did wrong (InvalidActionError) and what a tool could not do (ToolFailedError) is recorded in
+        ``Step.error``, for the policy to see. Everything else is raised, and nothing is appended: a PoolError says
+        nothing of the policy or the tool, so the same decision may be carried out again. Raises InvalidActionError when
+        the session is over.
         """
-        if self.stopped or self.exhausted:
+        if self.over:
             raise InvalidActionError("the session is over; start a new one")
         start, last = time.perf_counter(), self.trajectory.last
         parent, image, percept, error = last.id, last.image, last.percept, None
@@ -110,55 +139,22 @@ class Session:
         return step
 
     def _carry_out(self, decision: Decision, last: Step, call: Future[Image] | None) -> tuple[int, Image, Percept]:
+        if decision.action is None:
+            raise InvalidActionError(decision.thought or "the reply could not be understood")
+        self.check_action(decision.action)
         match decision.action:
             case Apply(tool):
-                if tool not in self._toolbox:
-                    raise InvalidActionError(str(name_not_found("tool", tool, self._toolbox)))
-                if tool not in {spec.name for spec in self.tools}:
-                    raise InvalidActionError(f"{tool} is not offered for this photo; choose one that is")
-                if self._toolbox[tool].spec.scale > 1 and self._enlarged:
-                    raise InvalidActionError(f"{tool} enlarges, and the photo was enlarged before; choose another tool")
                 image = (call or self._pool.submit(tool, last.image)).result()
                 return last.id, image, self._perception.grade(image)
             case Rollback(to):
-                if not 0 <= to <= last.id:
-                    raise InvalidActionError(f"no step {to} to roll back to; steps are 0 to {last.id}")
                 target = self.trajectory.steps[to]
                 return to, target.image, target.percept
             case Stop():
                 return last.id, last.image, last.percept
-            case None:
-                raise InvalidActionError(decision.thought or "the reply could not be understood")
 
 
 def run(policy: Policy, session: Session) -> Trajectory:
     """The whole agent loop: observe, decide, carry out, until the policy stops or the steps run out."""
-    while not (session.stopped or session.exhausted):
+    while not session.over:
         session.step(policy.act(session.observe()))
     return session.trajectory
-
-
-def step_together(sessions: Sequence[Session], decisions: Sequence[Decision], pool: Pool) -> list[Step]:
-    """Carry out one decision in each session; the calls of one tool on images of one shape run as one batch.
-
-    ``pool`` is that of the sessions. A batch that fails is called again one by one, so that a session's error is its
-    own. Raises InvalidActionError when one of the sessions is over.
-    """
-    groups: dict[tuple[str, torch.Size], list[int]] = defaultdict(list)
-    for i, (session, decision) in enumerate(zip(sessions, decisions, strict=True)):
-        if isinstance(decision.action, Apply) and decision.action.tool in {spec.name for spec in session.tools}:
-            groups[decision.action.tool, session.trajectory.last.image.shape].append(i)
-    together = {
-        key: pool.submit(key[0], torch.cat([sessions[i].trajectory.last.image for i in members]))
-        for key, members in groups.items()
-    }
-    calls: dict[int, Future[Image]] = {}
-    for key, members in groups.items():
-        try:
-            restored = together[key].result().split(key[1][0])
-        except ToolFailedError:
-            continue
-        for i, image in zip(members, restored, strict=True):
-            calls[i] = Future()
-            calls[i].set_result(image)
-    return [session.step(decisions[i], calls.get(i)) for i, session in enumerate(sessions)]

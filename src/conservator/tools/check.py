@@ -18,8 +18,8 @@ def check_tool(tool: Tool, image: Image | None = None, device: str = "cpu") -> N
 
     Checked: a complete spec, a hash of its weights, cheap pickling before set-up, output shape and range for odd and
     tiny sizes and for a batch, determinism, an input that stays as it was, a tool that stays as it was when it fits and
-    restores (threads share it), and (for tools that tile) tiled = whole to 1/255, both with what was measured on the whole. ``image`` is a photo
-    (1, 3, H, W), at least 160 pixels a side, to check with; a synthetic scene without it.
+    restores (threads share it), and (for tools that tile) tiled = whole to 1/255, both with what was measured on the
+    whole. ``image`` is a photo (1, 3, H, W), at least 160 pixels a side, to check with; a synthetic scene without it.
     """
     _check_spec(tool)
     _check_identity(tool)

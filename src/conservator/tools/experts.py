@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from conservator.degradations.kinds import TAUGHT, Kind, Severity
 from conservator.errors import ConservatorError
 from conservator.image import Image
-from conservator.networks import make_network
+from conservator.networks.store import NetworkStore
 from conservator.tools.records import WeightsFile
-from conservator.tools.tool import Tool, ToolSpec
+from conservator.tools.tool import Tool, Toolbox, ToolSpec
 from conservator.weights import load_weights, manifest
 
 _SOURCE = "trained in the conservator repository (docs/experts.md)"
@@ -71,19 +72,30 @@ class Recorded:
 class Expert(Tool):
     """One trained network; half-precision weights on disk, float32 at work."""
 
-    def __init__(self, spec: ToolSpec, network: str, weights: WeightsSource) -> None:
-        self.spec, self._network, self._weights = spec, network, weights
+    def __init__(
+        self, spec: ToolSpec, network: str, weights: WeightsSource, networks: NetworkStore | None = None
+    ) -> None:
+        """``networks`` is where it takes its network from; without it, it has one of its own."""
+        self.spec, self._network, self._weights, self._networks = spec, network, weights, networks
         self._model: nn.Module | None = None
 
     @property
     def weights_sha256(self) -> str:
         return self._weights.sha256
 
+    def sharing(self, networks: NetworkStore) -> Expert:
+        """The same expert, not set up, that takes its network from a store."""
+        shared = copy.copy(self)
+        shared._networks, shared._model = networks, None
+        return shared
+
+    def network(self, networks: NetworkStore, device: str) -> nn.Module:
+        """Its bare network on a torch device, float32, from a store; it does not clip, and takes sides of multiples."""
+        return networks.load(self._network, self.weights_sha256, self._weights.tensors, device)
+
     def setup(self, device: str) -> None:
-        """Build the network and load its weights."""
-        model = make_network(self._network)
-        model.load_state_dict({name: value.float() for name, value in self._weights.tensors().items()})
-        self._model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """Load the network."""
+        self._model = self.network(self._networks or NetworkStore(), device)
 
     def restore(self, image: Image) -> Image:
         if self._model is None:
@@ -129,6 +141,11 @@ def make_spec(
     if network.startswith("upscaler"):
         return ToolSpec(name, removes, description, source, license, scale=int(network[-1]), tile=384, overlap=96)
     return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=192)
+
+
+def sharing(tools: Toolbox, networks: NetworkStore) -> Toolbox:
+    """The same tools, those that are experts taking their networks from a store."""
+    return Toolbox(*(tool.sharing(networks) if isinstance(tool, Expert) else tool for tool in tools.values()))
 
 
 _ANY = frozenset(Severity)

@@ -35,8 +35,6 @@ def load_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises NameNotFoundError for an unknown name, ConservatorError when the file is not the one that the manifest lists.
     Warns (StaleWeightsWarning) where it was made with other weights than those that are here.
     """
-    from safetensors.torch import load
-
     entries = manifest()
     if name not in entries:
         raise name_not_found("weights file", name, entries)
@@ -45,16 +43,30 @@ def load_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if found != entries[name]["sha256"]:
         raise ConservatorError(f"weights {name}: sha256 is {found}, not what the manifest lists; reinstall conservator")
     warn_if_stale(name, entries)
+    return parse_weights(data, f"weights {name}")
+
+
+def parse_weights(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file; ``where`` names it.
+
+    Raises ConservatorError when it is not a file of that kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ConservatorError(f"{where} is not a safetensors file ({error}); give another one") from error
     size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    return load(data), header.get("__metadata__", {})
+    return tensors, json.loads(data[8 : 8 + size]).get("__metadata__", {})
 
 
 def store_weights(
     folder: Path,
     name: str,
     tensors: Mapping[str, Tensor],
-    entry: Mapping[str, str | int | float],
+    entry: Mapping[str, str | int | float | list[str]],
     scores: Mapping[str, float],
     metadata: Mapping[str, str] | None = None,
     made_with: Mapping[str, str] | None = None,
@@ -82,7 +94,7 @@ def store_weights(
 
 
 def _toml(name: str, values: Mapping[str, Any]) -> str:
-    """One entry of the manifest: strings and numbers, then tables of them. JSON writes strings as TOML does."""
+    """One entry of the manifest: strings, numbers and lists, then tables. JSON writes strings as TOML does."""
     facts = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)]
     lines = [f"[{name}]", *facts]
     for table in ("made_with", "scores"):

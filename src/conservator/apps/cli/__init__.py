@@ -9,12 +9,18 @@ from typing import Annotated
 import typer
 
 from conservator import __version__
-from conservator.apps import bench_rl_restore, train_all, train_mllm, train_rl_restore  # noqa: F401 - they add commands
-from conservator.apps.bench import bench_app
-from conservator.apps.cli import photos
+from conservator.apps.cli import (  # noqa: F401 - they add their commands
+    bench_rl_restore,
+    photos,
+    train_all,
+    train_mllm,
+    train_queue,
+    train_rl_restore,
+)
+from conservator.apps.cli.bench import bench_app
+from conservator.apps.cli.data import data_app
 from conservator.apps.cli.tools import tools_app
-from conservator.apps.data import data_app
-from conservator.apps.train import train_app
+from conservator.apps.cli.train import train_app
 from conservator.errors import ConservatorError
 
 app = typer.Typer(
@@ -26,8 +32,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (photos.restore, photos.examine, photos.degrade, photos.compare, photos.replay, photos.demo):
+for command in (photos.restore, photos.examine, photos.compare, photos.replay, photos.demo):
     app.command()(command)
+app.command("degrade")(photos.degrade_photo)
 app.add_typer(tools_app, name="tools")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")]
-MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels than this.")]
-Truncated = Annotated[bool, typer.Option("--allow-truncated", help="Read what is there of a truncated file.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")]
+MaxPixelsOption = Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels than this.")]
+TruncatedOption = Annotated[bool, typer.Option("--allow-truncated", help="Read what is there of a truncated file.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that compute.")]

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from conservator.apps.cli.common import MaxPixels, Seed, Truncated
-from conservator.apps.options import with_options
+from conservator.apps.cli.common import MaxPixelsOption, SeedOption, TruncatedOption
+from conservator.apps.cli.options import with_options
 from conservator.errors import ConservatorError, PhotoError
 from conservator.request import ChatOptions, Request
 
@@ -96,8 +96,8 @@ def _restore(
 def examine(
     paths: Annotated[list[Path], typer.Argument(help="Photos to look at.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every measure.")] = False,
-    max_pixels: MaxPixels = 200_000_000,
-    allow_truncated: Truncated = False,
+    max_pixels: MaxPixelsOption = 200_000_000,
+    allow_truncated: TruncatedOption = False,
 ) -> None:
     """Say what is wrong with photos, without changing anything."""
     from conservator.apps.display import print_percept, print_percept_json
@@ -120,18 +120,17 @@ def examine(
         raise typer.Exit(1)
 
 
-def degrade(
+def degrade_photo(
     photo: Annotated[Path, typer.Argument(help="A clean photo.")],
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="Kinds in order, say rain,noise:high,jpeg, or a recipe's JSON file.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The damaged photo; its recipe goes beside it.")],
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Damage a photo by a recorded recipe, for tests and training."""
-    from conservator.degradations import degrade as apply_recipe
-    from conservator.degradations import load_recipe, parse_recipe, save_recipe
+    from conservator.degradations import degrade, load_recipe, parse_recipe, save_recipe
     from conservator.photo import load_photo, save_photo
 
     written = output.with_suffix(".recipe.json")
@@ -139,7 +138,7 @@ def degrade(
         raise ConservatorError(f"{written} exists already; give --overwrite to replace it, or another --output")
     steps = load_recipe(Path(recipe)) if recipe.endswith(".json") else parse_recipe(recipe, seed)
     source = load_photo(photo)
-    save_photo(source.with_image(apply_recipe(source.image, steps)), output, overwrite=overwrite)
+    save_photo(source.with_image(degrade(source.image, steps)), output, overwrite=overwrite)
     save_recipe(steps, written)
     typer.echo(f"{output}\n{written}")
 
@@ -175,7 +174,7 @@ def replay(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("out"),
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Damage to do to it.")] = "rain,noise,jpeg:low",
-    seed: Seed = 5,
+    seed: SeedOption = 5,
 ) -> None:
     """Damage a sample photo, restore it, and print the gain."""
     from conservator.apps.demo import run_demo

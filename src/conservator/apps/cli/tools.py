@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from conservator.apps.cli.common import Device
+from conservator.apps.cli.common import DeviceOption
 
 tools_app = typer.Typer(help="List the tools, import published ones, add your own.", no_args_is_help=True)
 
@@ -16,7 +16,7 @@ tools_app = typer.Typer(help="List the tools, import published ones, add your ow
 def tools_list(
     toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator+user",
     speed: Annotated[bool, typer.Option(help="Measure seconds per megapixel on this machine.")] = True,
-    device: Device = "cpu",
+    device: DeviceOption = "cpu",
 ) -> None:
     """Show the tools: what each removes, its source, licence and speed."""
     from conservator.apps.display import print_tools

@@ -1,0 +1,97 @@
+"""``conservator data``: build what planners learn from, and show it."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conservator.apps.cli.options import with_options
+from conservator.training.planner.orders import PlannerDataOrder
+
+if TYPE_CHECKING:
+    from conservator.training.planner.lessons import PlannerLesson
+
+data_app = typer.Typer(help="Build and show the data that planners learn from.", no_args_is_help=True)
+
+
+@data_app.command("build")
+@with_options(PlannerDataOrder, "order", flags={"output": "--output -o"})
+def build_data(*, order: PlannerDataOrder) -> None:
+    """Damage crops, run every toolchain on each, and write down what is best in RestoreAgent's five situations."""
+    from conservator.training.planner.questions import build_planner_data
+
+    made = build_planner_data(order, typer.echo)
+    page = show_lessons(order.output, 30)
+    typer.echo(f"{made} questions in {order.output}; look at thirty of them in {page}")
+
+
+@data_app.command("show")
+def show_data(
+    data: Annotated[Path, typer.Argument(help="A folder that 'data build' made.", exists=True)],
+    count: Annotated[int, typer.Option(min=1, help="Questions on the page.")] = 30,
+) -> None:
+    """Write a page with some of the questions, evenly drawn, to look at."""
+    typer.echo(show_lessons(data, count))
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Planner data</title>
+<meta name="viewport" content="width=device-width">
+<style>
+:root {{ color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }}
+body {{ margin: 2rem auto; max-width: 76rem; padding: 0 1rem }}
+article {{ display: grid; grid-template-columns: 16rem 1fr; gap: 1.2rem; padding: 1.2rem 0 }}
+article {{ border-top: 1px solid #8886 }}
+img {{ width: 100%; border-radius: 4px }}
+h2 {{ margin: 0; font-size: 1rem }}
+pre {{ white-space: pre-wrap; margin: .4rem 0; font-size: .85rem }}
+.answer {{ font-weight: 600; color: #0a7d4f }}
+small {{ opacity: .75 }}
+details {{ font-size: .85rem }}
+@media (max-width: 40rem) {{ article {{ grid-template-columns: 1fr }} }}
+</style>
+<h1>Planner data</h1><p>{shown} of {total} questions.</p>
+{articles}
+</html>
+"""
+
+
+def show_lessons(data: Path, count: int) -> Path:
+    """Write ``index.html`` into a folder of data: every so many-th question with its picture and answer."""
+    from conservator.files import write_text
+    from conservator.training.planner.lessons import read_lessons
+
+    lessons = read_lessons(data)
+    shown = lessons[:: max(1, len(lessons) // count)][:count]
+    page = data / "index.html"
+    articles = "\n".join(map(_article, shown))
+    write_text(page, _PAGE.format(shown=len(shown), total=len(lessons), articles=articles))
+    return page
+
+
+def _article(lesson: PlannerLesson) -> str:
+    from conservator.training.planner.teaching import DIALECT
+
+    system, question = DIALECT.ask(lesson.observation, lesson.objective, lesson.gains)
+    others = "".join(f"<br>as good: {escape(', '.join(plan) or 'stop')}" for plan in lesson.alternatives)
+    return (
+        f'<article><div><img src="{escape(lesson.pictures[-1])}" alt="the photo now" loading="lazy"></div>'
+        f"<div><h2>{escape(lesson.situation)}, {escape(lesson.objective)}</h2>"
+        f"<small>{escape(lesson.name)}: {escape(', '.join(sorted(lesson.kinds)) or 'clean')}</small>"
+        f"<pre>{escape(question.text)}</pre><pre class=answer>{escape(DIALECT.write(lesson.answer))}</pre>"
+        f"<small>{_values(lesson)}{others}</small>"
+        f"<details><summary>What it was told before</summary><pre>{escape(system.text)}</pre></details></div></article>"
+    )
+
+
+def _values(lesson: PlannerLesson) -> str:
+    from conservator.session.trajectory import Decision
+    from conservator.training.planner.teaching import DIALECT
+
+    ranked = sorted(lesson.values.items(), key=lambda item: -item[1])
+    told = (
+        f"{escape(DIALECT.write(Decision(action)).removeprefix('plan: '))} {value:+.2f}" for action, value in ranked
+    )
+    return "best score to reach: " + ", ".join(told)

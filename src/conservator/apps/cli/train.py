@@ -1,0 +1,77 @@
+"""``conservator train``: experts, and perception, from a folder of clean photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conservator.apps.cli.common import SeedOption
+
+train_app = typer.Typer(help="Train tools, and perception, from clean photos.", no_args_is_help=True)
+
+PhotosOption = Annotated[Path, typer.Option(help="Folder of clean photos, searched recursively.", exists=True)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")]
+Into = Annotated[Path | None, typer.Option("--into", help="Folder of weights with a manifest.toml to put it into.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that damage the photos.")]
+_OUTPUT = Path("out/train")
+
+
+@train_app.command("expert")
+def train_expert_command(
+    name: Annotated[str, typer.Argument(help="An expert that ships, or a name for your own.")],
+    photos: PhotosOption,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget of training time.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps, which can be repeated exactly.")] = None,
+    damage: Annotated[
+        str | None, typer.Option(help="For your own: the damage it learns, as in degrade: noise:high,jpeg.")
+    ] = None,
+    removes: Annotated[str | None, typer.Option(help="For your own: the kinds it removes: noise,jpeg.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Expert to start from, or 'nothing' (default: as it was made).")
+    ] = None,
+    output: Output = _OUTPUT,
+    into: Into = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Workers = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """Train an expert; run the same command again to go on after an interruption."""
+    import torch
+
+    from conservator.kinds import parse_kinds
+    from conservator.tools.user import user_tool_dir
+    from conservator.training.experts.orders import Order, install, ship, train
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kinds = parse_kinds(removes) if removes else frozenset()
+    order = Order(name, photos, output, minutes, steps, seed, device, workers, damage, kinds, start)
+    trained = train(order, typer.echo)
+    typer.echo(
+        f"{trained.steps} steps in {trained.minutes:.1f} minutes: "
+        f"{trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB (RGB) on crops of held-out photos"
+    )
+    if damage is None:
+        typer.echo(ship(trained, order, into or output / "weights"))
+    else:
+        typer.echo(f"{install(trained, order, user_tool_dir())}\nit is now in the toolbox 'user'")
+
+
+@train_app.command("perception")
+def train_perception(
+    photos: PhotosOption,
+    count: Annotated[int | None, typer.Option(min=100, help="Damaged photos (default: as it was made).")] = None,
+    output: Output = _OUTPUT,
+    into: Into = None,
+    seed: SeedOption = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that make the samples.")] = 2,
+) -> None:
+    """Train what sees the damage of a photo and weighs its treatments."""
+    from conservator.training.perception.train import COUNT, train_perceptions
+
+    scores = train_perceptions(photos, into or output / "weights", output, count=count or COUNT, seed=seed, jobs=jobs)
+    for name, found in scores.items():
+        for score, value in found.items():
+            typer.echo(f"{name:12} {score:24} {value:.3f}")

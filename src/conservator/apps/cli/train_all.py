@@ -1,0 +1,151 @@
+"""``conservator train all`` and ``train status``: the chain of what ships, experts, then perception, then planner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app, train_expert_command, train_perception
+from conservator.apps.cli.train_mllm import planner_needs, train_nano
+
+if TYPE_CHECKING:
+    from conservator.weights.chain import Link
+
+_OUTPUT = Path("out/train")
+_SHOWN = 3  # parts of what weights were made with
+Which = Literal["stale", "unknown", "all"]
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """One command that makes weights that ship."""
+
+    command: str
+    """As it is typed, but for the photos."""
+    makes: tuple[str, ...]
+    run: Callable[[], None]
+
+    def due(self, states: Mapping[str, Link], which: Which) -> bool:
+        """Whether it is to run: what it makes is missing or stale, or, if asked for, perhaps stale, or in any case."""
+        bad = {"stale": ("stale",), "unknown": ("stale", "unknown"), "all": ("stale", "unknown", "current")}[which]
+        return any(name not in states or states[name].state in bad for name in self.makes)
+
+
+@train_app.command("all")
+def train_all(
+    photos: PhotosOption,
+    rebuild: Annotated[
+        Which, typer.Option(help="What is missing or stale; also what may be (unknown); or all of it.")
+    ] = "stale",
+    output: Output = _OUTPUT,
+    workers: Workers = 1,
+) -> None:
+    """Rebuild, in order, what is stale of experts, perception and planner in this installation; resumes.
+
+    Not RL-Restore's (make rl-restore). All of it takes hours.
+    """
+    from conservator.extras import import_mllm
+
+    done = 0
+    for item in rebuilds(photos, output, workers):
+        if not item.due(_states(), rebuild):
+            continue
+        import_mllm("trl")  # hours before it is used: what is stale now, the planner will be
+        typer.echo(f"{item.command} --photos {photos}")
+        item.run()
+        done += 1
+    typer.echo(f"{done} rebuilt" if done else "nothing is stale; rebuild all of it with --rebuild all")
+
+
+@train_app.command("status")
+def show_status() -> None:
+    """What each of the weights that ship was made with, whether it is stale, and the command that rebuilds it."""
+    for line in columns([("weights", "state", "made with", "rebuilt by"), *status()]):
+        typer.echo(line)
+
+
+def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
+    """The commands of the chain, in order."""
+    from conservator.weights import WEIGHTS
+
+    def expert(name: str) -> Rebuild:
+        def run() -> None:
+            for start in _unshipped_starts(name):  # done at once where it is trained already
+                train_expert_command(start, photos, output=output, workers=workers)
+            train_expert_command(name, photos, output=output, into=WEIGHTS, workers=workers)
+
+        return Rebuild(f"conservator train expert {name}", (name,), run)
+
+    return [
+        *map(expert, _experts()),
+        Rebuild(
+            "conservator train perception",
+            ("statistics", "perception"),
+            lambda: train_perception(photos, output=output, into=WEIGHTS),
+        ),
+        Rebuild("conservator train all", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)),
+    ]
+
+
+def status() -> list[tuple[str, str, str, str]]:
+    """Of each of the weights: name, state, what it was made with or what is wrong, command; first those made first."""
+    made_by = {name: item.command for item in rebuilds(Path("PHOTOS"), _OUTPUT) for name in item.makes}
+    found = _states()
+    rows = [(name, str(link.state), _short(link), made_by.get(name, "make rl-restore")) for name, link in found.items()]
+    return [*rows, *((name, "missing", "-", command) for name, command in made_by.items() if name not in found)]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _short(link: Link) -> str:
+    """What a link was made with, or, where it is not current, what is another now ("?": perhaps); at most three."""
+    known = [f"{name} {sha[:8]}" for name, sha in link.made_with.items()]
+    parts = list(link.stale) or [f"{name}?" for name in link.unknown] or known
+    rest = [f"and {len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else []
+    return ", ".join([*parts[:_SHOWN], *rest]) or "-"
+
+
+def _experts() -> list[str]:
+    """The experts that ship, in the order in which they can be trained."""
+    from conservator.tools.experts import EXPERTS
+    from conservator.training.experts.courses import COURSES
+
+    shipping = {expert.spec.name for expert in EXPERTS}
+    return [name for name in COURSES if name in shipping]
+
+
+def _unshipped_starts(name: str) -> list[str]:
+    """What an expert's training starts from that does not ship, the first one first."""
+    from conservator.training.experts.courses import COURSES
+
+    shipping, found = _experts(), list[str]()
+    while (start := COURSES[name].start) is not None and start not in shipping:
+        found.insert(0, start)
+        name = start
+    return found
+
+
+def _states() -> dict[str, Link]:
+    """The links of the chain by name, as they are now."""
+    from conservator.evaluation.rows import toolbox_hash
+    from conservator.tools import make_toolbox
+    from conservator.weights import manifest
+    from conservator.weights.chain import links
+
+    facts = {"toolbox conservator": toolbox_hash(make_toolbox("conservator"))}
+    return {link.name: link for link in links(manifest(), facts)}
+
+
+def _planner_folder(output: Path) -> Path:
+    """Another perception or toolbox, another folder: data and checkpoints of the old ones are not taken for these."""
+    from conservator.claims import Identity
+
+    return output / f"planner-{Identity(weights=planner_needs()).digest()}"

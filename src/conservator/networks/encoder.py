@@ -1,0 +1,70 @@
+"""What a network sees in native crops: the encoder of an expert, its maps summed up to a short vector."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conservator.networks.assessment import Standardise
+from conservator.networks.unet import Encoder
+
+WIDTHS = (32, 64, 128, 192)
+ENCODED = 3 * sum(WIDTHS)
+"""Numbers per picture that a crop encoder gives."""
+_SIDE = 192  # pixels; the middle of several crops will do, or of one picture twice as much
+AXES = 128
+"""Numbers per picture that a reduced encoder leaves of them."""
+
+
+class CropEncoder(Encoder):
+    """Maps native crops (B, 3, H, W) to the mean, the spread and its logarithm of every map: (ENCODED,) of them all.
+
+    It takes the weights of an expert and is not trained further: to remove a damage is to know it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(WIDTHS)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        most = _SIDE if len(crops) > 1 else 2 * _SIDE
+        top, left = (max(0, side - most) // 2 // 16 * 16 for side in crops.shape[-2:])
+        crops = crops[..., top : top + most, left : left + most]
+        height, width = crops.shape[-2:]
+        crops = F.pad(crops, (0, -width % 16, 0, -height % 16), mode="replicate")
+        pooled = []
+        for maps in self.levels(crops.contiguous(memory_format=torch.channels_last)):
+            values = maps.flatten(2)
+            spread = values.std(2, correction=0)
+            pooled += [values.mean(2), spread, (spread + 1e-3).log()]
+        return torch.cat(pooled, 1).mean(0)
+
+
+class ReducedEncoder(nn.Module):
+    """A crop encoder, and the axes along which what it gives differs most from picture to picture.
+
+    Some thousand photos teach more by a hundred numbers than by a thousand.
+    """
+
+    axes: Tensor
+
+    def __init__(self, trunk: CropEncoder) -> None:
+        super().__init__()
+        self.trunk, self.standardise = trunk, Standardise(ENCODED)
+        self.register_buffer("axes", torch.zeros(ENCODED, AXES))
+
+    def fit(self, values: Tensor) -> None:
+        """Find the axes: the principal components of (N, ENCODED)."""
+        self.standardise.fit(values)
+        x = self.standardise(values)
+        _, axes = torch.linalg.eigh(x.T @ x)  # from the least to the greatest
+        self.axes.copy_(axes[:, -AXES:])
+
+    def reduce(self, values: Tensor) -> Tensor:
+        """Map (N, ENCODED) to (N, AXES)."""
+        reduced: Tensor = self.standardise(values) @ self.axes
+        return reduced
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Map native crops (B, 3, H, W) to (AXES,) of them all."""
+        return self.reduce(self.trunk(crops)[None])[0]

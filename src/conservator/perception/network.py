@@ -1,0 +1,180 @@
+"""The perceptions that ship: trained networks turn what is measured of a picture into severities, quality and gains."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from conservator.image import Image
+from conservator.kinds import OBJECTIVES, Kind, Severity
+from conservator.networks.assessment import AssessmentNetwork
+from conservator.networks.store import NetworkStore
+from conservator.perception.features import NETWORK_FEATURES, STATISTICS, Measured, changes
+from conservator.perception.loading import Once, PerceptionWeights, read_perception
+from conservator.perception.measuring import Measuring, NetworkMeasuring, measure_statistics
+from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, Gain, Look, Percept, Perception
+
+_SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
+
+
+@dataclass(frozen=True)
+class _MeasuredPercept(Percept):
+    """A percept that keeps the features it was graded by, so that weighing need not measure the picture again."""
+
+    names: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    features: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a perception runs."""
+
+    measure: Measuring
+    assessment: AssessmentNetwork
+    thresholds: tuple[float, ...]
+
+
+class TrainedPerception(Perception):
+    """Grades and weighs by an assessment network, from features that it measures.
+
+    Its weights are read when they are first needed, once, and kept. Safe to use from many threads; pickled, it is the
+    name of its file, and reads it again. LOW_RESOLUTION follows from the size alone (long side under 300 pixels, as
+    AgenticIR has it): pixels cannot tell it.
+    """
+
+    features: ClassVar[tuple[str, ...]]
+    """The names of what it measures, in the order in which its networks take them."""
+
+    def __init__(self, weights: str | Path, device: str, stored: PerceptionWeights | None = None) -> None:
+        """``weights`` and ``device`` as in ``load``; ``stored``: the weights, where they are read already."""
+        self._weights, self._device = weights, device
+        self._loaded = Once(lambda: self._load(stored or read_perception(weights)))
+
+    def grade(self, image: Image) -> Percept:
+        """Grade one image (1, 3, H, W), or a study (item 0 an overview, the others native crops)."""
+        loaded = self._loaded()
+        measures, features = loaded.measure(image)
+        with torch.inference_mode():
+            logits, quality = loaded.assessment.grade(features[None].to(self._device))
+        severities: dict[Kind, Severity] = {}
+        confidences: dict[Kind, float] = {}
+        probabilities = torch.cummin(logits[0].cpu().sigmoid(), dim=1).values
+        for kind, probability, threshold in zip(GRADED_KINDS, probabilities, loaded.thresholds, strict=True):
+            present = float(probability[0])
+            # as odds against the threshold, so that 0.5 is where "present" begins
+            odds = present / max(1e-6, 1 - present) * (1 - threshold) / threshold
+            confidences[kind] = odds / (1 + odds)
+            level = max(1, int((probability > 0.5).sum())) if present > threshold else 0
+            severities[kind] = Severity(level)
+        severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = _smallness(image)
+        return _MeasuredPercept(severities, confidences, float(quality[0]), measures, self.features, features)
+
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+        """Estimate the gain of a treatment; an enlargement counts half a dB."""
+        if before.image.shape != after.image.shape:
+            return Gain.sure(ENLARGED_GAIN)
+        if torch.equal(before.image, after.image):
+            return Gain.sure(0.0)
+        assessment = self._loaded().assessment
+        first, then = self._measured(before), self._measured(after)
+        change = changes(first, then, treated)[None]
+        with torch.inference_mode():
+            assessed = first.features[None].to(self._device), change.to(self._device)
+            gains = assessment.weigh(*assessed).cpu()
+        means, deviations = gains[0].mean(0).tolist(), gains[0].std(0).tolist()
+        return Gain(dict(zip(OBJECTIVES, means, strict=True)), dict(zip(OBJECTIVES, deviations, strict=True)))
+
+    def _measured(self, look: Look) -> Measured:
+        """The features of a look; those that another perception graded by are of no use here."""
+        seen = look.percept
+        if isinstance(seen, _MeasuredPercept) and seen.names == self.features:
+            return Measured(look.image, seen.features)
+        return Measured(look.image, self._loaded().measure(look.image)[1])
+
+    def _load(self, stored: PerceptionWeights) -> _Loaded:
+        stored.check_features(self.features)
+        return _Loaded(self._measuring(stored), stored.assessment().to(self._device), stored.thresholds)
+
+    @abstractmethod
+    def _measuring(self, stored: PerceptionWeights) -> Measuring:
+        """What measures ``features``."""
+
+
+class StatisticalPerception(TrainedPerception):
+    """Severities, quality and gains from image statistics alone: the baseline."""
+
+    features = STATISTICS
+
+    @classmethod
+    def load(cls, weights: str | Path = "statistics", device: str = "cpu") -> Self:
+        """Use a file of weights, by its name in the package or by its path, on a torch device; it is read when needed.
+
+        What is wrong with the file is then raised: NameNotFoundError for an unknown name, ConservatorError for a file
+        that is no perception, or was trained on other features.
+        """
+        return cls(weights, device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).load, (self._weights, self._device)
+
+    def _measuring(self, stored: PerceptionWeights) -> Measuring:
+        return measure_statistics
+
+
+class NetworkPerception(TrainedPerception):
+    """The same from statistics, from what experts would change, and from what the encoder of one sees in the crops."""
+
+    features = NETWORK_FEATURES
+
+    def __init__(
+        self,
+        weights: str | Path,
+        device: str,
+        stored: PerceptionWeights | None = None,
+        networks: NetworkStore | None = None,
+    ) -> None:
+        """As in ``load``."""
+        super().__init__(weights, device, stored)
+        self._networks = networks or NetworkStore()
+
+    @classmethod
+    def load(
+        cls, weights: str | Path = "perception", device: str = "cpu", networks: NetworkStore | None = None
+    ) -> Self:
+        """Use a file of weights, by its name in the package or by its path, on a torch device; it is read when needed.
+
+        The experts that it asks are taken from ``networks``: give the store that the tools share, and each is in memory
+        once. Errors as in ``StatisticalPerception.load``.
+        """
+        return cls(weights, device, networks=networks)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).load, (self._weights, self._device, self._networks)
+
+    def _measuring(self, stored: PerceptionWeights) -> Measuring:
+        return NetworkMeasuring(stored.encoder(), self._networks, self._device)
+
+
+def load_perception(
+    weights: str | Path, device: str = "cpu", networks: NetworkStore | None = None
+) -> StatisticalPerception | NetworkPerception:
+    """Read a file of weights, by its name in the package or by its path, and make the perception that it belongs to.
+
+    ``networks`` as in ``NetworkPerception.load``. Raises NameNotFoundError for an unknown name, ConservatorError for a
+    file that cannot be read, is no perception, or was trained on features that no perception here measures.
+    """
+    stored = read_perception(weights)
+    if stored.features == STATISTICS:
+        return StatisticalPerception(weights, device, stored)
+    stored.check_features(NETWORK_FEATURES)
+    return NetworkPerception(weights, device, stored, networks)
+
+
+def _smallness(image: Image) -> tuple[Severity, float]:
+    small = len(image) == 1 and max(image.shape[-2:]) < _SMALL_PHOTO
+    return (Severity.HIGH, 1.0) if small else (Severity.NONE, 0.0)

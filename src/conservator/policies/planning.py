@@ -1,0 +1,57 @@
+"""What policies that ask a model have in common: the tools it plans with, its legal actions, and what steps gained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from conservator.kinds import Objective
+from conservator.perception.perception import Look, Perception
+from conservator.session.session import Observation
+from conservator.session.trajectory import Action, Apply, Rollback, Stop, Trajectory
+from conservator.tools.tool import ToolSpec, is_specialist
+
+
+def plannable(tools: Iterable[ToolSpec]) -> tuple[ToolSpec, ...]:
+    """The tools that a model plans with: those for one kind of damage, which keep the size."""
+    return tuple(spec for spec in tools if is_specialist(spec) and spec.scale == 1)
+
+
+def estimated_gains(observation: Observation, perception: Perception, objective: Objective) -> dict[int, float]:
+    """The cautious estimate of what every treatment so far gained, in dB, by the step's number.
+
+    Left out are tools that failed, pictures that perception did not examine, and changes of size.
+    """
+    treats = {spec.name: spec.removes for spec in observation.tools}
+    found = {}
+    for step in observation.trajectory.steps[1:]:
+        action = step.decision.action if step.decision is not None else None
+        before = observation.trajectory.steps[step.parent or 0]
+        examined = step.percept.confidences and step.image.shape == before.image.shape and step.error is None
+        if examined and isinstance(action, Apply) and action.tool in treats:
+            looks = Look(before.image, before.percept), Look(step.image, step.percept)
+            found[step.id] = perception.weigh(*looks, treats[action.tool]).cautious(objective)
+    return found
+
+
+def legal_actions(observation: Observation, rollbacks: bool = True) -> tuple[Action, ...]:
+    """What may be done next: a tool, a rollback to a step whose picture is another one, a stop.
+
+    A tool that failed here, or was taken back from here, would give the same again, and is left out; so are
+    ``rollbacks``, if need be.
+    """
+    trajectory = observation.trajectory
+    here, tried = trajectory.toolchain(), _tried(trajectory)
+    tools = [Apply(spec.name) for spec in observation.tools if spec.name not in tried]
+    earlier = trajectory.steps[:-1] if rollbacks else ()
+    steps = [Rollback(step.id) for step in earlier if trajectory.toolchain(step) != here]
+    return (*tools, *steps, Stop())
+
+
+def _tried(trajectory: Trajectory) -> set[str]:
+    """The tools that were called at the current state, in whichever step."""
+    here, found = trajectory.toolchain(), set[str]()
+    for step in trajectory.steps[1:]:
+        action = step.decision.action if step.decision is not None else None
+        if isinstance(action, Apply) and trajectory.toolchain(trajectory.steps[step.id - 1]) == here:
+            found.add(action.tool)
+    return found

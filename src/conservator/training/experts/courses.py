@@ -1,0 +1,169 @@
+"""What each expert learns: the damage that its training crops get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from conservator.degradations import (
+    NATURE,
+    Degradation,
+    GaussianBlur,
+    GaussianNoise,
+    JpegCompression,
+    Kind,
+    Recipe,
+)
+from conservator.degradations.noise import draw_seed
+from conservator.training.data import makes
+from conservator.training.data.crops import Damage, Lesson
+
+Draw: TypeAlias = Callable[[np.random.Generator], Recipe]
+
+CLEAN_SHARE = 0.15
+"""Of the crops stay undamaged: an expert must leave a photo alone that lacks its damage."""
+OTHER_SHARE = 0.1
+"""Of the crops have damage that is not the expert's, and keep it."""
+CLEAN_SCENES = 0.25
+"""Undamaged where haze and darkness are learned, which a photo of something gray or dark looks like."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How one expert is trained: on which damage, from which other expert on, for how many steps."""
+
+    damage: Damage
+    start: str | None = None
+    steps: int = 5000
+    network: str = "unet"
+    whole: bool = False
+    """Whether it sees most of a photo, reduced, instead of native crops."""
+    scale: int = 1
+    """How many times it enlarges."""
+    side: int = 128
+    """Pixels of a damaged crop."""
+    batch: int = 10
+    """Crops of one step."""
+
+
+_EVERY: Mapping[Kind, Draw] = {
+    Kind.LOW_LIGHT: makes.darkness,
+    Kind.HAZE: makes.haze,
+    Kind.RAIN: makes.rain,
+    Kind.DEFOCUS_BLUR: makes.defocus,
+    Kind.MOTION_BLUR: makes.motion,
+    Kind.NOISE: partial(makes.sensor_noise, low=1, high=55),
+    Kind.JPEG: partial(makes.jpeg, low=5, high=95),
+}
+"""All that is learned, in the order of nature; Gaussian blur is one of the makes of defocus."""
+_SCENES = (Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN)
+
+
+def _expert(main: Draw, kind: Kind) -> Damage:
+    """The main damage, in half of the crops with a little of others where a camera adds them, in some with a scene's.
+
+    RL-Restore gives all its tools' data slight noise and JPEG: in a toolchain no tool meets its damage alone. What
+    belongs to the scene (darkness, haze, rain) is in the target, too: it is for other tools.
+    """
+
+    def damage(rng: np.random.Generator) -> Lesson:
+        clean = CLEAN_SCENES if kind in _SCENES[:2] else CLEAN_SHARE
+        share = rng.random()
+        if share < clean:
+            return Lesson(())
+        if share < clean + OTHER_SHARE:
+            foreign = [other for other in _EVERY if other is not kind]
+            left = _EVERY[foreign[int(rng.integers(len(foreign)))]](rng)
+            return Lesson(left, left)
+        before, after = _traces(rng, kind) if rng.random() < 0.5 else ((), ())
+        scene: Recipe = ()
+        if rng.random() < 0.25:
+            other = _SCENES[int(rng.integers(len(_SCENES)))]
+            scene = () if other is kind else _EVERY[other](rng)
+        behind = kind is Kind.RAIN and rng.random() < 0.5  # the protocol's rain falls in front of haze, or in it
+        first, then = ((), scene) if behind else (scene, ())
+        return Lesson((*first, *before, *main(rng), *then, *after), scene)
+
+    return damage
+
+
+def _traces(rng: np.random.Generator, kind: Kind) -> tuple[Recipe, Recipe]:
+    """A little of what a camera adds, before and after damage of ``kind``."""
+    before: list[Degradation] = []
+    after: list[Degradation] = []
+    if kind is not Kind.DEFOCUS_BLUR and rng.random() < 0.3:
+        before.append(GaussianBlur(rng.uniform(0.3, 0.8)))
+    if kind is not Kind.NOISE and rng.random() < 0.6:
+        noise = GaussianNoise(rng.uniform(0, 12) / 255, draw_seed(rng))
+        (before if kind is Kind.JPEG else after).append(noise)
+    if kind is not Kind.JPEG and rng.random() < 0.6:
+        after.append(JpegCompression(int(rng.integers(20, 96)), makes.subsampling(rng)))
+    return tuple(before), tuple(after)
+
+
+def _local(rng: np.random.Generator) -> Lesson:
+    """What the base learns: noise, JPEG, rain and blur, mostly one of them, some in a scene that stays dark or hazy."""
+    count = int(rng.choice([0, 1, 2, 3], p=[0.1, 0.6, 0.2, 0.1]))
+    kinds = (Kind.NOISE, Kind.JPEG, Kind.RAIN, Kind.DEFOCUS_BLUR, Kind.MOTION_BLUR)
+    chosen = {kinds[i] for i in rng.choice(len(kinds), count, replace=False, p=[0.35, 0.27, 0.2, 0.1, 0.08])}
+    scene = _EVERY[_SCENES[int(rng.integers(2))]](rng) if rng.random() < 0.1 else ()
+    return Lesson((*scene, *_in_nature(chosen, rng)), scene)
+
+
+def _anything(rng: np.random.Generator) -> Lesson:
+    """Up to three damages in the order of nature: scene, optics, sensor, codec."""
+    count = int(rng.choice([0, 1, 2, 3], p=[0.1, 0.42, 0.3, 0.18]))
+    kinds = list(_EVERY)
+    return Lesson(_in_nature({kinds[i] for i in rng.choice(len(kinds), count, replace=False)}, rng))
+
+
+def _in_nature(kinds: set[Kind], rng: np.random.Generator) -> Recipe:
+    return tuple(damage for kind in NATURE if kind in kinds for damage in _EVERY[kind](rng))
+
+
+def _smaller(factor: int) -> Damage:
+    return lambda rng: Lesson(makes.smaller(rng, factor))
+
+
+_DENOISE, _DEJPEG = partial(_expert, kind=Kind.NOISE), partial(_expert, kind=Kind.JPEG)
+_DARK = partial(_expert, kind=Kind.LOW_LIGHT)
+
+
+def _course(damage: Damage, steps: int, start: str | None = "base") -> Course:
+    """Of a specialist: fewer and larger crops than the base has, as they end the training of its network."""
+    return Course(damage, start, steps, side=192, batch=5)
+
+
+def _scene(damage: Damage, steps: int, start: str | None = None) -> Course:
+    return Course(damage, start, steps, network="bilateral", whole=True, batch=16)
+
+
+def _upscaler(factor: int, steps: int) -> Course:
+    return Course(_smaller(factor), None, steps, f"upscaler_x{factor}", scale=factor, side=48, batch=16)
+
+
+COURSES: dict[str, Course] = {
+    "base": Course(_local, steps=100_000),
+    "denoise_medium": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=55)), 8000),
+    "dejpeg_severe": _course(_DEJPEG(partial(makes.jpeg, low=5, high=50)), 8000),
+    "derain": _course(_expert(makes.rain, Kind.RAIN), 8000),
+    "deblur_defocus": _course(_expert(makes.defocus, Kind.DEFOCUS_BLUR), 8000),
+    "denoise_light": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=20)), 4000, "denoise_medium"),
+    "denoise_heavy": _course(_DENOISE(partial(makes.sensor_noise, low=25, high=70)), 4000, "denoise_medium"),
+    "dejpeg_mild": _course(_DEJPEG(partial(makes.jpeg, low=35, high=95)), 4000, "dejpeg_severe"),
+    "dehaze": _scene(_expert(makes.haze, Kind.HAZE), 16_000),
+    "brighten_mild": _scene(_DARK(makes.mildly_dark), 10_000),
+    "brighten_dark": _scene(_DARK(makes.very_dark), 8000, "brighten_mild"),
+    "upscale_x2": _upscaler(2, 20_000),
+    "upscale_x4": _upscaler(4, 20_000),
+    "generalist": Course(_anything, steps=160_000),
+    "deblur_motion": _course(_expert(makes.motion, Kind.MOTION_BLUR), 20_000),
+}
+"""Every expert in the order in which they are trained; ``base`` and ``deblur_motion`` do not ship.
+
+The generalist, a rival to the whole toolbox, has more steps than the base and all that starts from it and ships.
+"""

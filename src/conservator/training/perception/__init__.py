@@ -1,0 +1,1 @@
+"""How perception is trained: samples of treated photos, and what learns from them."""

@@ -1,0 +1,221 @@
+"""What perception learns from: photos damaged by known recipes and treated by toolchains, every state measured."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conservator.claims import Identity, claim
+from conservator.degradations import LowResolution, Recipe, degrade
+from conservator.errors import ToolFailedError
+from conservator.evaluation.rows import content_of
+from conservator.files import replacing
+from conservator.image import Image, decibels
+from conservator.kinds import Kind, Severity
+from conservator.metrics.fidelity import ssim
+from conservator.networks.encoder import CropEncoder
+from conservator.networks.store import NetworkStore
+from conservator.perception.features import ASKED, CHANGES_BESIDE_FEATURES, TOLD, Measured, changes
+from conservator.perception.measuring import NetworkMeasuring
+from conservator.perception.perception import GRADED_KINDS
+from conservator.perception.study import study
+from conservator.photo import load_photo
+from conservator.tools.catalog import make_toolbox
+from conservator.tools.experts import sharing
+from conservator.tools.tool import Toolbox, ToolSpec, is_specialist
+from conservator.training.data.parts import random_part
+from conservator.training.data.recipes import random_recipe, severities
+from conservator.weights import load_weights
+
+ENCODER_OF = "denoise_medium"
+"""The expert whose encoder perception looks through."""
+BEST_QUALITY = 45.0
+"""dB; what a clean photo is said to have."""
+_SHARD = 50
+_WRECKED = 1.4  # times the error that there was
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The states of one damaged photo. State 0 is the damaged one, the last is the clean one."""
+
+    features: Tensor
+    """(S, F) of every state: TOLD of perception/features.py, then what the crop encoder sees, not reduced."""
+    scores: Tensor
+    """(S, 2): PSNR (RGB, dB, at most 45) and SSIM to the clean photo."""
+    severities: Tensor
+    """(S, kinds): what is left of each damage; -1 where a tool spoiled the picture, which has no name."""
+    pairs: Tensor
+    """(P, 2): a state, and a later one that tools made of it, at once or in several steps."""
+    changes: Tensor
+    """(P, C): what changed between them (perception/features.py)."""
+
+
+class _Walk:
+    """The states of one photo as they come about."""
+
+    def __init__(self, clean: Image, recipe: Recipe, measure: NetworkMeasuring) -> None:
+        self.clean, self.recipe, self.measure = clean, recipe, measure
+        self.damaged = degrade(clean, recipe)
+        self.reference = self.after(tuple(d for d in recipe if isinstance(d, LowResolution)))
+        self.states: list[Measured] = []
+        self.left: list[dict[Kind, Severity]] = []
+        self.spoiled: set[int] = set()
+        self.pairs: list[tuple[int, int]] = []
+        self.changes: list[Tensor] = []
+
+    def after(self, recipe: Recipe) -> Image:
+        """The study of what a recipe makes of the clean photo, at the places of the damaged one's."""
+        return study(degrade(self.clean, recipe), like=self.damaged)
+
+    def add(self, image: Image, left: dict[Kind, Severity]) -> int:
+        """Measure a state; return its number."""
+        self.states.append(Measured(image, self.measure(image)[1]))
+        self.left.append(left)
+        return len(self.states) - 1
+
+    def treat(self, state: int, image: Image, spec: ToolSpec) -> int:
+        """Add what a tool made of a state; return its number.
+
+        What is left of a damage is the error to the picture without it, as a share of what it was before the tool.
+        """
+        left, spoiled = dict(self.left[state]), state in self.spoiled
+        gone = spec.removes | (severities(self.recipe).keys() - left.keys())
+        target = self.after(tuple(d for d in self.recipe if d.kind not in gone or isinstance(d, LowResolution)))
+        remains = 10 ** ((_psnr(self.states[state].image, target) - _psnr(image, target)) / 20)
+        spoiled |= remains > _WRECKED and not spec.removes & left.keys()
+        for kind in spec.removes & left.keys():
+            level = round(left.pop(kind) * min(1.0, remains))
+            if level:
+                left[kind] = Severity(level)
+        number = self.add(image, left)
+        if spoiled:
+            self.spoiled.add(number)
+        return number
+
+    def compare(self, before: int, after: int, treated: frozenset[Kind]) -> None:
+        """Note what changed between two states."""
+        self.pairs.append((before, after))
+        self.changes.append(changes(self.states[before], self.states[after], treated))
+
+    def sample(self) -> Sample:
+        """All of it, the clean photo last."""
+        self.add(self.reference, {})
+        scores = [(_psnr(state.image, self.reference), _ssim(state.image, self.reference)) for state in self.states]
+        levels = torch.tensor([[int(left.get(kind, Severity.NONE)) for kind in GRADED_KINDS] for left in self.left])
+        levels[sorted(self.spoiled)] = -1
+        width = len(self.states[0].features) + CHANGES_BESIDE_FEATURES
+        return Sample(
+            torch.stack([state.features for state in self.states]),
+            torch.tensor(scores, dtype=torch.float32),
+            levels,
+            torch.tensor(self.pairs, dtype=torch.long).reshape(-1, 2),
+            torch.stack(self.changes) if self.changes else torch.zeros(0, width),
+        )
+
+
+def _psnr(study: Image, reference: Image) -> float:
+    """PSNR (RGB, dB) of all pictures of a study together, at most BEST_QUALITY."""
+    return float(decibels((study - reference).square().mean().double(), BEST_QUALITY))
+
+
+def _ssim(study: Image, reference: Image) -> float:
+    """Mean SSIM of the pictures of a study."""
+    pairs = zip(study.split(1), reference.split(1), strict=True)
+    return sum(ssim(*pair) for pair in pairs) / len(study)
+
+
+def make_sample(path: Path, seed: int, tools: Toolbox, chains: int, measure: NetworkMeasuring) -> Sample:
+    """Damage one photo, let random toolchains work on it, and measure every state."""
+    rng = np.random.default_rng([seed, 20])
+    walk = _Walk(random_part(load_photo(path).image, rng), random_recipe(rng), measure)
+    walk.add(study(walk.damaged), severities(walk.recipe))
+    specs = [tool.spec for tool in tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
+    for _ in range(chains):
+        state, treated = 0, frozenset[Kind]()
+        for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
+            fitting = [spec for spec in specs if spec.removes & walk.left[state].keys()]
+            choices = fitting if fitting and rng.random() < 0.8 else specs
+            spec = choices[int(rng.integers(len(choices)))]
+            try:
+                image = tools[spec.name](walk.states[state].image)
+            except ToolFailedError:
+                break
+            before, state = state, walk.treat(state, image, spec)
+            treated |= spec.removes
+            walk.compare(before, state, spec.removes)
+            if before:
+                walk.compare(0, state, treated)
+    return walk.sample()
+
+
+def expert_encoder(name: str = ENCODER_OF) -> CropEncoder:
+    """A crop encoder with the weights of an expert that ships, ready to run."""
+    weights, encoder = load_weights(name)[0], CropEncoder()
+    encoder.load_state_dict({key: weights[key].float() for key in encoder.state_dict()})
+    return encoder.eval()
+
+
+_WORKER: tuple[Toolbox, NetworkMeasuring] | None = None
+
+
+def _work(task: tuple[Path, int, int, str]) -> Sample:
+    global _WORKER
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    path, seed, chains, toolbox = task
+    if _WORKER is None:
+        networks = NetworkStore()  # an expert that is a tool and is asked is loaded once
+        tools = sharing(make_toolbox(toolbox), networks)
+        for tool in tools.values():
+            tool.setup("cpu")
+        _WORKER = tools, NetworkMeasuring(expert_encoder(), networks, "cpu")
+    tools, measure = _WORKER
+    return make_sample(path, seed, tools, chains, measure)
+
+
+def samples_folder(photos: Sequence[Path], chains: int, toolbox: str, seed: int, folder: Path) -> Path:
+    """The subfolder of shards for this and nothing else.
+
+    For these photos, tools and weights, by their content, for these features, this seed and number of toolchains.
+    """
+    tools = make_toolbox(toolbox)
+    root = Path(os.path.commonpath([path.parent for path in photos]))
+    contents = content_of(photos, root, tools, toolbox, folder)
+    known = {*tools, *ASKED, ENCODER_OF}
+    used = {name: value for name, value in contents.weights.items() if name in known or "." in name}
+    told = hashlib.sha256(" ".join(TOLD).encode()).hexdigest()
+    settings = {"chains": chains, "seed": seed, "toolbox": toolbox, "features": told}
+    identity = Identity.of(settings, photos=contents.photos, tools=contents.tools, weights=used)
+    own = folder / identity.digest()
+    claim(own, identity)
+    return own
+
+
+def make_samples(
+    photos: Sequence[Path], count: int, chains: int, toolbox: str, seed: int, jobs: int, folder: Path
+) -> list[Sample]:
+    """Make ``count`` samples, photo after photo; shards of them in ``folder`` are not made again."""
+    folder = samples_folder(photos, chains, toolbox, seed, folder)
+    samples: list[Sample] = []
+    with ProcessPoolExecutor(jobs) as processes:
+        for first in range(0, count, _SHARD):
+            shard = folder / f"{first:06d}.pt"
+            numbers = range(first, min(count, first + _SHARD))
+            stored = torch.load(shard, weights_only=True) if shard.exists() else []
+            if len(stored) < len(numbers):
+                tasks = [(photos[i % len(photos)], seed * 1_000_003 + i, chains, toolbox) for i in numbers]
+                stored = [astuple(sample) for sample in processes.map(_work, tasks, chunksize=5)]
+                with replacing(shard) as file:
+                    torch.save(stored, file)
+                print(f"{numbers.stop} of {count} samples", flush=True)  # noqa: T201
+            samples += [Sample(*parts) for parts in stored[: len(numbers)]]
+    return samples

@@ -1,0 +1,1 @@
+"""How vision-language planners are taught: questions from enumerated toolchains, supervised fine-tuning."""

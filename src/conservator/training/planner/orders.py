@@ -1,0 +1,138 @@
+"""What to train and on what, for vision-language planners: one dataclass for each command, whose options it is.
+
+It imports nothing heavy, so that ``--help`` answers at once. ``metadata`` is what typer is told beside the name, the
+default and the docstring (apps/cli/options.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conservator.kinds import Kind
+
+NANO = "nano"
+"""The name of the model that begins with nothing."""
+CROP_SIDE = 224
+"""Pixels of the damaged crops that planners learn from."""
+_ONE_OR_MORE: dict[str, Any] = {"min": 1}
+_EXISTS: dict[str, Any] = {"exists": True}
+_SHARE: dict[str, Any] = {"min": 0, "max": 1}
+
+
+@dataclass(frozen=True)
+class PlannerDataOrder:
+    """What data to build; a folder of data belongs to one order."""
+
+    photos: Path = field(metadata=_EXISTS)
+    """Folder of clean photos, searched recursively."""
+    output: Path
+    """Folder of the data; the same command again resumes."""
+    count: int = field(default=2000, metadata=_ONE_OR_MORE)
+    """Damaged crops; each gives up to five questions for each of the three objectives."""
+    toolbox: str = "conservator"
+    """Toolboxes, joined by +."""
+    always: frozenset[Kind] = frozenset()
+    """Kinds of damage that every crop has, joined by commas, say snow: to teach a planner one that it does not know."""
+    seed: int = field(default=0, metadata={"min": 0})
+    """Seed of everything random."""
+    jobs: int = field(default=2, metadata=_ONE_OR_MORE)
+    """Processes."""
+
+
+@dataclass(frozen=True)
+class SftOrder:
+    """What planner to train, on what, and how long."""
+
+    data: tuple[Path, ...] = field(metadata=_EXISTS)
+    """Folder that 'data build' made. Give it again for more folders: each is asked as much as the others."""
+    output: Path = Path("out/train/sft")
+    """Folder of model, checkpoints, curve.csv and settings.json."""
+    model: str = NANO
+    """nano, which begins with nothing, or a model in Hugging Face format: a folder or an id."""
+    lora: bool = False
+    """Train adapters, not the whole model."""
+    rank: int = field(default=16, metadata=_ONE_OR_MORE)
+    """Rank of the adapters."""
+    steps: int | None = field(default=None, metadata=_ONE_OR_MORE)
+    """Budget in steps (default: as many as the epochs need)."""
+    epochs: float = field(default=3.0, metadata={"min": 0.01})
+    """How often each question is asked."""
+    minutes: float | None = field(default=None, metadata={"min": 0.01})
+    """Stop after so many minutes; the same command again goes on."""
+    batch: int = field(default=16, metadata=_ONE_OR_MORE)
+    """Questions at once."""
+    gather: int = field(default=1, metadata=_ONE_OR_MORE)
+    """Batches whose gradients make one step."""
+    rate: float | None = None
+    """Learning rate (default: as the model needs)."""
+    vision: Path | None = field(default=None, metadata=_EXISTS)
+    """For nano: a vision tower that was trained before, vision.safetensors of train nano-vision."""
+    words: float | None = field(default=None, metadata=_SHARE)
+    """Share of the steps, the first ones, in words alone, without pictures and toolbox (default for nano: 2/3)."""
+    studies: float = field(default=0.5, metadata=_SHARE)
+    """Share of the questions that are shown as a study."""
+    without: tuple[str, ...] = ()
+    """Leave out of training: a situation, or photos with certain kinds of damage together, "rain+noise"."""
+    width: int | None = field(default=None, metadata={"min": 64})
+    """Width of a nano model, a multiple of 64 (default: 192)."""
+    layers: int | None = field(default=None, metadata=_ONE_OR_MORE)
+    """Layers of a nano model (default: 6)."""
+    bfloat16: bool = False
+    """Multiply in bfloat16 on a CPU, too: twice as fast where the CPU can (AVX-512 BF16), slower where it cannot."""
+    every: int = field(default=250, metadata=_ONE_OR_MORE)
+    """Steps between checkpoints, and between examinations."""
+    questions: int = field(default=100, metadata=_ONE_OR_MORE)
+    """Held-out questions of an examination."""
+    seed: int = field(default=0, metadata={"min": 0})
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    workers: int = field(default=0, metadata={"min": 0})
+    """Processes that prepare the questions."""
+
+
+@dataclass(frozen=True)
+class VisionOrder:
+    """What vision tower to train. The learning rate warms up, and falls to zero along a cosine."""
+
+    photos: Path = field(metadata=_EXISTS)
+    """Folder of clean photos, searched recursively."""
+    output: Path = Path("out/train/nano-vision")
+    """Folder of checkpoint, curve and vision.safetensors."""
+    steps: int = field(default=20_000, metadata=_ONE_OR_MORE)
+    """Budget in steps."""
+    batch: int = field(default=16, metadata=_ONE_OR_MORE)
+    """Pictures at once."""
+    rate: float = 6e-4
+    """Learning rate at its highest."""
+    side: int = field(default=CROP_SIDE, metadata={"min": 32})
+    """Pixels of a picture, each side."""
+    width: int | None = field(default=None, metadata={"min": 64})
+    """Width of the nano model, a multiple of 64 (default: 192)."""
+    layers: int | None = field(default=None, metadata=_ONE_OR_MORE)
+    """Layers of the nano model (default: 6)."""
+    bfloat16: bool = False
+    """Multiply in bfloat16 on a CPU, too: faster where the CPU can (AVX-512 BF16), slower where it cannot."""
+    every: int = field(default=500, metadata=_ONE_OR_MORE)
+    """Steps between checkpoints."""
+    seed: int = field(default=0, metadata={"min": 0})
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    workers: int = field(default=1, metadata={"min": 0})
+    """Processes that damage the photos."""
+
+
+def size_of(order: SftOrder | VisionOrder) -> dict[str, int]:
+    """``width`` and ``layers`` of a nano model, where they are not the usual ones."""
+    found = {"width": order.width, "layers": order.layers}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def torch_device(name: str) -> str:
+    """A device's name for torch; "auto" is cuda where there is one, else cpu."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -1,0 +1,243 @@
+"""Build what planners learn from: questions about damaged photos, with pictures, history and the right answer.
+
+Every toolchain of a damaged crop is run and scored (evaluation/enumerate.py), and each objective gives questions
+(situations.py). They are kept as structured observations (lessons.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PillowImage
+
+from conservator.claims import Identity, claim
+from conservator.commands import command_line
+from conservator.degradations import Recipe, degrade
+from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
+from conservator.evaluation.rows import content_of
+from conservator.files import replacing, write_text
+from conservator.image import Image, digest, to_array
+from conservator.kinds import OBJECTIVES, Kind, Objective
+from conservator.perception.perception import Gain, Look, Percept, Perception
+from conservator.photo import find_photos, load_photo
+from conservator.policies.planning import estimated_gains, plannable
+from conservator.pool import MemoPool, Pool
+from conservator.request import Request
+from conservator.restorer import Restorer
+from conservator.session.session import Observation
+from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Trajectory
+from conservator.tools.catalog import make_toolbox
+from conservator.tools.tool import ToolSpec
+from conservator.training.data.crops import training_data
+from conservator.training.data.parts import random_part
+from conservator.training.data.recipes import random_recipe, with_kinds, without_resizing
+from conservator.training.planner.lessons import (
+    PlannerLesson,
+    read_lessons,
+    without_pictures,
+    write_conversations,
+    write_lessons,
+)
+from conservator.training.planner.orders import CROP_SIDE, PlannerDataOrder
+from conservator.training.planner.situations import Outlook, Question, questions
+from conservator.training.planner.teaching import DIALECT
+
+_STEPS = 12
+"""Decisions of a session."""
+_METRICS = ("psnr", "ssim")
+_FEW = 3
+"""Up to so many kinds at once, all their tools are tried; of more, two each, since toolchains grow too many."""
+
+
+def build_planner_data(order: PlannerDataOrder, report: Callable[[str], None] = print) -> int:
+    """Make the crops that ``order.output`` does not hold yet, then write the files of all; return how many questions.
+
+    Raises ConservatorError for a folder without photos, or with data of another order.
+    """
+    photos = find_photos(order.photos)
+    for folder in (order.output / "parts", order.output / "images"):
+        folder.mkdir(parents=True, exist_ok=True)
+    _claim(order, photos)
+    missing = [i for i in range(order.count) if not (order.output / _part(i)).exists()]
+    tasks = [(order, photos[i % len(photos)], i) for i in missing]
+    with ProcessPoolExecutor(order.jobs) as processes:
+        for done, _ in enumerate(processes.map(_work, tasks), order.count - len(missing) + 1):
+            if done % 20 == 0 or done == order.count:
+                report(f"{done} of {order.count} crops")
+    return _gather(order)
+
+
+def _claim(order: PlannerDataOrder, photos: Sequence[Path]) -> None:
+    """Make the folder this order's. Of the weights that ship perception's and the tools' count; "." marks files."""
+    toolbox = make_toolbox(order.toolbox)
+    found = content_of(photos, order.photos, toolbox, order.toolbox, order.output)
+    used = {name: sha for name, sha in found.weights.items() if name in {"perception", *toolbox} or "." in name}
+    settings = {"toolbox": order.toolbox, "seed": order.seed, "side": CROP_SIDE, "always": order.always}
+    claim(order.output, Identity.of(settings, photos=found.photos, tools=found.tools, weights=used))
+
+
+def _part(number: int) -> str:
+    """The file of one crop's lessons, in the folder of the data."""
+    return f"parts/{number:06d}.jsonl"
+
+
+_RESTORERS: dict[str, Restorer] = {}
+"""Of a process that makes crops: loaded for the first one, by toolbox."""
+
+
+def _work(task: tuple[PlannerDataOrder, Path, int]) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    order, photo, number = task
+    if order.toolbox not in _RESTORERS:
+        _RESTORERS[order.toolbox] = Restorer(Request(toolbox=order.toolbox), max_batch=8)
+    restorer = _RESTORERS[order.toolbox]
+    lessons = _lessons(order, photo, number, restorer.toolbox.specs, restorer.models, restorer.perception)
+    write_lessons(order.output, lessons, _part(number))
+
+
+def _lessons(
+    order: PlannerDataOrder, photo: Path, number: int, specs: Sequence[ToolSpec], pool: Pool, perception: Perception
+) -> Iterator[PlannerLesson]:
+    """The questions about one damaged crop; their pictures are written."""
+    rng = np.random.default_rng([order.seed, number, 31])
+    recipe = with_kinds(order.always, without_resizing(random_recipe(rng)), rng)
+    clean = random_part(load_photo(photo).image, rng)[..., :CROP_SIDE, :CROP_SIDE].contiguous()
+    damaged = degrade(clean, recipe)
+    present = frozenset(degradation.kind for degradation in recipe)
+    usable = plannable(specs)
+    treatable = frozenset[Kind]().union(*(spec.removes for spec in usable))
+    absent = [kind for kind in Kind if kind in treatable - present]
+    distractor = absent[int(rng.integers(len(absent)))]  # a planner must learn what needless treatment spoils
+    tried = present | {distractor} if len(present) < _FEW else present
+    usable = usable if len(tried) <= _FEW else _two_each(usable, rng)
+    memo, perception = MemoPool(pool), _Remembering(perception)
+    found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
+    for objective in OBJECTIVES:
+        outlook = Outlook(found, found.objective(objective)[0])
+        for question in questions(outlook, rng):
+            trajectory = _trajectory(damaged, question.history, memo, perception)
+            observation = Observation(trajectory, usable, _STEPS + 1 - len(trajectory.steps))
+            gains = estimated_gains(observation, perception, objective)
+            name = f"{number:06d}-{objective}-{question.situation}"
+            yield _lesson(order.output, name, question, observation, objective, gains, photo.name, recipe)
+
+
+def _lesson(
+    folder: Path,
+    name: str,
+    question: Question,
+    observation: Observation,
+    objective: Objective,
+    gains: dict[int, float],
+    photo: str,
+    recipe: Recipe,
+) -> PlannerLesson:
+    return PlannerLesson(
+        name=name,
+        folder=folder,
+        pictures=tuple(_write_image(folder, step.image) for step in observation.trajectory.steps),
+        observation=without_pictures(observation),
+        objective=objective,
+        gains=gains,
+        answer=question.answer,
+        alternatives=question.alternatives,
+        values=question.values,
+        situation=question.situation,
+        photo=photo,
+        recipe=recipe,
+    )
+
+
+class _Remembering(Perception):
+    """A perception that examines each picture once."""
+
+    def __init__(self, perception: Perception) -> None:
+        self._perception, self._seen = perception, dict[str, Percept]()
+
+    def grade(self, image: Image) -> Percept:
+        key = digest(image)
+        if key not in self._seen:
+            self._seen[key] = self._perception.grade(image)
+        return self._seen[key]
+
+    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
+        return self._perception.weigh(before, after, treated)
+
+
+def _two_each(specs: Sequence[ToolSpec], rng: np.random.Generator) -> tuple[ToolSpec, ...]:
+    """At most two tools, drawn by chance, for each set of kinds; in the toolbox's order."""
+    chosen: dict[frozenset[Kind], list[ToolSpec]] = {}
+    for i in rng.permutation(len(specs)):
+        chosen.setdefault(specs[i].removes, []).append(specs[i])
+    kept = {spec.name for group in chosen.values() for spec in group[:2]}
+    return tuple(spec for spec in specs if spec.name in kept)
+
+
+def _trajectory(image: Image, history: Sequence[Action], pool: Pool, perception: Perception) -> Trajectory:
+    """The steps of a history, run again."""
+    steps = [Step(0, None, None, image, perception.grade(image))]
+    for action in history:
+        last = steps[-1]
+        if isinstance(action, Apply):
+            image, parent = pool.submit(action.tool, last.image).result(), last.id
+        elif isinstance(action, Rollback):
+            image, parent = steps[action.to].image, action.to
+        steps.append(Step(last.id + 1, parent, Decision(action), image, perception.grade(image)))
+    return Trajectory(tuple(steps))
+
+
+def _write_image(output: Path, image: Image) -> str:
+    """Store a picture once, lossless; return its path within ``output``."""
+    name = f"images/{digest(image)[:20]}.webp"
+    if not (output / name).exists():
+        with replacing(output / name) as file:
+            PillowImage.fromarray(to_array(image, np.uint8)).save(file, "WEBP", lossless=True, method=2)
+    return name
+
+
+def _gather(order: PlannerDataOrder) -> int:
+    """Write the files of the whole folder from the parts; return how many questions."""
+    lessons = [lesson for number in range(order.count) for lesson in read_lessons(order.output, _part(number))]
+    write_lessons(order.output, lessons)
+    write_conversations(order.output, lessons, DIALECT)
+    write_text(order.output / "README.md", _card(order, lessons))
+    return len(lessons)
+
+
+def _card(order: PlannerDataOrder, lessons: Sequence[PlannerLesson]) -> str:
+    """The data card: what this is, where it comes from, and what is in it."""
+    settings = {"count": order.count, "toolbox": order.toolbox, "seed": order.seed}
+    always = ",".join(sorted(order.always)) or None
+    command = command_line("data", "build", photos=order.photos, output=order.output, settings=settings, always=always)
+    lines = [
+        "# Planner data",
+        "",
+        f"{len(lessons)} questions about {order.count} damaged crops of {CROP_SIDE} pixels, each with the right "
+        "answer: the best of all toolchains that treat each kind of damage at most once, scored by "
+        f"{' and '.join(_METRICS)}.",
+        "",
+        f"- Command: `{command}`",
+        f"- Photos: {training_data(order.photos)}",
+        "- `lessons.jsonl`: the tools, then for each question the observation (steps with their pictures and what was "
+        "found in them, estimated gains, objective), the best answer, other answers as good, and the best score that "
+        "each action can still reach.",
+        "- `conversations.jsonl`: the same questions as ShareGPT turns with pictures, for other trainers.",
+        "- Not in it: low resolution, since pictures of two sizes cannot be ranked; LPIPS and DISTS.",
+        "",
+    ]
+    counts: dict[str, Counter[Any]] = {
+        "situation": Counter(str(lesson.situation) for lesson in lessons),
+        "objective": Counter(lesson.objective for lesson in lessons),
+        "kinds of damage": Counter(len(lesson.kinds) for lesson in lessons),
+    }
+    for title, counter in counts.items():
+        rows = [f"| {key} | {number} |" for key, number in sorted(counter.items())]
+        lines += [f"| {title} | questions |", "|---|---|", *rows, ""]
+    return "\n".join(lines)

@@ -1,0 +1,319 @@
+"""Supervised fine-tuning of a vision-language planner with TRL. One file that reads from top to bottom.
+
+    conservator train sft --data FOLDER --model nano
+
+The conversations are rendered and decoded by the code that the policy uses (policies/vision_language.py), not by TRL's:
+a model is asked as it was taught, to the token. Needs the extra [sft].
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conservator.claims import Identity, claim
+from conservator.errors import ConservatorError
+from conservator.extras import import_mllm
+from conservator.files import sha256
+from conservator.policies.vision_language import VisionLanguageModel, load_model
+from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
+from conservator.training.planner.nano import new_nano
+from conservator.training.planner.orders import NANO, SftOrder, size_of, torch_device
+from conservator.training.planner.prefix import shared_prefix_loss
+from conservator.training.planner.teaching import DIALECT, Collator, examine_planner, shuffle_lessons
+from conservator.training.run import read_curve, write_curve
+
+_RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
+"""Learning rates: from nothing, of adapters, of a whole pretrained model."""
+_ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
+"""The linear layers of the language model and of the vision tower."""
+_LARGE = 100_000_000
+"""Parameters from which a model is no nano: activations are computed twice to save memory on a GPU."""
+
+
+@dataclass(frozen=True)
+class TrainedPlanner:
+    """A trained model and how it does on held-out questions."""
+
+    model: VisionLanguageModel
+    folder: Path
+    steps: int
+    minutes: float
+    scores: dict[str, float]
+
+
+def train_sft(order: SftOrder, report: Callable[[str], None] = print) -> TrainedPlanner:
+    """Train; goes on from the last checkpoint in ``order.output`` where an earlier run with the same order stopped.
+
+    Raises ConservatorError for data or a model that will not do, or for a folder of another order; MissingExtraError
+    without the extra [sft].
+    """
+    import_mllm("trl")
+    import_mllm("transformers").utils.logging.disable_progress_bar()
+    if order.model == NANO and order.lora:
+        raise ConservatorError("a nano model begins with nothing that adapters could adapt; leave out --lora")
+    order = replace(order, device=torch_device(order.device))
+    lessons, learned, held_out = _lessons(order.data)
+    learned = [lesson for lesson in learned if not left_out(lesson, order.without)]
+    if not learned:
+        raise ConservatorError(f"without {', '.join(order.without)} no question is left to learn from")
+    torch.set_flush_denormal(True)
+    model = _start(order, lessons)
+    _claim(order)  # only now: an order that cannot begin must not take the folder
+    report(f"{model.parameters / 1e6:.1f} million parameters, {len(learned)} questions, {len(held_out)} held out")
+    asked = _evenly(held_out, order.questions)
+    trainer, watch = _trainer(order, model, learned, asked, report)
+    last = _last_checkpoint(order.output)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    folder = order.output / "model"
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if order.lora:
+        trained.save_pretrained(folder)
+        model.save_words(folder)
+    else:
+        model.save(folder, torch.float16 if model.parameters < _LARGE else torch.bfloat16)
+    watch.examine(trainer.state.global_step)
+    scores = {name: value for name, value in watch.curve[-1].items() if name.startswith("right")}
+    return TrainedPlanner(model, folder, trainer.state.global_step, watch.seconds / 60, scores)
+
+
+def _lessons(folders: Sequence[Path]) -> tuple[list[PlannerLesson], list[PlannerLesson], list[PlannerLesson]]:
+    """All questions; those to learn from, of each folder as many; and those held out."""
+    parts = [read_lessons(folder) for folder in folders]
+    lessons = [*itertools.chain(*parts)]
+    if not lessons:
+        raise ConservatorError(f"{', '.join(map(str, folders))} holds no questions")
+    _, held_out = split_by_photo(lessons)  # of all folders together: what one holds out no other may teach
+    unseen = {lesson.photo for lesson in held_out}
+    learned = [[lesson for lesson in part if lesson.photo not in unseen] for part in parts]
+    most = max(len(part) for part in learned)
+    evened = [lesson for part in learned if part for lesson in itertools.islice(itertools.cycle(part), most)]
+    return lessons, evened, held_out
+
+
+def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageModel:
+    """The model to begin with."""
+    if order.model != NANO:
+        if order.vision is not None:
+            raise ConservatorError("only a nano model takes a vision tower of its own; leave out --vision")
+        if size_of(order):
+            raise ConservatorError(f"{order.model} has a size of its own; leave out --width and --layers")
+        model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
+        if not order.lora:
+            model.network.float().requires_grad_(True)
+        return model
+    model = new_nano(texts_of(lessons), order.seed, **size_of(order))
+    if order.vision is not None:
+        from safetensors.torch import load_file
+
+        try:
+            model.network.model.visual.load_state_dict(load_file(order.vision))
+        except RuntimeError:
+            size = "the same --width and --layers" if size_of(order) else "the usual --width and --layers"
+            raise ConservatorError(f"{order.vision} is no vision tower of this size; train one with {size}") from None
+    model.network.to(order.device)
+    return model
+
+
+def texts_of(lessons: Sequence[PlannerLesson]) -> list[str]:
+    """All that is said in these lessons, to learn a vocabulary from."""
+    texts = []
+    for lesson in lessons:
+        asked = DIALECT.ask(lesson.observation, lesson.objective, lesson.gains)
+        texts += [*(message.text for message in asked), DIALECT.write(lesson.answer)]
+    return texts
+
+
+def _claim(order: SftOrder) -> None:
+    """Make the folder this order's, or raise when it is another's. Lessons, and what it starts from, by content."""
+    names = ("lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers", "without", "seed")
+    settings = {name: getattr(order, name) for name in names}
+    lessons = {f"lessons {number}": sha256(folder / LESSONS) for number, folder in enumerate(order.data, 1)}
+    weights = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
+    settings |= lessons if weights else lessons | {"model": order.model}
+    weights |= {"vision": sha256(order.vision)} if order.vision is not None else {}
+    claim(order.output, Identity.of(settings, weights=weights))
+
+
+def _last_checkpoint(output: Path) -> Path | None:
+    # written last, so that one without it was cut off
+    folders = (path.parent for path in (output / "checkpoints").glob("checkpoint-*/trainer_state.json") if _whole(path))
+    return max(folders, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _whole(path: Path) -> bool:
+    try:
+        json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def _evenly(lessons: Sequence[PlannerLesson], count: int) -> list[PlannerLesson]:
+    return list(lessons[:: max(1, len(lessons) // count)])[:count]
+
+
+def _trainer(
+    order: SftOrder,
+    model: VisionLanguageModel,
+    lessons: Sequence[PlannerLesson],
+    asked: Sequence[PlannerLesson],
+    report: Callable[[str], None],
+) -> tuple[Any, _Watch]:
+    """TRL's trainer, and what watches it."""
+    steps = order.steps or max(1, round(order.epochs * len(lessons) / (order.batch * order.gather)))
+    share = order.words if order.words is not None else (2 / 3 if order.model == NANO else 0.0)
+    in_words = round(share * steps)
+    watch = _Watch(order, model, asked, in_words, report)
+    adapters = None
+    if order.lora:
+        peft = import_mllm("peft")
+        adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=_ADAPTED)
+    small = model.parameters < _LARGE and model.network.config.model_type == "qwen3_vl"
+    trainer = _trainer_class(shared_prefix=small and not order.lora)(
+        model=model.network,
+        args=_arguments(order, steps, model.parameters),
+        train_dataset=_rows(order, lessons, steps, in_words),
+        processing_class=model.tokenizer,
+        data_collator=Collator(model, lessons, order.seed, order.studies),
+        peft_config=adapters,
+        callbacks=[_callback(watch)],
+    )
+    trainer.remove_callback(import_mllm("transformers").PrinterCallback)  # the watch reports
+    return trainer, watch
+
+
+def _trainer_class(shared_prefix: bool) -> Any:
+    """TRL's SFTTrainer, or one that computes what the questions of a batch begin with only once."""
+    if not shared_prefix:
+        return import_mllm("trl").SFTTrainer
+
+    class SharedPrefixTrainer(import_mllm("trl").SFTTrainer):  # type: ignore[misc]
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            assert not return_outputs
+            with self.accelerator.autocast():
+                return shared_prefix_loss(model, inputs, num_items_in_batch)
+
+    return SharedPrefixTrainer
+
+
+def _rows(order: SftOrder, lessons: Sequence[PlannerLesson], steps: int, in_words: int) -> Any:
+    """Which question is when asked, for longer than this run: a run with more steps then goes on in the same order."""
+    count = steps * order.batch * order.gather
+    turns = -(-count // len(lessons))
+    numbers = np.concatenate(
+        [shuffle_lessons(lessons, order.batch, np.random.default_rng([order.seed, turn])) for turn in range(turns)]
+    )[:count]
+    turn = np.repeat(np.arange(turns), len(lessons))[:count]
+    words = np.arange(count) < in_words * order.batch * order.gather
+    columns = {"lesson": numbers, "turn": turn, "words": words}
+    return import_mllm("datasets").Dataset.from_dict({name: values.tolist() for name, values in columns.items()})
+
+
+def _arguments(order: SftOrder, steps: int, parameters: int) -> Any:
+    """TRL's settings. The questions come in the order of the rows, each row once."""
+    on_cpu = order.device == "cpu"
+    kind = NANO if order.model == NANO else "lora" if order.lora else "full"
+    return import_mllm("trl").SFTConfig(
+        output_dir=str(order.output / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=order.batch,
+        gradient_accumulation_steps=order.gather,
+        learning_rate=order.rate or _RATES[kind],
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, steps // 30),
+        weight_decay=0.05,
+        max_grad_norm=1.0,
+        use_cpu=on_cpu,
+        bf16=order.bfloat16 or not on_cpu,
+        activation_checkpointing=not on_cpu and parameters > _LARGE,
+        save_strategy="steps",
+        save_steps=order.every,
+        save_total_limit=2,
+        logging_steps=max(1, min(10, order.every // 5)),
+        dataloader_num_workers=order.workers,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        report_to="none",
+        disable_tqdm=True,
+        seed=order.seed,
+        data_seed=order.seed,
+    )
+
+
+class _Watch:
+    """Keeps the time, the curve and the examinations of a run."""
+
+    def __init__(
+        self,
+        order: SftOrder,
+        model: VisionLanguageModel,
+        asked: Sequence[PlannerLesson],
+        in_words: int,
+        report: Callable[[str], None],
+    ) -> None:
+        """``in_words``: the steps, the first ones, in words alone."""
+        self._order, self._model, self._asked, self._in_words, self._report = order, model, asked, in_words, report
+        self._begun = time.monotonic()
+        self.curve = read_curve(order.output)
+        self._before = self.curve[-1]["minutes"] * 60 if self.curve else 0.0
+        self._losses: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """Of training, earlier runs included."""
+        return self._before + time.monotonic() - self._begun
+
+    @property
+    def late(self) -> bool:
+        """Whether the minutes are over."""
+        minutes = self._order.minutes
+        return minutes is not None and time.monotonic() - self._begun > 60 * minutes
+
+    def log(self, loss: float) -> None:
+        """Note a loss."""
+        self._losses.append(loss)
+
+    def examine(self, step: int) -> None:
+        """Ask held-out questions and write the curve, unless that was done at this step."""
+        self.curve = [row for row in self.curve if row["step"] < step or (row["step"] == step and not self._losses)]
+        if self.curve and self.curve[-1]["step"] == step:
+            return
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
+        scores = examine_planner(self._model, self._asked, step <= self._in_words, self._order.without)
+        self.curve.append({"step": step, "minutes": self.seconds / 60, "loss": loss, **scores})
+        self._losses = []
+        write_curve(self._order.output, self.curve)
+        shares = ", ".join(f"{k} {v:.2f}" for k, v in scores.items() if not math.isnan(v))
+        self._report(f"step {step}: loss {loss:.3f}{', held out: ' + shares if shares else ''}")
+
+
+def _callback(watch: _Watch) -> Any:
+    """Tells the watch what TRL's trainer does, and the trainer when the time is over."""
+
+    class Callback(import_mllm("transformers").TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and "loss" in logs:
+                watch.log(float(logs["loss"]))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if watch.late:
+                control.should_save = control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            watch.examine(state.global_step)
+
+    return Callback()

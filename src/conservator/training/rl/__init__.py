@@ -1,0 +1,20 @@
+"""Learning by reward: what a step is paid, the environments, and the learners."""
+
+from conservator.training.rl.check import check_reward
+from conservator.training.rl.rewards import COST, Reward, call_cost, joined, step_error, step_psnr, step_quality
+from conservator.training.rl.weighting import Components, FixedWeights, RunningScale, Weighting
+
+__all__ = [
+    "COST",
+    "Components",
+    "FixedWeights",
+    "Reward",
+    "RunningScale",
+    "Weighting",
+    "call_cost",
+    "check_reward",
+    "joined",
+    "step_error",
+    "step_psnr",
+    "step_quality",
+]

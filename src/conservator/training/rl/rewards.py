@@ -1,0 +1,92 @@
+"""Rewards: functions of what one step did, each giving named components that a ``Weighting`` makes one number of.
+
+A reward of your own is one function; ``check_reward`` says whether it keeps the contract of ``Reward``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+
+from conservator.degradations.patches import UNDAMAGED_PSNR
+from conservator.errors import ConservatorError
+from conservator.image import Image
+from conservator.metrics.fidelity import psnr_of_each
+from conservator.session import Apply, Step
+
+Reward: TypeAlias = Callable[[Step, Step, Image | None], Mapping[str, float]]
+"""(before, after, reference) -> components of one step by name, the same names for every step; more is better.
+
+``before`` is the state that was decided on, ``after`` the step that was made then. ``reference`` is the undamaged
+image, shaped like theirs, or None where nobody has it; a reward that needs it raises ConservatorError then
+(``referred``). What a step is paid must be finite, and 0 where it changed nothing, but for ``COST``.
+"""
+
+COST = "cost"
+"""The component that a call costs, whatever it changed."""
+
+
+def step_psnr(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+    """``psnr``: the PSNR (RGB, dB) that the step gained, RL-Restore's reward; it needs a reference.
+
+    Over an episode it sums to the whole gain. PSNR counts up to 50 dB. Of a study it is the mean over its parts.
+    """
+    clean = referred(reference, "step_psnr")
+    was, now = (float(psnr_of_each(step.image, clean, UNDAMAGED_PSNR).mean()) for step in (before, after))
+    return {"psnr": now - was}
+
+
+def step_error(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+    """``error``: by how much the step lowered the root mean square error, of 255; it needs a reference.
+
+    It is large where an image is badly damaged.
+    """
+    clean = referred(reference, "step_error")
+    return {"error": 255 * float((_rms(before.image, clean) - _rms(after.image, clean)).mean())}
+
+
+def step_quality(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+    """``quality``: by how much perception's own estimate of the quality rose, dB; no reference is needed, nor read.
+
+    Raises ConservatorError where perception estimates none.
+    """
+    gained = after.percept.quality - before.percept.quality
+    if not math.isfinite(gained):
+        raise ConservatorError("step_quality needs a perception that estimates quality; this one does not")
+    return {"quality": gained}
+
+
+def call_cost(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+    """``cost``: -1 for a step that called a tool, failed or not, else 0; its weight says what a call costs."""
+    called = after.decision is not None and isinstance(after.decision.action, Apply)
+    return {COST: -1.0 if called else 0.0}
+
+
+def joined(*rewards: Reward) -> Reward:
+    """The components of several rewards together; the joined one raises ConservatorError where two share a name."""
+
+    def reward(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+        components: dict[str, float] = {}
+        for one in rewards:
+            found = one(before, after, reference)
+            if twice := components.keys() & found.keys():
+                raise ConservatorError(f"two of the joined rewards pay for {min(twice)}; leave one of them out")
+            components |= found
+        return components
+
+    reward.__name__ = "+".join(getattr(one, "__name__", repr(one)) for one in rewards)
+    return reward
+
+
+def referred(reference: Image | None, reward: str) -> Image:
+    """The reference; ConservatorError, which names the reward, where there is none."""
+    if reference is None:
+        raise ConservatorError(f"the reward {reward} needs a reference, and this image has none; choose another reward")
+    return reference
+
+
+def _rms(image: Image, clean: Image) -> Tensor:
+    return (image - clean).square().mean(dim=(1, 2, 3)).sqrt()
