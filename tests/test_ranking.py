@@ -52,7 +52,7 @@ SPACE = EachKindOnce.of(TOOLBOX.specs, frozenset({Kind.NOISE, Kind.LOW_LIGHT, Ki
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    with LocalPool(TOOLBOX) as pool:
+    with LocalPool(TOOLBOX, max_batch=1) as pool:
         yield pool
 
 
