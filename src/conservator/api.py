@@ -18,12 +18,12 @@ def restore_file(
     *,
     policy: str | Policy | None = None,
     toolbox: str | Toolbox | None = None,
-    perception: Perception | None = None,
+    perception: Perception | str | Path = "perception",
     **wanted: Any,
 ) -> Restored:
     """Restore the photo in a file; write the result with ``restored.save(path)``.
 
-    ``policy`` and ``toolbox`` are names of the catalogs or objects of your own; ``wanted`` are further fields of a
+    ``policy``, ``toolbox`` and ``perception`` are names or objects of your own; ``wanted`` are further fields of a
     ``Request``, say ``objective="fidelity"`` or ``strength=0.5``. For many photos make one ``Restorer``: it loads its
     models once. Raises PhotoError when the file cannot be read as a photo, NameNotFoundError for an unknown policy or
     toolbox, ConservatorError for a value out of its range.
@@ -40,7 +40,7 @@ def restore_file(
         return restorer.restore(restorer.load(path))
 
 
-def examine_file(path: str | Path, *, perception: Perception | None = None) -> Percept:
+def examine_file(path: str | Path, *, perception: Perception | str | Path = "perception") -> Percept:
     """Look at the photo in a file and say what is wrong with it; raises PhotoError when it cannot be read."""
     with Restorer(perception=perception) as restorer:
         return restorer.examine(restorer.load(path))

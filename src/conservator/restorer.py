@@ -17,7 +17,7 @@ from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.kinds import Kind
 from conservator.networks.store import NetworkStore
-from conservator.perception import NetworkPerception, study
+from conservator.perception import load_perception, study
 from conservator.perception.perception import Look, Percept, Perception
 from conservator.photo import Photo, load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
@@ -58,22 +58,26 @@ class Restorer:
         request: Request = Request(),  # noqa: B008 - frozen
         *,
         toolbox: Toolbox | None = None,
-        perception: Perception | None = None,
+        perception: Perception | str | Path = "perception",
         policy: Policy | None = None,
         pool: Pool | None = None,
         scope: Scope | None = None,
+        max_batch: int = 1,
     ) -> None:
         """Raises ConservatorError for a policy, a toolbox or a device that there is not.
 
-        ``scope`` replaces what the request allows: for policies that were decided elsewhere.
+        ``perception`` may be a file of weights, by its name in the package or by its path. ``scope`` replaces what the
+        request allows: for policies that were decided elsewhere. ``max_batch`` above 1 lets waiting calls of a tool run
+        as one batch: for training and studies, since results then depend in the last bits on what else is running.
         """
         self.request = request
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
         self.toolbox = sharing(make_toolbox(request.toolbox), self._networks) if toolbox is None else toolbox
         self.scope = Scope.of(request) if scope is None else scope
-        self._given_pool = pool
+        self._given_pool, self._max_batch = pool, max_batch
         self._lock = threading.RLock()
-        self._made: dict[str, Any] = {"perception": perception, "policy": policy}
+        self._weights = perception if isinstance(perception, str | Path) else ""
+        self._made: dict[str, Any] = {"perception": None if self._weights else perception, "policy": policy}
         self._closed = False
         if policy is None:
             check_policy_name(request.policy, reference=False, chat=request.chat)
@@ -93,10 +97,10 @@ class Restorer:
     @property
     def pool(self) -> Pool:
         """Where tools run on studies: it remembers what they made."""
-        return self._given_pool or cast("Pool", self._once("memo", lambda: MemoPool(self._models)))
+        return self._given_pool or cast("Pool", self._once("memo", lambda: MemoPool(self.models)))
 
     @property
-    def _models(self) -> Pool:
+    def models(self) -> Pool:
         """Where tools run on whole photos: their results are too large to remember."""
         return self._given_pool or cast("Pool", self._once("models", self._make_models))
 
@@ -110,7 +114,7 @@ class Restorer:
             return self._made[name]
 
     def _make_perception(self) -> Perception:
-        return NetworkPerception.load(device=self.request.device, networks=self._networks)
+        return load_perception(self._weights, self.request.device, self._networks)
 
     def _make_policy(self) -> Policy:
         request = self.request
@@ -123,7 +127,7 @@ class Restorer:
         device = self.request.device
         workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1))
         # an accelerator's memory is for one call at a time
-        return LocalPool(self.toolbox, device, workers, max_batch=1, at_once=workers if device == "cpu" else 1)
+        return LocalPool(self.toolbox, device, workers, self._max_batch, at_once=workers if device == "cpu" else 1)
 
     def load(self, path: str | Path) -> Photo:
         """Read a photo within the request's limits; raises PhotoError where the file is none."""
@@ -163,7 +167,7 @@ class Restorer:
             return photo
         image = result = photo.working_image()
         for tool in toolchain:
-            result = self._models.submit(tool, result).result()
+            result = self.models.submit(tool, result).result()
         return photo.with_working_image(blend(image, result, self.request.strength))
 
     def _plan(self, image: Image, policy: Policy, scope: Scope, max_steps: int, progress: Progress) -> Plan:
@@ -183,7 +187,7 @@ class Restorer:
         start, request = time.perf_counter(), self.request
         small = plan.trajectory.steps[0].image is image  # such a photo is its own study: its treatments are known
         treater = Treater(
-            self.toolbox, self.pool if small else self._models, self.perception, request.objective, take_back=not asked
+            self.toolbox, self.pool if small else self.models, self.perception, request.objective, take_back=not asked
         )
         chain = plan.toolchain if request.strength > 0 else ()
         result, treatments = treater.treat(image, chain, plan.before, progress)

@@ -34,7 +34,7 @@ from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
-from conservator.pool import LocalPool, MemoPool, Pool
+from conservator.pool import MemoPool, Pool
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.session.scope import ANYTHING, Scope
@@ -90,7 +90,9 @@ def evaluate(
     done = {(row.case, row.policy) for row in rows} & asked
     finished, total = len(done), len(asked)
     progress(finished, total, None)
-    with LocalPool(toolbox, max_batch=1) as pool, ResultsTable(output / "results.csv", BenchmarkRow) as table:
+    restorer = Restorer(toolbox=toolbox, perception=perception)
+    with restorer, ResultsTable(output / "results.csv", BenchmarkRow) as table:
+        pool = restorer.models
         ranking = None
         if settings.rank is not None:
             journals = output / "enumerations"
@@ -119,7 +121,7 @@ class _Trial:
     clean: Image | None
     toolbox: Toolbox
     perception: Perception
-    pool: LocalPool
+    pool: Pool
     settings: BenchmarkSettings
     metrics: Sequence[Metric]
     ranking: Ranking | None

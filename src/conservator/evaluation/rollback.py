@@ -25,7 +25,8 @@ from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.policies import PolicyContext, make_policy
 from conservator.policies.strategies import photo_rng
-from conservator.pool import LocalPool, MemoPool, Pool
+from conservator.pool import Pool
+from conservator.restorer import Restorer
 from conservator.session.scope import Scope
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Apply, Decision, Rollback, Trajectory
@@ -87,7 +88,8 @@ def measure_repairs(
     no tool harms has no rows. ``tell`` gets a line about each result. Raises ConservatorError when ``output`` holds
     results of other settings or a policy cannot be made, NameNotFoundError for an unknown one.
     """
-    with MemoPool(LocalPool(toolbox, max_batch=1)) as pool:
+    with Restorer(toolbox=toolbox, perception=perception) as restorer:
+        pool = restorer.pool
         context = PolicyContext(pool, perception, seed=settings.seed)
         made = {name: make_policy(name, context) for name in policies}
         output.mkdir(parents=True, exist_ok=True)

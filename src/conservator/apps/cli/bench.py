@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conservator.commands import command_line, shown_path
-from conservator.request import TONAL_CONFIDENCE
+from conservator.request import TONAL_CONFIDENCE, Request
 
 if TYPE_CHECKING:
     from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings, Content
-    from conservator.perception import Perception
-    from conservator.tools import Toolbox
 
 bench_app = typer.Typer(help="Measure tools, perceptions and policies, and report on it.", no_args_is_help=True)
 
@@ -74,9 +72,11 @@ def bench_quality_command(
     from conservator.evaluation.quality import bench_quality as bench
     from conservator.files import write_text
     from conservator.photo import find_photos
+    from conservator.restorer import Restorer
 
     files = find_photos(photos)
-    tools, seeing = _wired(toolbox, perception)
+    restorer = Restorer(Request(toolbox=toolbox), perception=perception)
+    tools, seeing = restorer.toolbox, restorer.perception
     lines = bench(seeing, files, tools, typer.echo, seed)
     if output:
         asked = {"toolbox": toolbox, "perception": perception, "seed": seed}
@@ -135,9 +135,11 @@ def bench_rollback_command(
     from conservator.evaluation.rows import BenchmarkSettings, content_of
     from conservator.files import write_text
     from conservator.photo import find_photos
+    from conservator.restorer import Restorer
 
     torch.set_num_threads(threads)
-    tools, seeing = _wired(toolbox, perception)
+    restorer = Restorer(Request(toolbox=toolbox), perception=perception)
+    tools, seeing = restorer.toolbox, restorer.perception
     content = _with_file(content_of(find_photos(photos)[:limit], photos, tools, toolbox, output), perception)
     settings = BenchmarkSettings("rollback", photos.name, toolbox, perception, seed, limit, metrics=MEASURED)
     cases, names = list(mio_cases(photos, seed, limit)), policies.split(",")
@@ -234,17 +236,6 @@ class Telling:
             typer.echo(f"{case}: {done} of {total} toolchains, about {left:.0f} s left", err=True)
 
 
-def _wired(toolbox: str, perception: str) -> tuple[Toolbox, Perception]:
-    """Tools and a perception that share the networks of the experts."""
-    from conservator.networks.store import NetworkStore
-    from conservator.perception import load_perception
-    from conservator.tools import make_toolbox
-    from conservator.tools.experts import sharing
-
-    networks = NetworkStore()
-    return sharing(make_toolbox(toolbox), networks), load_perception(perception, networks=networks)
-
-
 def _with_file(content: Content, perception: str) -> Content:
     """The content with the hash of a perception's file of weights, where it is not one that ships."""
     from conservator.files import sha256
@@ -262,9 +253,11 @@ def _run(settings: BenchmarkSettings, photos: Path, output: Path, policies: str)
     from conservator.evaluation.evaluate import evaluate
     from conservator.evaluation.rows import content_of
     from conservator.photo import find_photos
+    from conservator.restorer import Restorer
 
     cases = make_cases(settings.benchmark, photos, settings.seed, settings.limit)
-    told, (toolbox, perception) = Telling(), _wired(settings.toolbox, settings.perception)
+    told, restorer = Telling(), Restorer(Request(toolbox=settings.toolbox), perception=settings.perception)
+    toolbox, perception = restorer.toolbox, restorer.perception
     # of pairs all, since both of each must stay as they are
     limit = None if settings.benchmark == "pairs" else settings.limit
     content = content_of(find_photos(photos)[:limit], photos, toolbox, settings.toolbox, output)

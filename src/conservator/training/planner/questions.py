@@ -24,17 +24,16 @@ from conservator.evaluation.rows import content_of
 from conservator.files import replacing, write_text
 from conservator.image import Image, digest, to_array
 from conservator.kinds import OBJECTIVES, Kind, Objective
-from conservator.networks.store import NetworkStore
-from conservator.perception import NetworkPerception
 from conservator.perception.perception import Gain, Look, Percept, Perception
 from conservator.photo import find_photos, load_photo
 from conservator.policies.planning import estimated_gains, plannable
-from conservator.pool import LocalPool, MemoPool, Pool
+from conservator.pool import MemoPool, Pool
+from conservator.request import Request
+from conservator.restorer import Restorer
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Trajectory
 from conservator.tools.catalog import make_toolbox
-from conservator.tools.experts import sharing
-from conservator.tools.tool import Toolbox, ToolSpec
+from conservator.tools.tool import ToolSpec
 from conservator.training.data.crops import training_data
 from conservator.training.data.parts import random_part
 from conservator.training.data.recipes import random_recipe, with_kinds, without_resizing
@@ -88,20 +87,19 @@ def _part(number: int) -> str:
     return f"parts/{number:06d}.jsonl"
 
 
-_LOADED: dict[str, tuple[Toolbox, Perception]] = {}
+_RESTORERS: dict[str, Restorer] = {}
+"""Of a process that makes crops: loaded for the first one, by toolbox."""
 
 
 def _work(task: tuple[PlannerDataOrder, Path, int]) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     order, photo, number = task
-    if order.toolbox not in _LOADED:
-        networks = NetworkStore()
-        tools = sharing(make_toolbox(order.toolbox), networks)
-        _LOADED[order.toolbox] = tools, NetworkPerception.load(networks=networks)
-    tools, perception = _LOADED[order.toolbox]
-    with LocalPool(tools, max_batch=8) as pool:
-        write_lessons(order.output, _lessons(order, photo, number, tools.specs, pool, perception), _part(number))
+    if order.toolbox not in _RESTORERS:
+        _RESTORERS[order.toolbox] = Restorer(Request(toolbox=order.toolbox), max_batch=8)
+    restorer = _RESTORERS[order.toolbox]
+    lessons = _lessons(order, photo, number, restorer.toolbox.specs, restorer.models, restorer.perception)
+    write_lessons(order.output, lessons, _part(number))
 
 
 def _lessons(
