@@ -90,7 +90,7 @@ def look(eye: type[StatisticalPerception], scene: str, recipe: str = "") -> Look
     """A scene, damaged or not, and what an eye sees in it."""
     photo = to_image(getattr(data, scene)())
     image = study(degrade(photo, parse_recipe(recipe, seed=1)) if recipe else photo)
-    return Look(image, eye().grade(image))
+    return Look(image, eye.load().grade(image))
 
 
 @pytest.mark.parametrize("recipe", SEEN)
