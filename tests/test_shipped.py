@@ -20,7 +20,7 @@ from conservator.perception.perception import OBJECTIVES
 from conservator.policies import PolicyContext, make_policy
 from conservator.pool import LocalPool
 from conservator.resample import bicubic_to
-from conservator.session import Apply, Session, Stop
+from conservator.session import Apply, Scope, Session, Stop
 from conservator.tools import Toolbox, make_toolbox
 from conservator.tools.experts import EXPERTS
 
@@ -167,7 +167,8 @@ def test_the_planner_answers_what_is_plain_to_see(recipe: str, removes: Kind | N
     photo = degrade(clean, parse_recipe(recipe, seed=1)) if recipe else clean
     eye = NetworkPerception.load()
     with LocalPool(toolbox(), workers=1, max_batch=1) as pool:
-        observation = Session(photo, toolbox(), pool, eye).observe()
+        everything = Scope(tonal_confidence=0.0)  # as it was taught: what is only suspected is offered, too
+        observation = Session(photo, toolbox(), pool, eye, scope=everything).observe()
         decision = make_policy("mllm", PolicyContext(pool, eye)).act(observation)
     if removes is None:
         assert decision.action == Stop(), decision
