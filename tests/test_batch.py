@@ -346,7 +346,9 @@ def test_a_record_knows_the_weights_of_its_tools_and_a_replay_tells_when_they_ar
     album: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "out.png"
-    wanted = Restorer(Request("rules", "experts", only=frozenset({Kind.NOISE})), perception=StatisticalPerception())
+    wanted = Restorer(
+        Request("rules", "experts", only=frozenset({Kind.NOISE})), perception=StatisticalPerception.load()
+    )
     with wanted:
         assert FileRestorer(wanted)(Task(album / "noisy.png", target), print, False).status == "restored"
     path = target.with_name("out.conservator.json")

@@ -72,9 +72,7 @@ def test_source_files_that_pages_name_exist(page: Path) -> None:
         assert any(place.is_file() for place in places), f"{named(page)} names {name}, which is not there"
 
 
-def test_the_tutorial_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     noisy = data.coffee()[:150, :200] + np.random.default_rng(0).normal(0, 25, (150, 200, 3))
     PillowImage.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "old.jpg", quality=95)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text("utf-8"), re.DOTALL)

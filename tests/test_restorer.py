@@ -148,7 +148,7 @@ def test_what_is_asked_for_by_name_is_done() -> None:
             return Gain.sure(-5.0)
 
     tools = Toolbox(Smooth(), *make_toolbox("classical").only("tv_denoise", "lanczos_x2").values())
-    with Restorer(toolbox=tools, perception=Severe(), policy=Once("smooth")) as restorer:
+    with Restorer(toolbox=tools, perception=Severe.load(), policy=Once("smooth")) as restorer:
         assert restorer.restore(clean).untouched
         treated = restorer.apply(clean, ("smooth", "smooth", "lanczos_x2"))
         assert treated.toolchain == ("smooth", "smooth", "lanczos_x2")
@@ -185,7 +185,7 @@ def test_treatments_after_an_enlargement_are_judged_at_the_places_of_the_enlarge
                 asked.append(tuple((before.image - after.image).abs().mean((1, 2, 3)).gt(0.2).tolist()))
             return super().weigh(before, after, treated)
 
-    with Restorer(Request(toolbox="classical"), perception=Watching()) as restorer:
+    with Restorer(Request(toolbox="classical"), perception=Watching.load()) as restorer:
         restorer.apply(photo, ("lanczos_x2", "tv_denoise"))
     assert asked
     assert not any(map(any, asked))  # two studies of other places would differ by far more
@@ -202,9 +202,9 @@ def test_what_counts_is_what_the_user_asked_for() -> None:
     photo = crops(1)[0]
     for objective, kept in (("fidelity", False), ("perceptual", True)):
         request = Request(toolbox="classical", objective=objective)
-        with Restorer(request, perception=Torn(), policy=Once("tv_denoise")) as restorer:
+        with Restorer(request, perception=Torn.load(), policy=Once("tv_denoise")) as restorer:
             assert bool(restorer.restore(photo).toolchain) == kept
-        with Restorer(replace(request, policy="rules"), perception=Torn()) as restorer:
+        with Restorer(replace(request, policy="rules"), perception=Torn.load()) as restorer:
             plan = restorer.plan(photo)
             assert bool(plan.toolchain) == kept
 

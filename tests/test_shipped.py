@@ -15,7 +15,7 @@ from skimage import data
 from conservator.degradations import Kind, LowResolution, Severity, degrade, parse_recipe
 from conservator.image import to_image
 from conservator.metrics.fidelity import psnr
-from conservator.perception import Look, NetworkPerception, StatisticalPerception, study
+from conservator.perception import Look, NetworkPerception, study
 from conservator.perception.perception import OBJECTIVES
 from conservator.policies import PolicyContext, make_policy
 from conservator.pool import LocalPool
@@ -86,26 +86,26 @@ SEEN = [
 
 
 @cache
-def perception(eye: type[NetworkPerception]) -> NetworkPerception:
-    return eye.load()
+def perception() -> NetworkPerception:
+    return NetworkPerception.load()
 
 
 @cache
-def look(eye: type[NetworkPerception], scene: str, recipe: str = "") -> Look:
-    """A scene, damaged or not, and what an eye sees in it."""
+def look(scene: str, recipe: str = "") -> Look:
+    """A scene, damaged or not, and what is seen in it."""
     photo = to_image(getattr(data, scene)())
     image = study(degrade(photo, parse_recipe(recipe, seed=1)) if recipe else photo)
-    return Look(image, perception(eye).grade(image))
+    return Look(image, perception().grade(image))
 
 
 @pytest.mark.parametrize("recipe", SEEN)
 def test_every_damage_is_found_where_it_is(recipe: str) -> None:
     kind = Kind(recipe.split(":")[0])
-    found = {scene: look(NetworkPerception, scene, recipe).percept for scene in SCENES}
+    found = {scene: look(scene, recipe).percept for scene in SCENES}
     severities = {scene: percept.severities[kind] for scene, percept in found.items()}
     assert sum(severity > Severity.NONE for severity in severities.values()) >= 2, severities
     for scene, percept in found.items():
-        clean = look(NetworkPerception, scene).percept
+        clean = look(scene).percept
         assert percept.confidences[kind] > clean.confidences[kind] + 0.3, scene
         assert percept.quality < clean.quality, scene
         others = [other for other in percept.present if other is not kind]
@@ -113,14 +113,14 @@ def test_every_damage_is_found_where_it_is(recipe: str) -> None:
 
 
 def test_nothing_is_found_in_photos_that_nothing_happened_to() -> None:
-    seen = {scene: look(NetworkPerception, scene).percept.present for scene in SCENES}
+    seen = {scene: look(scene).percept.present for scene in SCENES}
     assert not any(seen.values()), seen
 
 
 def test_present_is_what_the_eye_is_more_sure_of_than_not() -> None:
     for scene in SCENES:
         for recipe in ("", *SEEN):
-            percept = look(NetworkPerception, scene, recipe).percept
+            percept = look(scene, recipe).percept
             for kind, severity in percept.severities.items():
                 assert (severity > Severity.NONE) == (percept.confidences[kind] > 0.5), (scene, recipe, kind)
 
@@ -128,7 +128,7 @@ def test_present_is_what_the_eye_is_more_sure_of_than_not() -> None:
 @pytest.mark.parametrize("recipe", ["jpeg", "rain", "haze", "low_light"])
 def test_more_damage_is_graded_as_more(recipe: str) -> None:
     kind = Kind(recipe)
-    weak, strong = (look(NetworkPerception, "chelsea", f"{recipe}:{level}").percept for level in ("low", "very_high"))
+    weak, strong = (look("chelsea", f"{recipe}:{level}").percept for level in ("low", "very_high"))
     assert strong.severities[kind] > weak.severities[kind]
     assert strong.confidences[kind] >= weak.confidences[kind]
     assert strong.quality < weak.quality
@@ -137,11 +137,11 @@ def test_more_damage_is_graded_as_more(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", ["noise:medium", "haze:high", "low_light:high"])
 def test_undoing_a_damage_is_weighed_as_a_gain_and_doing_it_is_not(recipe: str) -> None:
     kind = frozenset({Kind(recipe.split(":")[0])})
-    eye = NetworkPerception.load()
+    eye = perception()
     for objective in OBJECTIVES:
         undone, done = [], []
         for scene in SCENES:
-            damaged, clean = look(NetworkPerception, scene, recipe), look(NetworkPerception, scene)
+            damaged, clean = look(scene, recipe), look(scene)
             undone.append(eye.weigh(damaged, clean, kind).cautious(objective))
             done.append(eye.weigh(clean, damaged, kind).cautious(objective))
             assert undone[-1] > done[-1], (scene, objective)
@@ -170,7 +170,7 @@ needs_mllm = pytest.mark.skipif(find_spec("transformers") is None, reason="needs
 def test_the_planner_answers_what_is_plain_to_see(recipe: str, removes: Kind | None) -> None:
     clean = to_image(data.chelsea()[30:270, 100:340])
     photo = degrade(clean, parse_recipe(recipe, seed=1)) if recipe else clean
-    eye = NetworkPerception.load()
+    eye = perception()
     with LocalPool(toolbox(), workers=1, max_batch=1) as pool:
         everything = Scope(tonal_confidence=0.0)  # as it was taught: what is only suspected is offered, too
         observation = Session(photo, toolbox(), pool, eye, scope=everything).observe()

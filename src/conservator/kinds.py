@@ -36,7 +36,7 @@ NATURE = (
 """The order in which damage befalls a photo: scene, optics, sensor, codec."""
 
 TAUGHT = tuple(kind for kind in NATURE if kind is not Kind.SNOW)
-"""What the eye and the experts that ship have learned. Snow came later: docs/mllm.md adds it as a user would."""
+"""What perception and the experts that ship have learned. Snow came later: docs/mllm.md adds it as a user would."""
 
 
 class Severity(IntEnum):

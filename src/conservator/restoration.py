@@ -22,8 +22,8 @@ from conservator.session.trajectory import Stop, Trajectory
 from conservator.tools.tool import Toolbox
 
 _ERROR_OF_PERCEPTION = 0.3
-"""dB; the whole photo may look this much worse than its previous state before a treatment is taken back: about what
-perception's estimates of one gain err by on held-out photos (docs/results/perception.md)."""
+"""dB; the whole photo may look this much worse than its previous state before a treatment is taken back. Set by
+judgement when the core was built, and never measured: a calibrated check of the result is to replace it."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def save_bench_report(folder: Path, photos: Path | None = None) -> Path:
         title=escape(f"{settings.benchmark} on {settings.photos}"),
         verdict=escape(_verdict(rows)),
         command=escape(_command(settings, rows, beside, folder)),
-        plots="\n".join(["<h2>At a glance</h2>", *plots] if (plots := _plots(rows)) else []),
+        plots="\n".join(["<h2>In plots</h2>", *plots] if (plots := _plots(rows)) else []),
         examples="\n".join(map(_example, examples)) or _NO_EXAMPLES,
         tables="\n".join(map(_table, grids(rows, known_metrics()))),
         notes="\n".join(f"<li>{_code(escape(note))}</li>" for note in _notes(settings, beside["versions"])),

@@ -85,7 +85,7 @@ def made_for(kind: Kind, severity: Severity, tools: Sequence[ToolSpec]) -> list[
 
 
 class Rules:
-    """A human expert's order: one treatment per damage that is seen, taken back when the eye says it did harm.
+    """A human expert's order: one treatment per damage that is seen, taken back when perception says it did harm.
 
     Of the tools for one damage it tries the toolbox's first, then the next if that one did harm.
     """

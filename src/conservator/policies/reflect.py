@@ -6,7 +6,7 @@ that no tool achieves is rolled back and scheduled later; when that fails, too, 
 
 What is ours: the order is the expert's, not a language model's; the tools come in the toolbox's order, those made for
 the severity first, not shuffled; the first tool that brings a damage down to low is kept (AgenticIR looks on for one
-that removes it); what has become low meanwhile is left alone; and the best result is kept only if the eye says that it
+that removes it); what has become low meanwhile is left alone; and the best result is kept only if perception says it
 gained. Like AgenticIR it asks only whether the treated damage is gone, not what else the treatment did.
 """
 

@@ -2,7 +2,7 @@
 
 RestoreAgent asks what a decision is worth beside chance and beside one fixed recipe: random order and tools, random
 order with the predicted tools, the predicted order with random tools, a pre-defined order. What they share: they know
-which damages are present, here from the first look of the eye, and look no more. Its tables and constants were not
+which damages are present, here from the first look of perception, and look no more. Its tables and constants were not
 published; what is fixed here is ours.
 """
 
@@ -35,7 +35,7 @@ class PlannedPolicy(ABC):
 
     @abstractmethod
     def plan(self, image: Image, percept: Percept, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
-        """The toolchain for a picture and what the eye sees in it."""
+        """The toolchain for a picture and what perception sees in it."""
 
     def _choices(self, percept: Percept, tools: Sequence[ToolSpec]) -> dict[Kind, list[str]]:
         """The specialists for each damage that is seen and has one, in the toolbox's order."""

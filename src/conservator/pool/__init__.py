@@ -3,6 +3,17 @@
 from conservator.pool.check import check_pool
 from conservator.pool.memo import MemoPool
 from conservator.pool.models import FunctionModel, host
-from conservator.pool.pool import LocalPool, Model, Pool, check_device
+from conservator.pool.pool import LocalPool, Model, Pool, call_error, check_device, load_error
 
-__all__ = ["FunctionModel", "LocalPool", "MemoPool", "Model", "Pool", "check_device", "check_pool", "host"]
+__all__ = [
+    "FunctionModel",
+    "LocalPool",
+    "MemoPool",
+    "Model",
+    "Pool",
+    "call_error",
+    "check_device",
+    "check_pool",
+    "host",
+    "load_error",
+]

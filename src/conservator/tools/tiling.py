@@ -47,7 +47,7 @@ def run_tiled(
             else:
                 side = max(tile // step * step, -(-(overlap + step) // step) * step)  # neighbours must overlap fully
                 result = _restore_tiles(restore, image, multiple_of, scale, side, overlap, step)
-            return result.clamp_(0, 1)
+            return result.clamp_(0, 1).contiguous()  # sums over pixels round by how they lie in memory
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise

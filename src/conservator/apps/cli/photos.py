@@ -144,7 +144,7 @@ def degrade_photo(
 
 
 def compare(
-    image: Annotated[Path, typer.Argument(help="The photo to judge.")],
+    image: Annotated[Path, typer.Argument(help="The photo to assess.")],
     reference: Annotated[Path, typer.Argument(help="The undamaged photo.")],
     metrics: Annotated[
         str, typer.Option(help="Metric names joined by commas; 'all' adds those of installed extras.")

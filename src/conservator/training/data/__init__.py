@@ -1,1 +1,1 @@
-"""What training is fed with, whoever learns: the damage, and the parts of photos that get it."""
+"""The data of training: the damage that is drawn, and the crops and photos that get it."""
