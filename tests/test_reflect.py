@@ -14,7 +14,7 @@ from conservator.metrics.fidelity import psnr
 from conservator.perception import NetworkPerception
 from conservator.policies import PolicyContext, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
-from conservator.session import Action, Apply, Decision, Rollback, Session, Stop, Trajectory, run
+from conservator.session import Action, Apply, Decision, Rollback, Scope, Session, Stop, Trajectory, run
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 
 EYE = NetworkPerception.load()
@@ -55,7 +55,8 @@ def noisy(clean: Image) -> Image:
 
 
 def session(image: Image, pool: Pool, *tools: str, max_steps: int = 12) -> Session:
-    return Session(image, TOOLBOX.only(*tools), pool, EYE, max_steps)
+    scope = Scope(tonal_confidence=0.0)  # what is only suspected may be treated, too
+    return Session(image, TOOLBOX.only(*tools), pool, EYE, max_steps, scope)
 
 
 def actions(trajectory: Trajectory) -> list[Action | None]:
