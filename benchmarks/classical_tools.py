@@ -18,11 +18,11 @@ import torch
 from conservator.degradations.blur import DefocusBlur, GaussianBlur, MotionBlur
 from conservator.degradations.codec import JpegCompression, LowResolution
 from conservator.degradations.degradation import Recipe, degrade
-from conservator.degradations.kinds import Kind
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import GaussianNoise
 from conservator.degradations.weather import Haze, Rain
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.metrics.fidelity import TABLE_CAP, psnr
 from conservator.photo import find_photos, load_photo
 from conservator.tools.classical import CLASSICAL

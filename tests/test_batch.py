@@ -375,7 +375,12 @@ def test_records_of_version_1_are_read(album: Path, tmp_path: Path) -> None:
         del treatment["weights"]
     path.write_text(json.dumps(old))
     assert load_record(path).request.policy == "rules"
+    assert load_record(path).request.tonal_confidence == 0  # there was no rule then, so such a result does not fit now
     assert replay_record(path, None, None, False)[0]
+    resumed = run_batch(
+        find_tasks([album / "noisy.png"], tmp_path / "out.png"), restorer(), Journal(tmp_path / JOURNAL), resume=True
+    )
+    assert resumed.count("skipped") == 0
 
 
 def test_what_was_wanted_is_written_in_one_way(album: Path, tmp_path: Path) -> None:

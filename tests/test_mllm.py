@@ -158,10 +158,10 @@ def noisy(coffee: Image) -> Image:
 def test_at_once_the_plan_is_followed(model: VisionLanguageModel, noisy: Image, toolbox: Toolbox, pool: Pool) -> None:
     policy = MllmPolicy(model, Blind(), once=True)
     session = Session(noisy, toolbox, pool, Blind())
-    plan = Decision(Apply("deblock"), ("wavelet_denoise", "gamma_brighten"), reply="plan: ...")
+    plan = Decision(Apply("deblock"), ("wavelet_denoise", "gamma_brighten"), reply="plan: ...", by="mllm")
     session.step(plan)
     assert run(policy, session).toolchain() == ("deblock", "wavelet_denoise", "gamma_brighten")
-    assert session.trajectory.last.decision == Decision(Stop(), thought="the plan is carried out")
+    assert session.trajectory.last.decision == Decision(Stop(), thought="the plan is carried out", by="mllm")
 
 
 class Verdict(Blind):
@@ -190,15 +190,17 @@ def test_perception_has_a_veto_over_what_the_model_did(
     assert refused.toolchain() == ()
     once = MllmPolicy(model, Verdict(-0.5), once=True)
     session = Session(noisy, toolbox, pool, Verdict(-0.5))
-    session.step(Decision(Apply("deblock"), ("wavelet_denoise",)))
+    session.step(Decision(Apply("deblock"), ("wavelet_denoise",), by="mllm"))
     assert once.act(session.observe()).action == Apply("wavelet_denoise")
+    session.step(Decision(Apply("tv_denoise"), ("wavelet_denoise",)))  # somebody else's plan is not its own
+    assert once.act(session.observe()).thought != "as planned"
 
 
 def test_a_small_photo_is_enlarged_last_where_that_is_wanted(model: VisionLanguageModel, coffee: Image) -> None:
     tools = make_toolbox("conservator").only("upscale_x2", "denoise_light")
     small = observed(tools, coffee[..., :100, :100])
     step = replace(small.trajectory.last, percept=Percept({Kind.LOW_RESOLUTION: Severity.HIGH}))
-    done = replace(small.trajectory.last, id=1, parent=0, decision=Decision(Apply("denoise_light")))
+    done = replace(small.trajectory.last, id=1, parent=0, decision=Decision(Apply("denoise_light"), by="mllm"))
     planned = replace(small, trajectory=Trajectory((step, replace(done, percept=step.percept))))
     once = MllmPolicy(model, Blind(), once=True)
     assert once.act(planned).action == Apply("upscale_x2")

@@ -7,18 +7,16 @@ import json
 import math
 import pickle
 import random
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from listening import reading
 from safetensors.torch import save_file
 
 from conservator.degradations import TAUGHT, Kind, Severity, degrade, parse_recipe
@@ -296,29 +294,6 @@ def test_whoever_breaks_the_contract_is_told_where(wrong: type[Blind], told: str
 
 
 # How perception is loaded.
-
-
-_OPENED: list[str] = []
-_LISTENING = threading.Event()
-
-
-def _note(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and _LISTENING.is_set() and str(arguments[0]).endswith(".safetensors"):
-        _OPENED.append(Path(str(arguments[0])).stem)
-
-
-@contextmanager
-def reading() -> Iterator[list[str]]:
-    """The files of weights that are opened meanwhile."""
-    if not hasattr(sys, "_conservator_listens"):
-        sys.addaudithook(_note)  # for good: a hook cannot be taken away
-        sys._conservator_listens = True  # type: ignore[attr-defined]
-    _OPENED.clear()
-    _LISTENING.set()
-    try:
-        yield _OPENED
-    finally:
-        _LISTENING.clear()
 
 
 def eight_times(call: Callable[[], object]) -> list[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -13,17 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from listening import reading
 from PIL import Image as PillowImage
 from skimage import data
 
 import conservator
 from conservator import Apply, Decision, Kind, Photo, Request, Restorer, Stop, Tool, Toolbox, ToolSpec
+from conservator.apps.replay import replay_record
 from conservator.batch import JOURNAL, FileRestorer, Journal, Task, Threads, run_batch
-from conservator.errors import ConservatorError, NameNotFoundError, PoolError
+from conservator.errors import ConservatorError, NameNotFoundError, PoolError, ToolFailedError
 from conservator.files import sha256
 from conservator.image import Image, to_image
 from conservator.perception import Look, StatisticalPerception, study
 from conservator.perception.perception import Gain
+from conservator.pool import MemoPool
+from conservator.record import load_record
 from conservator.session import Observation
 from conservator.tools import make_toolbox
 
@@ -77,10 +82,8 @@ def test_200_restorations_from_8_threads_give_the_same_bytes_as_one_by_one() -> 
     with Restorer(request, perception=EYE) as restorer:
         alone = [restorer.restore(photo) for photo in photos]
     assert {bool(restored.toolchain) for restored in alone} == {True, False}
-    with Restorer(request, perception=EYE) as restorer:
-        with ThreadPoolExecutor(8) as threads:
-            together = list(threads.map(restorer.restore, photos * 4))
-        assert restorer.pool._bytes <= 512 * 2**20  # type: ignore[attr-defined]
+    with Restorer(request, perception=EYE) as restorer, ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(restorer.restore, photos * 4))
     for i, restored in enumerate(together):
         assert restored.toolchain == alone[i % 50].toolchain
         assert torch.equal(restored.photo.image, alone[i % 50].photo.image)
@@ -97,6 +100,19 @@ def test_a_restorer_keeps_no_picture_of_what_it_is_done_with() -> None:
         gc.collect()
         kept = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.shape == shape]
     assert not kept
+
+
+def test_what_is_remembered_of_many_photos_is_bounded() -> None:
+    one = crops(1)[0].image
+    limit = 5 * one.numel() * one.element_size()
+    with Restorer(toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as owner:
+        memo = MemoPool(owner.models, max_bytes=limit)
+        with Restorer(toolbox=owner.toolbox, perception=EYE, policy=Once("smooth"), pool=memo) as restorer:
+            for photo in crops(20):
+                restorer.restore(photo)
+            gc.collect()
+            alive = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.shape == one.shape]
+    assert len(alive) <= 5 + 2  # what is remembered, and the last photo
 
 
 def test_every_model_is_loaded_once_whatever_the_number_of_photos_and_threads(tmp_path: Path) -> None:
@@ -235,26 +251,100 @@ def test_photos_that_need_the_same_tool_do_not_wait_for_each_other() -> None:
         assert [r.toolchain for r in restored] == [("smooth",)] * 2
 
 
-def test_closing_waits_for_what_is_being_done() -> None:
+def test_closing_waits_for_what_is_being_restored_and_takes_no_more() -> None:
     started, go_on = threading.Event(), threading.Event()
 
     class Slow(Smooth):
         def restore(self, image: Image) -> Image:
             started.set()
-            assert go_on.wait(60)
+            assert go_on.wait(120)
             return super().restore(image)
 
     restorer = Restorer(toolbox=Toolbox(Slow()), perception=EYE, policy=Once("smooth"))
+    large = Photo(torch.rand(1, 3, 500, 600, generator=torch.Generator().manual_seed(0)))
     pool = restorer.pool
-    call = pool.submit("smooth", crops(1)[0].image)
-    assert started.wait(60)
-    closing = threading.Thread(target=restorer.close)
-    closing.start()
-    go_on.set()
-    closing.join()
-    assert call.result().shape == (1, 3, 96, 96)
+    with ThreadPoolExecutor(2) as threads:
+        restoring = threads.submit(restorer.restore, large)
+        assert started.wait(120)
+        closing = threads.submit(restorer.close)
+        while not restorer._closed:  # until it has begun to close
+            assert not closing.done()
+        with pytest.raises(ConservatorError, match="closed"):
+            restorer.restore(large)
+        assert not closing.done()  # for the whole photo is not treated yet
+        go_on.set()
+        assert restoring.result().toolchain == ("smooth",)
+        closing.result()
     with pytest.raises(PoolError, match="closed"):
-        pool.submit("smooth", crops(1)[0].image)
+        pool.submit("smooth", large.image)
+
+
+def test_what_a_tool_cannot_do_is_told_where_it_was_asked_for() -> None:
+    class Small(Smooth):
+        """Fails on large pictures."""
+
+        spec = replace(Smooth.spec, name="small", tile=None)
+
+        def restore(self, image: Image) -> Image:
+            if image.shape[-1] > 400:
+                raise ToolFailedError("it is too large")
+            return super().restore(image)
+
+    class Large(Small):
+        """Fails on the small pictures of a study."""
+
+        spec = replace(Smooth.spec, name="large", tile=None)
+
+        def restore(self, image: Image) -> Image:
+            if image.shape[-1] <= 400:
+                raise ToolFailedError("it is too small")
+            return Smooth.restore(self, image)
+
+    large = Photo(torch.rand(1, 3, 450, 500, generator=torch.Generator().manual_seed(0)))
+    with Restorer(toolbox=Toolbox(Small(), Large()), perception=EYE) as restorer:
+        restored = restorer.apply(large, ("small", "large"))
+    assert restored.toolchain == ("large",)
+    assert [treatment.tool for treatment in restored.failed] == ["small"]
+
+
+def test_own_objects_are_told_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "noisy.png"
+    conservator.save_photo(crops(1)[0], path)
+    task = Task(path, tmp_path / "out.png")
+    with Restorer(toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as restorer:
+        assert FileRestorer(restorer)(task, lambda stage: None, False).status == "restored"
+    asked = load_record(task.record).request
+    assert (asked.policy, asked.toolbox, asked.perception) == ("own:once", "own:smooth", "own:StatisticalPerception")
+    with pytest.raises(ConservatorError, match="a program's own"):
+        replay_record(task.record, None, None, False)
+
+
+def test_a_restorer_can_go_to_another_process() -> None:
+    """Pickled, it is what was asked for; nothing that was loaded goes along."""
+    photo = crops(1)[0]
+    with Restorer(Request("rules", "classical", only=frozenset({Kind.NOISE})), perception=EYE) as restorer:
+        here = restorer.restore(photo)
+        data_of_it = pickle.dumps(FileRestorer(restorer, report=True))
+    assert len(data_of_it) < 20_000
+    there = pickle.loads(data_of_it)
+    with there.restorer as again:
+        assert there.report
+        assert again.request == restorer.request
+        assert torch.equal(again.restore(photo).photo.image, here.photo.image)
+
+
+def test_experts_and_perception_of_a_batch_are_read_once(tmp_path: Path) -> None:
+    """The real ones: every file of weights is opened once, though perception asks some of the experts, too."""
+    tasks = []
+    for i, photo in enumerate(crops(3, 30)):
+        conservator.save_photo(photo, tmp_path / f"{i}.png")
+        tasks.append(Task(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png"))
+    with reading() as opened, Restorer(Request(only=frozenset({Kind.NOISE, Kind.RAIN}))) as restorer:
+        summary = run_batch(tasks, FileRestorer(restorer), Journal(tmp_path / JOURNAL), executor=Threads(3))
+        files = Counter(opened)
+    assert summary.count("failed") == 0
+    assert {"perception", "denoise_medium", "derain"} <= files.keys()
+    assert set(files.values()) == {1}
 
 
 @pytest.mark.parametrize(
@@ -266,14 +356,18 @@ def test_closing_waits_for_what_is_being_done() -> None:
         ({"max_steps": 0}, "max_steps is 0, expected 1 or more"),
         ({"objective": "fidelty"}, "did you mean fidelity"),
         ({"only": frozenset({Kind.NOISE}), "never": frozenset({Kind.NOISE})}, "noise cannot be both"),
+        ({"never": {"nois"}}, "did you mean noise"),
+        ({"only": "noise"}, "expected a set of kinds"),
+        ({"strength": "0.5"}, "strength is '0.5', expected a number"),
+        ({"perception": "percepton"}, "did you mean perception"),
         ({"policy": "greddy"}, "did you mean greedy"),
         ({"toolbox": "clasical"}, "did you mean classical"),
         ({"device": "cuda:99"}, "cuda:99 cannot be used"),
     ],
 )
 def test_what_cannot_be_wanted_is_refused_in_one_sentence(wanted: dict[str, object], words: str) -> None:
-    with pytest.raises(ConservatorError, match=words):
-        Restorer(Request(**wanted))  # type: ignore[arg-type]
+    with pytest.raises(ConservatorError, match=words), Restorer(Request(**wanted)) as restorer:  # type: ignore[arg-type]
+        restorer.examine(crops(1)[0])
 
 
 def test_only_and_never_hold_for_every_policy() -> None:
@@ -281,10 +375,11 @@ def test_only_and_never_hold_for_every_policy() -> None:
     tools = make_toolbox("classical")
 
     def chain(policy: str, **wanted: object) -> Sequence[str]:
-        with Restorer(Request(policy, "classical", **wanted), perception=EYE) as restorer:  # type: ignore[arg-type]
+        with Restorer(Request(policy, **{"toolbox": "classical"} | wanted), perception=EYE) as restorer:  # type: ignore
             return restorer.plan(photo).toolchain
 
-    for policy in ("greedy", "rules", "random_both"):
+    assert chain("dqn", never=frozenset(Kind), toolbox="rl-restore") == ()
+    for policy in ("greedy", "rules", "random_both", "search", "beam", "predefined"):
         assert any(Kind.NOISE in tools[tool].spec.removes for tool in chain(policy))
         without = chain(policy, never=frozenset({Kind.NOISE}))
         assert not any(Kind.NOISE in tools[tool].spec.removes for tool in without)

@@ -18,7 +18,7 @@ def restore_file(
     *,
     policy: str | Policy | None = None,
     toolbox: str | Toolbox | None = None,
-    perception: Perception | str | Path = "perception",
+    perception: str | Perception | None = None,
     **wanted: Any,
 ) -> Restored:
     """Restore the photo in a file; write the result with ``restored.save(path)``.
@@ -28,19 +28,21 @@ def restore_file(
     models once. Raises PhotoError when the file cannot be read as a photo, NameNotFoundError for an unknown policy or
     toolbox, ConservatorError for a value out of its range.
     """
-    named = {"policy": policy, "toolbox": toolbox}
+    named = {"policy": policy, "toolbox": toolbox, "perception": perception}
     wanted |= {name: value for name, value in named.items() if isinstance(value, str)}
     request = Request(**wanted)
     with Restorer(
         request,
         policy=None if isinstance(policy, str) else policy,
         toolbox=None if isinstance(toolbox, str) else toolbox,
-        perception=perception,
+        perception=None if isinstance(perception, str) else perception,
     ) as restorer:
         return restorer.restore(restorer.load(path))
 
 
-def examine_file(path: str | Path, *, perception: Perception | str | Path = "perception") -> Percept:
+def examine_file(path: str | Path, *, perception: str | Perception = "perception") -> Percept:
     """Look at the photo in a file and say what is wrong with it; raises PhotoError when it cannot be read."""
-    with Restorer(perception=perception) as restorer:
+    own = None if isinstance(perception, str) else perception
+    named = perception if isinstance(perception, str) else Request.perception
+    with Restorer(Request(perception=named), perception=own) as restorer:
         return restorer.examine(restorer.load(path))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 import conservator
 from conservator.errors import ConservatorError
@@ -115,6 +115,14 @@ class Record(_Model):
     treatments: list[TreatmentRecord]
     seconds: dict[str, float]
     notes: list[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, values: Any) -> Any:
+        """Version 1 had no rule on haze and low light: whatever was seen was treated."""
+        if isinstance(values, dict) and values.get("format_version") == 1 and isinstance(values.get("settings"), dict):
+            return {**values, "settings": {**values["settings"], "tonal_confidence": 0.0}}
+        return values
 
     def other_weights(self, toolbox: Toolbox) -> list[str]:
         """The tools of the toolchain whose weights are not those of the record, as far as it tells."""

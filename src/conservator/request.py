@@ -7,7 +7,7 @@ answers at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -65,6 +65,8 @@ class Request:
     """Who decides: greedy, search, rules, beam, reflect, dqn, mllm, chat, none."""
     toolbox: str = "conservator+user"
     """Toolboxes, joined by +: conservator, classical, user, rl-restore."""
+    perception: str = "perception"
+    """What looks at the photos: perception or statistics, which ship, or a file of weights."""
     objective: Objective = "balanced"
     """What counts: closeness to the original, a balance, or a pleasing look."""
     strength: float = 1.0
@@ -97,6 +99,9 @@ class Request:
         _check_range("max_steps", self.max_steps, 1)
         _check_range("seed", self.seed, 0)
         _check_range("max_pixels", self.max_pixels, 1)
+        if self.only is not None:
+            object.__setattr__(self, "only", _kinds("only", self.only))
+        object.__setattr__(self, "never", _kinds("never", self.never))
         if both := sorted((self.only or frozenset()) & self.never):
             raise ConservatorError(f"{', '.join(both)} cannot be both in only and in never; leave it out of one")
 
@@ -106,7 +111,20 @@ def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
         raise name_not_found(name, value, choices)
 
 
+def _kinds(name: str, given: object) -> frozenset[Kind]:
+    """A set of kinds, from any collection of them or of their names."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConservatorError(f"{name} is {given!r}, expected a set of kinds, say frozenset({{Kind.NOISE}})")
+    try:
+        return frozenset(map(Kind, given))
+    except ValueError:
+        wrong = next(str(kind) for kind in given if kind not in set(Kind))
+        raise name_not_found("kind of damage", wrong, Kind) from None
+
+
 def _check_range(name: str, value: float, least: float, most: float | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConservatorError(f"{name} is {value!r}, expected a number")
     if not value >= least or (most is not None and not value <= most):
         expected = f"{least} or more" if most is None else f"a number from {least} to {most}"
         raise ConservatorError(f"{name} is {value}, expected {expected}")

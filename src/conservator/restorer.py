@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -58,7 +60,7 @@ class Restorer:
         request: Request = Request(),  # noqa: B008 - frozen
         *,
         toolbox: Toolbox | None = None,
-        perception: Perception | str | Path = "perception",
+        perception: Perception | None = None,
         policy: Policy | None = None,
         pool: Pool | None = None,
         scope: Scope | None = None,
@@ -66,19 +68,21 @@ class Restorer:
     ) -> None:
         """Raises ConservatorError for a policy, a toolbox or a device that there is not.
 
-        ``perception`` may be a file of weights, by its name in the package or by its path. ``scope`` replaces what the
-        request allows: for policies that were decided elsewhere. ``max_batch`` above 1 lets waiting calls of a tool run
-        as one batch: for training and studies, since results then depend in the last bits on what else is running.
+        ``scope`` replaces what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets
+        waiting calls of a tool run as one batch: for training and studies, since results then depend in the last bits
+        on what else is running.
         """
-        self.request = request
+        self._arguments = request, toolbox, perception, policy, pool, scope, max_batch
+        self.request = _as_given(request, toolbox, perception, policy)
+        """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
-        self.toolbox = sharing(make_toolbox(request.toolbox), self._networks) if toolbox is None else toolbox
+        self.toolbox = sharing(make_toolbox(request.toolbox) if toolbox is None else toolbox, self._networks)
         self.scope = Scope.of(request) if scope is None else scope
         self._given_pool, self._max_batch = pool, max_batch
         self._lock = threading.RLock()
-        self._weights = perception if isinstance(perception, str | Path) else ""
-        self._made: dict[str, Any] = {"perception": None if self._weights else perception, "policy": policy}
-        self._closed = False
+        self._made: dict[str, Any] = {"perception": perception, "policy": policy}
+        self._at_work, self._closed = 0, False
+        self._idle = threading.Condition(self._lock)
         if policy is None:
             check_policy_name(request.policy, reference=False, chat=request.chat)
         if pool is None:
@@ -107,27 +111,47 @@ class Restorer:
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         """A part of the restorer, made when it is first asked for, by one thread."""
         with self._lock:
-            if self._closed:
+            if self._closed and not self._at_work:
                 raise ConservatorError("the restorer is closed; make a new one")
             if self._made.get(name) is None:
                 self._made[name] = make()
             return self._made[name]
 
     def _make_perception(self) -> Perception:
-        return load_perception(self._weights, self.request.device, self._networks)
+        return load_perception(self.request.perception, self.request.device, self._networks)
 
     def _make_policy(self) -> Policy:
         request = self.request
         context = PolicyContext(
-            self.pool, self.perception, request.objective, request.seed, device=request.device, chat=request.chat
+            self.pool,
+            self.perception,
+            request.objective,
+            request.seed,
+            device=request.device,
+            chat=request.chat,
+            toolbox=self.toolbox,
         )
         return make_policy(request.policy, context)
 
     def _make_models(self) -> LocalPool:
         device = self.request.device
-        workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1))
         # an accelerator's memory is for one call at a time
-        return LocalPool(self.toolbox, device, workers, self._max_batch, at_once=workers if device == "cpu" else 1)
+        workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1
+        return LocalPool(self.toolbox, device, workers, self._max_batch, at_once=workers)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Something that closing waits for."""
+        with self._lock:
+            if self._closed:
+                raise ConservatorError("the restorer is closed; make a new one")
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                self._idle.notify_all()
 
     def load(self, path: str | Path) -> Photo:
         """Read a photo within the request's limits; raises PhotoError where the file is none."""
@@ -135,40 +159,46 @@ class Restorer:
 
     def examine(self, photo: Photo) -> Percept:
         """Say what is wrong with a photo."""
-        return self.perception.grade(study(photo.working_image()))
+        with self._working():
+            return self.perception.grade(study(photo.working_image()))
 
     def plan(self, photo: Photo, progress: Progress = _silent) -> Plan:
         """Decide on a toolchain, on a study of the photo; nothing is treated."""
-        return self._plan(photo.working_image(), self.policy, self.scope, self.request.max_steps, progress)
+        with self._working():
+            return self._plan(photo.working_image(), self.policy, self.scope, self.request.max_steps, progress)
 
     def restore(self, photo: Photo, progress: Progress = _silent) -> Restored:
         """Plan, treat the whole photo once, look again, and take back what clearly did harm.
 
         ``progress`` is told the stage that begins. What a tool cannot do stands in ``Restored.failed``.
         """
-        image = photo.working_image()
-        plan = self._plan(image, self.policy, self.scope, self.request.max_steps, progress)
-        return self._carry_out(photo, image, plan, progress)
+        with self._working():
+            image = photo.working_image()
+            plan = self._plan(image, self.policy, self.scope, self.request.max_steps, progress)
+            return self._carry_out(photo, image, plan, plan.toolchain, progress)
 
     def apply(self, photo: Photo, toolchain: Sequence[str], progress: Progress = _silent) -> Restored:
         """Treat a photo with these tools in this order, whatever is seen in it: asked for by name, it is done.
 
-        Nothing is taken back. Raises NameNotFoundError for a tool that is not in the toolbox.
+        Nothing is taken back; what a tool cannot do stands in ``Restored.failed``. Raises NameNotFoundError for a tool
+        that is not in the toolbox.
         """
         for tool in toolchain:
             _ = self.toolbox[tool]
-        image = photo.working_image()
-        plan = self._plan(image, FixedOrder(*toolchain), ANYTHING, len(toolchain) + 1, progress)
-        return self._carry_out(photo, image, plan, progress, asked=True)
+        with self._working():
+            image = photo.working_image()
+            plan = self._plan(image, FixedOrder(*toolchain), ANYTHING, len(toolchain) + 1, progress)
+            return self._carry_out(photo, image, plan, toolchain, progress, take_back=False)
 
     def replay(self, photo: Photo, toolchain: Sequence[str]) -> Photo:
         """Apply a toolchain without looking: how a record is made again. Raises what a tool raises."""
         if not toolchain:
             return photo
-        image = result = photo.working_image()
-        for tool in toolchain:
-            result = self.models.submit(tool, result).result()
-        return photo.with_working_image(blend(image, result, self.request.strength))
+        with self._working():
+            image = result = photo.working_image()
+            for tool in toolchain:
+                result = self.models.submit(tool, result).result()
+            return photo.with_working_image(blend(image, result, self.request.strength))
 
     def _plan(self, image: Image, policy: Policy, scope: Scope, max_steps: int, progress: Progress) -> Plan:
         start = time.perf_counter()
@@ -182,14 +212,21 @@ class Restorer:
         gain = self.perception.weigh(Look(first.image, first.percept), Look(last.image, last.percept), treated)
         return Plan(trajectory, gain, {"examining": examined - start, "deciding": time.perf_counter() - examined})
 
-    def _carry_out(self, photo: Photo, image: Image, plan: Plan, progress: Progress, asked: bool = False) -> Restored:
-        """Treat the whole photo as planned; where it was ``asked`` for, nothing is taken back."""
+    def _carry_out(
+        self,
+        photo: Photo,
+        image: Image,
+        plan: Plan,
+        toolchain: Sequence[str],
+        progress: Progress,
+        take_back: bool = True,
+    ) -> Restored:
+        """Treat the whole photo, and look again."""
         start, request = time.perf_counter(), self.request
         small = plan.trajectory.steps[0].image is image  # such a photo is its own study: its treatments are known
-        treater = Treater(
-            self.toolbox, self.pool if small else self.models, self.perception, request.objective, take_back=not asked
-        )
-        chain = plan.toolchain if request.strength > 0 else ()
+        pool = self.pool if small else self.models
+        treater = Treater(self.toolbox, pool, self.perception, request.objective, take_back)
+        chain = toolchain if request.strength > 0 else ()
         result, treatments = treater.treat(image, chain, plan.before, progress)
         kept = [treatment for treatment in treatments if treatment.kept]
         after = plan.before
@@ -206,13 +243,45 @@ class Restorer:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""
         with self._lock:
             self._closed = True
+            self._idle.wait_for(lambda: not self._at_work)
             pools = [self._made.pop(name, None) for name in ("memo", "models")]
         for pool in pools:
             if pool is not None:
                 pool.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it was asked for, with nothing loaded: a worker in another process loads its own."""
+        if self._given_pool is not None:
+            raise ConservatorError("a restorer with a pool of your own stays in its process; make one there")
+        return _again, self._arguments
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+OWN = "own:"
+"""Begins the names of what was given as an object, which no catalog knows."""
+
+
+def _as_given(
+    request: Request, toolbox: Toolbox | None, perception: Perception | None, policy: Policy | None
+) -> Request:
+    """The request, telling what was given as an object in place of what it names; so do records."""
+    own: dict[str, str] = {}
+    if toolbox is not None:
+        own["toolbox"] = OWN + ",".join(toolbox)
+    if perception is not None:
+        own["perception"] = OWN + type(perception).__name__
+    if policy is not None:
+        own["policy"] = OWN + policy.name
+    return replace(request, **own)  # type: ignore[arg-type]
+
+
+def _again(request: Request, toolbox: Toolbox | None, *more: Any) -> Restorer:
+    perception, policy, pool, scope, max_batch = more
+    return Restorer(
+        request, toolbox=toolbox, perception=perception, policy=policy, pool=pool, scope=scope, max_batch=max_batch
+    )

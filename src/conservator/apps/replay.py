@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from conservator.errors import ConservatorError
 from conservator.files import sha256
 from conservator.photo import copy_photo, save_photo
 from conservator.record import load_record
-from conservator.restorer import Restorer
+from conservator.restorer import OWN, Restorer
 
 
 def replay_record(record_path: Path, photo_path: Path | None, output: Path | None, overwrite: bool) -> tuple[bool, str]:
@@ -23,7 +24,11 @@ def replay_record(record_path: Path, photo_path: Path | None, output: Path | Non
         raise ConservatorError(f"{source}: the input is not there any more; name it with --photo")
     if sha256(source) != record.input.sha256:
         raise ConservatorError(f"{source}: not the photo of this record (its sha256 differs)")
-    with Restorer(record.request) as restorer:
+    if record.request.toolbox.startswith(OWN):
+        raise ConservatorError(
+            f"{record_path}: its tools were a program's own; replay it there, with Restorer(..., toolbox=...).replay"
+        )
+    with Restorer(replace(record.request, policy="none")) as restorer:  # nobody has to decide
         result = restorer.replay(restorer.load(source), record.toolchain)
         others = record.other_weights(restorer.toolbox)
     write = copy_photo if record.output.sha256 == record.input.sha256 else save_photo

@@ -1,7 +1,8 @@
 """Batches: many photos through one restorer, documented by a journal, resumable."""
 
-from conservator.batch.engine import FileRestorer, run_batch
-from conservator.batch.executor import Executor, Threads
+from conservator.batch.engine import run_batch
+from conservator.batch.executor import Executor, Job, Threads
+from conservator.batch.files import FileRestorer
 from conservator.batch.journal import JOURNAL, Journal, Outcome, Status, Summary
 from conservator.batch.tasks import Task, find_tasks
 
@@ -9,6 +10,7 @@ __all__ = [
     "JOURNAL",
     "Executor",
     "FileRestorer",
+    "Job",
     "Journal",
     "Outcome",
     "Status",

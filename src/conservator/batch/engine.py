@@ -3,74 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from conservator.batch.executor import Executor, Threads
+from conservator.batch.executor import Executor, Job, Threads
+from conservator.batch.files import FileRestorer
 from conservator.batch.journal import Journal, Outcome, Summary
 from conservator.batch.tasks import Task
 from conservator.errors import ConservatorError
 from conservator.files import PART_SUFFIX, sha256
-from conservator.record import Record, choices, load_record, make_record, save_record
-from conservator.report import save_report
-from conservator.restorer import Progress, Restorer
-from conservator.tools.tiling import out_of_memory
-
-
-@dataclass(frozen=True)
-class FileRestorer:
-    """Restores one file after another and documents each; safe to call from several threads."""
-
-    restorer: Restorer
-    report: bool = False
-    """Whether a page is written beside each result."""
-
-    def fits(self, task: Task, record: Record) -> bool:
-        """Whether a finished result is what is asked for now."""
-        same = choices(record.request) == choices(self.restorer.request)
-        return same and (not self.report or task.report.is_file())
-
-    def __call__(self, task: Task, progress: Progress, overwrite: bool) -> Outcome:
-        """Restore one file; what goes wrong with the photo becomes a failed outcome, never an exception."""
-        restorer, written = self.restorer, ""
-        try:
-            progress("reading")
-            photo = restorer.load(task.source)
-            taken = sha256(task.source)  # now: the result may take its place
-            restored = restorer.restore(photo, progress)
-            progress("writing")
-            task.target.parent.mkdir(parents=True, exist_ok=True)
-            notes = restored.save(task.target, overwrite=overwrite)
-            written = sha256(task.target)
-            if written != taken:  # what had to change on the way in did change
-                notes = (*restored.photo.notes, *notes)
-            record = make_record(restored, photo, task.target, restorer.request, restorer.toolbox, notes, taken)
-            if self.report:
-                save_report(task.report, record, photo, restored)
-            save_record(record, task.record)
-        except (ConservatorError, OSError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not out_of_memory(error):
-                raise
-            message = "not enough memory" if out_of_memory(error) else str(error) or type(error).__name__
-            return Outcome(str(task.source), str(task.target), "failed", message, output_sha256=written)
-        incomplete = restored.gave_up or restored.failed
-        return Outcome(
-            str(task.source),
-            str(task.target),
-            "incomplete" if incomplete else "untouched" if restored.untouched else "restored",
-            record.verdict,
-            taken,
-            written,
-            {stage: round(seconds, 3) for stage, seconds in restored.seconds.items()},
-            round(restored.before.quality, 2),
-            round(restored.after.quality, 2),
-            tuple(record.notes),
-        )
+from conservator.record import load_record
+from conservator.restorer import Progress
 
 
 def run_batch(
     tasks: Sequence[Task],
-    restorer: FileRestorer,
+    files: FileRestorer,
     journal: Journal,
     *,
     executor: Executor = Threads(),  # noqa: B008 - frozen
@@ -88,27 +36,42 @@ def run_batch(
     done = journal.read() if resume else {}
     if resume:
         remove_leftovers({task.target.parent for task in tasks})
+    earlier = {task: done.get((str(task.source), str(task.target))) for task in tasks}
+    ended: dict[Task, Outcome] = {}
 
-    def work(task: Task) -> Outcome:
-        progress = on_start(task)
-        earlier = done.get((str(task.source), str(task.target)))
-        ours = overwrite or (earlier is not None and _is_ours(task, earlier))
-        stands = [] if ours else _in_the_way(task)
-        if earlier is not None and _still_stands(task, earlier, restorer):
-            outcome = replace(earlier, status="skipped", message="done before", stages={}, notes=())
-        elif stands:  # not for the journal: it would hide what an earlier run did
-            message = f"{stands[0]} exists already; give --overwrite to replace it, or another --output"
-            outcome = Outcome(str(task.source), str(task.target), "failed", message)
-        else:
-            journal.append(Outcome(str(task.source), str(task.target), "started", ""))
-            outcome = restorer(task, progress, ours)
-            if earlier is not None and outcome.status == "failed" and not outcome.output_sha256:
-                outcome = replace(outcome, output_sha256=earlier.output_sha256)  # which still lies there
-            journal.append(outcome)
+    def end(task: Task, outcome: Outcome) -> None:
+        ended[task] = outcome
         on_end(task, outcome)
-        return outcome
 
-    return Summary(list(executor.map(work, tasks)))
+    def started(task: Task) -> Progress:
+        journal.append(Outcome(str(task.source), str(task.target), "started", ""))
+        return on_start(task)
+
+    jobs = []
+    for task in tasks:
+        ours = overwrite or _is_ours(task, earlier[task])
+        if (settled := _settled(task, earlier[task], files, ours)) is None:
+            jobs.append(Job(task, ours))
+        else:  # not for the journal: it would hide what an earlier run did
+            on_start(task)
+            end(task, settled)
+    for task, outcome in executor.restore(files, jobs, started):
+        before = earlier[task]
+        if before is not None and outcome.status == "failed" and not outcome.output_sha256:
+            outcome = replace(outcome, output_sha256=before.output_sha256)  # which still lies there
+        journal.append(outcome)
+        end(task, outcome)
+    return Summary([ended[task] for task in tasks])
+
+
+def _settled(task: Task, earlier: Outcome | None, files: FileRestorer, ours: bool) -> Outcome | None:
+    """What is known of a task without any work: it was done before, or something stands in its way."""
+    if earlier is not None and _still_stands(task, earlier, files):
+        return replace(earlier, status="skipped", message="done before", stages={}, notes=())
+    if ours or not (stands := _in_the_way(task)):
+        return None
+    message = f"{stands[0]} exists already; give --overwrite to replace it, or another --output"
+    return Outcome(str(task.source), str(task.target), "failed", message)
 
 
 def remove_leftovers(folders: set[Path]) -> None:
@@ -130,14 +93,16 @@ def _in_the_way(task: Task) -> list[Path]:
     return found
 
 
-def _is_ours(task: Task, earlier: Outcome) -> bool:
+def _is_ours(task: Task, earlier: Outcome | None) -> bool:
     """Whether what lies at the target is an earlier run's: one that failed may have written it before."""
+    if earlier is None:
+        return False
     if earlier.status != "failed":
         return True
     return bool(earlier.output_sha256) and task.target.is_file() and sha256(task.target) == earlier.output_sha256
 
 
-def _still_stands(task: Task, earlier: Outcome, restorer: FileRestorer) -> bool:
+def _still_stands(task: Task, earlier: Outcome, files: FileRestorer) -> bool:
     if earlier.status not in ("restored", "untouched") or not (task.target.is_file() and task.record.is_file()):
         return False
     if sha256(task.target) != earlier.output_sha256 or sha256(task.source) != earlier.input_sha256:
@@ -146,4 +111,4 @@ def _still_stands(task: Task, earlier: Outcome, restorer: FileRestorer) -> bool:
         record = load_record(task.record)
     except ConservatorError:
         return False
-    return record.output.sha256 == earlier.output_sha256 and restorer.fits(task, record)
+    return record.output.sha256 == earlier.output_sha256 and files.fits(task, record)

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
+from conservator.batch.files import FileRestorer
 from conservator.batch.journal import Outcome
 from conservator.batch.tasks import Task
+from conservator.restorer import Progress
 
-Work: TypeAlias = Callable[[Task], Outcome]
+
+@dataclass(frozen=True)
+class Job:
+    """A photo to restore now."""
+
+    task: Task
+    overwrite: bool
+    """Whether what lies at the target may be replaced."""
 
 
 class Executor(Protocol):
-    """Does the work of a batch."""
+    """Restores photos several at a time. Journal, resuming and display stay with who calls it."""
 
-    def map(self, work: Work, tasks: Sequence[Task]) -> Iterable[Outcome]:
-        """Do the work for every task, several at a time; the outcomes in the order of the tasks."""
+    def restore(
+        self, files: FileRestorer, jobs: Sequence[Job], started: Callable[[Task], Progress]
+    ) -> Iterator[tuple[Task, Outcome]]:
+        """Restore each photo and yield what became of it, in the order in which they end.
+
+        ``files`` can be pickled: another process or machine loads models of its own. ``started`` is called here, before
+        a photo is begun; what it gives is told the stages, as far as they are known here.
+        """
 
 
 @dataclass(frozen=True)
 class Threads:
-    """Restores ``jobs`` photos at a time."""
+    """Restores photos on ``jobs`` threads of this process, through one restorer."""
 
     jobs: int = 1
 
-    def map(self, work: Work, tasks: Sequence[Task]) -> Iterable[Outcome]:
-        """Do the work for every task; the outcomes in the order of the tasks."""
-        with ThreadPoolExecutor(self.jobs) as threads:
-            return list(threads.map(work, tasks))
+    def restore(
+        self, files: FileRestorer, jobs: Sequence[Job], started: Callable[[Task], Progress]
+    ) -> Iterator[tuple[Task, Outcome]]:
+        """Restore each photo; when that is stopped, those that were begun are finished, and no other is begun."""
+        threads = ThreadPoolExecutor(self.jobs)
+        try:
+            calls = {
+                threads.submit(lambda job: files(job.task, started(job.task), job.overwrite), job): job.task
+                for job in jobs
+            }
+            for call in as_completed(calls):
+                yield calls[call], call.result()
+        finally:
+            threads.shutdown(cancel_futures=True)

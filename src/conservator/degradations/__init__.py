@@ -17,7 +17,6 @@ from conservator.degradations.held_out import (
     ShakenHand,
     WebpCompression,
 )
-from conservator.degradations.kinds import NATURE, TAUGHT, Kind, Severity
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, FilmGrain, GaussianNoise, LuminanceNoise, PoissonNoise
 from conservator.degradations.protocols import (
@@ -31,6 +30,7 @@ from conservator.degradations.protocols import (
 from conservator.degradations.recipe import load_recipe, parse_recipe, recipe_from_json, recipe_to_json, save_recipe
 from conservator.degradations.sensor import RawNoise, Underexposure
 from conservator.degradations.weather import Downpour, Haze, Rain, RoomHaze, Snow, UnevenHaze, VeiledRain
+from conservator.kinds import NATURE, TAUGHT, Kind, Severity
 
 __all__ = [
     "BY_KIND",

@@ -21,8 +21,8 @@ from conservator.degradations.kernels import (
     line_taps,
     path_taps,
 )
-from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image
+from conservator.kinds import Kind, Severity
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from conservator.degradations.held_out import (
     ShakenHand,
     WebpCompression,
 )
-from conservator.degradations.kinds import Kind
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, FilmGrain, GaussianNoise, LuminanceNoise, PoissonNoise
 from conservator.degradations.sensor import RawNoise, Underexposure
 from conservator.degradations.weather import Downpour, Haze, Rain, RoomHaze, Snow, UnevenHaze, VeiledRain
+from conservator.kinds import Kind
 
 SAMPLED: tuple[type[Degradation], ...] = (
     GaussianNoise,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from conservator.degradations.degradation import Degradation
-from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image, decibels, to_image
+from conservator.kinds import Kind, Severity
 from conservator.resample import bicubic_to
 
 LEVELS = (Severity.LOW, Severity.MEDIUM, Severity.HIGH, Severity.VERY_HIGH)

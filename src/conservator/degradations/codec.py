@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range
-from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ImageError
 from conservator.image import Image, to_array, to_image
+from conservator.kinds import Kind, Severity
 from conservator.resample import bicubic_to
 
 JPEG_MAX_SIDE = 65_500

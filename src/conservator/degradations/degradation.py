@@ -10,8 +10,8 @@ from typing import ClassVar, Self, TypeAlias, TypeVar
 import numpy as np
 
 from conservator.degradations.fields import checked, field_types
-from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image, check_image
+from conservator.kinds import Kind, Severity
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from conservator.degradations.codec import JpegCompression
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range, Seed
 from conservator.degradations.kernels import convolve, gather_taps, path_taps
-from conservator.degradations.kinds import Kind, Severity
 from conservator.degradations.noise import draw_seed, normal
 from conservator.image import Image, to_array, to_image
+from conservator.kinds import Kind, Severity
 from conservator.resample import bicubic_to
 
 _SIGMAS = (3.0, 10.0), (10.0, 22.0), (22.0, 35.0), (35.0, 50.0)

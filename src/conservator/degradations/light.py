@@ -9,8 +9,8 @@ import numpy as np
 
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range
-from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image
+from conservator.kinds import Kind, Severity
 
 Mode: TypeAlias = Literal["shift", "gamma", "linear"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range, Seed
 from conservator.degradations.kernels import convolve_separable, gaussian_window
-from conservator.degradations.kinds import Kind, Severity
 from conservator.image import Image
+from conservator.kinds import Kind, Severity
 
 
 def draw_seed(rng: np.random.Generator) -> int:

@@ -10,11 +10,11 @@ import numpy as np
 from conservator.degradations.blur import DefocusBlur, GaussianBlur, MotionBlur
 from conservator.degradations.codec import JpegCompression, LowResolution
 from conservator.degradations.degradation import Degradation, Recipe
-from conservator.degradations.kinds import Kind
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import GaussianNoise, PoissonNoise, draw_seed
 from conservator.degradations.weather import Haze, Rain
 from conservator.errors import RecipeError, name_not_found
+from conservator.kinds import Kind
 
 Combination: TypeAlias = tuple[Kind, ...]
 """Kinds of damage in order of application."""

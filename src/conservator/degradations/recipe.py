@@ -15,9 +15,9 @@ import numpy as np
 from conservator.degradations.catalog import BY_KIND, BY_NAME
 from conservator.degradations.degradation import Degradation, Recipe
 from conservator.degradations.fields import field_types
-from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import RecipeError, name_not_found
 from conservator.files import write_text
+from conservator.kinds import Kind, Severity
 
 ALIASES = {
     "blur": "gaussian_blur",

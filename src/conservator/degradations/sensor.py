@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range, Seed
 from conservator.degradations.kernels import Taps, gather_taps
-from conservator.degradations.kinds import Kind, Severity
 from conservator.degradations.noise import draw_seed, normal
 from conservator.image import Image
+from conservator.kinds import Kind, Severity
 
 _CROSS, _NEAR, _FAR = ((-1, 0), (1, 0), (0, -1), (0, 1)), ((-1, -1), (-1, 1), (1, -1), (1, 1)), ((-2, 0), (2, 0))
 _ALONG = ((0, -2), (0, 2))

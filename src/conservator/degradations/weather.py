@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from conservator.degradations.degradation import Degradation, by_severity, grade
 from conservator.degradations.fields import Range, Seed
 from conservator.degradations.kernels import convolve_separable, gather_taps, gaussian_window, line_taps
-from conservator.degradations.kinds import Kind, Severity
 from conservator.degradations.noise import draw_seed
 from conservator.errors import RecipeError
 from conservator.image import Image
+from conservator.kinds import Kind, Severity
 
 RAIN_LIGHT = 0.8
 """What a pixel that is all rain looks like, in [0, 1]: the blend of MiOIR."""

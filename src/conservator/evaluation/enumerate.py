@@ -261,7 +261,7 @@ class _Walk:
             for (name, _), group in wanted.items()
             for i in range(0, len(group), _BATCH)
         ]
-        batches.sort(key=lambda batch: batch[0])  # the tools in turn: a pool runs one batch of each at a time
+        batches.sort(key=lambda batch: batch[0])  # the tools in turn, so that all of them are at work
         calls = [(name, group, self._call(name, group)) for _, name, group in batches]
         children = [node for call in calls for node in self._results(*call)]
         return [node for node in children if self._space.following(node.toolchain)]

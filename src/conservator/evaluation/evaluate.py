@@ -167,7 +167,10 @@ class _Trial:
         return cast("Objective", self.settings.rank or Request.objective)
 
     def _scope(self, name: str) -> Scope:
-        """What a policy may do: all of it, where what it does was decided without looking, or by the truth."""
+        """What a policy may do: all of it, where its toolchain was fixed elsewhere, or by the truth.
+
+        The baselines that look and choose, chance among them, are held by the same rule as what they are compared with.
+        """
         if name in ("generalist", "best", "oracle") or is_derived(name):
             return replace(ANYTHING, upscale=name != "oracle" or self._enlarging)
         return Scope(self._reduced, tonal_confidence=self.settings.tonal_confidence)
@@ -191,7 +194,8 @@ class _Trial:
 
     def _context(self, name: str, pool: Pool) -> PolicyContext:
         reference = study_and_reference(self.damaged, self._reference())[1] if name == "oracle" else None
-        return PolicyContext(pool, self.perception, self._objective, self.settings.seed, reference)
+        objective, seed = self._objective, self.settings.seed
+        return PolicyContext(pool, self.perception, objective, seed, reference, toolbox=self.toolbox)
 
     @property
     def _reduced(self) -> bool:

@@ -22,6 +22,7 @@ from conservator.policies.vision_language import load_model, shipped_model
 from conservator.pool import Pool
 from conservator.request import ChatOptions
 from conservator.session.session import Policy
+from conservator.tools.tool import Toolbox
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class PolicyContext:
     """Where a large model runs."""
     chat: ChatOptions | None = None
     """Where the policy chat asks; only for that one."""
+    toolbox: Toolbox | None = None
+    """The tools that the policy will be offered, all or some of them; for those that know tools by name."""
 
 
 def _greedy(context: PolicyContext) -> Greedy:
@@ -70,11 +73,11 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "predefined": lambda context: Predefined(),
     "none": lambda context: NoPolicy(),
     "oracle": _oracle,
-    "dqn": lambda context: DqnPolicy(shipped_agent()),
-    "dqn:compact": lambda context: DqnPolicy(shipped_agent("dqn_compact"), "dqn:compact"),
+    "dqn": lambda context: DqnPolicy(shipped_agent(), toolbox=context.toolbox),
+    "dqn:compact": lambda context: DqnPolicy(shipped_agent("dqn_compact"), "dqn:compact", context.toolbox),
     "mllm": lambda context: _mllm("mllm", "", context),
     "mllm-once": lambda context: _mllm("mllm-once", "", context),
-    "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published"),
+    "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published", context.toolbox),
     "chat": _chat,
 }
 
@@ -87,7 +90,7 @@ def _mllm(name: str, path: str, context: PolicyContext) -> MllmPolicy:
 
 
 _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
-    "dqn": lambda name, path, context: DqnPolicy(load_agent(Path(path)), name),
+    "dqn": lambda name, path, context: DqnPolicy(load_agent(Path(path)), name, context.toolbox),
     "mllm": _mllm,
     "mllm-once": _mllm,
     "search": lambda name, calls, context: _search(context, int(calls), name),

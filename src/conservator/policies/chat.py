@@ -55,9 +55,11 @@ class Chat:
         last = trajectory.last.decision
         if why := _hopeless(trajectory):
             return Decision(Stop(), thought=why)
-        if not options.replan and last is not None and isinstance(last.action, Apply):
+        if not options.replan and last is not None and last.by == self.name and isinstance(last.action, Apply):
             plan = last.plan
-            return Decision(Apply(plan[0]), plan[1:], "as planned") if plan else Decision(Stop(), thought="plan done")
+            if not plan:
+                return Decision(Stop(), thought="plan done")
+            return Decision(Apply(plan[0]), plan[1:], "as planned", by=self.name)
         left = options.max_calls - trajectory.usage.calls
         if left <= 0:
             return Decision(None, thought=f"the budget of {options.max_calls} calls is spent (--max-calls)")
@@ -70,7 +72,7 @@ class Chat:
         answer = ask_endpoint(options, _request(messages, self._dialect.schema(seen), options), left, rng)
         if answer.problem:
             return Decision(None, thought=answer.problem, usage=answer.usage)
-        return replace(read_answer(self._dialect, answer.text, seen), usage=answer.usage)
+        return replace(read_answer(self._dialect, answer.text, seen), usage=answer.usage, by=self.name)
 
     def _seen(self, observation: Observation) -> Observation:
         """What the model is shown: no more pictures than the user wants."""

@@ -16,7 +16,7 @@ from conservator.image import Image
 from conservator.networks.dqn import Q_PATCH, QNetwork
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
-from conservator.tools.tool import ToolSpec
+from conservator.tools.tool import Toolbox
 
 LONGEST = 3
 """Tools in a toolchain at most, as in the paper."""
@@ -94,11 +94,14 @@ class DqnPolicy:
     Each patch has its own memory: the network replays the current toolchain on it, so the policy itself has none.
     """
 
-    def __init__(self, agent: Agent, name: str = "dqn") -> None:
+    def __init__(self, agent: Agent, name: str = "dqn", toolbox: Toolbox | None = None) -> None:
+        """Raises ConservatorError when the ``toolbox`` that it is to work with lacks one of the agent's tools."""
         self.name, self._agent = name, agent
+        if toolbox is not None:
+            _check_tools(agent, toolbox)
 
     def act(self, observation: Observation) -> Decision:
-        """Let the patches vote. Raises ConservatorError when the toolbox lacks one of the agent's tools."""
+        """Let the patches vote for one of the tools that are offered, or to stop."""
         return self.act_together([observation])[0]
 
     def act_together(self, observations: Sequence[Observation]) -> list[Decision]:
@@ -108,8 +111,6 @@ class DqnPolicy:
 
     def values(self, observations: Sequence[Observation]) -> list[Tensor]:
         """For each observation the values (patches, tools + 1) of the actions now."""
-        for tools in {observation.tools for observation in observations}:
-            self._check(tools)
         device = next(self._agent.network.parameters()).device
         groups: dict[int, list[int]] = defaultdict(list)
         episodes = [self._episode(observation) for observation in observations]
@@ -128,14 +129,6 @@ class DqnPolicy:
             found.update(zip(members, last.split(counts), strict=True))
         return [found[i] for i in range(len(observations))]
 
-    def _check(self, tools: Sequence[ToolSpec]) -> None:
-        missing = sorted(set(self._agent.tools) - {spec.name for spec in tools})
-        if missing:
-            raise ConservatorError(
-                f"the agent knows tools that this toolbox lacks ({', '.join(missing[:3])}, ...); "
-                "use the toolbox that it was trained with, say --toolbox rl-restore"
-            )
-
     def _episode(self, observation: Observation) -> tuple[Tensor, list[int]]:
         """Patches (P, T, 3, 63, 63) of the current toolchain's images, and the tool before each (T), 0 for none."""
         treatments = observation.trajectory.treatments()
@@ -150,6 +143,9 @@ class DqnPolicy:
             return Decision(Stop(), thought=f"the last tool failed: {last.error}")
         if len(observation.trajectory.toolchain()) >= LONGEST:
             return Decision(Stop(), thought=f"{LONGEST} tools are enough")
+        offered = {spec.name for spec in observation.tools}
+        closed = torch.tensor([name not in offered for name in self._agent.tools] + [False])  # it may always stop
+        values = values.masked_fill(closed, float("-inf"))
         votes = values.argmax(1).bincount(minlength=values.shape[1])
         winner = int(votes.argmax())
         share = f"{int(votes[winner])} of {len(values)} patches vote for it"
@@ -157,6 +153,15 @@ class DqnPolicy:
             return Decision(Stop(), thought=share)
         return Decision(
             Apply(self._agent.tools[winner]), thought=f"{share}, {values[:, winner].mean():+.1f} dB hoped for"
+        )
+
+
+def _check_tools(agent: Agent, toolbox: Toolbox) -> None:
+    missing = sorted(set(agent.tools) - set(toolbox))
+    if missing:
+        raise ConservatorError(
+            f"the agent knows tools that this toolbox lacks ({', '.join(missing[:3])}, ...); "
+            "use the toolbox that it was trained with, say --toolbox rl-restore"
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conservator.degradations.kinds import Kind, Severity
 from conservator.image import digest
+from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Look, Objective, Perception
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory

@@ -64,12 +64,13 @@ class MllmPolicy:
 
     def _next(self, observation: Observation) -> Decision:
         """What to do about all but the size."""
-        if self._once and len(observation.trajectory.steps) > 1:
-            return _follow(observation.trajectory)
+        last = observation.trajectory.last.decision
+        if self._once and last is not None and last.by == self.name:
+            return replace(_follow(last), by=self.name)
         if (harmful := self._harmful(observation)) is not None:
             return harmful
         replied = self.reply(observation)
-        return replace(replied.decision, thought=told(replied.chances))
+        return replace(replied.decision, thought=told(replied.chances), by=self.name)
 
     def _harmful(self, observation: Observation) -> Decision | None:
         """The rollback of the last step, if it did harm by perception's estimate."""
@@ -92,13 +93,11 @@ class MllmPolicy:
             return choose(observation, reading.next, self._speaker, rollbacks=not gained)
 
 
-def _follow(trajectory: Trajectory) -> Decision:
-    """The next step of the plan that was made at the start."""
-    decision = trajectory.last.decision
-    plan = decision.plan if decision is not None else ()
-    if not plan:
+def _follow(decision: Decision) -> Decision:
+    """The next step of the plan that a decision began."""
+    if not decision.plan:
         return Decision(Stop(), thought="the plan is carried out")
-    return Decision(Apply(plan[0]), plan[1:], "as planned")
+    return Decision(Apply(decision.plan[0]), decision.plan[1:], "as planned")
 
 
 def _small(observation: Observation) -> Observation:

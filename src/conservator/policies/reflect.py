@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from conservator.degradations.kinds import Kind, Severity
+from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Look, Objective, Perception
 from conservator.policies.fixed import EXPERT_ORDER, made_for
 from conservator.session.session import Observation

@@ -10,13 +10,14 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
-from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ToolFailedError
 from conservator.image import Image, decibels
+from conservator.kinds import Kind, Severity
 from conservator.metrics.fidelity import TABLE_CAP
 from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.pool import Pool
 from conservator.resample import bicubic_to
+from conservator.session.scope import TONAL
 from conservator.session.session import Observation
 from conservator.session.trajectory import Apply, Decision, Stop
 from conservator.tools.tool import ToolSpec, is_specialist
@@ -32,12 +33,10 @@ them to harm."""
 _SURE, _SURE_MARGIN = 0.9, 0.05
 """Confidence from which a damage is there for sure, and what its treatment must promise then, dB: blocks of JPEG may be
 worth little themselves, but what is blurred beneath them can be sharpened only when they are gone."""
-_SCENE = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
-"""A veil or darkness may be the scene's own, and treating it moves the whole picture: it must promise more."""
 _MOVES = frozenset({Kind.RAIN, Kind.MOTION_BLUR})
 """Streaks are bright, and a motion to one side has moved the picture: undoing them changes large areas."""
 _SCENE_MARGIN = 1.0
-"""What such a treatment must promise beyond the margin, dB."""
+"""What a tonal treatment must promise beyond the margin, dB: it moves the whole picture."""
 _ONCE = (frozenset({Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR}), frozenset({Kind.LOW_LIGHT}))
 """A toolchain sharpens once, for a second deconvolution works on the first one's ringing, and brightens once."""
 
@@ -79,7 +78,7 @@ class EstimatedGain:
             return float("-inf")
         was, now = Look(before.image, before.percept), Look(image, percept)
         gain = self._perception.weigh(was, now, tool.removes).cautious(self._objective)
-        if tool.scale == 1 and is_specialist(tool) and tool.removes & _SCENE:
+        if tool.scale == 1 and is_specialist(tool) and tool.removes & TONAL:
             gain -= _SCENE_MARGIN
         return gain
 
@@ -110,7 +109,7 @@ def _harms_fidelity(before: Image, after: Image, tool: ToolSpec) -> bool:
     clipped = [float(((x <= 0.002) | (x >= 0.998)).float().mean()) for x in (before, after)]
     if clipped[1] > clipped[0] + 0.05:
         return True
-    if tool.removes & _SCENE:
+    if tool.removes & TONAL:
         return False
     side = min(16, *before.shape[-2:])
     shift = (F.avg_pool2d(after, side) - F.avg_pool2d(before, side)).pow(2).mean().sqrt()
@@ -194,7 +193,7 @@ def _beyond(spec: ToolSpec, percept: Percept) -> float:
         return _DOUBT
     chance = max(percept.confidences.get(kind, 0.0) for kind in spec.removes)
     # after enlarging nothing follows, so it must not come first for being sure
-    return _SURE_MARGIN - _MARGIN if chance > _SURE and spec.scale == 1 and not spec.removes & _SCENE else 0.0
+    return _SURE_MARGIN - _MARGIN if chance > _SURE and spec.scale == 1 and not spec.removes & TONAL else 0.0
 
 
 def _done_once(kinds: frozenset[Kind], tools: Sequence[ToolSpec], state: State) -> list[ToolSpec]:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conservator.degradations.kinds import Kind
 from conservator.image import Image, digest
+from conservator.kinds import Kind
 from conservator.perception.perception import Percept
 from conservator.policies.fixed import EXPERT_ORDER, FixedOrder
 from conservator.session.session import Observation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -160,7 +160,7 @@ class LocalPool(Pool):
         self._loaded: dict[str, tuple[str, Model]] = {}
         self._waiting: deque[_Call] = deque()
         self._busy = Counter[str]()
-        self._loading = threading.Lock()
+        self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._closed = False
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, daemon=True, name=f"pool-{i}") for i in range(workers)]
@@ -265,8 +265,10 @@ class LocalPool(Pool):
         return True
 
     def _load(self, call: _Call) -> Model:
-        """The loaded model of a call; one thread at a time loads, so none is loaded twice."""
-        with self._loading:
+        """The loaded model of a call; of one name one thread at a time loads, so none is loaded twice."""
+        with self._changed:
+            loading = self._loading[call.name]
+        with loading:
             identity, model = self._loaded.get(call.name, ("", call.model))
             if identity != call.identity:
                 self._loaded.pop(call.name, None)

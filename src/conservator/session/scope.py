@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from conservator.kinds import Kind
 from conservator.perception.perception import Percept
 from conservator.request import TONAL_CONFIDENCE, Request
-from conservator.tools.tool import ToolSpec
+from conservator.tools.tool import ToolSpec, is_specialist
 
 TONAL = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
 """Damage whose treatment changes what the scene looks like. A veil or darkness may be the scene's own."""
@@ -35,17 +35,19 @@ class Scope:
     def offers(self, tool: ToolSpec, seen: Percept) -> bool:
         """Whether a policy may choose a tool, where perception said ``seen`` of the photo as it came.
 
-        A tool for several damages is judged by each of them: it cannot treat one and leave the others. A perception
-        that grades nothing (``Blind``) knows of no veil and no darkness, and rules out no tool.
+        A tool for many damages cannot treat one and leave the others: all of them must be allowed, and perception sure
+        of each tonal one. Of a tool for two that look alike (defocus and Gaussian blur) one in ``only`` is enough. A
+        perception that grades nothing (``Blind``) knows of no veil and no darkness, and rules out no tool.
         """
         if tool.scale > 1 and not self.upscale:
             return False
-        if not tool.removes & self.only or tool.removes & self.never:
+        allowed = tool.removes & self.only if is_specialist(tool) else tool.removes <= self.only
+        if not allowed or tool.removes & self.never:
             return False
-        tonal = tool.removes & TONAL
-        if not tonal or not seen.confidences:
+        if not seen.confidences and not seen.severities:
             return True
-        return max(seen.confidences.get(kind, 0.0) for kind in tonal) >= self.tonal_confidence
+        sure = (seen.confidences.get(kind, 0.0) >= self.tonal_confidence for kind in tool.removes & TONAL)
+        return all(sure)
 
 
 ANYTHING = Scope(upscale=True, tonal_confidence=0.0)

@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from conservator.degradations.kinds import TAUGHT, Kind, Severity
 from conservator.errors import ConservatorError
 from conservator.image import Image
+from conservator.kinds import TAUGHT, Kind, Severity
 from conservator.networks.store import NetworkStore
 from conservator.tools.records import WeightsFile
 from conservator.tools.tool import Tool, Toolbox, ToolSpec

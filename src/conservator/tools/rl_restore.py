@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.networks.dqn import QNetwork
 from conservator.networks.rl_restore import DeepNet, ShallowNet
 from conservator.tools.experts import WeightsSource

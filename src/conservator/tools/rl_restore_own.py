@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError
 from conservator.files import sha256
+from conservator.kinds import Kind
 from conservator.networks.unet import ResidualUNet
 from conservator.tools.rl_restore import RlRestoreTool, network_of, rl_restore_specs, strength
 from conservator.tools.tool import ToolSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from conservator.degradations.kinds import Kind
+from conservator.kinds import Kind
 from conservator.tools.tool import Tool, is_specialist
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
 from conservator.errors import ConservatorError, MissingExtraError
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.tools.records import WeightsFile, read_bytes, sha256_of, write_tool
 from conservator.tools.shipped import shipped_names
 from conservator.tools.tool import Tool, ToolSpec

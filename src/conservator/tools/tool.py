@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind, Severity
 from conservator.errors import ImageError, ToolFailedError, name_not_found
 from conservator.image import Image, check_image
+from conservator.kinds import Kind, Severity
 from conservator.tools.tiling import not_enough_memory, out_of_memory, pad_to_fit, run_tiled
 
 

@@ -75,7 +75,7 @@ def bench_quality_command(
     from conservator.restorer import Restorer
 
     files = find_photos(photos)
-    restorer = Restorer(Request(toolbox=toolbox), perception=perception)
+    restorer = Restorer(Request(toolbox=toolbox, perception=perception))
     tools, seeing = restorer.toolbox, restorer.perception
     lines = bench(seeing, files, tools, typer.echo, seed)
     if output:
@@ -138,7 +138,7 @@ def bench_rollback_command(
     from conservator.restorer import Restorer
 
     torch.set_num_threads(threads)
-    restorer = Restorer(Request(toolbox=toolbox), perception=perception)
+    restorer = Restorer(Request(toolbox=toolbox, perception=perception))
     tools, seeing = restorer.toolbox, restorer.perception
     content = _with_file(content_of(find_photos(photos)[:limit], photos, tools, toolbox, output), perception)
     settings = BenchmarkSettings("rollback", photos.name, toolbox, perception, seed, limit, metrics=MEASURED)
@@ -256,7 +256,7 @@ def _run(settings: BenchmarkSettings, photos: Path, output: Path, policies: str)
     from conservator.restorer import Restorer
 
     cases = make_cases(settings.benchmark, photos, settings.seed, settings.limit)
-    told, restorer = Telling(), Restorer(Request(toolbox=settings.toolbox), perception=settings.perception)
+    told, restorer = Telling(), Restorer(Request(toolbox=settings.toolbox, perception=settings.perception))
     toolbox, perception = restorer.toolbox, restorer.perception
     # of pairs all, since both of each must stay as they are
     limit = None if settings.benchmark == "pairs" else settings.limit

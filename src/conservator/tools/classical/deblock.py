@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
 from conservator.image import Image, luma, to_array
+from conservator.kinds import Kind
 from conservator.tools.classical.basics import dct_basis, from_opponent, to_opponent
 from conservator.tools.classical.jpeg_traces import JpegTraces, find_jpeg_traces
 from conservator.tools.classical.measuring import MeasuringTool

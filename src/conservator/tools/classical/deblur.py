@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
 from conservator.image import Image, luma
+from conservator.kinds import Kind
 from conservator.tools.classical.blur_model import BlurModel, Family, estimate_blur, transfer_function
 from conservator.tools.classical.kernels import DEFOCUS, GAUSSIAN, MOTION
 from conservator.tools.classical.measuring import MeasuringTool

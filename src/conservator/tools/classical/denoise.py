@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.tools.classical.basics import from_opponent, to_opponent
 from conservator.tools.classical.measuring import MeasuringTool
 from conservator.tools.classical.noise_level import estimate_sigma

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.tools.classical.basics import guided_filter
 from conservator.tools.classical.measuring import MeasuringTool
 from conservator.tools.tool import Tool, ToolSpec

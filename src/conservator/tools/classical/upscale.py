@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
 from conservator.image import Image, luma
+from conservator.kinds import Kind
 from conservator.resample import bicubic_resize
 from conservator.tools.tool import Tool, ToolSpec
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conservator.degradations.kinds import Kind
 from conservator.image import Image, luma
+from conservator.kinds import Kind
 from conservator.tools.classical.basics import box_mean
 from conservator.tools.tool import Tool, ToolSpec
 

@@ -96,7 +96,7 @@ def _work(task: tuple[PlannerDataOrder, Path, int]) -> None:
     torch.set_flush_denormal(True)
     order, photo, number = task
     if order.toolbox not in _RESTORERS:
-        _RESTORERS[order.toolbox] = Restorer(Request(toolbox=order.toolbox), max_batch=8)
+        _RESTORERS[order.toolbox] = Restorer(Request(toolbox=order.toolbox))
     restorer = _RESTORERS[order.toolbox]
     lessons = _lessons(order, photo, number, restorer.toolbox.specs, restorer.models, restorer.perception)
     write_lessons(order.output, lessons, _part(number))
