@@ -24,7 +24,7 @@ from conservator.batch import (
     Outcome,
     Task,
     Threads,
-    engine,
+    files,
     find_tasks,
     run_batch,
 )
@@ -137,7 +137,7 @@ def test_a_result_without_its_record_is_made_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "save_record", full)
+        patched.setattr(files, "save_record", full)
         assert "No space left" in run_batch(tasks, restorer(), journal).outcomes[0].message
     assert tasks[0].target.exists()
     assert not tasks[0].record.exists()

@@ -147,7 +147,8 @@ def test_deciding_together_is_the_same_as_alone(rules: EpisodeRules) -> None:
 def test_an_agent_for_other_tools_is_refused(rules: EpisodeRules, tmp_path: Path) -> None:
     session = Session(torch.rand(1, 3, 63, 63), TOOLS, rules.pool, Blind())
     with pytest.raises(ConservatorError, match="rl_blur_1"):
-        DqnPolicy(small_agent(tools=12)).act(session.observe())
+        DqnPolicy(small_agent(tools=12), toolbox=TOOLS)
+    assert DqnPolicy(small_agent(tools=12)).act(session.observe()).action == Stop()  # none of its tools is offered
     with pytest.raises(ConservatorError, match="conservator train dqn"):
         make_agent({"a": torch.zeros(1)}, {"tools": "x,y"}, "the file")
     (tmp_path / "agent.safetensors").write_bytes(b"nothing")

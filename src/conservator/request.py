@@ -17,12 +17,11 @@ from conservator.kinds import Kind, Objective
 TONAL_CONFIDENCE = 0.9
 """Confidence that haze or low light must have in the photo as it came before it may be treated.
 
-Chosen in November 2026 on real pairs with camera noise (PolyU_sub 28 photos, Nam_sub 13) and soft optics (City100_sub
-16): without it ``greedy`` loses 10.1, 2.2 and 3.8 dB there, with 0.5 it loses 1.2, 0.6 and 2.1 dB, with 0.9 it gains
-1.5 and 1.2 dB and loses 0.1 dB. The price is 1.3 dB of the gain on held-out mixtures of the MiO protocol
-(docs/results/real_pairs.md).
+Chosen in November 2026 in a trial on real pairs with camera noise (28 photos of PolyU_sub, 13 of Nam_sub) and soft
+optics (16 of City100_sub): without it ``greedy`` lost 10.1, 2.2 and 3.8 dB there, with 0.5 it lost 1.2, 0.6 and 2.1 dB,
+with 0.9 it gained 1.5 and 1.2 dB and lost 0.1 dB. The price was 1.3 dB of the gain on held-out mixtures of the MiO
+protocol. docs/results/real_pairs.md has that trial, and a measurement of today's program.
 """
-
 
 BASE_URL = "OPENAI_BASE_URL"
 """The environment variable of the endpoint that the policy ``chat`` asks, for those who name none."""
