@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import tomllib
 import warnings
 from pathlib import Path
@@ -43,17 +45,28 @@ def retrain(folder: Path, name: str, **more: str) -> None:
 
 def test_what_ships_is_not_stale() -> None:
     assert "stale" not in states().values()
-    assert states()["derain"] == "current"
+    assert states()["dehaze"] == "current"
+    assert states()["derain"] == "unknown"  # from which denoiser it started nobody recorded
 
 
-@pytest.mark.parametrize("expert", ["derain", "denoise_medium", "dejpeg_mild"])
+STARTED_FROM = {
+    "denoise_medium": (
+        *("dejpeg_severe", "derain", "deblur_defocus", "denoise_light", "denoise_heavy", "dejpeg_mild", "generalist"),
+    ),
+    "dejpeg_severe": ("dejpeg_mild",),
+    "brighten_mild": ("brighten_dark",),
+}
+"""What started from an expert, and what started from that, in the order of training."""
+
+
+@pytest.mark.parametrize("expert", ["derain", "dejpeg_mild", *STARTED_FROM])
 def test_another_expert_makes_perception_and_planner_stale_in_order(folder: Path, expert: str) -> None:
     retrain(folder, expert)
     stale = [name for name, state in states().items() if state == "stale"]
-    assert set(stale) == {"perception", "statistics", "nano"}
+    assert set(stale) == {*STARTED_FROM.get(expert, ()), "perception", "statistics", "nano"}
     assert stale.index("perception") < stale.index("nano")
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
-    assert due == [("statistics", "perception"), ("nano",)]
+    assert due == [*((name,) for name in STARTED_FROM.get(expert, ())), ("statistics", "perception"), ("nano",)]
     assert {row[0]: row[1] for row in status()}["nano"] == "stale"
 
 
@@ -166,5 +179,48 @@ def test_the_trunk_of_the_eye_is_that_of_the_expert_it_names() -> None:
     assert manifest()["perception"]["made_with"]["denoise_medium"] == manifest()["denoise_medium"]["sha256"]
 
 
+STEP = """
+import sys
+from pathlib import Path
+import torch
+from conservator.weights import store_weights
+for i in range(5):
+    store_weights(Path(sys.argv[1]), f"{sys.argv[2]}{i}", {"x": torch.ones(3) * i}, {"license": "Apache-2.0"}, {})
+"""
+
+
+def test_trainings_that_end_at_once_lose_none_of_each_others_entries(tmp_path: Path) -> None:
+    started = [subprocess.Popen([sys.executable, "-c", STEP, str(tmp_path), name]) for name in "ab"]
+    assert [process.wait() for process in started] == [0, 0]
+    assert set(tomllib.loads((tmp_path / "manifest.toml").read_text())) == {f"{n}{i}" for n in "ab" for i in range(5)}
+
+
+def test_a_kill_between_weights_and_manifest_is_seen_and_mended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(weights, "write_text", killed)
+        retrain(folder, "derain")
+    with pytest.raises(ConservatorError, match="not what the manifest lists"):
+        load_weights("derain")
+    assert {row[0]: row[1] for row in status()}["derain"] == "damaged"
+    due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
+    assert due == [("derain",)]
+    (folder / "dehaze.safetensors").unlink()
+    assert {row[0]: row[1] for row in status()}["dehaze"] == "missing"
+    with pytest.raises(ConservatorError, match="the file is missing"):
+        load_weights("dehaze")
+
+
+def test_the_manifest_is_read_once_until_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = manifest()
+    assert manifest() is first
+    with pytest.raises(TypeError):
+        first["derain"]["sha256"] = "another"  # type: ignore[index]
+    retrain(folder, "derain")
+    assert manifest()["derain"]["sha256"] != first["derain"]["sha256"]
+
+
 def _links():  # type: ignore[no-untyped-def]
-    return {link.name: link for link in links(manifest())}
+    return {link.name: link for link in links(manifest(), None, weights.flaws())}

@@ -109,7 +109,7 @@ def read_perception(weights: str | Path) -> PerceptionWeights:
         )
     if isinstance(features, int):  # the first files say how many alone; the manifest knows their names
         features = manifest().get(str(weights), {}).get("features")
-    if not isinstance(features, list):
+    if not isinstance(features, list | tuple):
         raise ConservatorError(f"{where} does not name the features that it was trained on; {_AGAIN}")
     return PerceptionWeights(where, tensors, tuple(map(str, features)), thresholds, hidden)
 

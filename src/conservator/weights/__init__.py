@@ -6,27 +6,57 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from conservator.errors import ConservatorError, name_not_found
-from conservator.files import replacing, write_text
-from conservator.weights.chain import warn_if_stale
+from conservator.files import locked, replacing, sha256, write_text
+from conservator.weights.chain import Entries, Flaw, warn_if_stale
 
 WEIGHTS = Path(str(files(__name__)))
 """The folder of this installation's weights."""
+_LOCK = ".lock"
+"""The file that is held while weights and their entry are written."""
 
 
-def manifest() -> dict[str, dict[str, Any]]:
-    """Every file by name: sha256, bytes, license, data, recipe, command, made_with and scores.
+def manifest() -> Entries:
+    """Every file by name: sha256, bytes, license, data, recipe, command, made_with and scores; it cannot be changed.
 
     ``made_with`` is only of what was made with other weights (weights/chain.py).
     """
-    entries: dict[str, dict[str, Any]] = tomllib.loads((WEIGHTS / "manifest.toml").read_text("utf-8"))
+    path = WEIGHTS / "manifest.toml"
+    facts = path.stat()
+    return _read_manifest(path, facts.st_mtime_ns, facts.st_size, facts.st_ino)
+
+
+@lru_cache(maxsize=8)
+def _read_manifest(path: Path, *stamp: int) -> Entries:
+    """The manifest as it was at this ``stamp``: a first photo asks for it twenty times."""
+    entries: Entries = _read_only(tomllib.loads(path.read_text("utf-8")))
     return entries
+
+
+def _read_only(value: Any) -> Any:
+    if isinstance(value, dict):
+        return MappingProxyType({key: _read_only(item) for key, item in value.items()})
+    return tuple(value) if isinstance(value, list) else value
+
+
+def flaws() -> dict[str, Flaw]:
+    """Of the files of the manifest, those that are missing, or damaged: not the ones that it lists."""
+    found: dict[str, Flaw] = {}
+    for name, entry in manifest().items():
+        path = WEIGHTS / f"{name}.safetensors"
+        if not path.is_file():
+            found[name] = "missing"
+        elif sha256(path) != entry["sha256"]:
+            found[name] = "damaged"
+    return found
 
 
 def load_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -38,10 +68,18 @@ def load_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     entries = manifest()
     if name not in entries:
         raise name_not_found("weights file", name, entries)
-    data = (WEIGHTS / f"{name}.safetensors").read_bytes()
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        raise ConservatorError(
+            f"weights {name}: the file is missing; rebuild it (make weights), or reinstall conservator"
+        )
+    data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != entries[name]["sha256"]:
-        raise ConservatorError(f"weights {name}: sha256 is {found}, not what the manifest lists; reinstall conservator")
+        raise ConservatorError(
+            f"weights {name}: sha256 is {found}, not what the manifest lists; "
+            "rebuild it (make weights), or reinstall conservator"
+        )
     warn_if_stale(name, entries)
     return parse_weights(data, f"weights {name}")
 
@@ -74,22 +112,25 @@ def store_weights(
     """Write ``NAME.safetensors`` into ``folder`` and list it in the folder's manifest.toml; return its path.
 
     ``entry`` says licence, data, recipe and command; bytes and sha256 are added. ``made_with`` are the hashes of what
-    it was made with, by name. Each file appears whole or not at all.
+    it was made with, by name. Each file appears whole or not at all, and who stores at the same time waits. A process
+    that is killed between the two leaves weights that the manifest does not list, which ``flaws`` tells.
     """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     data = save({key: value.contiguous() for key, value in tensors.items()}, dict(metadata) if metadata else None)
     path = folder / f"{name}.safetensors"
-    with replacing(path) as file:
-        file.write(data)
-    listed = folder / "manifest.toml"
-    entries = tomllib.loads(listed.read_text("utf-8")) if listed.exists() else {}
     facts: dict[str, Any] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **entry}
     if made_with:
         facts["made_with"] = dict(made_with)
-    entries[name] = {**facts, "scores": {key: round(float(value), 4) for key, value in scores.items()}}
-    write_text(listed, "\n".join(_toml(name, values) for name, values in sorted(entries.items())))
+    facts["scores"] = {key: round(float(value), 4) for key, value in scores.items()}
+    with locked(folder / _LOCK):
+        listed = folder / "manifest.toml"
+        entries = tomllib.loads(listed.read_text("utf-8")) if listed.exists() else {}
+        entries[name] = facts
+        with replacing(path) as file:
+            file.write(data)
+        write_text(listed, "\n".join(_toml(name, values) for name, values in sorted(entries.items())))
     return path
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from conservator.errors import ConservatorError
 
 UNKNOWN = "unknown"
 PERHAPS = "perhaps "
-LinkState: TypeAlias = Literal["current", "unknown", "stale"]
+Flaw: TypeAlias = Literal["missing", "damaged"]
+"""Of a file: it is not there, or another one than the manifest lists."""
+LinkState: TypeAlias = Literal["current", "unknown", "stale", "missing", "damaged"]
 Entries: TypeAlias = Mapping[str, Mapping[str, Any]]
 """A manifest."""
 
@@ -38,17 +40,25 @@ class Link:
     """Of what it was made with, the names of that which cannot be compared."""
     command: str
     """What made it."""
+    flaw: Flaw | None = None
+    """What is wrong with its file, where that was looked at."""
 
     @property
     def state(self) -> LinkState:
-        """``stale``: made with others for certain. ``unknown``: perhaps. ``current``: made with what is here."""
-        return "stale" if self.stale else "unknown" if self.unknown else "current"
+        """``stale``: made with others for certain. ``unknown``: perhaps. ``current``: made with what is here.
+
+        ``missing`` and ``damaged`` are of its file.
+        """
+        return self.flaw or ("stale" if self.stale else "unknown" if self.unknown else "current")
 
 
-def links(entries: Entries, facts: Mapping[str, str] | None = None) -> list[Link]:
+def links(
+    entries: Entries, facts: Mapping[str, str] | None = None, flaws: Mapping[str, Flaw] | None = None
+) -> list[Link]:
     """All entries in the order in which they are made: each after those that it was made with.
 
-    ``facts`` are hashes of what is in no manifest: "toolbox conservator". What is in neither is not compared.
+    ``facts`` are hashes of what is in no manifest: "toolbox conservator", "base.safetensors". What is in neither is not
+    compared. ``flaws`` are those of files (conservator.weights.flaws).
     """
     found: dict[str, Link] = {}
 
@@ -60,7 +70,8 @@ def links(entries: Entries, facts: Mapping[str, str] | None = None) -> list[Link
         for other in _made_with(entries[name]):
             if other in entries:
                 visit(other, (*path, name))
-        found[name] = _link(name, entries, found, facts or {})
+        link = _link(name, entries, found, facts or {})
+        found[name] = replace(link, flaw=(flaws or {}).get(name))
 
     for name in entries:
         visit(name, ())

@@ -30,21 +30,21 @@ class Rebuild:
     run: Callable[[], None]
 
     def due(self, states: Mapping[str, Link], which: Which) -> bool:
-        """Whether it is to run: what it makes is missing or stale, or, if asked for, perhaps stale, or in any case."""
-        bad = {"stale": ("stale",), "unknown": ("stale", "unknown"), "all": ("stale", "unknown", "current")}[which]
-        return any(name not in states or states[name].state in bad for name in self.makes)
+        """Whether it is to run: what it makes is missing, damaged or stale, or, if asked for, perhaps stale, or in any case."""
+        left = {"stale": ("current", "unknown"), "unknown": ("current",), "all": ()}[which]
+        return any(name not in states or states[name].state not in left for name in self.makes)
 
 
 @train_app.command("all")
 def train_all(
     photos: PhotosOption,
     rebuild: Annotated[
-        Which, typer.Option(help="What is missing or stale; also what may be (unknown); or all of it.")
+        Which, typer.Option(help="What is missing, damaged or stale; also what may be (unknown); or all of it.")
     ] = "stale",
     output: Output = _OUTPUT,
     workers: Workers = 1,
 ) -> None:
-    """Rebuild, in order, what is stale of experts, perception and planner in this installation; resumes.
+    """Rebuild, in order, what is missing, damaged or stale of experts, perception and planner in this installation; resumes.
 
     Not RL-Restore's (make rl-restore). All of it takes hours.
     """
@@ -137,11 +137,11 @@ def _states() -> dict[str, Link]:
     """The links of the chain by name, as they are now."""
     from conservator.evaluation.rows import toolbox_hash
     from conservator.tools import make_toolbox
-    from conservator.weights import manifest
+    from conservator.weights import flaws, manifest
     from conservator.weights.chain import links
 
     facts = {"toolbox conservator": toolbox_hash(make_toolbox("conservator"))}
-    return {link.name: link for link in links(manifest(), facts)}
+    return {link.name: link for link in links(manifest(), facts, flaws())}
 
 
 def _planner_folder(output: Path) -> Path:
