@@ -41,8 +41,6 @@ from conservator.image import Image, to_array, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.training.experts.courses import COURSES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def gray(value: float, height: int = 256, width: int = 256) -> Image:
     return torch.full((1, 3, height, width), value)

@@ -90,11 +90,11 @@ def test_foresight_is_what_the_tools_then_do(rules: EpisodeRules) -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_steps_beat_chance(rules: EpisodeRules, held_out: Patches, tmp_path: Path) -> None:
+def test_a_hundred_steps_beat_chance(rules: EpisodeRules, held_out: Patches, tmp_path: Path) -> None:
     from conservator.training.rl.dqn import train_dqn
     from conservator.training.rl.dqn_settings import fast
 
-    trained = train_dqn(rules, held_out, tmp_path, replace(fast(200), sessions=8), report=lambda _: None)
+    trained = train_dqn(rules, held_out, tmp_path, replace(fast(100), sessions=8), report=lambda _: None)
     with LocalPool(TOOLS, workers=1, max_batch=1, queue_size=256) as pool:
         chance = [float(measure_patches("", RandomPolicy(s), held_out, TOOLS, pool).gains.mean()) for s in range(8)]
     # noise cannot explain it: more than five deviations above the mean of eight random policies
@@ -206,7 +206,7 @@ def test_features_learn_to_tell_damage() -> None:
     network.see_contrast()
     untaught = copy.deepcopy(network.state_dict())
     pretrain(network, source, 1, 0, said.append)
-    pretrain(network, source, 80, 0, said.append)
+    pretrain(network, source, 40, 0, said.append)
     by_processes, here = copy.deepcopy(network), copy.deepcopy(network)
     for learner, workers in ((by_processes, 2), (here, 0)):
         torch.manual_seed(0)

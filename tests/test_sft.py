@@ -290,9 +290,23 @@ def test_the_tower_learns_to_see_and_goes_on(tmp_path: Path, planner_data: Path)
 def test_from_photos_to_a_planner_by_commands(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    PillowImage.fromarray(photos.coffee()).save(folder / "coffee.png")
+    PillowImage.fromarray(photos.coffee()[72:328, 150:406]).save(folder / "coffee.png")
+    few = ("--toolbox", "experts")
     for command in (
-        ["data", "build", "--photos", folder, "-o", tmp_path / "data", "--count", 1, "--jobs", 1],
+        [
+            "data",
+            "build",
+            "--photos",
+            folder,
+            "-o",
+            tmp_path / "data",
+            "--count",
+            1,
+            "--jobs",
+            1,
+            "--toolbox",
+            "experts",
+        ],
         ["train", "sft", "--data", tmp_path / "data", "--steps", 1, "--batch", 2, "-o", tmp_path / "sft"],
         ["restore", folder, "-o", tmp_path / "out", "--policy", f"mllm:{tmp_path / 'sft' / 'model'}"],
     ):

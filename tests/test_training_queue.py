@@ -20,8 +20,6 @@ from conservator.training.data.crops import Lesson
 from conservator.training.experts import queue
 from conservator.training.experts.courses import COURSES, Course
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
