@@ -291,7 +291,6 @@ def test_from_photos_to_a_planner_by_commands(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     PillowImage.fromarray(photos.coffee()[72:328, 150:406]).save(folder / "coffee.png")
-    few = ("--toolbox", "experts")
     for command in (
         [
             "data",

@@ -95,7 +95,7 @@ def test_a_course_that_draws_other_damage_goes_on_only_when_told_and_says_so(
 ) -> None:
     work(folder, tmp_path)
     monkeypatch.setitem(COURSES, "base", Course(noisier, steps=6, side=32, batch=2))
-    with pytest.raises(ConservatorError, match="trained with draws"):
+    with pytest.raises(ConservatorError, match="a run with draws"):
         work(folder, tmp_path)
     queue.work(folder, tmp_path, changed=True, report=lambda line: None, asked=threading.Event())
     state = torch.load(tmp_path / "base" / "checkpoint.pt", weights_only=True)
