@@ -32,7 +32,7 @@ from conservator.errors import ConservatorError
 from conservator.files import sha256
 from conservator.image import Image
 from conservator.kinds import Kind
-from conservator.perception import StatisticalPerception
+from conservator.perception import Percept, StatisticalPerception
 from conservator.record import load_record
 from conservator.request import Request
 from conservator.restorer import Restorer
@@ -390,3 +390,39 @@ def test_what_was_wanted_is_written_in_one_way(album: Path, tmp_path: Path) -> N
     path = tmp_path / "out.conservator.json"
     assert json.loads(path.read_text())["request"]["only"] == sorted(kinds)
     assert load_record(path).request == made.restorer.request
+
+
+class Fickle(StatisticalPerception):
+    """Fails on pictures that are brighter above than below."""
+
+    def grade(self, image: Image) -> Percept:
+        middle = image.shape[-2] // 2
+        if float(image[..., :middle, :].mean()) > float(image[..., middle:, :].mean()):
+            raise ZeroDivisionError("a fault of the program")
+        return super().grade(image)
+
+
+def test_a_fault_of_the_program_costs_one_photo(album: Path, tmp_path: Path) -> None:
+    faulty = Restorer(Request("rules", "classical"), perception=Fickle("statistics", "cpu"))
+    tasks = find_tasks([album], tmp_path / "out")
+    summary = run_batch(tasks, FileRestorer(faulty), Journal(tmp_path / JOURNAL), executor=Threads(2))
+    told = {Path(o.source).name: o.message for o in summary.outcomes if o.status == "failed"}
+    assert any("ZeroDivisionError: a fault of the program" in message for message in told.values())
+    assert summary.count("failed") < len(tasks)
+
+
+def test_what_was_finished_before_a_batch_was_stopped_is_in_the_journal(album: Path, tmp_path: Path) -> None:
+    tasks, journal = find_tasks([album], tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
+    written: list[Task] = []
+
+    def stop(task: Task, outcome: Outcome) -> None:
+        written.append(task)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(tasks, restorer(), journal, on_end=stop, executor=Threads(2))
+    lines = {Path(source).name: outcome.status for (source, _), outcome in journal.read().items()}
+    assert set(lines.values()) <= {"restored", "untouched", "failed"}  # nothing is only begun
+    assert len(lines) >= 2
+    assert run_batch(tasks, restorer(), journal, resume=True).count("skipped") >= 1

@@ -7,12 +7,17 @@ import subprocess
 import sys
 import tomllib
 import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from conservator import weights
+from conservator.apps.cli import app as cli
+from conservator.apps.cli import train_all
 from conservator.apps.cli.train_all import rebuilds, status
 from conservator.errors import ConservatorError
 from conservator.evaluation.rows import toolbox_hash
@@ -221,6 +226,18 @@ def test_the_manifest_is_read_once_until_it_changes(folder: Path, monkeypatch: p
         first["derain"]["sha256"] = "another"  # type: ignore[index]
     retrain(folder, "derain")
     assert manifest()["derain"]["sha256"] != first["derain"]["sha256"]
+
+
+def test_the_command_that_status_tells_rebuilds_what_it_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+    items = [replace(item, run=partial(ran.append, item.makes)) for item in rebuilds(Path("photos"), Path("out"))]
+    monkeypatch.setattr(train_all, "rebuilds", lambda *given: items)
+    told = {row[0]: row[3] for row in status()}
+    assert told["nano"] == "conservator train all --only nano"
+    words = [*told["nano"].split()[1:], "--photos", str(folder)]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert ran == [("nano",)]  # though it is not stale
+    assert isinstance(CliRunner().invoke(cli, [*words[:-3], "nona", *words[-2:]]).exception, ConservatorError)
 
 
 def _links():  # type: ignore[no-untyped-def]

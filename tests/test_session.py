@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conservator.degradations import Kind
-from conservator.errors import InvalidActionError, PoolError, ToolFailedError
+from conservator.errors import ConservatorError, InvalidActionError, PoolError, ToolFailedError
 from conservator.image import Image
 from conservator.perception import Look, Percept
 from conservator.perception.perception import Gain
@@ -319,3 +319,18 @@ def test_what_cannot_run_together_is_refused(astronaut: Image, small_toolbox: To
     with pytest.raises(InvalidActionError, match="is over"):
         step_together([one, over], [Decision(Apply("gamma"))] * 2)
     assert len(one.trajectory.steps) == 1
+
+
+@pytest.mark.parametrize("action", [Rollback(-1), Rollback(99), Rollback(float("nan")), "gamma", Apply, Stop])
+def test_what_is_no_action_is_told_to_the_policy(
+    action: object, astronaut: Image, small_toolbox: Toolbox, pool: Pool
+) -> None:
+    session = start(astronaut, small_toolbox, pool)
+    step = session.step(Decision(action))  # type: ignore[arg-type]
+    assert step.error is not None
+    assert session.step(Decision(Stop())).error is None
+
+
+def test_what_is_no_decision_is_the_policys_mistake(astronaut: Image, small_toolbox: Toolbox, pool: Pool) -> None:
+    with pytest.raises(ConservatorError, match="gave None, expected a Decision"):
+        start(astronaut, small_toolbox, pool).step(None)  # type: ignore[arg-type]

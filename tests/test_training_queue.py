@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +16,17 @@ import torch
 from PIL import Image as PillowImage
 from skimage import data
 from test_cli import conservator
+from typer.testing import CliRunner
 
+from conservator.apps.cli import app as cli
 from conservator.degradations import GaussianNoise
 from conservator.errors import ConservatorError
-from conservator.training.data.crops import Lesson
+from conservator.training.data.crops import Lesson, Photos
 from conservator.training.experts import queue
 from conservator.training.experts.courses import COURSES, Course
+from conservator.training.experts.order import Order
+from conservator.training.experts.orders import hashes_beside, ship, train
+from conservator.weights.chain import links
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +56,8 @@ def small_courses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def work(
     photos: Path, into: Path, asked: threading.Event | None = None, report: Callable[[str], None] = lambda line: None
-) -> None:
-    queue.work(photos, into, changed=False, report=report, asked=asked or threading.Event())
+) -> list[str]:
+    return queue.work(photos, into, changed=False, report=report, asked=asked or threading.Event())
 
 
 def weights(into: Path, name: str) -> dict[str, torch.Tensor]:
@@ -62,7 +70,8 @@ def test_the_queue_trains_all_in_order_and_then_nothing(folder: Path, tmp_path: 
     lines: list[str] = []
     work(folder, tmp_path, report=lines.append)
     assert [line.split(":")[0] for line in lines if "dB" in line] == ["base", "second"]
-    assert all(queue.finished(tmp_path, name) for name in COURSES)
+    digest = Photos(folder).digest
+    assert all(queue.finished(Order(name, folder, tmp_path), digest) for name in COURSES)
     written = (tmp_path / "base" / "checkpoint.pt").stat().st_mtime_ns
     work(folder, tmp_path, report=lines.append)
     assert (tmp_path / "base" / "checkpoint.pt").stat().st_mtime_ns == written
@@ -95,9 +104,12 @@ def test_a_course_that_draws_other_damage_goes_on_only_when_told_and_says_so(
 ) -> None:
     work(folder, tmp_path)
     monkeypatch.setitem(COURSES, "base", Course(noisier, steps=6, side=32, batch=2))
-    with pytest.raises(ConservatorError, match="a run with draws"):
-        work(folder, tmp_path)
-    queue.work(folder, tmp_path, changed=True, report=lambda line: None, asked=threading.Event())
+    lines: list[str] = []
+    assert work(folder, tmp_path, report=lines.append) == ["base"]
+    assert "belongs to a run with draws" in lines[-1]
+    failed = queue.work(folder, tmp_path, changed=True, report=lines.append, asked=threading.Event())
+    assert failed == ["second"]  # it started from what the base was before
+    assert "belongs to a run with weights start" in lines[-1]
     state = torch.load(tmp_path / "base" / "checkpoint.pt", weights_only=True)
     assert state["progress"]["step"] == 6
     (change,) = state["changes"]
@@ -117,6 +129,100 @@ def test_a_course_that_another_process_trains_is_left_to_it(folder: Path, tmp_pa
         asked.set()
         other.join()
     assert queue.done(tmp_path, "base") == 0
+
+
+@pytest.mark.usefixtures("small_courses")
+def test_what_was_trained_on_other_photos_is_not_taken_for_this(folder: Path, tmp_path: Path) -> None:
+    work(folder, tmp_path / "out")
+    others = shutil.copytree(folder, tmp_path / "others")
+    PillowImage.fromarray(data.rocket()).save(others / "rocket.png")
+    lines: list[str] = []
+    assert work(others, tmp_path / "out", report=lines.append) == ["base", "second"]
+    assert "base: " in lines[-2]
+    assert "belongs to a run with photos" in lines[-2]
+    (tmp_path / "curve" / "base").mkdir(parents=True)
+    shutil.copy(tmp_path / "out" / "base" / "curve.csv", tmp_path / "curve" / "base")
+    assert not queue.finished(Order("base", folder, tmp_path / "curve"), Photos(folder).digest)
+
+
+@pytest.mark.usefixtures("small_courses")
+def test_a_course_that_fails_stops_no_other(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(rng: np.random.Generator) -> Lesson:
+        raise ConservatorError("there is no such damage")
+
+    monkeypatch.setitem(COURSES, "base", Course(refuses, steps=4, side=32, batch=2))
+    monkeypatch.setitem(COURSES, "third", Course(noisier, None, 4, side=32, batch=2))
+    lines: list[str] = []
+    assert work(folder, tmp_path, report=lines.append) == ["base", "second"]
+    assert "base: there is no such damage" in lines
+    assert queue.finished(Order("third", folder, tmp_path), Photos(folder).digest)
+    app = CliRunner().invoke(cli, ["train", "queue", "work", "--photos", str(folder), "--output", str(tmp_path)])
+    assert isinstance(app.exception, ConservatorError)  # main makes one sentence and exit code 2 of it
+    assert "not trained: base, second" in str(app.exception)
+
+
+@pytest.mark.usefixtures("small_courses")
+def test_a_checkpoint_knows_what_it_started_from_by_content(folder: Path, tmp_path: Path) -> None:
+    work(folder, tmp_path)
+    second, digest = Order("second", folder, tmp_path, device="cpu"), Photos(folder).digest
+    state = torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)
+    assert len(state["identity"]["weights start"]) == 64
+    assert "start" not in state["identity"]
+    base = torch.load(tmp_path / "base" / "checkpoint.pt", weights_only=True)
+    key = next(iter(base["mean"]))
+    base["mean"][key] += 0.01
+    torch.save(base, tmp_path / "base" / "checkpoint.pt")
+    assert not queue.finished(second, digest)
+    with pytest.raises(ConservatorError, match="weights start"):
+        train(second)
+    aside = queue.set_aside(second)
+    assert aside is not None
+    assert (aside / "checkpoint.pt").exists()
+    assert queue.set_aside(second) is None
+    assert train(second).steps == 4
+
+
+@pytest.mark.usefixtures("small_courses")
+def test_a_checkpoint_that_tells_its_start_by_name_goes_on_once(folder: Path, tmp_path: Path) -> None:
+    work(folder, tmp_path)
+    second, path = Order("second", folder, tmp_path, device="cpu"), tmp_path / "second" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    sha = state["identity"].pop("weights start")
+    older = {**state, "identity": {**state["identity"], "start": "base"}, "changes": []}
+    torch.save({**older, "identity": {**older["identity"], "start": "denoise_medium"}}, path)
+    with pytest.raises(ConservatorError, match="start denoise_medium, now base"):
+        train(second)
+    torch.save(older, path)
+    assert queue.finished(second, Photos(folder).digest)
+    trained = train(replace(second, steps=5))
+    state = torch.load(path, weights_only=True)
+    assert state["identity"]["weights start"] == sha
+    assert state["changes"] == [{"step": "4", "weights start": "not said"}]
+    ship(trained, second, tmp_path / "weights")
+    listed = tomllib.loads((tmp_path / "weights" / "manifest.toml").read_text())
+    assert listed["second"]["made_with"] == {"base.safetensors": f"perhaps {sha}"}
+    assert listed["second"]["command"].startswith("conservator train expert second --photos ")
+    base = torch.load(tmp_path / "base" / "checkpoint.pt", weights_only=True)
+    base["mean"][next(iter(base["mean"]))] += 0.01
+    torch.save(base, tmp_path / "base" / "checkpoint.pt")
+    with pytest.raises(ConservatorError, match="weights start"):
+        train(replace(second, steps=6))
+
+
+@pytest.mark.usefixtures("small_courses")
+def test_an_expert_ships_with_what_it_started_from(folder: Path, tmp_path: Path) -> None:
+    into = tmp_path / "weights"
+    for name in ("base", "second"):
+        order = Order(name, folder, tmp_path, device="cpu")
+        ship(train(order), order, into)
+    listed = tomllib.loads((into / "manifest.toml").read_text())
+    assert "made_with" not in listed["base"]
+    assert listed["second"]["made_with"] == {"base.safetensors": listed["base"]["sha256"]}
+    facts = hashes_beside(tmp_path, ["base"])
+    assert facts == {"base.safetensors": listed["base"]["sha256"]}
+    entries = {"second": listed["second"]}
+    assert [link.state for link in links(entries, facts)] == ["current"]
+    assert [link.state for link in links(entries, {"base.safetensors": "0123"})] == ["stale"]
 
 
 @pytest.mark.slow

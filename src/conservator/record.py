@@ -64,8 +64,8 @@ class TreatmentRecord(_Model):
     """Hash of the weights that it ran with; "" for a tool that is code alone, and in records of version 1."""
     seconds: float
     kept: bool
-    gain: float
-    """What it is estimated to have gained, dB."""
+    gain: float | None
+    """What it is estimated to have gained, dB; None where perception gave no number."""
     note: str = ""
     seen: SeenRecord | None
 
@@ -165,7 +165,7 @@ def make_record(
                 weights=toolbox[t.tool].weights_sha256,
                 seconds=round(t.seconds, 4),
                 kept=t.kept,
-                gain=round(t.gain, 2),
+                gain=_number(t.gain),
                 note=t.note,
                 seen=None if t.percept is None else _seen(t.percept),
             )

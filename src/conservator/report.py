@@ -48,7 +48,7 @@ def save_report(path: Path, record: Record, photo: Photo, restored: Restored) ->
 def _sentence(record: Record) -> str:
     text = record.verdict[0].upper() + record.verdict[1:] + "."
     if record.toolchain:
-        gain = sum(t.gain for t in record.treatments if t.kept)
+        gain = sum(t.gain or 0.0 for t in record.treatments if t.kept)
         text += f" Estimated gain {gain:+.1f} dB" + (" at full strength." if record.request.strength < 1 else ".")
     return text
 
@@ -81,7 +81,7 @@ def _treatment_rows(record: Record) -> str:
         return '<tr><td colspan="4">None. The picture is the one that came in.</td></tr>'
     rows = []
     for t in record.treatments:
-        gain = f"{t.gain:+.1f} dB" if t.kept else ""
+        gain = f"{t.gain:+.1f} dB" if t.kept and t.gain is not None else ""
         fate = "kept" if t.kept else (t.note or "not kept")
         source = f'<br><span class="soft">{escape(t.source)}, {escape(t.license)}</span>'
         rows.append(

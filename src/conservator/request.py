@@ -95,9 +95,15 @@ class Request:
         _check_choice("objective", self.objective, get_args(Objective))
         _check_range("strength", self.strength, 0, 1)
         _check_range("tonal_confidence", self.tonal_confidence, 0, 1)
-        _check_range("max_steps", self.max_steps, 1)
-        _check_range("seed", self.seed, 0)
-        _check_range("max_pixels", self.max_pixels, 1)
+        for name, least in {"max_steps": 1, "seed": 0, "max_pixels": 1}.items():
+            _check_range(name, getattr(self, name), least)
+            _check_type(name, getattr(self, name), int)
+        for name in ("policy", "toolbox", "perception", "device"):
+            _check_type(name, getattr(self, name), str)
+        for name in ("upscale", "allow_truncated"):
+            _check_type(name, getattr(self, name), bool)
+        if self.chat is not None:
+            _check_type("chat", self.chat, ChatOptions)
         if self.only is not None:
             object.__setattr__(self, "only", _kinds("only", self.only))
         object.__setattr__(self, "never", _kinds("never", self.never))
@@ -107,7 +113,12 @@ class Request:
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
-        raise name_not_found(name, value, choices)
+        raise name_not_found(name, str(value), choices)
+
+
+def _check_type(name: str, value: object, wanted: type) -> None:
+    if not isinstance(value, wanted):
+        raise ConservatorError(f"{name} is {value!r}, expected a value of type {wanted.__name__}")
 
 
 def _kinds(name: str, given: object) -> frozenset[Kind]:

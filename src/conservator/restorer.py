@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +36,9 @@ from conservator.tools.tool import Toolbox
 
 _MOST_WORKERS = 8
 """Threads that run tools, each of which computes on several cores itself."""
+
+_REMEMBERED = 256 * 2**20
+"""Bytes of results on studies that are kept: about sixty, which is more than a search over one photo makes."""
 
 Progress = Callable[[str], None]
 """Is told the stage that begins: "examining", "deciding", a tool's name."""
@@ -82,6 +86,7 @@ class Restorer:
         self._lock = threading.RLock()
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
         self._at_work, self._closed = 0, False
+        self._workers = Counter[int]()
         self._idle = threading.Condition(self._lock)
         if policy is None:
             check_policy_name(request.policy, reference=False, chat=request.chat)
@@ -101,7 +106,7 @@ class Restorer:
     @property
     def pool(self) -> Pool:
         """Where tools run on studies: it remembers what they made."""
-        return self._given_pool or cast("Pool", self._once("memo", lambda: MemoPool(self.models)))
+        return self._given_pool or cast("Pool", self._once("memo", lambda: MemoPool(self.models, _REMEMBERED)))
 
     @property
     def models(self) -> Pool:
@@ -146,11 +151,13 @@ class Restorer:
             if self._closed:
                 raise ConservatorError("the restorer is closed; make a new one")
             self._at_work += 1
+            self._workers[threading.get_ident()] += 1
         try:
             yield
         finally:
             with self._lock:
                 self._at_work -= 1
+                self._workers -= Counter([threading.get_ident()])
                 self._idle.notify_all()
 
     def load(self, path: str | Path) -> Photo:
@@ -242,6 +249,8 @@ class Restorer:
     def close(self) -> None:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""
         with self._lock:
+            if threading.get_ident() in self._workers:
+                raise ConservatorError("a restorer cannot be closed from within its own work; close it afterwards")
             self._closed = True
             self._idle.wait_for(lambda: not self._at_work)
             pools = [self._made.pop(name, None) for name in ("memo", "models")]

@@ -47,6 +47,13 @@ def run_batch(
         journal.append(Outcome(str(task.source), str(task.target), "started", ""))
         return on_start(task)
 
+    def finished(task: Task, outcome: Outcome) -> None:
+        before = earlier[task]
+        if before is not None and outcome.status == "failed" and not outcome.output_sha256:
+            outcome = replace(outcome, output_sha256=before.output_sha256)  # which still lies there
+        journal.append(outcome)
+        end(task, outcome)
+
     jobs = []
     for task in tasks:
         ours = overwrite or _is_ours(task, earlier[task])
@@ -55,12 +62,7 @@ def run_batch(
         else:  # not for the journal: it would hide what an earlier run did
             on_start(task)
             end(task, settled)
-    for task, outcome in executor.restore(files, jobs, started):
-        before = earlier[task]
-        if before is not None and outcome.status == "failed" and not outcome.output_sha256:
-            outcome = replace(outcome, output_sha256=before.output_sha256)  # which still lies there
-        journal.append(outcome)
-        end(task, outcome)
+    executor.restore(files, jobs, started, finished)
     return Summary([ended[task] for task in tasks])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,12 +26,17 @@ class Executor(Protocol):
     """Restores photos several at a time. Journal, resuming and display stay with who calls it."""
 
     def restore(
-        self, files: FileRestorer, jobs: Sequence[Job], started: Callable[[Task], Progress]
-    ) -> Iterator[tuple[Task, Outcome]]:
-        """Restore each photo and yield what became of it, in the order in which they end.
+        self,
+        files: FileRestorer,
+        jobs: Sequence[Job],
+        started: Callable[[Task], Progress],
+        ended: Callable[[Task, Outcome], None],
+    ) -> None:
+        """Restore each photo; returns when all have ended, and when stopped, when those that were begun have.
 
-        ``files`` can be pickled: another process or machine loads models of its own. ``started`` is called here, before
-        a photo is begun; what it gives is told the stages, as far as they are known here.
+        ``files`` can be pickled: another process or machine loads models of its own. ``started`` and ``ended`` are
+        called in this process, from any thread, for each photo that is begun; what ``started`` gives is told the
+        stages, as far as they are known here.
         """
 
 
@@ -42,16 +47,20 @@ class Threads:
     jobs: int = 1
 
     def restore(
-        self, files: FileRestorer, jobs: Sequence[Job], started: Callable[[Task], Progress]
-    ) -> Iterator[tuple[Task, Outcome]]:
+        self,
+        files: FileRestorer,
+        jobs: Sequence[Job],
+        started: Callable[[Task], Progress],
+        ended: Callable[[Task, Outcome], None],
+    ) -> None:
         """Restore each photo; when that is stopped, those that were begun are finished, and no other is begun."""
+
+        def work(job: Job) -> None:
+            ended(job.task, files(job.task, started(job.task), job.overwrite))
+
         threads = ThreadPoolExecutor(self.jobs)
         try:
-            calls = {
-                threads.submit(lambda job: files(job.task, started(job.task), job.overwrite), job): job.task
-                for job in jobs
-            }
-            for call in as_completed(calls):
-                yield calls[call], call.result()
+            for call in as_completed([threads.submit(work, job) for job in jobs]):
+                call.result()
         finally:
             threads.shutdown(cancel_futures=True)

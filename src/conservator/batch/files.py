@@ -45,11 +45,8 @@ class FileRestorer:
             if self.report:
                 save_report(task.report, record, photo, restored)
             save_record(record, task.record)
-        except (ConservatorError, OSError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not out_of_memory(error):
-                raise
-            message = "not enough memory" if out_of_memory(error) else str(error) or type(error).__name__
-            return Outcome(str(task.source), str(task.target), "failed", message, output_sha256=written)
+        except Exception as error:  # a fault of the program, too, costs one photo, not the thousands that follow
+            return Outcome(str(task.source), str(task.target), "failed", _why(error), output_sha256=written)
         incomplete = restored.gave_up or restored.failed
         return Outcome(
             str(task.source),
@@ -63,3 +60,12 @@ class FileRestorer:
             round(restored.after.quality, 2),
             tuple(record.notes),
         )
+
+
+def _why(error: Exception) -> str:
+    """What went wrong with a photo, in one sentence."""
+    if out_of_memory(error):
+        return "not enough memory"
+    if isinstance(error, ConservatorError | OSError):
+        return str(error) or type(error).__name__
+    return f"the program failed on it ({type(error).__name__}: {error}); please report that"

@@ -73,9 +73,10 @@ class Journal:
             for line in self.path.read_text("utf-8", errors="replace").splitlines():
                 try:
                     outcome = Outcome(**json.loads(line))
-                except (ValueError, TypeError):
+                except (ValueError, TypeError, RecursionError):
                     continue
-                found[outcome.source, outcome.target] = outcome
+                if isinstance(outcome.source, str) and isinstance(outcome.target, str):
+                    found[outcome.source, outcome.target] = outcome
         return found
 
     def append(self, outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict, deque
@@ -29,11 +30,10 @@ from conservator.errors import (
 def check_device(name: str) -> None:
     """Raise ConservatorError when torch has no such device, or cannot use it here."""
     try:
-        torch.empty(1, device=name)
+        torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConservatorError(
-            f"the device {name} cannot be used here; take cpu ({str(error).splitlines()[0]})"
-        ) from None
+        why = str(error).splitlines()[0][:100]
+        raise ConservatorError(f"the device {name} cannot be used here; take cpu ({why})") from None
 
 
 class Model(Protocol):
@@ -163,6 +163,7 @@ class LocalPool(Pool):
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._closed = False
         self._changed = threading.Condition()
+        self._process = os.getpid()
         self._threads = [threading.Thread(target=self._work, daemon=True, name=f"pool-{i}") for i in range(workers)]
         for thread in self._threads:
             thread.start()
@@ -171,6 +172,8 @@ class LocalPool(Pool):
         return self._identified(name)[1]
 
     def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
+        if os.getpid() != self._process:
+            raise PoolError(f"{name} cannot be called: the pool's threads are in another process; make one here")
         model, identity = self._identified(name)
         call = _Call(name, identity, model, tensors)
         with self._changed:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from conservator.errors import InvalidActionError, ToolFailedError, name_not_found
+from conservator.errors import ConservatorError, InvalidActionError, ToolFailedError, name_not_found
 from conservator.image import Image, check_image
 from conservator.perception.perception import Percept, Perception
 from conservator.pool import Pool
@@ -115,8 +115,13 @@ class Session:
                 if self._toolbox[tool].spec.scale > 1 and self._enlarged:
                     raise InvalidActionError(f"{tool} enlarges, and the photo was enlarged before; choose another tool")
             case Rollback(to):
-                if not 0 <= to <= (last := self.trajectory.last.id):
+                last = self.trajectory.last.id
+                if not isinstance(to, int) or not 0 <= to <= last:
                     raise InvalidActionError(f"no step {to} to roll back to; steps are 0 to {last}")
+            case Stop():
+                pass
+            case _:
+                raise InvalidActionError(f"{action!r} is no action; expected Apply, Rollback or Stop")
 
     def step(self, decision: Decision, call: Future[Image] | None = None) -> Step:
         """Carry out one decision and append it; ``call`` is its tool's, where it was submitted already.
@@ -126,6 +131,8 @@ class Session:
         nothing of the policy or the tool, so the same decision may be carried out again. Raises InvalidActionError when
         the session is over.
         """
+        if not isinstance(decision, Decision):
+            raise ConservatorError(f"a policy gave {decision!r}, expected a Decision")
         if self.over:
             raise InvalidActionError("the session is over; start a new one")
         start, last = time.perf_counter(), self.trajectory.last

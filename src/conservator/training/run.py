@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,34 @@ from conservator.weights import manifest, store_weights
 Curve = list[dict[str, float]]
 """Rows of ``step``, ``minutes`` and what was measured then."""
 _FILE = "checkpoint.pt"
+NOT_SAID = "not said"
+"""Of a fact that an older checkpoint lacks."""
+
+
+@dataclass(frozen=True)
+class Belongs:
+    """Whose a checkpoint must be, for a run to go on from it."""
+
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """What is trained, on what and how."""
+    may_change: frozenset[str] = frozenset()
+    """Parts of it that are not compared; a checkpoint then says at which step they changed."""
+    formerly: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Facts that older checkpoints lack, and what they say instead. Such a checkpoint is taken once, by that; from then
+    on it holds the fact."""
+
+    def compared(self, was: Mapping[str, str]) -> dict[str, str]:
+        """What a checkpoint of this identity must say."""
+        now = {name: value for name, value in self.identity.items() if name not in self.may_change}
+        for name, instead in self.formerly.items():
+            if name in now and name not in was:
+                now = {key: value for key, value in now.items() if key != name} | dict(instead)
+        return now
+
+    def changes(self, was: Mapping[str, str]) -> dict[str, str]:
+        """Of the parts that may change or that were not said, what a checkpoint says of them that is another now."""
+        parts = sorted({*self.may_change, *self.formerly} & self.identity.keys())
+        return {name: was.get(name, NOT_SAID) for name in parts if was.get(name) != self.identity[name]}
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], identity: Identity | Mapping[str, str]) -> None:
@@ -29,23 +58,26 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], identity: Identity |
 
 def load_checkpoint(
     folder: Path,
-    identity: Identity | Mapping[str, str],
+    identity: Identity | Belongs | Mapping[str, str],
     device: torch.device | str = "cpu",
-    may_change: frozenset[str] = frozenset(),
 ) -> dict[str, Any] | None:
-    """The state that was saved in ``folder``, or None; ConservatorError for one of another identity.
-
-    The parts of it that ``may_change`` are not compared.
-    """
+    """The state that was saved in ``folder``, or None; ConservatorError for one of another identity."""
     path = folder / _FILE
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    was, now = (
-        {k: v for k, v in facts.items() if k not in may_change} for facts in (state["identity"], _facts(identity))
-    )
-    check_same(path, was, now)
+    was, belongs = state["identity"], identity if isinstance(identity, Belongs) else Belongs(_facts(identity))
+    check_same(path, {k: v for k, v in was.items() if k not in belongs.may_change}, belongs.compared(was))
     return state
+
+
+def checkpoint_identity(folder: Path) -> dict[str, str] | None:
+    """What the checkpoint in ``folder`` says of itself, or None where there is none; its weights are not read."""
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    found: dict[str, str] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
+    return found
 
 
 def _facts(identity: Identity | Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -49,13 +49,20 @@ def main() -> None:
     try:
         app()
     except ConservatorError as error:
-        from rich.console import Console
-        from rich.text import Text
-
-        Console(stderr=True, soft_wrap=True).print(Text(f"conservator: {error}", style="red"))
-        sys.exit(2)
+        _end(str(error))
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        _end(f"{error.filename or 'a file'}: {error.strerror or error}")
+
+
+def _end(sentence: str) -> NoReturn:
+    """Say why nothing was done, and end with exit code 2."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text(f"conservator: {sentence}", style="red"))
+    sys.exit(2)
 
 
 def _version(value: bool) -> None:

@@ -31,7 +31,8 @@ def with_options(
     that help. ``leave_out`` names fields that keep their defaults, ``flags`` other spellings ("--output/-o"), ``panel``
     the group in which ``--help`` shows them. Fields are str, int, float, bool, Path, Literal, a set of kinds, one of
     these or None, or ``tuple[str, ...]`` and the like, whose option is given again for each item. A field without a
-    default is required. A field's ``metadata`` goes to ``typer.Option``: ``field(default=1, metadata={"min": 1})``.
+    default is required. A field's ``metadata`` goes to ``typer.Option``: ``field(default=1, metadata={"min": 1})``;
+    ``"argument": True`` in it makes it an argument.
     """
 
     def decorate(command: Callable[..., _T]) -> Callable[..., _T]:
@@ -86,7 +87,8 @@ def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], 
         default = inspect.Parameter.empty
         if field.default_factory is not MISSING:  # made when the command is called: an environment variable may say it
             told |= {"default_factory": field.default_factory, "show_default": False}
-    annotation: Any = Annotated[plain, typer.Option(*decls, **told)]
+    made = typer.Argument(**told) if told.pop("argument", False) else typer.Option(*decls, **told)
+    annotation: Any = Annotated[plain, made]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

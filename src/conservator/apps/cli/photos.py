@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -57,6 +59,17 @@ def restore(
     raise typer.Exit(_restore(paths, output, request, suffix, jobs, report, resume, overwrite))
 
 
+@contextmanager
+def _stopped(photos: int) -> Iterator[None]:
+    """Say how to go on when the user stops a batch."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if photos > 1:
+            typer.echo("stopped; the same command with --resume goes on", err=True)
+        raise typer.Exit(130) from None
+
+
 def _restore(
     paths: list[Path],
     output: Path | None,
@@ -78,7 +91,7 @@ def _restore(
             folder = output
         elif len(paths) == 1 and paths[0].is_dir():
             folder = paths[0] / "restored"
-        with BatchDisplay(len(tasks)) as display:
+        with BatchDisplay(len(tasks)) as display, _stopped(len(tasks)):
             summary = run_batch(
                 tasks,
                 FileRestorer(restorer, report),

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from conservator.apps.cli.common import SeedOption
+from conservator.apps.cli.options import with_options
+from conservator.training.experts.order import Order
 
 train_app = typer.Typer(help="Train tools, and perception, from clean photos.", no_args_is_help=True)
 
@@ -19,42 +21,19 @@ _OUTPUT = Path("out/train")
 
 
 @train_app.command("expert")
-def train_expert_command(
-    name: Annotated[str, typer.Argument(help="An expert that ships, or a name for your own.")],
-    photos: PhotosOption,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget of training time.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps, which can be repeated exactly.")] = None,
-    damage: Annotated[
-        str | None, typer.Option(help="For your own: the damage it learns, as in degrade: noise:high,jpeg.")
-    ] = None,
-    removes: Annotated[str | None, typer.Option(help="For your own: the kinds it removes: noise,jpeg.")] = None,
-    start: Annotated[
-        str | None, typer.Option(help="Expert to start from, or 'nothing' (default: as it was made).")
-    ] = None,
-    output: Output = _OUTPUT,
-    into: Into = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    workers: Workers = 1,
-    seed: SeedOption = 0,
-) -> None:
+@with_options(Order, "order", flags={"output": "--output -o"}, leave_out=("changed", "beside"))
+def train_expert_command(into: Into = None, *, order: Order) -> None:
     """Train an expert; run the same command again to go on after an interruption."""
-    import torch
-
-    from conservator.kinds import parse_kinds
     from conservator.tools.user import user_tool_dir
-    from conservator.training.experts.orders import Order, install, ship, train
+    from conservator.training.experts.orders import install, ship, train
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    kinds = parse_kinds(removes) if removes else frozenset()
-    order = Order(name, photos, output, minutes, steps, seed, device, workers, damage, kinds, start)
     trained = train(order, typer.echo)
     typer.echo(
         f"{trained.steps} steps in {trained.minutes:.1f} minutes: "
         f"{trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB (RGB) on crops of held-out photos"
     )
-    if damage is None:
-        typer.echo(ship(trained, order, into or output / "weights"))
+    if order.damage is None:
+        typer.echo(ship(trained, order, into or order.output / "weights"))
     else:
         typer.echo(f"{install(trained, order, user_tool_dir())}\nit is now in the toolbox 'user'")
 

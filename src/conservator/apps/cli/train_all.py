@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app, train_expert_command, train_perception
+from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app, train_perception
 from conservator.apps.cli.train_mllm import planner_needs, train_nano
+from conservator.errors import name_not_found
+from conservator.training.experts.order import Order
 
 if TYPE_CHECKING:
     from conservator.weights.chain import Link
@@ -30,7 +32,7 @@ class Rebuild:
     run: Callable[[], None]
 
     def due(self, states: Mapping[str, Link], which: Which) -> bool:
-        """Whether it is to run: what it makes is missing, damaged or stale, or, if asked for, perhaps stale, or in any case."""
+        """Whether it is to run: what it makes is missing, damaged or stale; if asked for, perhaps stale, or any."""
         left = {"stale": ("current", "unknown"), "unknown": ("current",), "all": ()}[which]
         return any(name not in states or states[name].state not in left for name in self.makes)
 
@@ -41,18 +43,21 @@ def train_all(
     rebuild: Annotated[
         Which, typer.Option(help="What is missing, damaged or stale; also what may be (unknown); or all of it.")
     ] = "stale",
+    only: Annotated[str | None, typer.Option(help="These weights and no others, whatever their state.")] = None,
     output: Output = _OUTPUT,
     workers: Workers = 1,
 ) -> None:
-    """Rebuild, in order, what is missing, damaged or stale of experts, perception and planner in this installation; resumes.
+    """Rebuild, in order, what of experts, perception and planner is missing, damaged or stale here; resumes.
 
     Not RL-Restore's (make rl-restore). All of it takes hours.
     """
     from conservator.extras import import_mllm
 
-    done = 0
-    for item in rebuilds(photos, output, workers):
-        if not item.due(_states(), rebuild):
+    items, done = rebuilds(photos, output, workers), 0
+    if only is not None and not any(only in item.makes for item in items):
+        raise name_not_found("weights file", only, [name for item in items for name in item.makes])
+    for item in items:
+        if only not in item.makes if only else not item.due(_states(output), rebuild):
             continue
         import_mllm("trl")  # hours before it is used: what is stale now, the planner will be
         typer.echo(f"{item.command} --photos {photos}")
@@ -62,9 +67,9 @@ def train_all(
 
 
 @train_app.command("status")
-def show_status() -> None:
+def show_status(output: Output = _OUTPUT) -> None:
     """What each of the weights that ship was made with, whether it is stale, and the command that rebuilds it."""
-    for line in columns([("weights", "state", "made with", "rebuilt by"), *status()]):
+    for line in columns([("weights", "state", "made with", "rebuilt by"), *status(output)]):
         typer.echo(line)
 
 
@@ -73,12 +78,9 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
     from conservator.weights import WEIGHTS
 
     def expert(name: str) -> Rebuild:
-        def run() -> None:
-            for start in _unshipped_starts(name):  # done at once where it is trained already
-                train_expert_command(start, photos, output=output, workers=workers)
-            train_expert_command(name, photos, output=output, into=WEIGHTS, workers=workers)
-
-        return Rebuild(f"conservator train expert {name}", (name,), run)
+        return Rebuild(
+            f"conservator train expert {name}", (name,), lambda: _train_expert(name, photos, output, workers)
+        )
 
     return [
         *map(expert, _experts()),
@@ -87,14 +89,30 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
             ("statistics", "perception"),
             lambda: train_perception(photos, output=output, into=WEIGHTS),
         ),
-        Rebuild("conservator train all", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)),
+        Rebuild(
+            "conservator train all --only nano", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)
+        ),
     ]
 
 
-def status() -> list[tuple[str, str, str, str]]:
+def _train_expert(name: str, photos: Path, output: Path, workers: int) -> None:
+    """Train an expert and install it, from what is installed, or from what does not ship, which is trained before."""
+    from conservator.training.experts.orders import ship, train
+    from conservator.training.experts.queue import set_aside
+    from conservator.weights import WEIGHTS
+
+    for one in (*_unshipped_starts(name), name):  # done at once where it is trained already
+        order = Order(one, photos, output, workers=workers, beside=False)
+        if older := set_aside(order):
+            typer.echo(f"{one} starts from other weights now; what was trained from the old ones is kept in {older}")
+        trained = train(order, typer.echo)
+    typer.echo(ship(trained, order, WEIGHTS))
+
+
+def status(output: Path = _OUTPUT) -> list[tuple[str, str, str, str]]:
     """Of each of the weights: name, state, what it was made with or what is wrong, command; first those made first."""
     made_by = {name: item.command for item in rebuilds(Path("PHOTOS"), _OUTPUT) for name in item.makes}
-    found = _states()
+    found = _states(output)
     rows = [(name, str(link.state), _short(link), made_by.get(name, "make rl-restore")) for name, link in found.items()]
     return [*rows, *((name, "missing", "-", command) for name, command in made_by.items() if name not in found)]
 
@@ -133,14 +151,16 @@ def _unshipped_starts(name: str) -> list[str]:
     return found
 
 
-def _states() -> dict[str, Link]:
+def _states(output: Path) -> dict[str, Link]:
     """The links of the chain by name, as they are now."""
     from conservator.evaluation.rows import toolbox_hash
     from conservator.tools import make_toolbox
+    from conservator.training.experts.orders import hashes_beside
     from conservator.weights import flaws, manifest
     from conservator.weights.chain import links
 
-    facts = {"toolbox conservator": toolbox_hash(make_toolbox("conservator"))}
+    starts = {start for name in _experts() for start in _unshipped_starts(name)}
+    facts = {"toolbox conservator": toolbox_hash(make_toolbox("conservator")), **hashes_beside(output, starts)}
     return {link.name: link for link in links(manifest(), facts, flaws())}
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from conservator.apps.cli.train import Output, PhotosOption, train_app
+from conservator.errors import ConservatorError
 
 queue_app = typer.Typer(help="Train every expert in the background; pause, and go on later.", no_args_is_help=True)
 train_app.add_typer(queue_app, name="queue")
@@ -78,4 +79,6 @@ def work_queue(
         typer.echo(line)  # which flushes: the log is read while this runs
 
     with place(output, number):
-        work(photos, output, changed=changed, report=report, asked=as_background(threads, nice))
+        failed = work(photos, output, changed=changed, report=report, asked=as_background(threads, nice))
+    if failed:
+        raise ConservatorError(f"not trained: {', '.join(failed)}; what was wrong is said above")

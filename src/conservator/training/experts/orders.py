@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from conservator.degradations import Kind, parse_recipe
+from conservator.commands import command_line
+from conservator.degradations import parse_recipe
 from conservator.errors import ConservatorError, name_not_found
+from conservator.kinds import Kind
 from conservator.networks import make_network
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import WeightsFile, sha256_of, write_tool
@@ -22,75 +25,105 @@ from conservator.tools.shipped import shipped_names
 from conservator.tools.user import added_as
 from conservator.training.data.crops import Damage, Lesson, Photos, training_data
 from conservator.training.experts.courses import CLEAN_SHARE, COURSES, Course
+from conservator.training.experts.order import Order
 from conservator.training.experts.train import NO_LIMIT, Budget, Trained, never, train_expert
-from conservator.weights import load_weights, manifest, store_weights
+from conservator.training.run import Belongs, checkpoint_identity, read_curve, ship_weights
+from conservator.weights import load_weights, manifest
+from conservator.weights.chain import PERHAPS
 
 _FINE_TUNING_RATE = 5e-4
 
 
+_START = "weights start"
+"""In the identity of a checkpoint: the hash of the weights that it started from."""
+_NOTHING = "nothing"
+
+
 @dataclass(frozen=True)
-class Order:
-    """What to train, on what, and where it goes."""
+class Start:
+    """Weights that a training starts from."""
 
     name: str
-    photos: Path
-    output: Path
-    """Folder of checkpoints, one subfolder per expert."""
-    minutes: float | None = None
-    steps: int | None = None
-    seed: int = 0
-    device: str = "cpu"
-    workers: int = 1
-    damage: str | None = None
-    """For an expert of one's own: its damage in the short form of recipes, "noise:high,jpeg"."""
-    removes: frozenset[Kind] = field(default_factory=frozenset)
-    """For an expert of one's own: what a photo is rid of."""
-    start: str | None = None
-    """The expert to start from; None as the course says, "nothing" from random weights."""
-    changed: bool = False
-    """Whether a checkpoint may go on although its course draws other damage now."""
+    """As the chain calls them (weights/chain.py)."""
+    sha256: str
+    """Of the file that ships, or would."""
+    tensors: Mapping[str, Tensor]
 
 
-def train(order: Order, report: Callable[[str], None] = print, stop: Callable[[], bool] = never) -> Trained:
+def train(
+    order: Order,
+    report: Callable[[str], None] = print,
+    stop: Callable[[], bool] = never,
+    photos: Photos | None = None,
+) -> Trained:
     """Train one expert and return it; resumes where an earlier run with the same folder stopped, or ``stop`` did.
 
-    Raises ConservatorError for a name that is no expert and has no damage, for a budget or a folder that will not do.
+    ``photos`` are those of the order, where they are loaded already. Raises ConservatorError for a name that is no
+    expert and has no damage, for a budget or a folder that will not do.
     """
     course = _course(order)
-    start = order.start or course.start
-    steps, minutes = order.steps, order.minutes
-    if steps is None:
-        steps = course.steps if minutes is None else NO_LIMIT
-    fresh = start in (None, "nothing")
-    rate = 1e-3 if fresh else _FINE_TUNING_RATE
-    budget = Budget(minutes or math.inf, steps, rate, course.side, course.batch, order.seed, order.workers)
+    start = _start(order, course)
     torch.set_flush_denormal(True)
     torch.manual_seed(order.seed)
     network = make_network(course.network)
-    if start is not None and not fresh:
-        network.load_state_dict(_tensors(start, order.output))
-    photos = Photos(order.photos)
+    if start is not None:
+        network.load_state_dict(start.tensors)
+    photos = photos or Photos(order.photos)
     report(f"{order.name}: {len(photos.training)} photos to learn from, {len(photos.held_out)} held out")
-    folder = order.output / order.name
     return train_expert(
         network,
         course.damage,
         photos,
-        folder,
-        budget,
-        device=order.device,
+        order.output / order.name,
+        _budget(order, course, 1e-3 if start is None else _FINE_TUNING_RATE),
+        device=_device(order.device),
         whole=course.whole,
         scale=course.scale,
-        identity={
-            "damage": order.damage or f"course {order.name}",
-            "draws": _draws(course.damage),
-            "network": course.network,
-            "start": str(start),
-        },
-        may_change=frozenset({"draws"} if order.changed else ()),
+        belongs=_belongs(order, course, photos.digest, start),
         stop=stop,
         report=report,
     )
+
+
+def _budget(order: Order, course: Course, rate: float) -> Budget:
+    steps, minutes = order.steps, order.minutes
+    if steps is None:
+        steps = course.steps if minutes is None else NO_LIMIT
+    return Budget(minutes or math.inf, steps, rate, course.side, course.batch, order.seed, order.workers)
+
+
+def _device(name: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _belongs(order: Order, course: Course, photos: str, start: Start | None) -> Belongs:
+    """Whose a checkpoint must be. Older ones tell what they started from by its name alone."""
+    identity = {
+        "photos": photos,
+        "damage": order.damage or f"course {order.name}",
+        "draws": _draws(course.damage),
+        "network": course.network,
+        _START: _NOTHING if start is None else start.sha256,
+    }
+    formerly = {_START: {"start": str(order.start or course.start)}}
+    return Belongs(identity, frozenset({"draws"} if order.changed else ()), formerly)
+
+
+def is_of(order: Order, photos: str) -> bool:
+    """Whether the checkpoint in an order's folder is its own: of photos of this digest, of its damage and its start."""
+    was = checkpoint_identity(order.output / order.name)
+    if was is None:
+        return False
+    course = _course(order)
+    now = _belongs(order, course, photos, _start(order, course)).compared(was)
+    return all(was.get(name) == value for name, value in now.items())
+
+
+def started_from_others(order: Order) -> str | None:
+    """The hash that the checkpoint in an order's folder says it started from, where that is not what it would now."""
+    was = (checkpoint_identity(order.output / order.name) or {}).get(_START)
+    start = _start(order, _course(order))
+    return None if was in (None, _NOTHING if start is None else start.sha256) else was
 
 
 def _draws(damage: Damage) -> str:
@@ -101,15 +134,27 @@ def _draws(damage: Damage) -> str:
 
 def ship(trained: Trained, order: Order, folder: Path) -> Path:
     """Write the weights in half precision into ``folder``, with their entry in its manifest; return the file."""
-    entry: dict[str, str | int | float] = {
-        "license": "Apache-2.0",
-        "data": training_data(order.photos),
-        "recipe": f"COURSES[{order.name!r}] in conservator.training.experts.courses",
-        "command": f"conservator train expert {order.name} --photos {'/'.join(order.photos.parts[-2:])} "
-        f"--steps {trained.steps} --seed {order.seed}" + (f" --start {order.start}" if order.start else ""),
-        "seed": order.seed,
-    }
-    return store_weights(folder, order.name, _half(trained), entry, _scores(trained))
+    given = {"photos": order.photos, "steps": trained.steps, "seed": order.seed, "start": order.start}
+    return ship_weights(
+        folder,
+        order.name,
+        _half(trained.network.state_dict()),
+        data=training_data(order.photos),
+        recipe=f"COURSES[{order.name!r}] in conservator.training.experts.courses",
+        command=command_line("train", "expert", order.name, settings=given),
+        scores=_scores(trained),
+        made_with=_made_with(trained, order),
+        seed=order.seed,
+    )
+
+
+def _made_with(trained: Trained, order: Order) -> dict[str, str]:
+    """The hash of what the training started from: perhaps that, where its older checkpoint did not say it."""
+    name, found = order.start or _course(order).start, trained.identity.get(_START, _NOTHING)
+    if name is None or found == _NOTHING:
+        return {}
+    sure = not any(_START in change for change in trained.changes)
+    return {_chain_name(name): found if sure else PERHAPS + found}
 
 
 def install(trained: Trained, order: Order, folder: Path) -> Path:
@@ -118,7 +163,7 @@ def install(trained: Trained, order: Order, folder: Path) -> Path:
 
     course = _course(order)
     removes = tuple(sorted(order.removes))
-    data = save(_half(trained))
+    data = save(_half(trained.network.state_dict()))
     weights = WeightsFile(name=f"{order.name}.safetensors", sha256=sha256_of(data))
     what = " and ".join(kind.label for kind in removes)
     record = ExpertRecord(
@@ -133,7 +178,7 @@ def install(trained: Trained, order: Order, folder: Path) -> Path:
 
 def _course(order: Order) -> Course:
     """The course of an order; ConservatorError says what is wrong with it before any training begins."""
-    if order.start not in (None, "nothing") and COURSES.get(order.start, _UNKNOWN).network != _network(order):
+    if order.start not in (None, _NOTHING) and COURSES.get(order.start, _UNKNOWN).network != _network(order):
         fitting = [name for name, course in COURSES.items() if course.network == _network(order)]
         raise ConservatorError(f"{order.name} cannot start from {order.start}; choose from {', '.join(fitting)}")
     if order.damage is None:
@@ -173,19 +218,48 @@ def _from_text(text: str) -> Damage:
     return damage
 
 
-def _tensors(name: str, output: Path) -> dict[str, Tensor]:
+def _start(order: Order, course: Course) -> Start | None:
     """Weights to start from: those trained beside this expert, else those that ship."""
-    checkpoint = output / name / "checkpoint.pt"
-    if checkpoint.exists():
+    name = order.start or course.start
+    if name in (None, _NOTHING):
+        return None
+    ships = name in manifest()
+    checkpoint = order.output / name / "checkpoint.pt"
+    if checkpoint.exists() and (order.beside or not ships):
         mean: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["mean"]
-        return mean
-    if name not in manifest():
+        return Start(_chain_name(name), _hash(checkpoint, checkpoint.stat().st_mtime_ns), mean)
+    if not ships:
         raise ConservatorError(f"there are no weights of {name} to start from; train it first, or give --start nothing")
-    return {key: value.float() for key, value in load_weights(name)[0].items()}
+    tensors = {key: value.float() for key, value in load_weights(name)[0].items()}
+    return Start(name, str(manifest()[name]["sha256"]), tensors)
 
 
-def _half(trained: Trained) -> dict[str, Tensor]:
-    return {key: value.cpu().half().contiguous() for key, value in trained.network.state_dict().items()}
+def _chain_name(name: str) -> str:
+    return name if name in manifest() else f"{name}.safetensors"
+
+
+def hashes_beside(output: Path, names: Iterable[str]) -> dict[str, str]:
+    """Of experts that do not ship, trained in ``output`` to the end of their courses: their hashes, by their names in
+    the chain."""
+    found = {}
+    for name in names:
+        checkpoint, curve = output / name / "checkpoint.pt", read_curve(output / name)
+        if checkpoint.exists() and curve and curve[-1]["step"] >= COURSES[name].steps:
+            found[_chain_name(name)] = _hash(checkpoint, checkpoint.stat().st_mtime_ns)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _hash(checkpoint: Path, *stamp: int) -> str:
+    """The sha256 (hex) of the file that this checkpoint's weights would ship as."""
+    from safetensors.torch import save
+
+    mean = torch.load(checkpoint, map_location="cpu", weights_only=True)["mean"]
+    return sha256_of(save(_half(mean)))
+
+
+def _half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.cpu().half().contiguous() for key, value in tensors.items()}
 
 
 def _scores(trained: Trained) -> dict[str, float]:

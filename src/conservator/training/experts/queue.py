@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 
 from conservator.errors import ConservatorError
+from conservator.training.data.crops import Photos
 from conservator.training.experts.courses import COURSES
-from conservator.training.experts.orders import Order, train
+from conservator.training.experts.order import Order
+from conservator.training.experts.orders import is_of, started_from_others, train
 from conservator.training.run import read_curve
 
 _LOCK = "lock"
@@ -34,32 +36,68 @@ def done(folder: Path, name: str) -> int:
     return int(curve[-1]["step"]) if curve else 0
 
 
-def finished(folder: Path, name: str) -> bool:
-    """Whether all steps of a course are done."""
-    return done(folder, name) >= COURSES[name].steps
+def finished(order: Order, photos: str) -> bool:
+    """Whether all steps of a course are done: on photos of this digest, on its damage, from what it starts from now."""
+    return done(order.output, order.name) >= COURSES[order.name].steps and is_of(order, photos)
 
 
-def work(photos: Path, folder: Path, *, changed: bool, report: Callable[[str], None], asked: threading.Event) -> None:
+def work(
+    photos: Path, folder: Path, *, changed: bool, report: Callable[[str], None], asked: threading.Event
+) -> list[str]:
     """Train every course that nobody else trains, in their order, until all are finished or ``asked`` to end.
 
     A course waits for the one that it starts from. An end that was asked for leaves a checkpoint. ``changed`` lets a
-    checkpoint go on although its course draws other damage now.
+    checkpoint go on although its course draws other damage now. Returns the courses that could not be trained, each of
+    which was reported, as was what starts from it.
     """
+    loaded, failed = Photos(photos), list[str]()
+    orders = {name: Order(name, photos, folder, device="cpu", changed=changed) for name in COURSES}
     while not asked.is_set():
-        waiting = [name for name in COURSES if not finished(folder, name)]
+        waiting = [name for name in COURSES if name not in failed and not finished(orders[name], loaded.digest)]
         if not waiting:
-            return
+            break
         for name in waiting:
             start = COURSES[name].start
-            if start is not None and not finished(folder, start):
+            if start in failed:
+                report(f"{name}: cannot begin, for it starts from {start}")
+                failed.append(name)
+                break
+            if start is not None and not finished(orders[start], loaded.digest):
                 continue
             with _held(folder / name / _LOCK) as free:
-                if free and not finished(folder, name):
-                    trained = train(Order(name, photos, folder, workers=1, changed=changed), report, asked.is_set)
-                    report(f"{name}: {trained.steps} steps, {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB")
+                if free and not finished(orders[name], loaded.digest):
+                    if not _trained(orders[name], loaded, report, asked):
+                        failed.append(name)
                     break
         else:
             asked.wait(_POLL)
+    return failed
+
+
+def _trained(order: Order, photos: Photos, report: Callable[[str], None], asked: threading.Event) -> bool:
+    """Train one course, and report how it ended; False where it could not be trained."""
+    try:
+        trained = train(order, report, asked.is_set, photos)
+    except ConservatorError as error:
+        report(f"{order.name}: {error}")
+        return False
+    report(f"{order.name}: {trained.steps} steps, {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB")
+    return True
+
+
+def set_aside(order: Order) -> Path | None:
+    """Rename the folder of an expert that started from other weights than it would now; return its new name, if so.
+
+    Raises ConservatorError where somebody trains it.
+    """
+    was, folder = started_from_others(order), order.output / order.name
+    if was is None:
+        return None
+    with _held(folder / _LOCK) as free:
+        if not free:
+            raise ConservatorError(f"{order.name} is being trained in {folder}; pause that first")
+        names = (folder.with_name(f"{order.name}-from-{was[:8]}{more}") for more in ("", *range(2, 1000)))
+        return folder.rename(next(path for path in names if not path.exists()))
 
 
 def as_background(threads: int, nice: int) -> threading.Event:

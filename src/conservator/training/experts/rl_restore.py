@@ -22,6 +22,7 @@ from conservator.training.data.crops import Photos
 from conservator.training.data.patches import PatchBatches, PatchSource, patch_photos
 from conservator.training.data.recipes import band_damage, mixture
 from conservator.training.experts.train import Budget, Trained, train_network
+from conservator.training.run import Belongs
 
 _SIDE, _BATCH, _HELD_OUT = 64, 16, 128
 _COMMON = "mixed"
@@ -101,7 +102,7 @@ def _train(
         order.output / name,
         Budget(steps=steps, rate=order.rate, side=_SIDE, batch=_BATCH, seed=order.seed, workers=order.workers),
         device=order.device,
-        identity=identity,
+        belongs=Belongs(identity),
         report=report,
     )
     report(f"{name}: {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB in {trained.minutes:.1f} minutes")

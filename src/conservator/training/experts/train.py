@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from conservator.image import Image
 from conservator.resample import bicubic_to
 from conservator.training.data.crops import Crops, Damage, Photos, ahead, validation_set
 from conservator.training.run import (
+    Belongs,
     Curve,
     draw_curve,
     load_checkpoint,
@@ -89,6 +90,10 @@ class Trained:
     minutes: float
     psnr_in: float
     psnr_out: float
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """What was trained, on what and how."""
+    changes: Sequence[Mapping[str, str]] = ()
+    """Parts of the identity that were others before a step, or not said."""
 
 
 def train_expert(
@@ -101,8 +106,7 @@ def train_expert(
     device: str = "cpu",
     whole: bool = False,
     scale: int = 1,
-    identity: Mapping[str, str] | None = None,
-    may_change: frozenset[str] = frozenset(),
+    belongs: Belongs = Belongs(),  # noqa: B008 - frozen
     stop: Callable[[], bool] = never,
     report: Callable[[str], None] = print,
 ) -> Trained:
@@ -119,8 +123,7 @@ def train_expert(
         budget,
         device=device,
         epsilon=_EPSILON_OF_SCENES if whole else _EPSILON,
-        identity={"photos": photos.digest, **(identity or {})},
-        may_change=may_change,
+        belongs=replace(belongs, identity={"photos": photos.digest, **belongs.identity}),
         stop=stop,
         report=report,
     )
@@ -135,16 +138,14 @@ def train_network(
     *,
     device: str = "cpu",
     epsilon: float = _EPSILON,
-    identity: Mapping[str, str] | None = None,
-    may_change: frozenset[str] = frozenset(),
+    belongs: Belongs = Belongs(),  # noqa: B008 - frozen
     stop: Callable[[], bool] = never,
     report: Callable[[str], None] = print,
 ) -> Trained:
     """Train on batches of damaged and clean images; resumes from ``folder`` where an earlier run stopped, to the step.
 
-    ``identity`` says what is trained; a checkpoint of another one, or of other settings, raises ConservatorError, but
-    for the parts that ``may_change``: the checkpoint then says at which step they did. ``stop`` is asked before each
-    step; where it says so, the run writes its checkpoint and returns.
+    A checkpoint that does not belong to this run, or of other settings, raises ConservatorError. ``stop`` is asked
+    before each step; where it says so, the run writes its checkpoint and returns.
 
     ``folder`` gets ``checkpoint.pt``, and the curve on the pairs ``held_out`` as ``curve.csv`` and ``curve.png``.
     The loss is the mean PSNR of the crops, so that a faintly damaged one counts as much as a hazy one, whose error is a
@@ -152,37 +153,17 @@ def train_network(
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(budget.seed)
-    damaged, clean = (x.to(device) for x in held_out)
-    run = _Run(network, budget, device, dict(identity or {}), epsilon)
-    if run.load(folder, may_change):
+    run = _Run(network, budget, device, belongs, epsilon)
+    if run.load(folder):
         report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
-    scale = clean.shape[-1] // damaged.shape[-1]
-    enlarged = bicubic_to(damaged, *clean.shape[-2:]) if scale > 1 else damaged
-    before = _psnr(enlarged, clean)
-    started, saved = time.monotonic() - run.progress.seconds, time.process_time()
-    for noisy, target in ahead(batches, range(run.progress.step, budget.steps), budget.workers):
-        if run.progress.share(budget) >= 1 or stop():
-            break
-        run.step(noisy.to(device), target.to(device))
-        run.progress.seconds = time.monotonic() - started
-        if time.process_time() - saved > _CHECKPOINT_SECONDS:
-            after = _psnr(run.restored(damaged), clean)
-            run.save(folder, before, after)
-            minutes, share = run.progress.seconds / 60, 100 * run.progress.share(budget)
-            report(f"step {run.progress.step}, {minutes:.1f} min, {share:.1f} %: {before:.2f} -> {after:.2f} dB")
-            saved = time.process_time()
-            started = time.monotonic() - run.progress.seconds  # validation is not training time
-    after = _psnr(run.restored(damaged), clean)
-    run.save(folder, before, after)
-    return Trained(run.mean, run.progress.step, run.progress.seconds / 60, before, after)
+    damaged, clean = (x.to(device) for x in held_out)
+    return run.train(batches, damaged, clean, folder, stop, report)
 
 
 class _Run:
     """Network, running mean, optimiser and progress of one training."""
 
-    def __init__(
-        self, network: nn.Module, budget: Budget, device: str, identity: dict[str, str], epsilon: float
-    ) -> None:
+    def __init__(self, network: nn.Module, budget: Budget, device: str, belongs: Belongs, epsilon: float) -> None:
         self.network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.mean = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=budget.rate, weight_decay=1e-4)
@@ -194,10 +175,41 @@ class _Run:
         )
         # a longer budget may continue a shorter one
         free = {"minutes", "steps", "workers"}
-        self.identity = {**identity, **{k: str(v) for k, v in asdict(budget).items() if k not in free}}
+        settings = {k: str(v) for k, v in asdict(budget).items() if k not in free}
+        self.belongs = replace(belongs, identity={**belongs.identity, **settings})
         self.curve: Curve = []
         self.changes: list[dict[str, str]] = []
-        """Parts of the identity that were others before, with the step at which they changed."""
+        """Parts of the identity that were others before, or not said, with the step at which they changed."""
+
+    def train(
+        self,
+        batches: Dataset[tuple[Image, Image]],
+        damaged: Image,
+        clean: Image,
+        folder: Path,
+        stop: Callable[[], bool],
+        report: Callable[[str], None],
+    ) -> Trained:
+        """Go on until the budget is spent or ``stop`` says so, with a checkpoint now and then and one in the end."""
+        scale, budget, progress = clean.shape[-1] // damaged.shape[-1], self.budget, self.progress
+        before = _psnr(bicubic_to(damaged, *clean.shape[-2:]) if scale > 1 else damaged, clean)
+        started, saved = time.monotonic() - progress.seconds, time.process_time()
+        for noisy, target in ahead(batches, range(progress.step, budget.steps), budget.workers):
+            if progress.share(budget) >= 1 or stop():
+                break
+            self.step(noisy.to(self.device), target.to(self.device))
+            progress.seconds = time.monotonic() - started
+            if time.process_time() - saved > _CHECKPOINT_SECONDS:
+                after = _psnr(self.restored(damaged), clean)
+                self.save(folder, before, after)
+                minutes, share = progress.seconds / 60, 100 * progress.share(budget)
+                report(f"step {progress.step}, {minutes:.1f} min, {share:.1f} %: {before:.2f} -> {after:.2f} dB")
+                saved = time.process_time()
+                started = time.monotonic() - progress.seconds  # validation is not training time
+        after = _psnr(self.restored(damaged), clean)
+        self.save(folder, before, after)
+        said = self.belongs.identity
+        return Trained(self.mean, progress.step, progress.seconds / 60, before, after, said, tuple(self.changes))
 
     def step(self, damaged: Image, clean: Image) -> None:
         """One step of the optimiser."""
@@ -240,13 +252,13 @@ class _Run:
             "curve": self.curve,
             "changes": self.changes,
         }
-        save_checkpoint(folder, state, self.identity)
+        save_checkpoint(folder, state, self.belongs.identity)
         write_curve(folder, self.curve)
         draw_curve(folder, self.curve, "psnr_out", before)
 
-    def load(self, folder: Path, may_change: frozenset[str]) -> bool:
+    def load(self, folder: Path) -> bool:
         """Go on where ``save`` stopped, if it ever did. Raises ConservatorError for a checkpoint of something else."""
-        state = load_checkpoint(folder, self.identity, self.device, may_change)
+        state = load_checkpoint(folder, self.belongs, self.device)
         if state is None:
             return False
         refuse_more(folder, state["progress"]["step"], self.budget.steps)
@@ -255,10 +267,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = TrainingProgress(**state["progress"])
         self.curve, self.changes = state["curve"], state.get("changes", [])
-        was, step = state["identity"], str(self.progress.step)
-        self.changes += [
-            {"step": step, name: was[name]} for name in sorted(may_change) if was[name] != self.identity[name]
-        ]
+        step = str(self.progress.step)
+        self.changes += [{"step": step, name: was} for name, was in self.belongs.changes(state["identity"]).items()]
         return True
 
 
