@@ -280,6 +280,7 @@ def test_the_same_seed_gives_the_same_weights(photos: Photos, folder: Path, tmp_
 @pytest.mark.slow
 def test_perceptions_are_trained_and_stored_and_a_broken_run_resumes(folder: Path, tmp_path: Path) -> None:
     from conservator.perception import NetworkPerception, StatisticalPerception, load_perception
+    from conservator.training.perception.order import PerceptionOrder
     from conservator.training.perception.train import train_perceptions
 
     photos = tmp_path / "photos"
@@ -290,14 +291,15 @@ def test_perceptions_are_trained_and_stored_and_a_broken_run_resumes(folder: Pat
     for path in folder.iterdir():
         (photos / path.name).write_bytes(path.read_bytes())
     into, output = tmp_path / "weights", tmp_path / "out"
-    found = train_perceptions(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
+    order = PerceptionOrder(photos, output, count=10, toolbox="experts", chains=1, jobs=1)
+    found = train_perceptions(order, into)
     assert set(found["perception"]) == set(found["statistics"]) > {"f1_mean", "gain_sign_right", "better_of_two_1dB"}
     listed = tomllib.loads((into / "manifest.toml").read_text())
     assert set(listed) == {"perception", "statistics"}
     assert listed["perception"]["data"] == "the photos of photos, damaged on the fly"
     shard = next((output / "perception").rglob("*.pt"))
     written = shard.stat().st_mtime_ns
-    again = train_perceptions(photos, into, output, count=10, toolbox="experts", chains=1, jobs=1)
+    again = train_perceptions(order, into)
     for name in found:  # few samples: what no treatment was accepted for is not a number
         assert again[name] == pytest.approx(found[name], abs=0, nan_ok=True)
     assert shard.stat().st_mtime_ns == written
@@ -306,6 +308,25 @@ def test_perceptions_are_trained_and_stored_and_a_broken_run_resumes(folder: Pat
         trained = load_perception(into / f"{name}.safetensors")  # as it is, without being installed
         assert type(trained) is kind
         assert trained.grade(picture).quality != kind.load().grade(picture).quality
+
+
+def test_the_seed_of_perceptions_is_that_of_their_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conservator.training.perception import train as perception
+    from conservator.training.perception.order import PerceptionOrder
+
+    class Fitted(Exception):  # noqa: N818
+        """Ends the training where it would begin to fit."""
+
+    def fit(*given: object, seed: int = 0) -> None:
+        raise Fitted(seed)
+
+    sample = perception.Sample(*(torch.rand(40, 600) for _ in range(3)), torch.tensor([[0, 1]]), torch.rand(1, 600))
+    monkeypatch.setattr(perception, "_samples", lambda order: ([sample], [sample]))
+    monkeypatch.setattr(perception, "reduced", lambda sample, encoder: sample)
+    monkeypatch.setattr(perception.ReducedEncoder, "fit", lambda self, seen: None)
+    monkeypatch.setattr(perception, "fit_assessment", fit)
+    with pytest.raises(Fitted, match="7"):
+        perception.train_perceptions(PerceptionOrder(folder, seed=7), folder)
 
 
 def _make_two(folder: Path, into: Path) -> list[str]:

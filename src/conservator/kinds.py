@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Literal, TypeAlias
 
@@ -57,6 +58,13 @@ class Severity(IntEnum):
 Objective: TypeAlias = Literal["fidelity", "balanced", "perceptual"]
 OBJECTIVES: tuple[Objective, ...] = ("fidelity", "balanced", "perceptual")
 """What a restoration is for: near to the undamaged photo, good to look at, or both. Gains are estimated for each."""
+OBJECTIVE_WEIGHTS: Mapping[str, Mapping[str, float]] = {
+    "fidelity": {"psnr": 1.0, "ssim": 0.5},
+    "balanced": {"psnr": 1.0, "ssim": 1.0, "lpips": 1.0, "dists": 1.0, "st_lpips": 1.0},
+    "perceptual": {"psnr": 0.25, "ssim": 0.5, "lpips": 1.0, "dists": 1.0, "st_lpips": 1.0},
+}
+"""Weights of the z-scores whose sum is the score of a toolchain, by metric. Those where lower is better count
+negatively. ST-LPIPS is measured only where LPIPS and DISTS cannot be had."""
 
 
 def parse_kinds(text: str) -> frozenset[Kind]:

@@ -17,11 +17,11 @@ from conservator.apps.examples import Example, find_examples
 from conservator.apps.plots import Point, curves, rows_of_dots, scatter
 from conservator.commands import command_line
 from conservator.errors import ConservatorError
-from conservator.evaluation.enumerate import OBJECTIVE_WEIGHTS
 from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings, read_rows, read_settings
 from conservator.evaluation.strategies import is_derived
 from conservator.evaluation.tables import Grid, combinations_of, gains_of, grids, interval, policies_of
 from conservator.files import write_text
+from conservator.kinds import OBJECTIVE_WEIGHTS
 from conservator.metrics import known_metrics
 from conservator.report import picture_uri
 from conservator.request import TONAL_CONFIDENCE

@@ -7,7 +7,7 @@ are counted exactly, a prefix is computed once, and pictures live only while a b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ from conservator.errors import ConservatorError, ToolFailedError
 from conservator.evaluation.journal import EnumerationJournal, Scored
 from conservator.evaluation.spaces import AnyUpTo, EachKindOnce, Space, Toolchain, toolchains_of
 from conservator.image import Image, digest
+from conservator.kinds import OBJECTIVE_WEIGHTS
 from conservator.metrics import FullReference, make_metric
 from conservator.pool import Pool
 from conservator.resample import bicubic_to
 
 __all__ = [
-    "OBJECTIVE_WEIGHTS",
     "AnyUpTo",
     "EachKindOnce",
     "Enumeration",
@@ -39,13 +39,6 @@ MEMORY = 2**30
 """Bytes of pictures that an enumeration holds at a time, unless told otherwise."""
 _BATCH = 4
 """Pictures of one call: few fit into a CPU's caches, and while it runs the results of the one before are scored."""
-OBJECTIVE_WEIGHTS: Mapping[str, Mapping[str, float]] = {
-    "fidelity": {"psnr": 1.0, "ssim": 0.5},
-    "balanced": {"psnr": 1.0, "ssim": 1.0, "lpips": 1.0, "dists": 1.0, "st_lpips": 1.0},
-    "perceptual": {"psnr": 0.25, "ssim": 0.5, "lpips": 1.0, "dists": 1.0, "st_lpips": 1.0},
-}
-"""Weights of the z-scores whose sum is the score of a toolchain; metrics where lower is better count negatively.
-ST-LPIPS is measured only where LPIPS and DISTS cannot be had."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from conservator.apps.cli.common import SeedOption
 from conservator.apps.cli.options import with_options
 from conservator.training.experts.order import Order
+from conservator.training.perception.order import PerceptionOrder
 
 train_app = typer.Typer(help="Train tools, and perception, from clean photos.", no_args_is_help=True)
 
@@ -17,7 +17,6 @@ PhotosOption = Annotated[Path, typer.Option(help="Folder of clean photos, search
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")]
 Into = Annotated[Path | None, typer.Option("--into", help="Folder of weights with a manifest.toml to put it into.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that damage the photos.")]
-_OUTPUT = Path("out/train")
 
 
 @train_app.command("expert")
@@ -39,18 +38,11 @@ def train_expert_command(into: Into = None, *, order: Order) -> None:
 
 
 @train_app.command("perception")
-def train_perception(
-    photos: PhotosOption,
-    count: Annotated[int | None, typer.Option(min=100, help="Damaged photos (default: as it was made).")] = None,
-    output: Output = _OUTPUT,
-    into: Into = None,
-    seed: SeedOption = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that make the samples.")] = 2,
-) -> None:
+@with_options(PerceptionOrder, "order", flags={"output": "--output -o"}, leave_out=("toolbox", "chains"))
+def train_perception(into: Into = None, *, order: PerceptionOrder) -> None:
     """Train what sees the damage of a photo and weighs its treatments."""
-    from conservator.training.perception.train import COUNT, train_perceptions
+    from conservator.training.perception.train import train_perceptions
 
-    scores = train_perceptions(photos, into or output / "weights", output, count=count or COUNT, seed=seed, jobs=jobs)
-    for name, found in scores.items():
+    for name, found in train_perceptions(order, into or order.output / "weights").items():
         for score, value in found.items():
             typer.echo(f"{name:12} {score:24} {value:.3f}")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app, train_perception
+from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app
 from conservator.apps.cli.train_mllm import planner_needs, train_nano
 from conservator.errors import name_not_found
 from conservator.training.experts.order import Order
+from conservator.training.perception.order import PerceptionOrder
 
 if TYPE_CHECKING:
     from conservator.weights.chain import Link
@@ -87,12 +88,19 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
         Rebuild(
             "conservator train perception",
             ("statistics", "perception"),
-            lambda: train_perception(photos, output=output, into=WEIGHTS),
+            lambda: _train_perceptions(photos, output),
         ),
         Rebuild(
             "conservator train all --only nano", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)
         ),
     ]
+
+
+def _train_perceptions(photos: Path, output: Path) -> None:
+    from conservator.training.perception.train import train_perceptions
+    from conservator.weights import WEIGHTS
+
+    train_perceptions(PerceptionOrder(photos, output), WEIGHTS)
 
 
 def _train_expert(name: str, photos: Path, output: Path, workers: int) -> None:

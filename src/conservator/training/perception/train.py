@@ -21,7 +21,7 @@ from torch import Tensor
 from conservator.commands import command_line
 from conservator.errors import ConservatorError
 from conservator.evaluation.rows import toolbox_hash
-from conservator.kinds import OBJECTIVES
+from conservator.kinds import OBJECTIVE_WEIGHTS, OBJECTIVES
 from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.encoder import ReducedEncoder
 from conservator.perception.features import ASKED, CHANGES_BESIDE_FEATURES, NETWORK_FEATURES, STATISTICS, TOLD
@@ -30,18 +30,17 @@ from conservator.perception.perception import GRADED_KINDS
 from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
 from conservator.training.data.crops import training_data
+from conservator.training.perception.order import PerceptionOrder
 from conservator.training.perception.samples import ENCODER_OF, Sample, expert_encoder, make_samples
 from conservator.training.run import hashes_of_weights, ship_weights
 from conservator.weights import manifest
 
-COUNT, TOOLBOX, CHAINS = 2500, "conservator", 2
-"""Of the perceptions that ship: damaged photos, the tools that work on them, and toolchains tried on each."""
 _UNTREATED = 1.0
 """Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a third as long."""
 _SSIM = 25.0
 """dB that a unit of SSIM counts: over toolchains of one photo PSNR spreads 3 dB where SSIM spreads 0.12."""
-_WEIGHTS = {"fidelity": (1.0, 0.5), "balanced": (1.0, 1.0), "perceptual": (0.25, 0.5)}
-"""PSNR and SSIM in each objective, as in OBJECTIVE_WEIGHTS (evaluation/enumerate.py); others are not at hand."""
+_SCORED = ("psnr", "ssim")
+"""Of the metrics of an objective, those that samples hold; others are not at hand."""
 _RECIPE = (
     "random_recipe in conservator.training.data.recipes, make_sample in conservator.training.perception.samples, "
     f"encoder of {ENCODER_OF}"
@@ -52,7 +51,7 @@ _LARGEST = 10.0  # dB; gains beyond it count as this much
 def true_gains(pairs: Tensor, scores: Tensor) -> Tensor:
     """The true gain (P, objectives) in dB of each pair of states (P, 2) with these scores (S, 2)."""
     change = (scores[pairs[:, 1]] - scores[pairs[:, 0]]) * torch.tensor([1.0, _SSIM])
-    weights = torch.tensor([_WEIGHTS[objective] for objective in OBJECTIVES])
+    weights = torch.tensor([[OBJECTIVE_WEIGHTS[objective][metric] for metric in _SCORED] for objective in OBJECTIVES])
     return (change @ (weights / weights.sum(1, keepdim=True)).T).clamp(-_LARGEST, _LARGEST)
 
 
@@ -223,47 +222,29 @@ def _cautious(gains: Tensor) -> Tensor:
     return gains.mean(1) - gains.std(1)
 
 
-def train_perceptions(
-    folder: Path,
-    into: Path,
-    output: Path,
-    *,
-    count: int = COUNT,
-    toolbox: str = TOOLBOX,
-    chains: int = CHAINS,
-    seed: int = 0,
-    jobs: int = 2,
-) -> dict[str, dict[str, float]]:
-    """Train both on ``count`` treated and as many untreated damaged versions of the photos in ``folder``.
+def train_perceptions(order: PerceptionOrder, into: Path) -> dict[str, dict[str, float]]:
+    """Train both on ``count`` treated and as many untreated damaged versions of the photos of an order.
 
-    They are stored in ``into``. The samples, which take the time, are kept in ``output`` and used again, so an
+    They are stored in ``into``. The samples, which take the time, are kept in the order's folder and used again, so an
     interrupted run resumes. Returns the scores of each on held-out photos, by the name of its weights.
     """
-    tools = make_toolbox(toolbox)
-    made_with = hashes_of_weights(*tools, *ASKED, ENCODER_OF) | {f"toolbox {toolbox}": toolbox_hash(tools)}
-    photos = find_photos(folder)
-    if len(photos) < 8:
-        raise ConservatorError(f"{folder} holds {len(photos)} photos, expected at least 8; give a folder of photos")
-    made = output / "perception"
-    treated = make_samples(photos, count, chains, toolbox, seed, jobs, made)
-    untreated = make_samples(photos, round(_UNTREATED * count), 0, toolbox, seed + 1, jobs, made)
-    samples = treated + untreated
-    unseen = [i % len(photos) % 8 == 0 for part in (treated, untreated) for i in range(len(part))]  # whole photos
-    training = [s for s, held in zip(samples, unseen, strict=True) if not held]
-    held_out = [s for s, held in zip(samples, unseen, strict=True) if held]
+    tools = make_toolbox(order.toolbox)
+    made_with = hashes_of_weights(*tools, *ASKED, ENCODER_OF) | {f"toolbox {order.toolbox}": toolbox_hash(tools)}
+    training, held_out = _samples(order)
     encoder = ReducedEncoder(expert_encoder()).eval()
     encoder.fit(torch.cat([s.features[:, len(TOLD) :] for s in training]))
     training, held_out = ([reduced(s, encoder) for s in part] for part in (training, held_out))
-    command = command_line("train", "perception", photos=folder, count=count, seed=seed)
+    asked = {"photos": order.photos, "count": order.count, "seed": order.seed}
+    command = command_line("train", "perception", settings=asked)
     found = {}
     for name, features, looking in (("statistics", STATISTICS, None), ("perception", NETWORK_FEATURES, encoder)):
-        result = fit_assessment(training, held_out, len(features))
+        result = fit_assessment(training, held_out, len(features), seed=order.seed)
         tensors, metadata = stored_perception(result, features, looking)
         ship_weights(
             into,
             name,
             tensors,
-            data=training_data(folder),
+            data=training_data(order.photos),
             recipe=_RECIPE,
             command=command,
             scores=result.scores,
@@ -272,6 +253,23 @@ def train_perceptions(
         )
         found[name] = result.scores
     return found
+
+
+def _samples(order: PerceptionOrder) -> tuple[list[Sample], list[Sample]]:
+    """The samples to learn from, and those of the photos held out."""
+    photos, made = find_photos(order.photos), order.output / "perception"
+    if len(photos) < 8:
+        raise ConservatorError(
+            f"{order.photos} holds {len(photos)} photos, expected at least 8; give a folder of photos"
+        )
+    treated = make_samples(photos, order.count, order.chains, order.toolbox, order.seed, order.jobs, made)
+    more = round(_UNTREATED * order.count)
+    untreated = make_samples(photos, more, 0, order.toolbox, order.seed + 1, order.jobs, made)
+    parts: tuple[list[Sample], list[Sample]] = [], []
+    for part in (treated, untreated):
+        for i, sample in enumerate(part):
+            parts[i % len(photos) % 8 == 0].append(sample)  # whole photos
+    return parts
 
 
 def reduced(sample: Sample, encoder: ReducedEncoder) -> Sample:
