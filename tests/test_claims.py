@@ -22,7 +22,7 @@ from conservator.commands import command_line
 from conservator.errors import ConservatorError
 from conservator.files import sha256
 from conservator.photo import find_photos
-from conservator.training.run import load_checkpoint, save_checkpoint
+from conservator.training.run import Belongs, load_checkpoint, save_checkpoint
 from conservator.weights import manifest
 
 WEIGHTS = {"derain": "2cd4463a" + 56 * "0"}
@@ -67,7 +67,8 @@ def test_a_checkpoint_belongs_to_an_identity_in_either_form(tmp_path: Path) -> N
         load_checkpoint(tmp_path, Identity.of({"seed": 3, "mixture": "all"}))
     with pytest.raises(ConservatorError, match="mixture all, now paper"):
         load_checkpoint(tmp_path, {**identity.facts(), "mixture": "paper"})
-    assert load_checkpoint(tmp_path, {**identity.facts(), "mixture": "paper"}, may_change=frozenset({"mixture"}))
+    other = {**identity.facts(), "mixture": "paper"}
+    assert load_checkpoint(tmp_path, Belongs(other, may_change=frozenset({"mixture"})))
 
 
 def test_hashes_are_kept_and_never_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

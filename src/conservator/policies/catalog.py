@@ -86,7 +86,7 @@ def _mllm(name: str, path: str, context: PolicyContext) -> MllmPolicy:
     """A multimodal language model; without a path the one that ships."""
     model = load_model(path, context.device) if path else shipped_model()
     once = name.partition(":")[0] == "mllm-once"
-    return MllmPolicy(model, context.perception, context.objective, name, once)
+    return MllmPolicy(model, context.perception, context.objective, name, once, toolbox=context.toolbox)
 
 
 _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {

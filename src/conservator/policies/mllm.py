@@ -18,6 +18,7 @@ from conservator.policies.replies import Replied, Speaker, choose
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Stop, Trajectory
+from conservator.tools.tool import Toolbox
 
 _SHOWN = 4
 """Alternatives that a thought names."""
@@ -41,10 +42,15 @@ class MllmPolicy:
         name: str = "mllm",
         once: bool = False,
         dialect: Dialect = PlanDialect(),  # noqa: B008 - frozen
+        toolbox: Toolbox | None = None,
     ) -> None:
-        """``dialect`` is the one that the model was taught in."""
+        """``dialect`` is the one that the model was taught in.
+
+        ``toolbox`` is what it is told of; it can choose only what is offered. A model that is told of fewer tools than
+        it was taught with, because haze or darkness is not sure enough, answers worse about all other damage.
+        """
         self.name, self._model, self._perception, self._objective = name, model, perception, objective
-        self._once = once
+        self._once, self._toolbox = once, toolbox
         self._speaker = Speaker(model.tokens, model.end, dialect)
 
     def act(self, observation: Observation) -> Decision:
@@ -84,11 +90,12 @@ class MllmPolicy:
 
     def reply(self, observation: Observation) -> Replied:
         """The model's decision and the chances of the alternatives. Only the study of a large image is shown to it."""
-        observation = replace(observation, tools=plannable(observation.tools))
+        known = observation.tools if self._toolbox is None else self._toolbox.specs
+        told = _small(replace(observation, tools=plannable(known)))
         gains = estimated_gains(observation, self._perception, self._objective)
-        observation, model = _small(observation), self._model
+        observation, model = replace(told, tools=plannable(observation.tools)), self._model
         with model.lock:
-            reading = model.read(model.prompt(self._speaker.dialect.ask(observation, self._objective, gains)))
+            reading = model.read(model.prompt(self._speaker.dialect.ask(told, self._objective, gains)))
             gained = gains.get(observation.trajectory.last.id, 0.0) >= _CLEAR
             return choose(observation, reading.next, self._speaker, rollbacks=not gained)
 
