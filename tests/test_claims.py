@@ -165,5 +165,5 @@ def test_a_command_is_parsed_into_what_was_meant(tmp_path: Path, monkeypatch: py
 
 
 def test_a_command_tells_of_nobodys_home() -> None:
-    assert command_line("bench", "mio", photos=Path("/home/me/photos/free")).endswith("--photos photos/free")
+    assert command_line("bench", "mio", photos=Path("/data/me/photos/free")).endswith("--photos photos/free")
     assert command_line("bench", "mio", output=Path("out/x y")).endswith("--output 'out/x y'")

@@ -13,7 +13,7 @@ def command_line(*words: str, **options: object) -> str:
     None and False are left out, True is a flag, of a sequence each value has an option of its own, of a mapping each
     value has the option that its key names. Underscores become hyphens; paths are shown as ``shown_path`` does.
 
-    >>> command_line("train", "perception", photos=Path("/home/me/photos/free"), seed=0, bfloat16=True, start=None)
+    >>> command_line("train", "perception", photos=Path("/data/me/photos/free"), seed=0, bfloat16=True, start=None)
     'conservator train perception --photos photos/free --seed 0 --bfloat16'
     """
     parts = ["conservator", *words]

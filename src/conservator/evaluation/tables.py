@@ -138,11 +138,6 @@ def grids(rows: Sequence[BenchmarkRow], metrics: Mapping[str, Metric] = METRICS)
     return found if gain is None else [*found, gain]
 
 
-def policy_summary(rows: Sequence[BenchmarkRow]) -> list[str]:
-    """All tables as lines of Markdown."""
-    return [line for grid in grids(rows) for line in grid.markdown()]
-
-
 def _grid(rows: Sequence[BenchmarkRow], title: str, columns: Sequence[Column]) -> Grid:
     """One line per policy; a column without any content is left out."""
     parts = {policy: [row for row in rows if row.policy == policy] for policy in policies_of(rows)}

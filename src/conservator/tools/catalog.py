@@ -33,8 +33,6 @@ TOOLBOXES: Mapping[str, Callable[[], Iterable[Tool]]] = {
 what you trained. ``user``: what you added or trained, and what installed packages offer through the entry point
 ``conservator.tools``."""
 
-DEFAULT_TOOLBOX = "conservator+user"
-
 
 def make_toolbox(names: str) -> Toolbox:
     """Build a toolbox from names joined by "+", say "classical+user"; order is kept.

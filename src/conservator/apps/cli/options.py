@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields
-from functools import wraps
+from functools import cache, wraps
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
@@ -57,12 +57,18 @@ def with_options(
     return decorate
 
 
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """The classes at the top of a module, as they are written; read once, since many commands take options there."""
+    source = inspect.getsource(sys.modules[module])
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+
+
 def field_docs(settings: type[Any]) -> dict[str, str]:
     """The docstring below each field of a dataclass, by the field's name, on one line."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
-    assert isinstance(tree, ast.ClassDef)
+    written = _classes(settings.__module__)[settings.__qualname__]
     found: dict[str, str] = {}
-    for field, below in zip(tree.body, tree.body[1:], strict=False):
+    for field, below in zip(written.body, written.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             match below:
                 case ast.Expr(ast.Constant(str(text))):
@@ -121,23 +127,3 @@ def _is_kinds(hint: Any) -> bool:
 
 def _is_tuple(hint: Any) -> bool:
     return get_origin(hint) is tuple and get_args(hint)[-1] is ...
-
-
-def as_arguments(settings: Any, flags: Mapping[str, str] | None = None) -> list[str]:
-    """The options that make these settings again: all that differ from their defaults, as a shell would pass them."""
-    found: list[str] = []
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if value == _default(field):
-            continue
-        flag = (flags or {}).get(field.name, f"--{field.name.replace('_', '-')}").split(" ")[0]
-        if isinstance(value, bool):
-            on, _, off = flag.partition("/")
-            found.append(on if value else off or f"--no-{on[2:]}")
-        elif isinstance(value, frozenset):
-            found += [flag, ",".join(sorted(value))]
-        elif isinstance(value, tuple):
-            found += [part for item in value for part in (flag, str(item))]
-        else:
-            found += [flag, str(value)]
-    return found
