@@ -28,6 +28,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --quiet tests/test_names.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
