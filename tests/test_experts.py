@@ -18,6 +18,7 @@ from conservator.files import sha256
 from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.networks import make_network
+from conservator.networks.bilateral import BilateralNet
 from conservator.pool import LocalPool, MemoPool
 from conservator.resample import bicubic_to
 from conservator.tools import Tool, check_tool, make_toolbox
@@ -94,7 +95,7 @@ def test_an_expert_gains_on_its_damage(name: str, recipe: str, gain: float) -> N
     assert np.mean(gains) > gain
 
 
-@pytest.mark.parametrize("name", ["unet", "bilateral", "upscaler_x4"])
+@pytest.mark.parametrize("name", ["unet", "bilateral", "bilateral_leaky", "upscaler_x4"])
 def test_a_fresh_network_changes_almost_nothing(name: str) -> None:
     torch.manual_seed(0)
     network = make_network(name).eval()
@@ -104,6 +105,21 @@ def test_a_fresh_network_changes_almost_nothing(name: str) -> None:
     if name == "upscaler_x4":
         image = torch.nn.functional.interpolate(image, scale_factor=4, mode="bicubic")
     assert (result - image).abs().max() < 0.01
+
+
+def test_a_network_of_the_scene_still_learns_where_a_step_pushed_every_activation_below_zero() -> None:
+    torch.manual_seed(0)
+    network = make_network("bilateral_leaky")
+    assert isinstance(network, BilateralNet)
+    with torch.no_grad():
+        for layer in (*network.encoder, *network.scene, *network.place):
+            if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+                layer.bias.fill_(-5)  # type: ignore[union-attr]
+    network(torch.rand(1, 3, 64, 64)).square().mean().backward()
+    first = network.encoder[0]
+    assert isinstance(first, torch.nn.Conv2d)
+    assert first.weight.grad is not None
+    assert first.weight.grad.abs().max() > 0
 
 
 def test_experts_replace_the_classical_tools_of_their_kind() -> None:

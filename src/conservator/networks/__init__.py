@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import nn
 
@@ -13,7 +14,8 @@ from conservator.networks.upscaler import Upscaler
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "unet": ResidualUNet,
-    "bilateral": BilateralNet,
+    "bilateral": BilateralNet,  # of the weights that ship, until those of today's courses replace them
+    "bilateral_leaky": partial(BilateralNet, slope=0.1),
     "upscaler_x2": lambda: Upscaler(2, width=32, depth=8),
     "upscaler_x4": lambda: Upscaler(4),
 }

@@ -136,7 +136,7 @@ def make_spec(
     license: str = "Apache-2.0",
 ) -> ToolSpec:
     """The spec of an expert: how it is padded and tiled follows from its network."""
-    if network == "bilateral":  # looks at the whole photo; its cost in memory is that of the photo
+    if network.startswith("bilateral"):  # looks at the whole photo; its cost in memory is that of the photo
         return ToolSpec(name, removes, description, source, license, tile=None)
     if network.startswith("upscaler"):
         return ToolSpec(name, removes, description, source, license, scale=int(network[-1]), tile=384, overlap=96)

@@ -139,7 +139,7 @@ def _course(damage: Damage, steps: int, start: str | None = "base") -> Course:
 
 
 def _scene(damage: Damage, steps: int, start: str | None = None) -> Course:
-    return Course(damage, start, steps, network="bilateral", whole=True, batch=16)
+    return Course(damage, start, steps, network="bilateral_leaky", whole=True, batch=16)
 
 
 def _upscaler(factor: int, steps: int) -> Course:
