@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from conservator.errors import ConservatorError
+from conservator.forking import computes_here, renew_in_children
 from conservator.image import Image
 from conservator.kinds import Kind
 from conservator.networks.store import NetworkStore
@@ -83,15 +84,24 @@ class Restorer:
         self.toolbox = sharing(make_toolbox(request.toolbox) if toolbox is None else toolbox, self._networks)
         self.scope = Scope.of(request) if scope is None else scope
         self._given_pool, self._max_batch = pool, max_batch
-        self._lock = threading.RLock()
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
-        self._at_work, self._closed = 0, False
+        self._closed = False
         self._workers = Counter[int]()
-        self._idle = threading.Condition(self._lock)
+        self.renew()
+        renew_in_children(self)
+        computes_here()
         if policy is None:
             check_policy_name(request.policy, reference=False, chat=request.chat)
         if pool is None:
             check_device(request.device)
+
+    def renew(self) -> None:
+        """Go on in a forked child with what was loaded, without the work of the parent's other threads."""
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        own = threading.get_ident()
+        self._workers = Counter({own: self._workers[own]})
+        self._at_work = self._workers[own]
 
     @property
     def perception(self) -> Perception:
