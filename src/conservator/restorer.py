@@ -100,8 +100,8 @@ class Restorer:
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         own = threading.get_ident()
-        self._workers = Counter({own: self._workers[own]})
         self._at_work = self._workers[own]
+        self._workers = +Counter({own: self._at_work})
 
     @property
     def perception(self) -> Perception:
