@@ -120,7 +120,7 @@ def restore(
     )
 
 
-class Pessimist:
+class Pessimist(Perception):
     """An eye to which every change is for the worse."""
 
     def __init__(self, start: Image) -> None:

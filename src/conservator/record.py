@@ -182,7 +182,7 @@ def verdict(restored: Restored) -> str:
     if restored.gave_up:
         return f"{done}, then the policy gave up: {restored.gave_up}"
     if restored.failed:
-        return "; ".join([done, *(f"{t.tool} failed: {t.note}" for t in restored.failed)])
+        return "; ".join([done, *(t.told for t in restored.failed)])
     if restored.toolchain:
         return done
     if restored.treatments:

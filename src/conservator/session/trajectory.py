@@ -110,10 +110,21 @@ class Trajectory:
 
     def treatments(self, step: Step | None = None) -> tuple[tuple[str, Image], ...]:
         """The tools of ``toolchain``, each with the image that it made."""
+        made = self.path(step)
+        return tuple((made_by(step), step.image) for step in made)
+
+    def path(self, step: Step | None = None) -> tuple[Step, ...]:
+        """The steps of ``toolchain``: each applied a tool, and was not rolled back."""
         step = step or self.last
-        found: list[tuple[str, Image]] = []
+        found: list[Step] = []
         while step.parent is not None:
-            if step.decision is not None and isinstance(step.decision.action, Apply) and step.error is None:
-                found.append((step.decision.action.tool, step.image))
+            if step.error is None and made_by(step):
+                found.append(step)
             step = self.steps[step.parent]
         return tuple(reversed(found))
+
+
+def made_by(step: Step) -> str:
+    """The tool that a step called; "" where it called none."""
+    action = step.decision.action if step.decision is not None else None
+    return action.tool if isinstance(action, Apply) else ""
