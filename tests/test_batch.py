@@ -324,7 +324,7 @@ def test_records_that_are_none_are_refused_in_one_sentence(tmp_path: Path) -> No
     with pytest.raises(ConservatorError, match="cannot be read"):
         load_record(path)
     path.write_text("{}")
-    with pytest.raises(ConservatorError, match=r"not a record of conservator \(made"):
+    with pytest.raises(ConservatorError, match=r"not a record of conservator \(format_version"):
         load_record(path)
 
 

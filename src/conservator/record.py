@@ -99,7 +99,7 @@ _ASKING_LIMITS = ("allow_upload", "max_calls", "timeout", "retries", "backoff")
 class Record(_Model):
     """The whole record; ``format_version`` changes when a reader would misread."""
 
-    format_version: Literal[1, 2] = 2
+    format_version: Literal[1, 2]
     made: str
     versions: dict[str, str]
     request: Annotated[Request, Field(validation_alias=AliasChoices("request", "settings")), PlainSerializer(_plain)]
@@ -113,6 +113,8 @@ class Record(_Model):
     after: SeenRecord
     steps: list[StepRecord]
     treatments: list[TreatmentRecord]
+    gain: float | None = None
+    """What all treatments together are estimated to have gained on the whole photo, dB; None in earlier records."""
     seconds: dict[str, float]
     notes: list[str]
 
@@ -147,6 +149,7 @@ def make_record(
     if source.path is None:
         raise ConservatorError("a record needs a photo that came from a file; load it with load_photo")
     return Record(
+        format_version=2,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         request=request,
@@ -171,6 +174,7 @@ def make_record(
             )
             for t in restored.treatments
         ],
+        gain=_number(restored.gain),
         seconds={stage: round(seconds, 4) for stage, seconds in restored.seconds.items()},
         notes=list(dict.fromkeys(notes)),
     )
@@ -179,6 +183,8 @@ def make_record(
 def verdict(restored: Restored) -> str:
     """One sentence that says what was done, and whether more was meant to be."""
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
+    if restored.asked_for and restored.toolchain:
+        done += ", as asked; " + estimate_in_words(restored.gain)
     if restored.gave_up:
         return f"{done}, then the policy gave up: {restored.gave_up}"
     if restored.failed:
@@ -189,6 +195,13 @@ def verdict(restored: Restored) -> str:
         return "left untouched: on the whole photo no treatment helped"
     thought = restored.trajectory.last.decision.thought if restored.trajectory.last.decision else ""
     return f"left untouched: {thought or 'no treatment was chosen'}"
+
+
+def estimate_in_words(gain: float) -> str:
+    """What perception says of a result that nobody but the user decided on."""
+    if gain < 0:
+        return f"by estimate the photo is the worse for it ({gain:+.1f} dB)"
+    return f"by estimate it gained {gain:+.1f} dB"
 
 
 def versions() -> dict[str, str]:

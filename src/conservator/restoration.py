@@ -85,7 +85,12 @@ class Restored:
     plan: Plan
     after: Percept = field(repr=False)
     """What is seen in the result."""
+    asked_for: bool
+    """Whether its tools were asked for by name, whatever is seen in the photo."""
     treatments: tuple[Treatment, ...]
+    gain: float
+    """What all treatments together are estimated to have gained on the whole photo, dB, with caution: the one estimate
+    that is shown. 0 for an untouched photo."""
     seconds: dict[str, float]
     """Wall-clock seconds ``loading`` (where models were loaded for it), ``examining``, ``deciding``, ``treating``."""
 
@@ -132,8 +137,8 @@ class Restored:
         height, width = self.photo.image.shape[-2:]
         name = self.photo.path.name if self.photo.path is not None else "photo"
         done = f"treated with {', then '.join(self.toolchain)}" if self.toolchain else "left untouched"
-        seen = f"estimated quality {self.before.quality:.1f} -> {self.after.quality:.1f} dB"
-        return f"<Restored {name}, {width}x{height}: {done}; {seen}; {sum(self.seconds.values()):.1f} s>"
+        gained = f"estimated gain {self.gain:+.1f} dB"
+        return f"<Restored {name}, {width}x{height}: {done}; {gained}; {sum(self.seconds.values()):.1f} s>"
 
 
 class Deciding:

@@ -255,7 +255,7 @@ class Restorer:
     def _planned(self, deciding: Deciding) -> Plan:
         trajectory = deciding.trajectory
         first, last = trajectory.steps[0], trajectory.last
-        treated = frozenset[Kind]().union(*(self.toolbox[tool].spec.removes for tool in trajectory.toolchain()))
+        treated = self._removed_by(trajectory.toolchain())
         gain = self.perception.weigh(Look(first.image, first.percept), Look(last.image, last.percept), treated)
         return Plan(trajectory, gain, dict(deciding.seconds))
 
@@ -277,16 +277,25 @@ class Restorer:
         if request.strength > 0:
             result, treatments = treater.treat(image, deciding, progress, listed)
         kept = [treatment for treatment in treatments if treatment.kept]
-        after = deciding.before
+        first = deciding.trajectory.steps[0]
+        after, gain = first.percept, 0.0
         if kept:
             blended = blend(image, result, request.strength)
             photo = photo.with_working_image(blended)
-            after = kept[-1].percept or after
-            if request.strength < 1:
-                after = self.perception.grade(study_like(blended, image))
+            small_after = study_like(blended, image)
+            looked = kept[-1].percept if request.strength == 1 else None  # at this very picture
+            after = looked or self.perception.grade(small_after)
+            treated = self._removed_by([treatment.tool for treatment in kept])
+            gain = self.perception.weigh(Look(first.image, first.percept), Look(small_after, after), treated).cautious(
+                request.objective
+            )
         treating = time.perf_counter() - start - (deciding.seconds["deciding"] - decided)
         plan = self._planned(deciding)
-        return Restored(photo, plan, after, treatments, plan.seconds | {"treating": treating})
+        seconds = plan.seconds | {"treating": treating}
+        return Restored(photo, plan, after, listed is not None, treatments, gain, seconds)
+
+    def _removed_by(self, toolchain: Sequence[str]) -> frozenset[Kind]:
+        return frozenset[Kind]().union(*(self.toolbox[tool].spec.removes for tool in toolchain))
 
     def close(self) -> None:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""

@@ -117,7 +117,7 @@ class Rules:
             looks = Look(before.image, before.percept), Look(last.image, last.percept)
             gain = self._perception.weigh(*looks, removes).cautious(self._objective)
             if gain < 0:
-                return Decision(Rollback(before.id), thought=f"{tool} did harm: {gain:+.1f} dB")
+                return Decision(Rollback(before.id), thought=f"{tool} is estimated to have done harm ({gain:+.1f} dB)")
         for kind in EXPERT_ORDER:
             severity = observation.percept.severities.get(kind, Severity.NONE)
             if severity == Severity.NONE:

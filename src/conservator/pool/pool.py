@@ -93,11 +93,13 @@ def call_error(name: str, error: BaseException) -> BaseException:
 
     Code that wants to end the process, and a device that no longer answers, have ended the worker, not the call.
     """
-    if isinstance(error, ToolFailedError | ImageError | PoolError):
+    if isinstance(error, ToolFailedError | ImageError | PoolError) and str(error):
         return error
-    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    reason = f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} without a reason"
     if isinstance(error, MissingExtraError):
         told: ConservatorError = PoolError(f"{name} cannot run here: {error}")
+    elif isinstance(error, PoolError):
+        told = PoolError(f"{name}: the pool could not run it and gave no reason")
     elif not isinstance(error, Exception) or _device_died(error):
         told = PoolError(f"the worker died while {name} ran ({reason})")
     else:

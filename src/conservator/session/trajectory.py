@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.perception.perception import Percept
 
@@ -69,6 +70,12 @@ class Decision:
     """What this decision cost, where a model was asked for it."""
     by: str = ""
     """The policy whose plan this is, by name: only that one goes on with it."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.thought, str):
+            raise ConservatorError(
+                f"the thought of a decision is {self.thought!r}, expected text; leave it out for none"
+            )
 
 
 @dataclass(frozen=True)
