@@ -114,7 +114,7 @@ def _kernel(rng: np.random.Generator, scale: int) -> Callable[[Image], Image]:
         return DefocusBlur(rng.uniform(0.8, 2.2 * scale), rng.uniform(0.1, 0.6))
     long, short = sorted(scale * rng.uniform(0.3, 1.4, 2), reverse=True)
     kernel = anisotropic(long, short, rng.uniform(0, math.pi))
-    return lambda image: convolve(image, kernel)
+    return lambda image: convolve(image, kernel).clamp_(0, 1)
 
 
 def anisotropic(long: float, short: float, angle: float) -> torch.Tensor:
