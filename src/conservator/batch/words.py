@@ -73,10 +73,10 @@ def passed_over(found: Findings) -> list[str]:
 def unread(paths: Sequence[Path]) -> list[str]:
     """Which pictures are not read here, counted by format, and what would read them."""
     extras = Counter(missing_extra(path) for path in paths)
-    lines = [
-        f"{_number(count, f'{_FORMATS[extra]} file')} not read; pip install 'conservator[{extra}]' reads them"
-        for extra, count in sorted((extra, count) for extra, count in extras.items() if extra is not None)
-    ]
+    lines = []
+    for extra, count in sorted((extra, count) for extra, count in extras.items() if extra is not None):
+        files, them = _number(count, f"{_FORMATS[extra]} file"), "it" if count == 1 else "them"
+        lines.append(f"{files} not read; pip install 'conservator[{extra}]' reads {them}")
     others = Counter(path.suffix.lstrip(".").upper() for path in paths if path.suffix.lower() not in EXTRA_OF)
     if others:
         lines.append("not read: " + ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items())))
