@@ -44,8 +44,9 @@ def run_batch(
         on_end(task, outcome)
 
     def started(task: Task) -> Progress:
-        journal.append(Outcome(str(task.source), str(task.target), "started", ""))
-        return on_start(task)
+        progress = on_start(task)
+        journal.append(outcome(task, "started", ""))
+        return progress
 
     def finished(task: Task, outcome: Outcome) -> None:
         if outcome.status not in _UNTOLD:

@@ -85,7 +85,7 @@ def unread(paths: Sequence[Path]) -> list[str]:
 
 def duration(seconds: float) -> str:
     """As one says it: 4.2 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
