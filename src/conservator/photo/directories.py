@@ -22,10 +22,10 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NEW_KIND, _OLD_KIND, _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SUB = 254, 255, 256, 257, 259, 262, 330
 _IPTC, _PHOTOSHOP, _DNG = 33723, 34377, 50706
 _REDUCED, _MASK = 1, 4
-_MOST = 4096
-"""Directories, and entries of one, that are read; a scan of a whole archive box has some hundred pages."""
-_MOST_VALUES = 64
-"""Values of an entry that are read here: what counts more is not asked for."""
+_MOST_DIRECTORIES, _MOST_ENTRIES = 2048, 512
+"""What is read of a file: a scan of a whole archive box has some hundred pages, and a directory a hundred entries."""
+_MOST_NUMBERS, _MOST_PARTS = 64, 65_536
+"""Values of an entry that are read: of one that says what kind of picture it is, and of one that lists its parts."""
 
 _FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 18: "Q"}
 _RAW_PHOTOMETRIC = {32803, 34892}  # colour filter array, linear raw
@@ -97,7 +97,7 @@ def directories(file: BinaryIO) -> list[Directory]:
     waiting = [struct.unpack_from(order + "Q", head, 8)[0] if big else struct.unpack_from(order + "I", head, 4)[0]]
     seen: set[int] = set()
     found: list[Directory] = []
-    while waiting and len(found) < _MOST:
+    while waiting and len(found) < _MOST_DIRECTORIES:
         at = waiting.pop(0)
         if at in seen or not 8 <= at < size:
             continue
@@ -114,8 +114,9 @@ def _read(file: BinaryIO, at: int, order: str, big: bool) -> tuple[Directory, in
     head, width = struct.calcsize(order + number), struct.calcsize(order + place)
     file.seek(at)
     (count,) = struct.unpack(order + number, file.read(head).ljust(head, b"\0"))
-    block = file.read(min(count, _MOST) * step)
-    rest = file.read(width) if count <= _MOST else b""
+    block = file.read(min(count, _MOST_ENTRIES) * step)
+    file.seek(min(at + head + count * step, file.seek(0, 2)))
+    rest = file.read(width)
     after = struct.unpack(order + place, rest)[0] if len(rest) == width else 0
     entries = {}
     for i in range(len(block) // step):
@@ -130,9 +131,10 @@ def _read(file: BinaryIO, at: int, order: str, big: bool) -> tuple[Directory, in
     return Directory(at, entries, numbers, order), after
 
 
-def _numbers(file: BinaryIO, entry: Entry, order: str) -> tuple[int, ...]:
+def _numbers(file: BinaryIO, entry: Entry, order: str, most: int = _MOST_NUMBERS) -> tuple[int, ...]:
+    """An entry's values; none where they are more than that, or no whole numbers."""
     code = _FORMATS.get(entry.type, "")
-    if code in ("", "f", "d") or entry.count > _MOST_VALUES:
+    if code in ("", "f", "d") or entry.count > most:
         return ()
     file.seek(entry.at)
     data = file.read(entry.count * struct.calcsize(order + code))
@@ -147,6 +149,20 @@ def is_raw(found: list[Directory]) -> bool:
         or directory.number(_COMPRESSION) in _RAW_COMPRESSION
         for directory in found
     )
+
+
+def ends_inside(file: BinaryIO, directory: Directory) -> bool:
+    """Whether the parts of a picture, its strips or tiles, lie inside the file."""
+    size = file.seek(0, 2)
+    for offsets, lengths in ((273, 279), (324, 325)):
+        lists = [
+            _numbers(file, directory.entries[tag], directory.order, _MOST_PARTS)
+            for tag in (offsets, lengths)
+            if tag in directory.entries
+        ]
+        if len(lists) == 2 and any(at + length > size for at, length in zip(*lists, strict=False)):
+            return False
+    return True
 
 
 def photo_of(found: list[Directory]) -> Directory:

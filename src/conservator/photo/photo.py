@@ -151,7 +151,9 @@ def _decode_file(path: Path, max_pixels: int, allow_truncated: bool) -> Decoded:
 
 def reason_of(error: BaseException) -> str:
     """What a decoder, an encoder or the system says went wrong, as a part of a sentence."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    said = error.args[0] if error.args and isinstance(error.args[0], bytes) else b""  # LibRaw's
+    text = said.decode("utf-8", "replace") or (error.strerror if isinstance(error, OSError) else None) or str(error)
+    text = text or type(error).__name__
     return " ".join(text.split()).rstrip(".")
 
 

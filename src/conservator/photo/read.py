@@ -21,12 +21,21 @@ from conservator.errors import PhotoError
 from conservator.photo.carried import Carried
 from conservator.photo.color import color_space, profile_name, to_srgb
 from conservator.photo.containers import boxes_carried, brands, gif_carried, is_lossless_webp, webp_carried
-from conservator.photo.directories import TIFF_MAGIC, directories, is_raw, photo_of, starting_with, tiff_carried
+from conservator.photo.directories import (
+    TIFF_MAGIC,
+    Directory,
+    directories,
+    ends_inside,
+    is_raw,
+    photo_of,
+    starting_with,
+    tiff_carried,
+)
 from conservator.photo.heif import BRANDS, heif_carried, heif_levels, open_heif
 from conservator.photo.meta import orientation, quiet
 from conservator.photo.png import check_png, decode_png, png_carried, png_depth
 from conservator.photo.raw import develop, has_raw_mark
-from conservator.photo.segments import frame_at, jpeg_carried, jpeg_frame
+from conservator.photo.segments import Frame, is_whole, jpeg_carried, jpeg_frame
 from conservator.photo.tiff import TiffTagsOfPhoto, decode_tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *(("AVIF",) if features.check("avif") else ()))
@@ -61,10 +70,10 @@ def decode(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
     """Decode the photo in a file, the first of several; ``lenient`` takes what a damaged file still gives."""
     with _pillow_switches(lenient):
         prefix = file.read(_HEAD)
-        if has_raw_mark(prefix):
-            return _decode_raw(file, max_pixels)
         if prefix[:4] in TIFF_MAGIC:
-            return _decode_tiff(file, max_pixels)
+            return _decode_tiff(file, prefix, max_pixels, lenient)
+        if has_raw_mark(prefix):
+            return _decode_raw(file, [], max_pixels, lenient)
         named = brands(prefix)
         if named & BRANDS and not named & {b"avif", b"avis"}:
             return _decode_heif(file, max_pixels)
@@ -83,10 +92,10 @@ def _pillow_switches(lenient: bool) -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
+def _decode_tiff(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool) -> Decoded:
     found = directories(file)
-    if is_raw(found):
-        return _decode_raw(file, max_pixels)
+    if has_raw_mark(prefix) or is_raw(found):
+        return _decode_raw(file, found, max_pixels, lenient)
     photo = photo_of(found)
     carried = tiff_carried(file, found, photo)
     if photo is not found[0]:
@@ -121,7 +130,11 @@ def _tiff_pixels(
             carried.told.append("floating-point values")
         turn = orientation(None, tags.xmp) if tags.orientation is None else tags.orientation
         return decode_tiff(file, max_pixels, notes), "I;16", turn
-    image = _open(file, b"", "TIFF")
+    try:
+        image = _open(file, b"", "TIFF")
+    except SyntaxError as error:
+        what = f"{tags.colours} of {tags.bits} bits per channel"
+        raise PhotoError(f"its TIFF holds {what}, or channels, in a way that is not read here") from error
     image.load()  # Pillow applies a TIFF's orientation itself
     if tags.bits > 8:
         notes.append(f"{tags.bits} bits per channel were read as 8, because they are not gray or RGB at 16")
@@ -129,21 +142,22 @@ def _tiff_pixels(
     return _levels(image, tags.icc, notes), image.mode, 1
 
 
-def _decode_raw(file: BinaryIO, max_pixels: int) -> Decoded:
+def _decode_raw(file: BinaryIO, found: list[Directory], max_pixels: int, lenient: bool) -> Decoded:
+    if not lenient and not all(ends_inside(file, directory) for directory in found):  # LibRaw would fill up with black
+        raise ValueError("it ends before its pixels do")
     notes: list[str] = []
     pixels = develop(file, lambda width, height: _check_size(width, height, max_pixels), notes)
-    exif = dpi = xmp = None
+    exif = xmp = None
     try:
-        file.seek(0)
-        if file.read(4) in TIFF_MAGIC:
-            tags = TiffTagsOfPhoto(file, directories(file)[0])
+        if found:
+            tags = TiffTagsOfPhoto(file, found[0])
             exif, xmp = tags.exif, tags.xmp
         else:
             notes.append("its EXIF data is stored in the camera's own way and was not read")
     except Exception:  # whatever a broken directory makes Pillow raise; the pixels are good
         notes.append("its EXIF data is damaged and was dropped")
     carried = Carried(told=["what the sensor saw"])
-    return Decoded(pixels, "RAW", "RGB", True, 1, None, exif, xmp, dpi, notes, carried=carried)
+    return Decoded(pixels, "RAW", "RGB", True, 1, None, exif, xmp, None, notes, carried=carried)
 
 
 def _decode_heif(file: BinaryIO, max_pixels: int) -> Decoded:
@@ -160,8 +174,9 @@ def _decode_heif(file: BinaryIO, max_pixels: int) -> Decoded:
 
 
 def _decode_other(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool) -> Decoded:
-    if prefix[:3] == b"\xff\xd8\xff" and jpeg_frame(file)[0] > 8:
-        return _decode_deep_jpeg(file, max_pixels)
+    frame = jpeg_frame(file) if prefix[:3] == b"\xff\xd8\xff" else None
+    if frame is not None and frame.bits > 8:
+        return _decode_deep_jpeg(file, frame, max_pixels, lenient)
     image = _open(file, prefix)
     _check_size(*image.size, max_pixels)
     notes: list[str] = []
@@ -184,19 +199,20 @@ def _decode_other(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool)
     return Decoded(pixels, name, image.mode, lossless, turn, icc, exif, xmp, dpi, notes, frames, carried=carried)
 
 
-def _decode_deep_jpeg(file: BinaryIO, max_pixels: int) -> Decoded:
+def _decode_deep_jpeg(file: BinaryIO, frame: Frame, max_pixels: int, lenient: bool) -> Decoded:
     """A JPEG of 9 to 16 bits per channel. Pillow opens none, and reads its metadata from a copy that calls itself 8."""
     import imagecodecs
 
-    bits, lossless = jpeg_frame(file)
+    if not lenient and not is_whole(file):  # libjpeg would fill up with gray
+        raise ValueError("it ends before its end marker")
     file.seek(0)
-    data = file.read()
-    at = frame_at(data)
-    image = _open(io.BytesIO(data[:at] + b"\x08" + data[at + 1 :]), data[:16])
+    data, bits = file.read(), frame.bits
+    image = _open(io.BytesIO(data[: frame.at] + b"\x08" + data[frame.at + 1 :]), data[:16])
     _check_size(*image.size, max_pixels)
     levels = np.asarray(imagecodecs.jpeg_decode(data))
-    if levels.ndim == 2:
-        levels = levels[..., None]
+    if levels.shape[:2] != image.size[::-1]:
+        raise ValueError("its pixels cannot be decoded")
+    levels = levels[..., None] if levels.ndim == 2 else levels
     if levels.shape[2] not in (1, 3):
         raise PhotoError(f"it is a JPEG of {bits} bits and {levels.shape[2]} channels, expected gray or colour")
     notes = [] if bits == 16 else [f"{bits} bits per channel were stretched to 16"]
@@ -205,7 +221,7 @@ def _decode_deep_jpeg(file: BinaryIO, max_pixels: int) -> Decoded:
     carried.told.append(f"{bits} bits per channel")
     exif, xmp, icc = _bytes(image, "exif"), _bytes(image, "xmp"), _bytes(image, "icc_profile")
     turn, dpi = orientation(exif, xmp), image.info.get("dpi")
-    return Decoded(pixels, "JPEG", "I;16", lossless, turn, icc, exif, xmp, dpi, notes, carried=carried)
+    return Decoded(pixels, "JPEG", "I;16", frame.lossless, turn, icc, exif, xmp, dpi, notes, carried=carried)
 
 
 def _carried(file: BinaryIO, image: ImageFile.ImageFile, name: str, frames: int, lenient: bool) -> Carried:
@@ -241,7 +257,7 @@ def _open(file: BinaryIO, prefix: bytes, name: str | None = None) -> ImageFile.I
         if name is not None or accept is None or accept(prefix) is True:
             file.seek(0)
             return factory(file, "")
-    raise PhotoError(f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file")
+    raise PhotoError(f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, nor HEIC or camera RAW")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

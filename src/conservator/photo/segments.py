@@ -10,6 +10,7 @@ import mmap
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from conservator.photo.carried import Block, Carried, behind, printable_name
@@ -45,29 +46,34 @@ _LOST = (
 )
 
 
-def jpeg_frame(file: BinaryIO) -> tuple[int, bool]:
-    """Bits per channel, and whether nothing was lost in compression; (8, False) where no frame is found."""
-    for marker, data in _segments(file, Carried()):
-        if marker in _FRAMES and data:
-            return data[0], marker in _LOSSLESS
-    return 8, False
+@dataclass(frozen=True)
+class Frame:
+    """What the header of a JPEG says of its picture."""
+
+    bits: int
+    """Per channel."""
+    lossless: bool
+    at: int
+    """Where the bits stand in the file."""
 
 
-def frame_at(data: bytes) -> int:
-    """Where the bits per channel stand in a JPEG; raises ValueError where it has no frame."""
-    at = 2
-    while (match := _MARKER.search(data, at)) is not None:
-        at = match.end()
-        if data[at - 1] in _FRAMES:
-            return at + 2
-        at += int.from_bytes(data[at : at + 2], "big")
-    raise ValueError("no frame")
+def jpeg_frame(file: BinaryIO) -> Frame | None:
+    """The first frame of a JPEG; None where none is found."""
+    frames = (segment for segment in _segments(file, Carried()) if segment.marker in _FRAMES and segment.data)
+    first = next(frames, None)
+    return None if first is None else Frame(first.data[0], first.marker in _LOSSLESS, first.at)
+
+
+def is_whole(file: BinaryIO) -> bool:
+    """Whether a JPEG has the marker that ends it."""
+    return any(segment.marker == _END for segment in _segments(file, Carried()))
 
 
 def jpeg_carried(file: BinaryIO) -> Carried:
     """What a JPEG carries; a damaged one is followed as far as its segments go."""
     found, photoshop = Carried(), []
-    for marker, data in _segments(file, found):
+    for segment in _segments(file, found):
+        marker, data = segment.marker, segment.data
         if marker == _COMMENT:
             found.blocks += _kept("a comment", _COMMENT, data)
         elif marker == _APP + 13 and data.startswith(_PHOTOSHOP):
@@ -126,8 +132,16 @@ def _kept(name: str, marker: int, data: bytes) -> list[Block]:
     return [Block(name, struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data)]
 
 
-def _segments(file: BinaryIO, found: Carried) -> Iterator[tuple[int, bytes]]:
-    """The marker and the data of every segment up to the end of the picture; what lies behind it goes to ``found``."""
+@dataclass(frozen=True)
+class _Segment:
+    marker: int
+    data: bytes
+    at: int
+    """Where its data begin."""
+
+
+def _segments(file: BinaryIO, found: Carried) -> Iterator[_Segment]:
+    """Every segment up to the end of the picture, the end among them; what lies behind it goes to ``found``."""
     view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     at = 2
     for _ in range(_MOST_SEGMENTS):
@@ -139,12 +153,13 @@ def _segments(file: BinaryIO, found: Carried) -> Iterator[tuple[int, bytes]]:
             lost, outdated = behind(file, at)
             found.lost += lost
             found.outdated += outdated
+            yield _Segment(marker, b"", at)
             return
         if marker in (0xD8, 0x01):  # they stand alone
             continue
         length = int.from_bytes(view[at : at + 2], "big")
         if length < 2 or at + length > len(view):
             return
-        yield marker, view[at + 2 : at + length]
+        yield _Segment(marker, view[at + 2 : at + length], at + 2)
         at += length
     found.lost.append(f"whatever lies behind its first {_MOST_SEGMENTS} segments")
