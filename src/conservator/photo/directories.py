@@ -93,6 +93,8 @@ def directories(file: BinaryIO) -> list[Directory]:
     file.seek(0)
     head = file.read(16)
     order, big = ("<" if head[:2] == b"II" else ">"), 43 in head[2:4]
+    if big and order == ">":  # nor does Pillow
+        raise PhotoError("it is a BigTIFF with the high byte first, which is not read here; save it as ordinary TIFF")
     size = file.seek(0, 2)
     waiting = [struct.unpack_from(order + "Q", head, 8)[0] if big else struct.unpack_from(order + "I", head, 4)[0]]
     seen: set[int] = set()
