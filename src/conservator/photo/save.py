@@ -16,6 +16,7 @@ from conservator.photo.carried import listed
 from conservator.photo.color import color_space, from_srgb, is_srgb, profile_name, to_srgb
 from conservator.photo.meta import described_exif, patched_exif
 from conservator.photo.photo import PHOTO_SUFFIXES, Photo, reason_of
+from conservator.photo.read import FORMATS
 from conservator.photo.write import WRITABLE, Format, Page, encode, to_pillow
 
 
@@ -62,7 +63,9 @@ def copy_photo(photo: Photo, path: str | os.PathLike[str], *, overwrite: bool = 
     """
     path, source = Path(path), photo.path
     if source is None or not photo.whole or not _stays(photo, source, path):
-        return save_photo(photo, path, overwrite=overwrite)
+        notes = save_photo(photo, path, overwrite=overwrite)
+        anew = f"{photo.format} is read and not written: the photo was encoded anew as {_form(path).name}"
+        return notes if photo.format in FORMATS else (anew, *notes)
     try:
         _check_place(photo, path, overwrite, None)
         if not (path.exists() and path.samefile(source)):
@@ -70,11 +73,10 @@ def copy_photo(photo: Photo, path: str | os.PathLike[str], *, overwrite: bool = 
                 shutil.copyfileobj(original, file)
     except (PhotoError, OSError) as error:
         raise PhotoError(f"cannot write {path}: {reason_of(error)}") from error
-    notes = ["the file was copied, byte for byte"]
-    form = WRITABLE.get(path.suffix.lower(), _NO_FORMAT).name
-    if form not in (photo.format, _NO_FORMAT.name):
-        notes.append(f"it is a {photo.format} file, although its name ends in {path.suffix}")
-    return tuple(notes)
+    copied = "the file was copied, byte for byte"
+    if WRITABLE.get(path.suffix.lower(), _NO_FORMAT).name in (photo.format, _NO_FORMAT.name):
+        return (copied,)
+    return copied, f"it is a {photo.format} file, although its name ends in {path.suffix}"
 
 
 def _stays(photo: Photo, source: Path, path: Path) -> bool:
