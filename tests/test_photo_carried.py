@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pillow_heif
 import pytest
@@ -17,12 +18,16 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from profiles import rgb_profile
+from profiles import cmyk_profile, rgb_profile
 from raw_files import dng, linear_light
 from skimage import data
 
 from conservator.errors import PhotoError
+from conservator.files import sha256
 from conservator.photo import PHOTO_SUFFIXES, Photo, copy_photo, load_photo, save_photo
+from conservator.record import make_record
+from conservator.request import Request
+from conservator.restorer import Restorer
 
 RGB = np.ascontiguousarray(data.astronaut()[40:104, 100:196])
 PICTURE = Image.fromarray(RGB)
@@ -185,6 +190,7 @@ def mpo() -> bytes:
 
 GAIN_MAP = jpeg(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<hdrgm:Version/>"))
 XMP_SEGMENT = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)
+XMP_OF_GIF = b"!\xff\x0bXMP DataXMP" + XMP + b"\1" + bytes(range(255, -1, -1)) + b"\0"
 MAKER = "its maker's picture information (APP12)"
 LOST: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a signature": (".jpg", lambda: jpeg(segment(0xEB, b"JP\0\1\0\0\0\1jumbjumdc2pa")), SIGNATURE),
@@ -212,6 +218,7 @@ LOST: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: encoded("GIF")[:-1] + b"!\xff\x0bGEOMAPS1abc\x02xy\0;",
         "the application's data GEOMAPS1",
     ),
+    "XMP of a GIF": (".gif", lambda: encoded("GIF")[:-1] + XMP_OF_GIF + b";", "XMP data"),
     "pages": (".tif", lambda: pages(RGB, RGB[::-1], RGB), "2 further pages"),
     "a private tag": (".tif", lambda: tiff((65000, 4, 1, 7)), "the private tag 65000"),
     "layers": (".tif", lambda: tiff((37724, 7, 4, b"8BIM")), "Photoshop's layers"),
@@ -407,3 +414,52 @@ def test_texts_of_a_png_survive_with_everything_else(tmp_path: Path) -> None:
         assert other.text["Author"] == "Anna Müller"
         assert other.info["gamma"] == 1.0
         assert other.info["xmp"] == XMP.replace(b'"1"', b'"0"')
+
+
+@pytest.mark.parametrize("damage", ["cut", "exif"])
+def test_a_damaged_file_is_not_replaced_by_what_could_be_read_of_it(damage: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.jpg"
+    broken = segment(0xE1, b"Exif\0\0XX*\0 what is left of a camera's notes")
+    source.write_bytes(jpeg()[:2000] if damage == "cut" else jpeg(broken))
+    photo = load_photo(source, allow_truncated=True)
+    with pytest.raises(
+        PhotoError, match=r"would lose (what could not be read of it|its damaged EXIF data); choose another"
+    ):
+        save_photo(photo, source, overwrite=True)
+    save_photo(photo, tmp_path / "out.jpg")
+
+
+def test_a_file_is_not_replaced_by_less_than_it_holds(tmp_path: Path) -> None:
+    """A profile that leads from inks to colours alone: the result would be RGB."""
+    source, one_way = tmp_path / "in.jpg", cmyk_profile("Inks").replace(b"B2A", b"xxx")
+    source.write_bytes(encoded("JPEG", PICTURE.convert("CMYK"), icc_profile=one_way))
+    photo = load_photo(source)
+    assert photo.lost == ()
+    with pytest.raises(PhotoError, match=r"own file, and its CMYK profile has no way back from sRGB: written as sRGB;"):
+        save_photo(photo, source, overwrite=True)
+    assert source.read_bytes() == encoded("JPEG", PICTURE.convert("CMYK"), icc_profile=one_way)
+
+
+def test_the_record_of_a_copy_says_what_the_copy_is(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jpg", tmp_path / "out.jpg"
+    source.write_bytes(imagecodecs.png_encode(RGB.astype(np.uint16) * 257))
+    with Restorer(Request(policy="none")) as restorer:
+        photo = restorer.load(source)
+        restored = restorer.restore(photo)
+        notes = restored.save(target)
+        record = make_record(restored, photo, target, restorer.request, restorer.toolbox, notes, sha256(source))
+    assert (record.output.format, record.output.bit_depth, record.output.sha256) == ("PNG", 16, record.input.sha256)
+    assert notes == (COPIED, "it is a PNG file, although its name ends in .jpg")
+
+
+def test_the_record_of_a_raw_photo_tells_what_was_read_and_written(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.dng", tmp_path / "out.jpg"
+    source.write_bytes(dng(linear_light(RGB)))
+    with Restorer(Request(policy="none")) as restorer:
+        photo = restorer.load(source)
+        restored = restorer.restore(photo)
+        notes = restored.save(target)
+        record = make_record(restored, photo, target, restorer.request, restorer.toolbox, notes, sha256(source))
+    assert (record.input.format, record.input.bit_depth) == ("RAW", 16)
+    assert (record.output.format, record.output.bit_depth) == ("JPEG", 8)
+    assert "RAW is read and not written: the photo was encoded anew as JPEG" in record.notes

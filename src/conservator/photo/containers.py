@@ -139,7 +139,9 @@ def _sort_in_extension(found: Carried, label: int, blocks: Iterator[bytes]) -> N
         data.write(block)
     if label == 254:
         found.blocks.append(Block("a comment", first + data.getvalue()))
-    elif label == 255 and not first.startswith((b"NETSCAPE", b"ANIMEXTS", b"XMP Data")):
+    elif label == 255 and first.startswith(b"XMP Data"):
+        found.lost.append("XMP data")  # Pillow reads none from a GIF
+    elif label == 255 and not first.startswith((b"NETSCAPE", b"ANIMEXTS")):
         found.lost.append(f"the application's data {printable_name(first[:8])}")
     elif label not in (249, 255):
         found.lost.append("text that is drawn over it" if label == 1 else f"the extension {label}")

@@ -13,7 +13,7 @@ from conservator.photo.containers import boxes_carried
 
 BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 """What a file of boxes calls itself when its pictures are compressed with HEVC (23008-12, annex B)."""
-_HDR_CURVES = {16: "PQ", 18: "HLG"}
+HDR_CURVES = {16: "PQ", 18: "HLG"}
 """Transfer characteristics of HDR (ITU-T H.273, table 3)."""
 
 
@@ -44,10 +44,15 @@ def heif_levels(heif: Any, notes: list[str]) -> NDArray[np.generic]:
         most = np.iinfo(levels.dtype).max
         straight = levels[..., :-1].astype(np.float32) * most / np.maximum(levels[..., -1:], 1)
         levels = np.concatenate([np.rint(straight).clip(0, most).astype(levels.dtype), levels[..., -1:]], axis=2)
-    curve = _HDR_CURVES.get((heif.info.get("nclx_profile") or {}).get("transfer_characteristics", 0))
+    curve = HDR_CURVES.get((heif.info.get("nclx_profile") or {}).get("transfer_characteristics", 0))
     if curve:
-        notes.append(f"its tones are those of HDR ({curve}): they were taken as they are, and look flat")
+        notes.append(hdr_note(curve))
     return levels
+
+
+def hdr_note(curve: str) -> str:
+    """What a result looks like whose numbers were HDR's."""
+    return f"its tones are those of HDR ({curve}): they were taken as they are, and look flat on another screen"
 
 
 def heif_carried(file: BinaryIO, heif: Any) -> Carried:

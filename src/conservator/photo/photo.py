@@ -79,7 +79,7 @@ class Photo:
         check_image(image)
         if image.shape[0] != 1:
             raise ImageError(f"expected one image, got a batch of {image.shape[0]}")
-        image = _grayed(image) if self.neutral else image
+        image = grayed(image) if self.gray or self.neutral else image
         return replace(self, image=image, alpha=None if self.alpha is None else _resized(self.alpha, image))
 
     def working_image(self) -> Image:
@@ -145,6 +145,7 @@ def _decode_file(path: Path, max_pixels: int, allow_truncated: bool) -> Decoded:
         except Exception as error:
             raise PhotoError(f"it is damaged beyond reading ({reason_of(error)})") from error
         decoded.notes.append("the file is damaged or cut off: what could be read was read")
+        decoded.carried.told.append("what could not be read of it")
         decoded.whole = False
         return decoded
 
@@ -171,6 +172,7 @@ def _to_photo(decoded: Decoded, path: Path) -> Photo:
             notes.append("kept its colour profile, which cannot be read")
         elif "srgb" not in name.lower():
             notes.append(f'kept its colour profile "{name}": the values are its own, not sRGB')
+    exif = _checked_exif(decoded, image)
     _note_carried(decoded, path, notes)
     return Photo(
         image=image,
@@ -180,7 +182,7 @@ def _to_photo(decoded: Decoded, path: Path) -> Photo:
         neutral=gray or bool((image == image[:, :1]).all()),
         mode=decoded.mode,
         icc=None if decoded.mode == "LAB" else decoded.icc,
-        exif=_checked_exif(decoded.exif, image, notes),
+        exif=exif,
         xmp=still_xmp(decoded.xmp) if decoded.xmp else None,
         dpi=_checked_dpi(decoded.dpi),
         format=decoded.format,
@@ -221,13 +223,15 @@ def _upright(pixels: NDArray[np.generic], orientation: int) -> NDArray[np.generi
     return pixels
 
 
-def _checked_exif(exif: bytes | None, image: Image, notes: list[str]) -> bytes | None:
-    if not exif or not with_prefix(exif)[6:]:
+def _checked_exif(decoded: Decoded, image: Image) -> bytes | None:
+    """The EXIF block of the upright photo; None where there is none, or too damaged a one."""
+    if not decoded.exif or not with_prefix(decoded.exif)[6:]:
         return None
     try:
-        return patched_exif(exif, image.shape[-1], image.shape[-2])
+        return patched_exif(decoded.exif, image.shape[-1], image.shape[-2])
     except ValueError:
-        notes.append("its EXIF data is damaged and was dropped")
+        decoded.notes.append("its EXIF data is damaged and was dropped")
+        decoded.carried.told.append("its damaged EXIF data")
         return None
 
 
@@ -239,7 +243,7 @@ def _checked_dpi(dpi: object) -> tuple[float, float] | None:
     return (x, y) if all(math.isfinite(d) and 1 <= d <= 30000 for d in (x, y)) else None
 
 
-def _grayed(image: Image) -> Image:
+def grayed(image: Image) -> Image:
     """The mean of the three channels in each of them; a pixel that is gray stays exactly as it is."""
     r, g, b = image.split(1, dim=1)
     mean: Tensor = r + ((g - r) + (b - r)) / 3

@@ -31,7 +31,7 @@ from conservator.photo.directories import (
     starting_with,
     tiff_carried,
 )
-from conservator.photo.heif import BRANDS, heif_carried, heif_levels, open_heif
+from conservator.photo.heif import BRANDS, HDR_CURVES, hdr_note, heif_carried, heif_levels, open_heif
 from conservator.photo.meta import orientation, quiet
 from conservator.photo.png import check_png, decode_png, png_carried, png_depth
 from conservator.photo.raw import develop, has_raw_mark
@@ -118,6 +118,7 @@ def _decode_tiff(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool) 
     except Exception:  # whatever a broken directory makes Pillow raise; the pixels are good
         exif = None
         notes.append("its EXIF data is damaged and was dropped")
+        carried.told.append("its damaged EXIF data")
     return Decoded(pixels, "TIFF", mode, True, turn, tags.icc, exif, tags.xmp, tags.dpi, notes, pages, carried=carried)
 
 
@@ -332,7 +333,11 @@ def _eight_bits(image: PillowImage.Image) -> PillowImage.Image:
 
 
 def _note_avif_depth(file: BinaryIO, notes: list[str], carried: Carried) -> None:
-    """Say when Pillow cuts more than 8 bits: the ``pixi`` box (ISO/IEC 23008-12, 6.5.6) lists the bits per channel."""
+    """Say when Pillow cuts more than 8 bits, or takes tones of HDR for others.
+
+    The ``pixi`` box (ISO/IEC 23008-12, 6.5.6) lists the bits per channel, the ``colr`` box the transfer characteristics
+    (ISO/IEC 14496-12, 12.1.5).
+    """
     file.seek(0)
     head = file.read(1 << 16)
     at = head.find(b"pixi")
@@ -340,6 +345,11 @@ def _note_avif_depth(file: BinaryIO, notes: list[str], carried: Carried) -> None
     if bits > 8:
         notes.append(f"{bits} bits per channel were read as 8")
         carried.told.append(f"{bits} bits per channel")
+    at = head.find(b"colrnclx")
+    curve = HDR_CURVES.get(int.from_bytes(head[at + 10 : at + 12], "big")) if at >= 0 else None
+    if curve:
+        notes.append(hdr_note(curve))
+        carried.told.append("its HDR tones")
 
 
 def _bytes(image: PillowImage.Image, key: str) -> bytes | None:

@@ -15,7 +15,7 @@ from conservator.image import to_array
 from conservator.photo.carried import listed
 from conservator.photo.color import color_space, from_srgb, is_srgb, profile_name, to_srgb
 from conservator.photo.meta import described_exif, patched_exif
-from conservator.photo.photo import PHOTO_SUFFIXES, Photo, reason_of
+from conservator.photo.photo import PHOTO_SUFFIXES, Photo, grayed, reason_of
 from conservator.photo.read import FORMATS
 from conservator.photo.write import WRITABLE, Format, Page, encode, to_pillow
 
@@ -43,6 +43,8 @@ def save_photo(
             raise PhotoError(f"quality is {quality}, expected 1 to 100")
         notes: list[str] = []
         page = _to_page(photo, form, notes)
+        if _is_own(photo, path) and (destroyed := [note for note in notes if note not in (_GIF_ROUNDS, _BACK_TO_CMYK)]):
+            raise PhotoError(f"it is the photo's own file, and {'; '.join(destroyed)}; choose another name")
         with replacing(path) as file:
             encode(file, page, form, quality=quality, lossless=photo.lossless)
     except PhotoError as error:
@@ -86,6 +88,8 @@ def _stays(photo: Photo, source: Path, path: Path) -> bool:
 
 
 _NO_FORMAT = Format("none")
+_GIF_ROUNDS = "GIF holds 256 colours and transparency without steps: both were rounded"
+_BACK_TO_CMYK = "converted back to CMYK through its colour profile"
 
 
 def _form(path: Path) -> Format:
@@ -132,7 +136,7 @@ def _size(photo: Photo) -> str:
 
 def _to_page(photo: Photo, form: Format, notes: list[str]) -> Page:
     """Bring the photo into what the format can hold, and say what was lost."""
-    image, alpha = photo.image, photo.alpha
+    image, alpha = grayed(photo.image) if photo.gray else photo.image, photo.alpha
     if alpha is not None and not form.alpha:
         image, alpha = image * alpha + (1 - alpha), None
         notes.append(f"{form.name} holds no transparency: the photo was laid on white")
@@ -144,7 +148,7 @@ def _to_page(photo: Photo, form: Format, notes: list[str]) -> Page:
     if alpha is not None:
         page.pixels = np.concatenate([page.pixels, to_array(alpha.expand(-1, 3, -1, -1), dtype)[..., :1]], axis=2)
     if form.name == "GIF":
-        notes.append("GIF holds 256 colours and transparency without steps: both were rounded")
+        notes.append(_GIF_ROUNDS)
     _add_profile(page, photo, form, notes)
     _add_metadata(page, photo, form, notes)
     return page
@@ -195,7 +199,7 @@ def _add_cmyk(page: Page, icc: bytes, form: Format, notes: list[str]) -> None:
             notes.append("its CMYK profile has no way back from sRGB: written as sRGB")
         else:
             page.cmyk, page.icc = True, icc
-            notes.append("converted back to CMYK through its colour profile")
+            notes.append(_BACK_TO_CMYK)
 
 
 def _add_metadata(page: Page, photo: Photo, form: Format, notes: list[str]) -> None:
