@@ -173,7 +173,7 @@ def photo_of(found: list[Directory]) -> Directory:
         raise PhotoError("its TIFF holds no picture")
     first = found[0]
     whole = [directory for directory in found[1:] if not directory.reduced and not directory.mask]
-    larger = [other for other in whole if first.reduced or _is_thumbnail_of(first, other)]
+    larger = [other for other in whole if first.reduced or not all(first.size) or _is_thumbnail_of(first, other)]
     return max(larger, key=lambda directory: directory.size[0] * directory.size[1], default=first)
 
 

@@ -47,7 +47,11 @@ def develop(file: BinaryIO, check_size: Callable[[int, int], None], notes: list[
         raise PhotoError("it is a camera RAW photo, which needs an extra; pip install 'conservator[raw]'") from error
     file.seek(0)
     with rawpy.RawPy() as raw:
-        raw.open_buffer(file)
+        try:
+            raw.open_buffer(file)
+        except rawpy.LibRawFileUnsupportedError as error:
+            version = ".".join(map(str, rawpy.libraw_version))
+            raise PhotoError(f"it is camera RAW of a kind that LibRaw {version} does not know, or damaged") from error
         sizes = raw.sizes
         check_size(max(sizes.raw_width, sizes.width), max(sizes.raw_height, sizes.height))
         raw.unpack()

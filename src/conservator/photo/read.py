@@ -68,15 +68,16 @@ class Decoded:
 
 def decode(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
     """Decode the photo in a file, the first of several; ``lenient`` takes what a damaged file still gives."""
+    prefix = file.read(_HEAD)
+    found = directories(file) if prefix[:4] in TIFF_MAGIC else []
+    if has_raw_mark(prefix) or is_raw(found):
+        return _decode_raw(file, found, max_pixels, lenient)
+    named = brands(prefix)
+    if named & BRANDS and not named & {b"avif", b"avis"}:
+        return _decode_heif(file, max_pixels)
     with _pillow_switches(lenient):
-        prefix = file.read(_HEAD)
         if prefix[:4] in TIFF_MAGIC:
-            return _decode_tiff(file, prefix, max_pixels, lenient)
-        if has_raw_mark(prefix):
-            return _decode_raw(file, [], max_pixels, lenient)
-        named = brands(prefix)
-        if named & BRANDS and not named & {b"avif", b"avis"}:
-            return _decode_heif(file, max_pixels)
+            return _decode_tiff(file, found, max_pixels)
         return _decode_other(file, prefix[:16], max_pixels, lenient)
 
 
@@ -92,10 +93,7 @@ def _pillow_switches(lenient: bool) -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _decode_tiff(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool) -> Decoded:
-    found = directories(file)
-    if has_raw_mark(prefix) or is_raw(found):
-        return _decode_raw(file, found, max_pixels, lenient)
+def _decode_tiff(file: BinaryIO, found: list[Directory], max_pixels: int) -> Decoded:
     photo = photo_of(found)
     carried = tiff_carried(file, found, photo)
     if photo is not found[0]:
@@ -151,8 +149,9 @@ def _decode_raw(file: BinaryIO, found: list[Directory], max_pixels: int, lenient
     exif = xmp = None
     try:
         if found:
-            tags = TiffTagsOfPhoto(file, found[0])
-            exif, xmp = tags.exif, tags.xmp
+            with quiet():
+                tags = TiffTagsOfPhoto(file, found[0])
+                exif, xmp = tags.exif, tags.xmp
         else:
             notes.append("its EXIF data is stored in the camera's own way and was not read")
     except Exception:  # whatever a broken directory makes Pillow raise; the pixels are good
