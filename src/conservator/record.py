@@ -148,13 +148,17 @@ def make_record(
     """
     if source.path is None:
         raise ConservatorError("a record needs a photo that came from a file; load it with load_photo")
+    digest, written = sha256(output), WRITABLE.get(output.suffix.lower())
+    form, depth = source.format, source.bit_depth
+    if digest != input_sha256 and written is not None:  # a copy stays what it is, whatever its name says
+        form, depth = written.name, min(restored.photo.bit_depth, written.depth)
     return Record(
         format_version=2,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         request=request,
-        input=_file(source, source.path, source.format, input_sha256),
-        output=_file(restored.photo, output, WRITABLE[output.suffix.lower()].name, sha256(output)),
+        input=_file(source, source.path, source.format, source.bit_depth, input_sha256),
+        output=_file(restored.photo, output, form, depth, digest),
         verdict=verdict(restored),
         toolchain=list(restored.toolchain),
         before=_seen(restored.before, measures=True),
@@ -233,11 +237,9 @@ def load_record(path: str | Path) -> Record:
         raise ConservatorError(f"{path}: not a record of conservator ({where}: {first['msg']})") from error
 
 
-def _file(photo: Photo, path: Path, form: str, digest: str) -> FileRecord:
+def _file(photo: Photo, path: Path, form: str, depth: int, digest: str) -> FileRecord:
     height, width = photo.image.shape[-2:]
-    depth = max(kept.depth for kept in WRITABLE.values() if kept.name == form)
-    bit_depth = min(photo.bit_depth, depth)
-    return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=bit_depth)
+    return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=depth)
 
 
 def _seen(percept: Percept, measures: bool = False) -> SeenRecord:
