@@ -21,7 +21,7 @@ from skimage import data
 import conservator
 from conservator import Apply, Decision, Kind, Photo, Request, Restorer, Stop, Tool, Toolbox, ToolSpec
 from conservator.apps.replay import replay_record
-from conservator.batch import JOURNAL, FileRestorer, Journal, Task, Threads, run_batch
+from conservator.batch import JOURNAL, FileRestorer, Job, Journal, Task, Threads, run_batch
 from conservator.errors import ConservatorError, NameNotFoundError, PoolError, ToolFailedError
 from conservator.files import sha256
 from conservator.image import Image, to_image
@@ -320,7 +320,7 @@ def test_own_objects_are_told_by_their_names(tmp_path: Path) -> None:
     conservator.save_photo(crops(1)[0], path)
     task = Task(path, tmp_path / "out.png")
     with Restorer(toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as restorer:
-        assert FileRestorer(restorer)(task, lambda stage: None, False).status == "restored"
+        assert FileRestorer(restorer)(Job(task), lambda stage: None).status == "restored"
     asked = load_record(task.record).request
     assert (asked.policy, asked.toolbox, asked.perception) == ("own:once", "own:smooth", "own:StatisticalPerception")
     with pytest.raises(ConservatorError, match="a program's own"):

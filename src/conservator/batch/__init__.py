@@ -5,6 +5,7 @@ from conservator.batch.executor import Executor, Threads
 from conservator.batch.files import FileRestorer
 from conservator.batch.find import Findings, find_tasks
 from conservator.batch.journal import JOURNAL, Journal, Outcome, Status
+from conservator.batch.preview import Preview, preview_batch
 from conservator.batch.standing import Job
 from conservator.batch.summary import Summary
 from conservator.batch.tasks import Task
@@ -17,10 +18,12 @@ __all__ = [
     "Job",
     "Journal",
     "Outcome",
+    "Preview",
     "Status",
     "Summary",
     "Task",
     "Threads",
     "find_tasks",
+    "preview_batch",
     "run_batch",
 ]

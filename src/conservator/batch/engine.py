@@ -54,7 +54,7 @@ def run_batch(
         end(task, outcome)
 
     jobs = []
-    for task, settled in _settled(tasks, files, journal, resume, overwrite, stopped):
+    for task, settled in settle_all(tasks, files, journal, resume, overwrite, stopped):
         if isinstance(settled, Job):
             jobs.append(settled)
         else:
@@ -69,7 +69,7 @@ _UNTOLD = ("skipped", "kept")
 """Outcomes that are not for the journal: they would hide what another run did."""
 
 
-def _settled(
+def settle_all(
     tasks: Sequence[Task],
     files: FileRestorer,
     journal: Journal,
@@ -77,7 +77,7 @@ def _settled(
     overwrite: bool,
     stopped: Callable[[], bool],
 ) -> Iterator[tuple[Task, Job | Outcome]]:
-    """What is to be done for each task, until the batch is stopped."""
+    """What is to be done for each task, a job or the outcome that it has already, until the batch is stopped."""
     past = Past.of(journal) if resume else None
     sources = {task.source.resolve() for task in tasks}
     for task in tasks:

@@ -26,10 +26,13 @@ class FileRestorer:
     restorer: Restorer
     report: bool = False
     """Whether a page is written beside each result."""
+    tools: tuple[str, ...] = ()
+    """Tools that every photo is treated with, whatever is seen in it; without any, the restorer's policy decides."""
 
     def same_settings(self, record: Record) -> bool:
         """Whether a finished result was made with the settings that are asked for now."""
-        return choices(record.request) == choices(self.restorer.request)
+        asked_for = tuple(treatment.tool for treatment in record.treatments) if record.request.policy == "none" else ()
+        return choices(record.request) == choices(self.restorer.request) and asked_for == self.tools
 
     def has_report(self, task: Task) -> bool:
         """Whether a finished result has the page that is asked for now."""
@@ -62,7 +65,7 @@ class FileRestorer:
         progress("reading")
         photo = restorer.load(task.source)
         taken, read = sha256(task.source), task.source.stat()
-        restored = restorer.restore(photo, progress)
+        restored = restorer.apply(photo, self.tools, progress) if self.tools else restorer.restore(photo, progress)
         progress("writing")
         picture = _picture(task, folder)
         _check_pages(task, restored)

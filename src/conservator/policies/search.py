@@ -146,7 +146,7 @@ class Greedy:
         best = max(children, key=lambda child: child.worth)
         tool = best.toolchain[-1]
         if best.worth < 0:
-            nearest = f"{tool} comes nearest, with {best.gain:+.1f} dB of the {best.required:.1f} dB that are asked"
+            nearest = f"{tool} comes nearest, with {best.gain:+.2f} of the {best.required:.2f} dB that are asked"
             return Decision(Stop(), thought=f"no treatment is estimated to gain enough; {nearest}")
         among = f", the most of {len(children)} treatments tried" if len(children) > 1 else ""
         return Decision(Apply(tool), thought=f"{tool} is estimated to gain {best.gain:+.1f} dB{among}")
