@@ -19,7 +19,7 @@ _LONGEST = 65_533
 _MOST_SEGMENTS = 10_000
 """No camera writes a tenth of these; a hostile file of empty segments would keep us busy for long."""
 
-_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 """The next marker in compressed data: not a stuffed byte, not one that restarts the decoder."""
 _END, _SCAN, _COMMENT, _APP = 0xD9, 0xDA, 0xFE, 0xE0
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
