@@ -37,7 +37,7 @@ where nothing says so. A scanned page is larger at any resolution worth scanning
 _SAME_SHAPE = 0.05
 """Sides of a thumbnail are rounded: one pixel of twenty is the most that this can make."""
 
-_CARRIED = {*range(32768), 33432, _IPTC, _PHOTOSHOP, 34665, 34675, 34853, *range(0x9C9B, 0x9CA0)}
+_CARRIED = {*range(32768), *range(32995, 32999), 33432, _IPTC, _PHOTOSHOP, 34665, 34675, 34853, *range(0x9C9B, 0x9CA0)}
 _LOST_BELOW = {301: "its transfer function", 290: "its gray response curve", 291: "its gray response curve"}
 _LOST = {
     37724: "Photoshop's layers",
