@@ -172,3 +172,21 @@ def test_random_damage(
     check_image(photo.image)
     for suffix in (".png", ".tif"):  # what could be read can be written
         save_photo(photo, tmp_path / f"out{suffix}", overwrite=True)
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\0", b"\xff\xe7\0\2"], ids=["marks", "stuffing", "segments"])
+def test_a_jpeg_of_nothing_but_marks_ends_soon(filling: bytes, tmp_path: Path) -> None:
+    """Three megabytes that a careless search would go through once for every byte of them."""
+    (tmp_path / "in.jpg").write_bytes(ORIGINALS["jpeg"][:-2] + filling * (3_000_000 // len(filling)))
+    photo = load_photo(tmp_path / "in.jpg", allow_truncated=True)
+    assert all(note.isprintable() and len(note) < 500 for note in photo.notes)
+
+
+def test_a_tiff_whose_directories_lead_in_circles_ends(tmp_path: Path) -> None:
+    content = bytearray(ORIGINALS["tiff16"])
+    first = int.from_bytes(content[4:8], "little")
+    entries = int.from_bytes(content[first : first + 2], "little")
+    after = first + 2 + 12 * entries
+    content[after : after + 4] = first.to_bytes(4, "little")  # the next page is the first
+    (tmp_path / "in.tif").write_bytes(content)
+    assert load_photo(tmp_path / "in.tif").frames == 1

@@ -371,3 +371,39 @@ def test_the_record_of_a_copy_says_what_the_copy_is(tmp_path: Path) -> None:
         record = make_record(restored, photo, target, restorer.request, restorer.toolbox, notes, sha256(source))
     assert (record.output.format, record.output.bit_depth, record.output.sha256) == ("PNG", 16, record.input.sha256)
     assert notes == (COPIED, "it is a PNG file, although its name ends in .jpg")
+
+
+DAMAGED: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "EXIF": (".jpg", lambda: jpeg(segment(0xE1, b"Exif\0\0II*\0" + bytes([255] * 300)))),
+    "XMP": (".jpg", lambda: jpeg(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmp\xff\0"))),
+    "extended XMP": (".jpg", lambda: jpeg(segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0short"))),
+    "profile": (".jpg", lambda: jpeg(segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(200)))),
+    "profile in parts": (".jpg", lambda: jpeg(segment(0xE2, b"ICC_PROFILE\0\2\7" + bytes(200)))),
+    "list of pictures": (
+        ".jpg",
+        lambda: jpeg(segment(0xE2, b"MPF\0II*\0\x08\0\0\0\1\0\2\xb0\7\0\xff\0\0\0\xff\xff\0\0")),
+    ),
+    "empty list of pictures": (".jpg", lambda: jpeg(segment(0xE2, b"MPF\0"))),
+    "Photoshop's": (".jpg", lambda: jpeg(segment(0xED, b"Photoshop 3.0\08BIM\4\4\xff"))),
+    "short segments": (".jpg", lambda: jpeg(*(segment(0xE0 + i, b"") for i in range(16)))),
+    "profile of a PNG": (".png", lambda: png(chunk(b"iCCP", b"name\0\0no zlib"))),
+    "texts of a PNG": (".png", lambda: png(chunk(b"zTXt", b"Author\0\0no zlib"), chunk(b"iTXt", b"x"))),
+    "EXIF of a PNG": (".png", lambda: png(chunk(b"eXIf", b"XX"))),
+    "EXIF of a WebP": (".webp", lambda: encoded("WEBP", exif=b"Exif\0\0II*\0" + bytes([255] * 30), lossless=True)),
+    "captions of a TIFF": (
+        ".tif",
+        lambda: tiff((33723, 7, 4, b"abcd")).replace(b"\xbb\x83\7\0\4\0\0\0", b"\xbb\x83\7\0\0\0\0\xf0"),
+    ),
+    "EXIF of a TIFF": (".tif", lambda: tiff((34665, 4, 1, 2**31))),
+    "XMP of a TIFF": (".tif", lambda: tiff((700, 7, 3, b"<x\xff"))),
+}
+
+
+@pytest.mark.parametrize(("suffix", "make"), DAMAGED.values(), ids=DAMAGED)
+def test_damaged_metadata_never_costs_the_picture(suffix: str, make: Callable[[], bytes], tmp_path: Path) -> None:
+    (tmp_path / f"in{suffix}").write_bytes(make())
+    photo = load_photo(tmp_path / f"in{suffix}")
+    assert np.abs(photo.image[0].permute(1, 2, 0).numpy() * 255 - RGB).mean() < 4
+    for target in (".jpg", ".png", ".tif", ".webp"):
+        save_photo(photo.with_image(photo.image * 0.9), tmp_path / f"out{target}")
+        assert load_photo(tmp_path / f"out{target}").image.shape == photo.image.shape

@@ -10,7 +10,10 @@ from typing import BinaryIO
 _LOOKED_AT = 1 << 20
 """Bytes behind a picture that are read to tell what they are; a video's or picture's own head lies within."""
 
-_GAIN_MAP = re.compile(rb"hdrgm:|HDRGainMap|iso:std:iso:ts:21496")
+SIGNATURE, GAIN_MAP = "a Content Credentials signature (C2PA)", "a gain map (for HDR screens)"
+"""What several formats can hold, in words."""
+
+_GAIN_MAP_MARKS = re.compile(rb"hdrgm:|HDRGainMap|iso:std:iso:ts:21496")
 """Adobe's and Google's name, Apple's name, and the standard's (ISO/TS 21496-1)."""
 
 
@@ -67,8 +70,8 @@ def behind(file: BinaryIO, end: int) -> tuple[list[str], list[str]]:
     data = file.read(_LOOKED_AT)
     if not data.strip(b"\0") and end + len(data) == size:
         return [], []  # padding
-    if _GAIN_MAP.search(data):
-        found = ["a gain map (for HDR screens)"]
+    if _GAIN_MAP_MARKS.search(data):
+        found = [GAIN_MAP]
     elif data.lstrip(b"\0")[:3] == b"\xff\xd8\xff":
         found = ["a further picture"]
     else:

@@ -9,20 +9,19 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from conservator.photo.carried import Block, Carried, behind, printable_name
+from conservator.photo.carried import GAIN_MAP, SIGNATURE, Block, Carried, behind, printable_name
 
 _MOST_PARTS = 10_000
 """Chunks, blocks or boxes that are looked at; a hostile file of empty ones would keep us busy for long."""
 
 _OF_WEBP = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "}
-_SIGNATURE = "a Content Credentials signature (C2PA)"
 
 _C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 """The identifier of the box that holds a signature (C2PA 2, A.5.1)."""
 _OF_PICTURES = {b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"idat", b"moof", b"mfra"}
 _MOST_META = 1 << 20
 _EXTRA_ITEMS = (
-    ((b"tmap", b"hdrgainmap", b"iso:std:iso:ts:21496"), "a gain map (for HDR screens)"),
+    ((b"tmap", b"hdrgainmap", b"iso:std:iso:ts:21496"), GAIN_MAP),
     ((b"auxid:2", b"aux:depth", b"auxiliary:depth"), "a depth map"),
     ((b"aux:semantic",), "masks of what is seen"),
 )
@@ -42,7 +41,7 @@ def webp_carried(file: BinaryIO) -> Carried:
     for kind, start, length in _webp_chunks(file):
         end = start + length + length % 2
         if kind == b"C2PA":
-            found.lost.append(_SIGNATURE)
+            found.lost.append(SIGNATURE)
         elif kind not in _OF_WEBP:
             found.lost.append(f"the chunk {printable_name(kind)}")
     return _with_rest(found, file, end)
@@ -90,7 +89,7 @@ def boxes_carried(file: BinaryIO) -> Carried:
             meta = file.read(min(length, _MOST_META))
             found.lost += [name for marks, name in _EXTRA_ITEMS if any(mark in meta for mark in marks)]
         elif kind == b"uuid" and head[8:24] == _C2PA_BOX:
-            found.lost.append(_SIGNATURE)
+            found.lost.append(SIGNATURE)
         elif kind not in _OF_PICTURES:
             found.lost.append(f"the box {printable_name(kind)}")
         at += length

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from conservator.errors import PhotoError
-from conservator.photo.carried import Block, Carried
+from conservator.photo.carried import SIGNATURE, Block, Carried
 from conservator.photo.segments import sort_in_resources
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -37,14 +37,14 @@ where nothing says so. A scanned page is larger at any resolution worth scanning
 _SAME_SHAPE = 0.05
 """Sides of a thumbnail are rounded: one pixel of twenty is the most that this can make."""
 
-_CARRIED = {*range(32768), 33432, _IPTC, _PHOTOSHOP, 34665, 34675, 34853, *range(0x9C9B, 0x9CA0)}
+_CARRIED = {*range(32768), *range(32995, 32999), 33432, _IPTC, _PHOTOSHOP, 34665, 34675, 34853, *range(0x9C9B, 0x9CA0)}
 _LOST_BELOW = {301: "its transfer function", 290: "its gray response curve", 291: "its gray response curve"}
 _LOST = {
     37724: "Photoshop's layers",
     **dict.fromkeys((33550, 33922, 34264, 34735, 34736, 34737), "map coordinates (GeoTIFF)"),
     **dict.fromkeys((42112, 42113), "data of a map program (GDAL)"),
     **dict.fromkeys((50838, 50839), "data of ImageJ"),
-    52545: "a Content Credentials signature (C2PA)",
+    52545: SIGNATURE,
 }
 
 
@@ -170,7 +170,7 @@ def ends_inside(file: BinaryIO, directory: Directory) -> bool:
 def photo_of(found: list[Directory]) -> Directory:
     """The picture that is the photo: the first one, but for a thumbnail before it, then the largest."""
     if not found:
-        raise PhotoError("its TIFF holds no picture")
+        raise ValueError("it ends before its first directory")
     first = found[0]
     whole = [directory for directory in found[1:] if not directory.reduced and not directory.mask]
     larger = [other for other in whole if first.reduced or not all(first.size) or _is_thumbnail_of(first, other)]

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from conservator.photo.carried import Block, Carried, behind, printable_name
+from conservator.photo.carried import SIGNATURE, Block, Carried, behind, printable_name
 from conservator.photo.meta import without_prefix
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -42,7 +42,7 @@ _OUTDATED = {
     b"bKGD": "a colour to show behind it",
     b"iDOT": "where its parts lie",
 }
-_LOST = {b"caBX": "a Content Credentials signature (C2PA)", b"caNv": "where its canvas lies"}
+_LOST = {b"caBX": SIGNATURE, b"caNv": "where its canvas lies"}
 _INCHES_PER_METRE = 1 / 0.0254
 
 

@@ -95,11 +95,12 @@ def _pillow_switches(lenient: bool) -> Iterator[None]:
 
 def _decode_tiff(file: BinaryIO, found: list[Directory], max_pixels: int) -> Decoded:
     photo = photo_of(found)
+    width, height = photo.size
+    _check_size(width, height, max_pixels)
     carried = tiff_carried(file, found, photo)
     if photo is not found[0]:
         file = starting_with(file, photo)
     tags = TiffTagsOfPhoto(file, photo)
-    _check_size(tags.width, tags.height, max_pixels)
     tags.check()
     notes: list[str] = []
     pages = 1 + sum(not page.reduced and not page.mask for page in found if page is not photo)

@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from conservator.photo.carried import Block, Carried, behind, printable_name
+from conservator.photo.carried import GAIN_MAP, SIGNATURE, Block, Carried, behind, printable_name
 
 _LONGEST = 65_533
 _MOST_SEGMENTS = 10_000
 """No camera writes a tenth of these; a hostile file of empty segments would keep us busy for long."""
 
-_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 """The next marker in compressed data: not a stuffed byte, not one that restarts the decoder."""
-_END, _SCAN, _COMMENT, _APP = 0xD9, 0xDA, 0xFE, 0xE0
+_END, _COMMENT, _APP = 0xD9, 0xFE, 0xE0
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
 
@@ -40,7 +40,7 @@ _CARRIED_ELSEWHERE = {
 }
 _LOST = (
     (2, b"FPXR\0", "FlashPix data"),
-    (2, b"urn:iso:std:iso:ts:21496", "a gain map (for HDR screens)"),
+    (2, b"urn:iso:std:iso:ts:21496", GAIN_MAP),
     (11, b"HDR_RI", "what makes it a JPEG-HDR"),
     (12, b"", "its maker's picture information (APP12)"),
 )
@@ -96,8 +96,8 @@ def _sort_in(found: Carried, app: int, data: bytes) -> None:
     elif app == 0 and data.startswith(b"JFXX\0"):
         found.outdated.append("a thumbnail")
     elif app == 11 and data.startswith(b"JP"):
-        c2pa = b"c2pa" in data or "a Content Credentials signature (C2PA)" in found.lost  # it goes on in more segments
-        found.lost.append("a Content Credentials signature (C2PA)" if c2pa else "JUMBF data (APP11)")
+        c2pa = b"c2pa" in data or SIGNATURE in found.lost  # it goes on in more segments
+        found.lost.append(SIGNATURE if c2pa else "JUMBF data (APP11)")
     else:
         known = (name for number, start, name in _LOST if number == app and data.startswith(start))
         word = printable_name(re.split(rb"[^!-~]", data, maxsplit=1)[0])

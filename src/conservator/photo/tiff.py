@@ -60,7 +60,6 @@ class TiffTagsOfPhoto:
         self._tags.endian = directory.order
         self._tags.bigtiff = 43 in file.read(4)[2:]
         self._tags.load_from_fp(file, directory.offset)
-        self.width, self.height = directory.size
 
     @property
     def bits(self) -> int:

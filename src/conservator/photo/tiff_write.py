@@ -53,14 +53,12 @@ def encode_tiff(
         tags[_EXTRA_SAMPLES] = 2  # alpha that the colours are not multiplied with
     if dpi:
         tags[_X_RESOLUTION], tags[_Y_RESOLUTION], tags[_RESOLUTION_UNIT] = dpi[0], dpi[1], 2
-    for tag, value, kind in ((_XMP, xmp, TiffTags.BYTE), (_ICC, icc, TiffTags.UNDEFINED)):
+    entries = [(_XMP, xmp, TiffTags.BYTE), (_ICC, icc, TiffTags.UNDEFINED)]
+    entries += [(*from_block(block), TiffTags.UNDEFINED) for block in blocks]
+    for tag, value, kind in entries:
         if value:
             tags.tagtype[tag] = kind
             tags[tag] = value
-    for block in blocks:
-        tag, data = from_block(block)
-        tags.tagtype[tag] = TiffTags.UNDEFINED
-        tags[tag] = data
     tags.save(file)  # makes the strip offsets count from the end of the directory
     file.writelines(strips)
 
