@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
+import torch
+
 from conservator.errors import ConservatorError
 from conservator.forking import computes_here, renew_in_children
 from conservator.image import Image
@@ -281,11 +283,12 @@ class Restorer:
         if kept:
             blended = blend(image, result, request.strength)
             photo = photo.with_working_image(blended)
-            small = study_like(blended, image)
-            looked = kept[-1].percept if request.strength == 1 else None  # at this very picture
-            after = looked or self.perception.grade(small)
+            shown = photo.working_image()  # a gray photo was made gray again
+            small = study_like(shown, image)
+            looked_at = request.strength == 1 and torch.equal(shown, result)
+            after = (kept[-1].percept if looked_at else None) or self.perception.grade(small)
             gain = sum(treatment.gain for treatment in kept)
-            if blended.shape == image.shape:  # studies of two sizes show different places: there is nothing to compare
+            if shown.shape == image.shape:  # studies of two sizes show different places: there is nothing to compare
                 first, treated = deciding.trajectory.steps[0], self._removed_by([treatment.tool for treatment in kept])
                 looks = Look(first.image, first.percept), Look(small, after)
                 gain = self.perception.weigh(*looks, treated).cautious(request.objective)

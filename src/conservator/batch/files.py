@@ -68,8 +68,7 @@ class FileRestorer:
         restored = restorer.apply(photo, self.tools, progress) if self.tools else restorer.restore(photo, progress)
         progress("writing")
         picture = _picture(task, folder)
-        _check_pages(task, restored)
-        notes = restored.save(picture)
+        notes = restored.save(picture, in_place=task.in_place)
         os.utime(picture, ns=(read.st_atime_ns, read.st_mtime_ns))  # albums are sorted by it, and it says when one was
         record = self._document(task, picture, photo, restored, notes, taken)
         moves = [(folder / "record", task.record), (picture, task.target)]
@@ -119,13 +118,6 @@ def _changed(task: Task, taken: str) -> str:
     """Whether a photo that is restored in place was changed while it was in work, in words."""
     changed = task.in_place and sha256(task.source) != taken
     return f"{task.source} was changed while it was in work; it stays as it is" if changed else ""
-
-
-def _check_pages(task: Task, restored: Restored) -> None:
-    """In place, the other pages of a file would be lost."""
-    if task.in_place and restored.photo.frames > 1 and not restored.untouched:
-        pages = f"it holds {restored.photo.frames} pages, of which only the first would be left"
-        raise PhotoError(f"cannot write {task.target}: {pages}; choose another name")
 
 
 def _outcome(task: Task, record: Record, restored: Restored) -> Outcome:

@@ -27,23 +27,26 @@ def save_photo(
     overwrite: bool = False,
     quality: int = 95,
     protect: Path | None = None,
+    in_place: bool = False,
 ) -> tuple[str, ...]:
     """Write a photo in the format of the suffix; return plain sentences on what that format could not hold.
 
     The file appears at once and whole, or not at all. An existing file, the photo's own source above all, is replaced
-    only with ``overwrite``, and the source not where it holds what would be lost; the file ``protect`` never.
+    only with ``overwrite``, and the source not where it holds what would be lost; the file ``protect`` never. With
+    ``in_place`` the file is to take the place of the source, wherever it is written: the same is refused.
     ``quality`` (1 to 100) is for JPEG, WebP and AVIF; WebP is written without loss when the photo came from a file
     without loss. Raises PhotoError, one sentence with the file and the reason.
     """
     path = Path(path)
     try:
         form = _form(path)
-        _check_target(photo, path, form, overwrite, protect)
+        own = in_place or _is_own(photo, path)
+        _check_target(photo, path, form, overwrite, protect, own)
         if not 1 <= quality <= 100:
             raise PhotoError(f"quality is {quality}, expected 1 to 100")
         notes: list[str] = []
         page = _to_page(photo, form, notes)
-        if _is_own(photo, path) and (destroyed := [note for note in notes if note not in (_GIF_ROUNDS, _BACK_TO_CMYK)]):
+        if own and (destroyed := [note for note in notes if note not in (_GIF_ROUNDS, _BACK_TO_CMYK)]):
             raise PhotoError(f"it is the photo's own file, and {'; '.join(destroyed)}; choose another name")
         with replacing(path) as file:
             encode(file, page, form, quality=quality, lossless=photo.lossless)
@@ -100,9 +103,9 @@ def _form(path: Path) -> Format:
     return WRITABLE[suffix]
 
 
-def _check_target(photo: Photo, path: Path, form: Format, overwrite: bool, protect: Path | None) -> None:
+def _check_target(photo: Photo, path: Path, form: Format, overwrite: bool, protect: Path | None, own: bool) -> None:
     _check_place(photo, path, overwrite, protect)
-    if _is_own(photo, path):
+    if own:
         if photo.lost:
             raise PhotoError(f"it is the photo's own file, and would lose {listed(photo.lost)}; choose another name")
         if photo.format != form.name:
