@@ -3,6 +3,7 @@
 from conservator.batch.engine import run_batch
 from conservator.batch.executor import Executor, Job, Threads
 from conservator.batch.files import FileRestorer
+from conservator.batch.index import save_index
 from conservator.batch.journal import JOURNAL, Journal, Outcome, Status, Summary
 from conservator.batch.tasks import Task, find_tasks
 
@@ -19,4 +20,5 @@ __all__ = [
     "Threads",
     "find_tasks",
     "run_batch",
+    "save_index",
 ]

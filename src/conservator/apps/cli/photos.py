@@ -13,6 +13,7 @@ import typer
 from conservator.apps.cli.common import MaxPixelsOption, SeedOption, TruncatedOption
 from conservator.apps.cli.options import with_options
 from conservator.errors import ConservatorError, PhotoError
+from conservator.files import printable
 from conservator.request import ChatOptions, Request
 
 _CHAT = "With --policy chat (the key is taken from OPENAI_API_KEY)"
@@ -81,7 +82,7 @@ def _restore(
     overwrite: bool,
 ) -> int:
     from conservator.apps.progress import BatchDisplay
-    from conservator.batch import JOURNAL, FileRestorer, Journal, Threads, find_tasks, run_batch
+    from conservator.batch import JOURNAL, FileRestorer, Journal, Threads, find_tasks, run_batch, save_index
     from conservator.restorer import Restorer
 
     with Restorer(request) as restorer:
@@ -95,7 +96,7 @@ def _restore(
             summary = run_batch(
                 tasks,
                 FileRestorer(restorer, report),
-                Journal(folder / JOURNAL),
+                journal := Journal(folder / JOURNAL),
                 executor=Threads(jobs),
                 resume=resume,
                 overwrite=overwrite,
@@ -103,6 +104,8 @@ def _restore(
                 on_end=display.end,
             )
     display.summary(summary, folder)
+    if report and (page := save_index(folder, journal, summary)):
+        typer.echo(f"look at them in {printable(page)}")
     return summary.exit_code
 
 
