@@ -14,7 +14,7 @@ from pathlib import Path
 from conservator.files import replacing, write_text
 from conservator.image import Image
 from conservator.kinds import Kind, Severity
-from conservator.pages import compared, jpeg_bytes, make_page, one_picture, picture_uri, sized, thumbnail
+from conservator.pages import compared, jpeg_bytes, make_page, one_picture, picture_uri, scrolled, sized, thumbnail
 from conservator.photo import Photo
 from conservator.record import Record, SeenRecord, StepRecord, TreatmentRecord
 from conservator.restoration import Restored
@@ -156,7 +156,7 @@ def _seen(record: Record) -> str:
         f'<tr><th scope="row">{escape(kind.label)}</th>{"".join(f"<td>{_meter(s, kind)}</td>" for s in told)}</tr>'
         for kind in found
     )
-    return f'<div class="wide"><table class="seen"><tr>{head}</tr>{rows}</table></div>{rest}'
+    return scrolled("Damage seen", f'<table class="seen"><tr>{head}</tr>{rows}</table>') + rest
 
 
 def _meter(seen: SeenRecord, kind: Kind) -> str:
@@ -211,13 +211,17 @@ def _step(step: StepRecord, image: Image, kept: bool, aspect: float) -> str:
     title = {"start": "the photo", "stop": "stop", "unusable": "no decision"}.get(
         step.action, f"{step.action} {step.argument}"
     )
-    quality = "" if step.seen.quality is None else f"<br>estimated quality {step.seen.quality:.1f} dB"
-    error = f"<br>failed: {escape(step.error)}" if step.error and step.error != step.reason else ""
-    usage = f"<br>{_cost(step.usage)}" if step.usage else ""
-    fate = "" if kept else " (taken back)"
+    told = [step.reason]
+    if step.error and step.error != step.reason:
+        told.append(f"failed: {step.error}")
+    if step.seen.quality is not None:
+        told.append(f"estimated quality {step.seen.quality:.1f} dB")
+    if step.usage:
+        told.append(_cost(step.usage))
+    lines = "".join(f"<br>{escape(line)}" for line in told if line)
     return (
-        f'<figure class="{"kept" if kept else "undone"}">{picture}<figcaption><b>{step.id}. {escape(title)}</b>{fate}'
-        f'<br>{escape(step.reason)}{error}<span class="soft">{quality}{usage}</span></figcaption></figure>'
+        f'<figure class="{"kept" if kept else "undone"}">{picture}<figcaption><b>{step.id}. {escape(title)}</b>'
+        f"{'' if kept else ' (taken back)'}{lines}</figcaption></figure>"
     )
 
 
@@ -235,7 +239,7 @@ def _treated_table(record: Record) -> str:
         f'<th scope="col">{n}</th>' for n in ("Treatment", "Part of the gain, dB", "Seconds", "Fate", "Source")
     )
     told = "<p>The treatments of the whole photo. The parts of those that were kept add up to the estimated gain.</p>"
-    return f'{told}<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+    return told + scrolled("Treatments of the whole photo", f"<table><tr>{head}</tr>{rows}</table>")
 
 
 def _cost(usage: Usage) -> str:

@@ -21,7 +21,7 @@ from conservator.evaluation.tables import Grid, combinations_of, gains_of, grids
 from conservator.files import write_text
 from conservator.kinds import OBJECTIVE_WEIGHTS
 from conservator.metrics import known_metrics
-from conservator.pages import jpeg_bytes, make_page, picture_uri, sized
+from conservator.pages import jpeg_bytes, make_page, picture_uri, scrolled, sized
 from conservator.request import TONAL_CONFIDENCE
 
 _NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
@@ -180,7 +180,8 @@ def _table(grid: Grid) -> str:
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
         for first, *rest in grid.rows
     )
-    return f'<h3>{escape(grid.title)}</h3><div class="wide figures"><table><tr>{head}</tr>{rows}</table></div>'
+    table = scrolled(grid.title, f"<table><tr>{head}</tr>{rows}</table>", "figures")
+    return f"<h3>{escape(grid.title)}</h3>{table}"
 
 
 def _example(example: Example) -> str:

@@ -142,14 +142,10 @@ def _labels(kinds: Iterable[Kind]) -> list[str]:
 
 
 def _damage(record: Record) -> float:
-    """How much damage is still seen: each kind's severity, 1 to 4, by how sure perception is of it."""
-    seen = record.after
-    return sum(
-        int(severity) * seen.confidences.get(kind, 1.0)
-        for severity in Severity
-        for kind in seen.at_least(severity)
-        if seen.severities[kind] == severity.label
-    )
+    """How much of the damage that a report warns of is left: each kind's severity by how sure perception is of it."""
+    severities = {severity.label: int(severity) for severity in Severity}
+    left = record.after
+    return sum(severities[left.severities[kind]] * left.confidences.get(kind, 1.0) for kind in left.severe)
 
 
 def _link(folder: Path, path: Path) -> str:

@@ -17,8 +17,8 @@ _DETAIL = 512  # pixels of the side of a detail
 _DETAILS = 4  # where most changed, besides the one where least did
 _DETAIL_QUALITY = 92
 _LARGEST_PICTURES = 2_000_000
-"""Bytes of JPEG on one page; details are left out beyond it. As text they are a third more, so that the page of a photo
-of 24 megapixels stays below 3 MB: 22,000 scans have as many pages."""
+"""Bytes of JPEG on one page; all details but one are left out beyond it. As text they are a third more, so that the
+page of any photo, noise and nothing else at worst, stays below 3 MB: 22,000 scans have as many pages."""
 _SMALL = 256  # pixels of the long side of a thumbnail, and of the map of the details
 _SMALL_QUALITY = 75
 
@@ -49,7 +49,7 @@ def thumbnail(before: Image, after: Image, profile: bytes | None) -> bytes:
 
 
 def _whole(image: Image, size: tuple[int, int], profile: bytes | None) -> bytes:
-    return jpeg_bytes(sized(image, size), quality=_QUALITY, profile=profile)
+    return jpeg_bytes(sized(image, size), quality=_QUALITY, profile=profile, small=True)
 
 
 def _pair(pictures: list[bytes], size: tuple[int, int], what: str, caption: str = "", kind: str = "") -> str:
@@ -71,11 +71,12 @@ def _details(before: Image, after: Image, profile: bytes | None, most_bytes: int
     """Parts of the photo at 100 %, each with a slider, and a map of where they lie."""
     if before.shape != after.shape:
         before = F.interpolate(before, after.shape[-2:], mode="bicubic").clamp(0, 1)
-    figures, shown = [], []
+    figures: list[str] = []
+    shown: list[Place] = []
     for place in find_places(before, after, _DETAIL, _DETAILS):
         pair = [jpeg_bytes(place.of(image), quality=_DETAIL_QUALITY, profile=profile) for image in (before, after)]
         most_bytes -= sum(map(len, pair))
-        if most_bytes < 0:
+        if most_bytes < 0 and shown:
             break
         shown.append(place)
         number = len(shown)

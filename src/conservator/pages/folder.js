@@ -123,6 +123,7 @@ function showCommand() {
   const rejected = photos.filter((photo) => marks[photo.id] === "reject");
   find("rejected").hidden = !rejected.length;
   find("command").textContent = rejected.map(commandFor).join("\n");
+  find("count").textContent = rejected.length.toLocaleString("en");
   find("copied").textContent = "";
 }
 

@@ -32,6 +32,11 @@ def make_page(name: str, title: str, *, scripts: Sequence[str] = (), files_besid
     )
 
 
+def scrolled(label: str, content: str, kind: str = "") -> str:
+    """HTML that is scrolled sideways where it is too wide, by keys, too; ``label`` is plain text, and names it."""
+    return f'<div class="wide {kind}" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
+
+
 def our_page(path: Path, name: str) -> bool:
     """Whether a file is a page of this name that ``make_page`` made. Raises OSError where it cannot be read."""
     if not path.is_file():
