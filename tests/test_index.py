@@ -129,6 +129,9 @@ def test_a_journal_of_a_stranger_leads_nowhere_else(results: Path, tmp_path: Pat
     for path in ("../secret.png", str(secret), "../../../../etc/passwd", ".."):
         journal.append(Outcome(path, path, "restored", "<b>treated</b>"))
     journal.append(Outcome("cut.png", str(output / "cut.png"), "started", ""))
+    with journal.path.open("a") as file:
+        odd = {"source": "odd.png", "target": str(output / "odd.png"), "status": ["?"], "message": 5, "notes": None}
+        file.write(json.dumps(odd) + "\n")
     (output / "sub" / "a#b?c%20.conservator.json").write_text("{")
     page = save_index(output, journal, Summary())
     assert page is not None
@@ -158,7 +161,7 @@ def test_the_command_writes_the_page_and_names_it(album: Path, tmp_path: Path) -
     (output / "index.html").write_text("mine")
     done = conservator("restore", album, "-o", output, "--report", "--policy", "none", "--perception", "statistics")
     assert done.returncode == 1, done.stderr  # one is cut off
-    assert "conservator.html" in done.stdout
+    assert f"{output / 'conservator.html'} (the index.html there is not Conservator's" in done.stdout
     assert len(photos(output / "conservator.html")) == 5
     assert (output / "index.html").read_text() == "mine"
     again = tmp_path / "plain"

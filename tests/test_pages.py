@@ -152,6 +152,20 @@ def test_captions_cover_no_picture(browser: Browser, pages: dict[str, Path]) -> 
         assert caption["y"] + caption["height"] <= picture["y"] + 0.5
 
 
+def test_on_paper_before_and_after_stand_side_by_side(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["report"], scheme="dark")
+    page.emulate_media(media="print")
+    pairs = page.locator(".compare").all()
+    assert len(pairs) > 1
+    for pair in pairs:
+        before, after = (pair.locator(f"img[alt^='{name}: ']").bounding_box() for name in ("Before", "After"))
+        assert before is not None
+        assert after is not None
+        assert before["x"] + before["width"] < after["x"]
+        assert before["y"] == pytest.approx(after["y"], abs=1)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_pixel_of_a_detail_is_a_pixel_of_the_screen(

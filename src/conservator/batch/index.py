@@ -99,15 +99,15 @@ def _relative(path: Path, folder: Path) -> Path:
 
 
 def _row(folder: Path, place: Path, outcome: Outcome) -> tuple[tuple[float, ...], dict[str, Any]]:
-    status = _UNFINISHED.get(outcome.status, outcome.status)
+    status = _UNFINISHED.get(str(outcome.status), str(outcome.status))  # a journal may hold anything
     task = Task(Path(outcome.source), folder / place)
     there = task.target.is_file() and status not in ("failed", "unfinished")
-    record = _record(task) if there else None
+    record = _record(task, outcome) if there else None
     photo: dict[str, Any] = {
-        "id": f"{printable(place)} {outcome.output_sha256[:12]}",
+        "id": f"{printable(place)} {str(outcome.output_sha256)[:12]}",
         "name": printable(place),
         "status": status,
-        "told": _told(status, outcome.message),
+        "told": _told(status, str(outcome.message)),
         "seen": _labels(record.before.at_least(Severity.LOW)) if record else [],
         "left": _labels(record.after.severe) if record else [],
         "gain": None if record is None or record.gain is None else round(record.gain, 1),
@@ -123,11 +123,13 @@ def _row(folder: Path, place: Path, outcome: Outcome) -> tuple[tuple[float, ...]
     return (first, -damage, gain), photo | (_shell(folder, place, task) if there else {})
 
 
-def _record(task: Task) -> Record | None:
+def _record(task: Task, outcome: Outcome) -> Record | None:
+    """The record of this very result; None where it was removed, or changed by hand: the journal still tells."""
     try:
-        return load_record(task.record)
+        record = load_record(task.record)
     except ConservatorError:
-        return None  # removed or changed by hand: the journal still tells what was done
+        return None
+    return record if outcome.output_sha256 in ("", record.output.sha256) else None
 
 
 def _told(status: str, message: str) -> str:

@@ -84,11 +84,9 @@ def _details(before: Image, after: Image, profile: bytes | None, most_bytes: int
         figures.append(_pair(pair, size, f"detail {number}", _where(place, number), "detail"))
     if not shown:
         return ""
-    return (
-        '<h2>Details at 100 %</h2><div class="beside"><p class="soft">One pixel of the photo is one pixel of the '
-        f"screen. The numbers say where the details lie.</p>{_map(after, shown, profile)}</div>"
-        f'<div class="details">{"".join(figures)}</div>'
-    )
+    told = "<p>One pixel of the photo is one pixel of the screen. The numbers say where the details lie.</p>"
+    places = f'<div class="places">{told}{_map(after, shown, profile)}</div>'
+    return f'<h2>Details at 100 %</h2><div class="details">{places}{"".join(figures)}</div>'
 
 
 def _where(place: Place, number: int) -> str:

@@ -37,7 +37,7 @@ def restore(
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Photos treated at the same time.")] = 1,
     to: Annotated[str | None, typer.Option("--format", help="Write all results as png, jpg, tif, webp ...")] = None,
-    report: Annotated[bool, typer.Option("--report", help="Write an HTML page beside each result.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Write a page beside each result, and one of all.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip what a run with these settings finished.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     added: Annotated[
@@ -105,7 +105,8 @@ def _restore(
             )
     display.summary(summary, folder)
     if report and (page := save_index(folder, journal, summary)):
-        typer.echo(f"look at them in {printable(page)}")
+        named = "" if page.name == "index.html" else " (the index.html there is not Conservator's, and was left alone)"
+        typer.echo(f"look at them in {printable(page)}{named}")
     return summary.exit_code
 
 
