@@ -207,6 +207,23 @@ def test_the_contact_sheet_filters_searches_and_orders(browser: Browser, pages: 
     assert images, "the thumbnails are shown"
 
 
+def test_cards_are_marked_by_keys_alone(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["folder"])
+    first = page.locator(".card a.frame").first
+    first.focus()
+    page.keyboard.press("k")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("r")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("r")
+    page.keyboard.press("r")  # taken back
+    marked = page.locator(".card:has(a.frame)").evaluate_all("cards => cards.map(card => card.className)")
+    assert marked == ["card kept", "card rejected", "card", "card"]
+    assert page.text_content("#count") == "1"
+    assert page.complaints == []
+
+
 @pytest.mark.parametrize("fate", ["remove", "back"])
 def test_the_command_does_what_it_says_and_nothing_else(
     browser: Browser,

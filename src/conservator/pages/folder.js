@@ -127,6 +127,17 @@ function showCommand() {
   find("copied").textContent = "";
 }
 
+// With a card in focus: the arrows go from card to card, k keeps, r rejects.
+cards.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const here = event.target.closest(".card");
+  const button = {k: "keep", r: "reject"}[event.key], way = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+  if (button) here.querySelector("." + button)?.click();
+  if (!way) return;
+  event.preventDefault();
+  const links = [...cards.querySelectorAll("a.frame")];
+  links[links.indexOf(here.querySelector("a.frame")) + way]?.focus();
+});
 controls.addEventListener("input", choose);
 controls.addEventListener("submit", (event) => event.preventDefault());
 find("before").addEventListener("click", (event) => {
