@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: run test check format bench weights weights-status rl-restore clean
+.PHONY: run test check format photos bench weights weights-status rl-restore clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,13 +34,16 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+photos:
+	@test -n "$(PHOTOS)" || { echo "give a folder of clean photos, say: make weights PHOTOS=photos"; exit 2; }
+
 # PSNR, harm and calls of the policies on damaged and clean photos: make bench PHOTOS=folder
-bench: $(READY)
+bench: $(READY) photos
 	$(BIN)/conservator bench mio --photos "$(PHOTOS)" --output out/bench
 
 # Rebuild what is stale of experts, perception and planner, in order; run again, it goes on. All of it
 # takes hours: make weights PHOTOS=folder-of-clean-photos REBUILD=all
-weights: $(READY)
+weights: $(READY) photos
 	$(BIN)/conservator train all --photos "$(PHOTOS)" --rebuild $(or $(REBUILD),stale)
 
 # What each of the weights that ship was made with, and what is stale
@@ -50,7 +53,7 @@ weights-status: $(READY)
 # The same for RL-Restore's toolboxes and their agents (docs/rl-restore.md): tools, agent, tools tuned through its picks.
 RL = $(BIN)/conservator train
 SHIP = --into src/conservator/weights
-rl-restore: $(READY)
+rl-restore: $(READY) photos
 	$(RL) rl-restore-tools --photos "$(PHOTOS)" --base 6000 --steps 1000
 	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore.safetensors --steps 8000 $(SHIP)
 	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn/agent.safetensors \

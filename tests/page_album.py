@@ -41,5 +41,5 @@ def restore_album(album: Path, output: Path, resume: bool = False, **wanted: Any
     with Restorer(request, toolbox=tools, perception=StatisticalPerception.load()) as restorer:
         journal = Journal(output / JOURNAL)
         files = FileRestorer(restorer, report=True)
-        summary = run_batch(find_tasks([album], output), files, journal, resume=resume)
+        summary = run_batch(find_tasks([album], output).tasks, files, journal, resume=resume)
         return save_index(output, journal, summary)

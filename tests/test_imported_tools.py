@@ -34,6 +34,7 @@ from conservator.tools.spandrel import SpandrelRecord, SpandrelTool, add_spandre
 from conservator.tools.user import (
     entry_point_tools,
     imported_rl_restore_tools,
+    remove_tool,
     user_tool_dir,
     user_tools,
 )
@@ -448,3 +449,22 @@ def test_a_failing_entry_point_names_its_package(offer, value: str, reason: str)
     offer(value)
     with pytest.raises(ConservatorError, match=f"the package offering offers tools as mine .*{reason}"):
         entry_point_tools()
+
+
+def test_a_tool_is_removed_with_its_weights(tmp_path: Path) -> None:
+    folder = user_tool_dir()
+    folder.mkdir(parents=True)
+    for name in ("mine.json", "mine.pth", "mine_too.json", "mine_too.pth"):
+        (folder / name).write_text("{}" if name.endswith("json") else "weights")  # its record may be damaged
+    assert {path.name for path in remove_tool("mine")} == {"mine.json", "mine.pth"}
+    assert sorted(path.name for path in folder.iterdir()) == ["mine_too.json", "mine_too.pth"]
+    with pytest.raises(ConservatorError, match="did you mean mine_too"):
+        remove_tool("mine_to")
+    with pytest.raises(ConservatorError, match="tv_denoise ships with Conservator and stays"):
+        remove_tool("tv_denoise")
+
+
+def test_what_a_package_offers_is_not_removed(offer) -> None:  # type: ignore[no-untyped-def]
+    offer("one")
+    with pytest.raises(ConservatorError, match="brighter is offered by an installed package"):
+        remove_tool("brighter")

@@ -82,7 +82,7 @@ def test_resuming_keeps_the_whole_folder_on_the_page(album: Path, tmp_path: Path
     shutil.copy(album / NAMES[2], more)
     with Restorer(Request("none", "classical"), perception=StatisticalPerception.load()) as restorer:
         journal = Journal(output / JOURNAL)
-        summary = run_batch(find_tasks([more], output), FileRestorer(restorer, report=True), journal)
+        summary = run_batch(find_tasks([more], output).tasks, FileRestorer(restorer, report=True), journal)
         save_index(output, journal, summary)
     assert {photo["name"] for photo in photos(output / "index.html")} == {"more.png"} | {p["name"] for p in before}
 
@@ -148,7 +148,7 @@ def test_what_was_restored_in_place_has_no_original_to_go_back_to(album: Path, t
     with Restorer(request, perception=StatisticalPerception.load()) as restorer:
         journal = Journal(place / JOURNAL)
         files = FileRestorer(restorer, report=True)
-        tasks = [replace(task, target=task.source) for task in find_tasks([place], tmp_path / "out")]
+        tasks = [replace(task, target=task.source) for task in find_tasks([place], tmp_path / "out").tasks]
         summary = run_batch(tasks, files, journal, overwrite=True)
         page = save_index(place, journal, summary)
     assert page is not None
@@ -161,7 +161,10 @@ def test_the_command_writes_the_page_and_names_it(album: Path, tmp_path: Path) -
     (output / "index.html").write_text("mine")
     done = conservator("restore", album, "-o", output, "--report", "--policy", "none", "--perception", "statistics")
     assert done.returncode == 1, done.stderr  # one is cut off
-    assert f"{output / 'conservator.html'} (the index.html there is not Conservator's" in done.stdout
+    said = (
+        f"look at them in {output / 'conservator.html'}\nthe index.html there is not Conservator's, and was left alone"
+    )
+    assert said in done.stdout
     assert len(photos(output / "conservator.html")) == 5
     assert (output / "index.html").read_text() == "mine"
     again = tmp_path / "plain"

@@ -101,7 +101,7 @@ def test_clean_photos_stay_untouched_to_the_pixel(coffee: Image, toolbox: Toolbo
         assert restored.untouched, f"{name} applied {restored.toolchain}"
         assert torch.equal(restored.photo.image, coffee)
         assert restored.trajectory.last.decision is not None
-        assert re.search("nothing|no treatment helps", restored.trajectory.last.decision.thought)
+        assert re.search("nothing|no damage|no treatment is estimated", restored.trajectory.last.decision.thought)
 
 
 def restore(
@@ -120,7 +120,7 @@ def restore(
     )
 
 
-class Pessimist:
+class Pessimist(Perception):
     """An eye to which every change is for the worse."""
 
     def __init__(self, start: Image) -> None:
@@ -257,7 +257,10 @@ def test_nobody_elses_decision_is_taken_for_a_plan_of_ones_own(
         decision = policy.act(session.observe())
         assert decision.action == Apply("wavelet_denoise")
     session.step(policy.act(session.observe()))
-    assert policy.act(session.observe()).thought in ("as planned", "plan done")  # its own plan it goes on with
+    assert policy.act(session.observe()).thought in (
+        "as planned",
+        "the plan is carried out",
+    )  # its own plan it goes on with
     assert "wavelet_denoise" in run(policy, session).toolchain()
 
 

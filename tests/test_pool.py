@@ -16,7 +16,7 @@ from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.errors import ConservatorError, ImageError, NameNotFoundError, PoolError, ToolFailedError
 from conservator.image import Image, digest
 from conservator.metrics import make_metric
-from conservator.perception import Look, Percept
+from conservator.perception import Look, Percept, Perception
 from conservator.perception.perception import Gain
 from conservator.photo import Photo
 from conservator.policies import FixedOrder
@@ -278,7 +278,7 @@ def test_a_tools_bug_is_a_step_and_a_note_and_not_the_end(photo: Image) -> None:
         assert len(session.trajectory.steps) == 3  # a pool's error is no step
 
 
-class Brightness:
+class Brightness(Perception):
     """The plainest perception: quality is the mean."""
 
     def grade(self, image: Image) -> Percept:

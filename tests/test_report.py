@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from PIL import ImageCms
 from skimage import data
 
-from conservator.batch import FileRestorer, Outcome, Task
+from conservator.batch import JOURNAL, FileRestorer, Journal, Outcome, Task, run_batch
 from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.image import Image, to_array, to_image
 from conservator.pages import compared
@@ -52,7 +52,8 @@ def restored(
     PillowImage.fromarray(photo).save(task.source, icc_profile=icc or None)
     request = Request(**{"policy": "rules", "toolbox": "classical", "perception": "statistics"} | wanted)
     with Restorer(request, toolbox=toolbox, perception=StatisticalPerception.load()) as restorer:
-        outcome = FileRestorer(restorer, report=True)(task, lambda stage: None, False)
+        journal = Journal(task.target.parent / JOURNAL)
+        (outcome,) = run_batch([task], FileRestorer(restorer, report=True), journal).outcomes
     assert outcome.status != "failed", outcome.message
     return Made(task, outcome, read_page(task.report), load_record(task.record))
 
@@ -66,12 +67,12 @@ def test_one_number_tells_the_gain_and_what_to_think_of_it(noisy: Made) -> None:
     assert noisy.outcome.status == "restored"
     text = " ".join(noisy.page.open_text.split())
     (number,) = DECIBELS.findall(text)
-    assert number == f"{noisy.record.gain:+.1f} dB"
+    assert number == f"{noisy.record.estimated_gain:+.1f} dB"
     assert f"Estimated gain {number}" in text
     assert "an estimate by the program; its uncertainty is not calibrated yet" in text
     assert "Treated for noise" in text
     closed = noisy.page.closed_text
-    assert "not those of the whole photo" in " ".join(closed.split())
+    assert "no one of them is the estimated gain above" in " ".join(closed.split())
     assert f"{noisy.record.steps[0].seen.quality:.1f} dB" in closed
     assert all(step.reason in closed for step in noisy.record.steps)
 
@@ -217,9 +218,10 @@ def test_an_enlargement_has_no_gain_to_tell(tmp_path: Path) -> None:
     task = Task(tmp_path / "small.png", tmp_path / "out" / "small.png")
     PillowImage.fromarray(data.astronaut()[:96, :128]).save(task.source)
     with Restorer(Request("rules", upscale=True), toolbox=toolbox, perception=StatisticalPerception.load()) as restorer:
-        outcome = FileRestorer(restorer, report=True)(task, lambda stage: None, False)
+        journal = Journal(task.target.parent / JOURNAL)
+        (outcome,) = run_batch([task], FileRestorer(restorer, report=True), journal).outcomes
     assert outcome.status == "restored", outcome.message
-    assert load_record(task.record).gain is None
+    assert load_record(task.record).estimated_gain is None
     page = read_page(task.report)
     assert "none can be given" in page.open_text
     assert not DECIBELS.findall(page.open_text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import pickle
 import threading
 from collections import Counter
@@ -286,29 +285,6 @@ def test_a_restorer_is_not_closed_from_within_its_own_work() -> None:
         restorer.restore(crops(1)[0], progress=lambda stage: restorer.close())
     assert restorer.restore(crops(1)[0]).toolchain == ("smooth",)
     restorer.close()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_is_told_that_it_has_no_threads() -> None:
-    with Restorer(toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as restorer:
-        restorer.restore(crops(1)[0])
-        assert forked(restorer) == "in another process"
-
-
-def forked(restorer: Restorer) -> str:
-    """What a child process is told that asks a pool of its parent."""
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            restorer.models.submit("smooth", torch.zeros(1, 3, 8, 8)).result(60)
-        except PoolError as error:
-            os.write(writing, b"in another process" if "in another process" in str(error) else b"otherwise")
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    with os.fdopen(reading) as told:
-        return told.read()
 
 
 def test_what_a_tool_cannot_do_is_told_where_it_was_asked_for() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from conservator.degradations import Kind
 from conservator.errors import ConservatorError, InvalidActionError, PoolError, ToolFailedError
 from conservator.image import Image
-from conservator.perception import Look, Percept
+from conservator.perception import Look, Percept, Perception
 from conservator.perception.perception import Gain
 from conservator.policies import FixedOrder, NoPolicy, RandomPolicy, check_policy
 from conservator.pool import LocalPool, Pool
@@ -35,7 +35,7 @@ from conservator.session import (
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 
 
-class Brightness:
+class Brightness(Perception):
     """The plainest eye: quality is the mean."""
 
     def grade(self, image: Image) -> Percept:

@@ -116,7 +116,7 @@ _ASKING_LIMITS = ("allow_upload", "max_calls", "timeout", "retries", "backoff")
 class Record(_Model):
     """The whole record; ``format_version`` changes when a reader would misread."""
 
-    format_version: Literal[1, 2] = 2
+    format_version: Literal[1, 2]
     made: str
     versions: dict[str, str]
     request: Annotated[Request, Field(validation_alias=AliasChoices("request", "settings")), PlainSerializer(_plain)]
@@ -130,6 +130,8 @@ class Record(_Model):
     after: SeenRecord
     steps: list[StepRecord]
     treatments: list[TreatmentRecord]
+    gain: float | None = None
+    """What all treatments together are estimated to have gained on the whole photo, dB; None in earlier records."""
     seconds: dict[str, float]
     notes: list[str]
 
@@ -142,15 +144,14 @@ class Record(_Model):
         return values
 
     @property
-    def gain(self) -> float | None:
-        """What the treatments that were kept are estimated to have gained at full strength, dB.
+    def estimated_gain(self) -> float | None:
+        """The gain that is shown, dB; None where there is no estimate.
 
-        None where there is no estimate: nothing was kept, or the photo was enlarged, which leaves nothing to compare.
+        That is where nothing was treated, where the photo was enlarged, which leaves nothing to compare, and in earlier
+        records.
         """
-        gains = [treatment.gain for treatment in self.treatments if treatment.kept]
         enlarged = (self.output.width, self.output.height) != (self.input.width, self.input.height)
-        known = [gain for gain in gains if gain is not None]
-        return None if enlarged or not known or len(known) < len(gains) else sum(known)
+        return None if enlarged or not self.toolchain else self.gain
 
     def other_weights(self, toolbox: Toolbox) -> list[str]:
         """The tools of the toolchain whose weights are not those of the record, as far as it tells."""
@@ -174,12 +175,17 @@ def make_record(
     """
     if source.path is None:
         raise ConservatorError("a record needs a photo that came from a file; load it with load_photo")
+    digest, written = sha256(output), WRITABLE.get(output.suffix.lower())
+    form, depth = source.format, source.bit_depth
+    if digest != input_sha256 and written is not None:  # a copy stays what it is, whatever its name says
+        form, depth = written.name, min(restored.photo.bit_depth, written.depth)
     return Record(
+        format_version=2,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         request=request,
-        input=_file(source, source.path, source.format, input_sha256),
-        output=_file(restored.photo, output, WRITABLE[output.suffix.lower()].name, sha256(output)),
+        input=_file(source, source.path, source.format, source.bit_depth, input_sha256),
+        output=_file(restored.photo, output, form, depth, digest),
         verdict=verdict(restored),
         toolchain=list(restored.toolchain),
         before=_seen(restored.before, measures=True),
@@ -200,6 +206,7 @@ def make_record(
             )
             for t in restored.treatments
         ],
+        gain=_number(restored.gain),
         seconds={stage: round(seconds, 4) for stage, seconds in restored.seconds.items()},
         notes=list(dict.fromkeys(notes)),
     )
@@ -208,16 +215,25 @@ def make_record(
 def verdict(restored: Restored) -> str:
     """One sentence that says what was done, and whether more was meant to be."""
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
+    if restored.asked_for and restored.toolchain:
+        done += ", as asked; " + estimate_in_words(restored.gain)
     if restored.gave_up:
         return f"{done}, then the policy gave up: {restored.gave_up}"
     if restored.failed:
-        return "; ".join([done, *(f"{t.tool} failed: {t.note}" for t in restored.failed)])
+        return "; ".join([done, *(t.told for t in restored.failed)])
     if restored.toolchain:
         return done
     if restored.treatments:
         return "left untouched: on the whole photo no treatment helped"
     thought = restored.trajectory.last.decision.thought if restored.trajectory.last.decision else ""
     return f"left untouched: {thought or 'no treatment was chosen'}"
+
+
+def estimate_in_words(gain: float) -> str:
+    """What perception says of a result that nobody but the user decided on."""
+    if gain < 0:
+        return f"by estimate the photo is the worse for it ({gain:+.1f} dB)"
+    return f"by estimate it gained {gain:+.1f} dB"
 
 
 def versions() -> dict[str, str]:
@@ -249,11 +265,9 @@ def load_record(path: str | Path) -> Record:
         raise ConservatorError(f"{path}: not a record of conservator ({where}: {first['msg']})") from error
 
 
-def _file(photo: Photo, path: Path, form: str, digest: str) -> FileRecord:
+def _file(photo: Photo, path: Path, form: str, depth: int, digest: str) -> FileRecord:
     height, width = photo.image.shape[-2:]
-    depth = max(kept.depth for kept in WRITABLE.values() if kept.name == form)
-    bit_depth = min(photo.bit_depth, depth)
-    return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=bit_depth)
+    return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=depth)
 
 
 def _seen(percept: Percept, measures: bool = False) -> SeenRecord:

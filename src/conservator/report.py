@@ -24,7 +24,7 @@ _OVERVIEW = 256  # pixels of the long side of a step's picture
 
 
 def save_report(path: Path, record: Record, photo: Photo, restored: Restored) -> None:
-    """Write the page and its thumbnail, each atomically. Every text is escaped: file names are a stranger's words."""
+    """Write the page, atomically. Every text in it is escaped: file names are a stranger's words."""
     before, after = photo.working_image(), restored.photo.working_image()
     steps = restored.trajectory.steps
     kept = _kept_steps(record)
@@ -45,10 +45,12 @@ def save_report(path: Path, record: Record, photo: Photo, restored: Restored) ->
         particulars="\n".join(_particulars(record)),
     )
     write_text(path, page)
-    small = thumbnail_of(path)
-    small.parent.mkdir(exist_ok=True)
-    with replacing(small) as file:
-        file.write(thumbnail(before, after, photo.icc))
+
+
+def save_thumbnail(path: Path, photo: Photo, restored: Restored) -> None:
+    """Write the picture that a page of many photos shows, atomically: before and after, small, side by side."""
+    with replacing(path) as file:
+        file.write(thumbnail(photo.working_image(), restored.photo.working_image(), photo.icc))
 
 
 def thumbnail_of(report: Path) -> Path:
@@ -64,10 +66,11 @@ def _verdict(record: Record, restored: Restored) -> str:
     kept = [treatment for treatment in record.treatments if treatment.kept]
     if not kept:
         return _why_untouched(record, restored)
+    asked = ", as asked" if restored.asked_for else ""
     purposes = list(dict.fromkeys(_purpose(treatment) for treatment in kept))
     if "" in purposes:
-        return f"Treated with {', then '.join(record.toolchain)}."
-    return f"Treated for {', then for '.join(purposes)}."
+        return f"Treated with {', then '.join(record.toolchain)}{asked}."
+    return f"Treated for {', then for '.join(purposes)}{asked}."
 
 
 def _why_untouched(record: Record, restored: Restored) -> str:
@@ -101,14 +104,14 @@ def _gain(record: Record) -> str:
     """The one number of the page, and what to think of it."""
     if not record.toolchain:
         return ""
-    if record.gain is None:
+    if record.estimated_gain is None:
         return '<p class="gain"><b>Estimated gain</b> none can be given: there is nothing to compare with.</p>'
-    full = " at full strength" if record.request.strength < 1 else ""
-    return (
-        f'<p class="gain"><b>Estimated gain</b> <strong>{record.gain:+.1f} dB</strong>{full}. <small>How much nearer '
-        "the result is thought to be to the undamaged photo: an estimate by the program; its uncertainty is not "
-        "calibrated yet.</small></p>"
+    told = (
+        "How much nearer the result is thought to be to the undamaged photo: an estimate by the program; its "
+        "uncertainty is not calibrated yet."
     )
+    number = f"<strong>{record.estimated_gain:+.1f} dB</strong>"
+    return f'<p class="gain"><b>Estimated gain</b> {number}. <small>{told}</small></p>'
 
 
 def _warnings(record: Record, restored: Restored) -> list[str]:
@@ -181,8 +184,12 @@ def _treatment(treatment: TreatmentRecord) -> str:
     told = f"<b>{escape(treatment.tool)}</b>{f', for {escape(purpose)}' if purpose else ''}"
     if treatment.kept:
         return f"{told}."
-    note = re.sub(r" \([+-]\d+\.\d dB\)", "", treatment.note)  # the figure stands with those of the decisions
-    return f"{told}: not in the result. {escape(note[:1].upper() + note[1:])}."
+    note = re.sub(r" \([-+][\d.]+ dB[^)]*\)", "", treatment.note)  # the figure stands with those of the decisions
+    if treatment.seen is None:
+        note = f"it failed: {note}"
+    elif note.startswith(("was ", "changed ")):
+        note = f"it {note}"
+    return f"{told}: not in the result; {escape(note) or 'it was left out'}."
 
 
 def _notes(record: Record) -> str:
@@ -236,9 +243,12 @@ def _treated_table(record: Record) -> str:
         for t in record.treatments
     )
     head = "".join(
-        f'<th scope="col">{n}</th>' for n in ("Treatment", "Part of the gain, dB", "Seconds", "Fate", "Source")
+        f'<th scope="col">{n}</th>' for n in ("Treatment", "Estimated gain, dB", "Seconds", "Fate", "Source")
     )
-    told = "<p>The treatments of the whole photo. The parts of those that were kept add up to the estimated gain.</p>"
+    told = (
+        '<p class="soft">The treatments of the whole photo, each beside the one before it. Together they need not gain '
+        "what they gain one by one: the estimated gain above is that of the result beside the photo as it came.</p>"
+    )
     return told + scrolled("Treatments of the whole photo", f"<table><tr>{head}</tr>{rows}</table>")
 
 

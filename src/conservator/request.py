@@ -61,7 +61,8 @@ class Request:
     """What a user wants. Raises ConservatorError where a value is out of its range, or two contradict each other."""
 
     policy: str = "greedy"
-    """Who decides: greedy, search, rules, beam, reflect, dqn, mllm, chat, none."""
+    """Who decides: greedy, search, rules, beam, reflect, mllm, chat, none; dqn (with --toolbox rl-restore); or
+    module:Class of your own."""
     toolbox: str = "conservator+user"
     """Toolboxes, joined by +: conservator, classical, user, rl-restore."""
     perception: str = "perception"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from conservator.perception.perception import ENLARGED_GAIN, Gain, Look, Percept
 from conservator.perception.study import study
 from conservator.photo import Photo, copy_photo, save_photo
 from conservator.pool import Pool
+from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Stop, Trajectory
 from conservator.tools.tool import Toolbox
 
@@ -34,7 +35,7 @@ class Plan:
     gain: Gain = field(repr=False)
     """What the toolchain is estimated to gain on the study, dB by objective."""
     seconds: dict[str, float] = field(repr=False, compare=False)
-    """Wall-clock seconds ``examining`` and ``deciding``."""
+    """Wall-clock seconds ``loading`` (where models were loaded for it), ``examining`` and ``deciding``."""
 
     @property
     def toolchain(self) -> tuple[str, ...]:
@@ -70,6 +71,11 @@ class Treatment:
     gain: float = 0.0
     """What perception estimates that it gained on the whole, dB."""
 
+    @property
+    def told(self) -> str:
+        """What became of it, in words."""
+        return f"{self.tool} {'failed: ' if self.percept is None else ''}{self.note or 'was kept'}"
+
 
 @dataclass(frozen=True)
 class Restored:
@@ -79,9 +85,14 @@ class Restored:
     plan: Plan
     after: Percept = field(repr=False)
     """What is seen in the result."""
+    asked_for: bool
+    """Whether its tools were asked for by name, whatever is seen in the photo."""
     treatments: tuple[Treatment, ...]
+    gain: float
+    """What all treatments together are estimated to have gained on the whole photo, dB, with caution: the one estimate
+    that is shown. 0 for an untouched photo."""
     seconds: dict[str, float]
-    """Wall-clock seconds ``examining``, ``deciding``, ``treating``."""
+    """Wall-clock seconds ``loading`` (where models were loaded for it), ``examining``, ``deciding``, ``treating``."""
 
     @property
     def before(self) -> Percept:
@@ -126,8 +137,50 @@ class Restored:
         height, width = self.photo.image.shape[-2:]
         name = self.photo.path.name if self.photo.path is not None else "photo"
         done = f"treated with {', then '.join(self.toolchain)}" if self.toolchain else "left untouched"
-        seen = f"estimated quality {self.before.quality:.1f} -> {self.after.quality:.1f} dB"
-        return f"<Restored {name}, {width}x{height}: {done}; {seen}; {sum(self.seconds.values()):.1f} s>"
+        gained = f"estimated gain {self.gain:+.1f} dB"
+        return f"<Restored {name}, {width}x{height}: {done}; {gained}; {sum(self.seconds.values()):.1f} s>"
+
+
+class Deciding:
+    """Who decides on the study of a photo, and how far that is: it can be taken up again when the whole is treated."""
+
+    def __init__(self, policy: Policy, session: Session, seconds: dict[str, float]) -> None:
+        """Decide on a first toolchain; ``seconds`` are those of the stages before."""
+        self._policy, self._session = policy, session
+        self.seconds = seconds | {"deciding": 0.0}
+        """Wall-clock seconds by stage."""
+        self._run()
+
+    def _run(self) -> None:
+        start = time.perf_counter()
+        run(self._policy, self._session)
+        self.seconds["deciding"] += time.perf_counter() - start
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """All decisions so far."""
+        return self._session.trajectory
+
+    @property
+    def toolchain(self) -> tuple[str, ...]:
+        """The tools to apply, in order."""
+        return self.trajectory.toolchain()
+
+    @property
+    def before(self) -> Percept:
+        """What was seen in the photo as it came."""
+        return self.trajectory.steps[0].percept
+
+    def again(self, place: int, why: str) -> bool:
+        """Decide once more from before the tool at ``place`` of the toolchain, without it; False with no step left."""
+        if self._session.steps_left < 2:
+            return False
+        self._session.withdraw(place, why)
+        self._run()
+        return True
+
+
+_OTHERWISE = "another toolchain was decided on afterwards"
 
 
 @dataclass(frozen=True)
@@ -138,36 +191,53 @@ class Treater:
     pool: Pool
     perception: Perception
     objective: Objective
-    take_back: bool = True
-    """Whether a treatment that clearly did harm is taken back."""
 
     def treat(
-        self, image: Image, toolchain: Sequence[str], before: Percept, progress: Callable[[str], None]
+        self,
+        image: Image,
+        deciding: Deciding,
+        progress: Callable[[str], None],
+        listed: Sequence[str] | None = None,
     ) -> tuple[Image, tuple[Treatment, ...]]:
-        """Apply a toolchain to an image; a tool after which the whole looks clearly worse than before is left out.
+        """Apply a toolchain to an image; where a tool of it does not hold on the whole, it is decided again from there.
 
-        ``before`` is what was seen in the image's study; ``progress`` is told each tool's name.
+        That is a tool that fails, that changes nothing, or after which the whole looks clearly worse than before. With
+        tools that are ``listed``, those are applied, none is taken back, and nothing is decided again. ``progress`` is
+        told each tool's name.
         """
         treatments: list[Treatment] = []
-        state = _State(image, image, Look(study(image), before))
-        for tool in toolchain:
-            progress(tool)
-            start = time.perf_counter()
-            try:
-                treated = self.pool.submit(tool, state.image).result()
-            except ToolFailedError as error:
-                treatments.append(Treatment(tool, time.perf_counter() - start, None, False, str(error)))
-                continue
-            seconds = time.perf_counter() - start
-            treatment, state = self._judge(tool, seconds, state, treated)
+        start = state = _State(image, image, Look(study(image), deciding.before))
+        done, ahead = list[str](), list(deciding.toolchain if listed is None else listed)
+        while ahead:
+            progress(ahead[0])
+            treatment, state = self._apply(ahead.pop(0), state, take_back=listed is None)
             treatments.append(treatment)
+            if treatment.kept:
+                done.append(treatment.tool)
+            elif listed is None and deciding.again(len(done), treatment.told):
+                chain = list(deciding.toolchain)
+                if chain[: len(done)] != done:
+                    treatments = [replace(t, kept=False, note=t.note or _OTHERWISE) for t in treatments]
+                    state, done = start, []
+                ahead = chain[len(done) :]
         return state.image, tuple(treatments)
 
-    def _judge(self, tool: str, seconds: float, state: _State, treated: Image) -> tuple[Treatment, _State]:
+    def _apply(self, tool: str, state: _State, take_back: bool) -> tuple[Treatment, _State]:
+        """Treat the whole, and look at it again."""
+        start = time.perf_counter()
+        try:
+            treated = self.pool.submit(tool, state.image).result()
+        except ToolFailedError as error:
+            return Treatment(tool, time.perf_counter() - start, None, False, str(error)), state
+        return self._looked_at(tool, time.perf_counter() - start, state, treated, take_back)
+
+    def _looked_at(
+        self, tool: str, seconds: float, state: _State, treated: Image, take_back: bool
+    ) -> tuple[Treatment, _State]:
         """Whether a tool's picture is kept, and the state after it."""
         if torch.equal(treated, state.image):
             percept = state.look.percept
-            return Treatment(tool, seconds, percept, False, "it changed nothing on the whole photo"), state
+            return Treatment(tool, seconds, percept, False, "changed nothing on the whole photo"), state
         enlarged = treated.shape != state.image.shape
         places = treated if enlarged else state.places
         small = study(treated, like=places)
@@ -177,8 +247,8 @@ class Treater:
         else:
             weighed = self.perception.weigh(state.look, look, self.toolbox[tool].spec.removes)
             gain = weighed.cautious(self.objective)
-        if gain < -_ERROR_OF_PERCEPTION and self.take_back:
-            note = f"taken back: on the whole photo it did harm ({gain:+.1f} dB)"
+        if gain < -_ERROR_OF_PERCEPTION and take_back:
+            note = f"was taken back: on the whole photo it did harm ({gain:+.1f} dB by estimate)"
             return Treatment(tool, seconds, look.percept, False, note), state
         return Treatment(tool, seconds, look.percept, True, gain=gain), _State(treated, places, look)
 

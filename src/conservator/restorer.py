@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from conservator.errors import ConservatorError
+from conservator.forking import computes_here, renew_in_children
 from conservator.image import Image
 from conservator.kinds import Kind
 from conservator.networks.store import NetworkStore
@@ -27,9 +28,9 @@ from conservator.policies.catalog import PolicyContext, check_policy_name, make_
 from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool, MemoPool, Pool, check_device
 from conservator.request import Request
-from conservator.restoration import Plan, Restored, Treater, blend, study_like
+from conservator.restoration import Deciding, Plan, Restored, Treater, Treatment, blend, study_like
 from conservator.session.scope import ANYTHING, Scope
-from conservator.session.session import Policy, Session, run
+from conservator.session.session import Policy, Session
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
 from conservator.tools.tool import Toolbox
@@ -83,15 +84,25 @@ class Restorer:
         self.toolbox = sharing(make_toolbox(request.toolbox) if toolbox is None else toolbox, self._networks)
         self.scope = Scope.of(request) if scope is None else scope
         self._given_pool, self._max_batch = pool, max_batch
-        self._lock = threading.RLock()
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
-        self._at_work, self._closed = 0, False
+        self._loaded: set[str] = set()
+        self._closed = False
         self._workers = Counter[int]()
-        self._idle = threading.Condition(self._lock)
+        self.renew()
+        renew_in_children(self)
+        computes_here()
         if policy is None:
             check_policy_name(request.policy, reference=False, chat=request.chat)
         if pool is None:
             check_device(request.device)
+
+    def renew(self) -> None:
+        """Go on in a forked child with what was loaded, without the work of the parent's other threads."""
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        own = threading.get_ident()
+        self._at_work = self._workers[own]
+        self._workers = +Counter({own: self._at_work})
 
     @property
     def perception(self) -> Perception:
@@ -172,17 +183,18 @@ class Restorer:
     def plan(self, photo: Photo, progress: Progress = _silent) -> Plan:
         """Decide on a toolchain, on a study of the photo; nothing is treated."""
         with self._working():
-            return self._plan(photo.working_image(), self.policy, self.scope, self.request.max_steps, progress)
+            return self._planned(self._decide(photo.working_image(), progress))
 
     def restore(self, photo: Photo, progress: Progress = _silent) -> Restored:
         """Plan, treat the whole photo once, look again, and take back what clearly did harm.
 
-        ``progress`` is told the stage that begins. What a tool cannot do stands in ``Restored.failed``.
+        A tool that fails on the whole photo, changes nothing there or is taken back is left out, and what is still to
+        do is planned again. ``progress`` is told the stage that begins. What a tool cannot do stands in
+        ``Restored.failed``.
         """
         with self._working():
             image = photo.working_image()
-            plan = self._plan(image, self.policy, self.scope, self.request.max_steps, progress)
-            return self._carry_out(photo, image, plan, plan.toolchain, progress)
+            return self._treat(photo, image, self._decide(image, progress), progress)
 
     def apply(self, photo: Photo, toolchain: Sequence[str], progress: Progress = _silent) -> Restored:
         """Treat a photo with these tools in this order, whatever is seen in it: asked for by name, it is done.
@@ -194,8 +206,9 @@ class Restorer:
             _ = self.toolbox[tool]
         with self._working():
             image = photo.working_image()
-            plan = self._plan(image, FixedOrder(*toolchain), ANYTHING, len(toolchain) + 1, progress)
-            return self._carry_out(photo, image, plan, toolchain, progress, take_back=False)
+            listed = FixedOrder(*toolchain)
+            deciding = self._decide(image, progress, listed, ANYTHING, len(toolchain) + 1)
+            return self._treat(photo, image, deciding, progress, tuple(toolchain))
 
     def replay(self, photo: Photo, toolchain: Sequence[str]) -> Photo:
         """Apply a toolchain without looking: how a record is made again. Raises what a tool raises."""
@@ -207,44 +220,82 @@ class Restorer:
                 result = self.models.submit(tool, result).result()
             return photo.with_working_image(blend(image, result, self.request.strength))
 
-    def _plan(self, image: Image, policy: Policy, scope: Scope, max_steps: int, progress: Progress) -> Plan:
+    def _decide(
+        self,
+        image: Image,
+        progress: Progress,
+        policy: Policy | None = None,
+        scope: Scope | None = None,
+        max_steps: int | None = None,
+    ) -> Deciding:
+        """Decide on a study of the photo; policy, scope and steps are the restorer's own unless others are given."""
+        seconds = self._ready(progress, policy is None)
         start = time.perf_counter()
         progress("examining")
-        session = Session(study(image), self.toolbox, self.pool, self.perception, max_steps, scope)
-        examined = time.perf_counter()
+        steps = self.request.max_steps if max_steps is None else max_steps
+        session = Session(study(image), self.toolbox, self.pool, self.perception, steps, scope or self.scope)
+        seconds["examining"] = time.perf_counter() - start
         progress("deciding")
-        trajectory = run(policy, session)
-        first, last = trajectory.steps[0], trajectory.last
-        treated = frozenset[Kind]().union(*(self.toolbox[tool].spec.removes for tool in trajectory.toolchain()))
-        gain = self.perception.weigh(Look(first.image, first.percept), Look(last.image, last.percept), treated)
-        return Plan(trajectory, gain, {"examining": examined - start, "deciding": time.perf_counter() - examined})
+        return Deciding(policy or self.policy, session, seconds)
 
-    def _carry_out(
+    def _ready(self, progress: Progress, policy: bool) -> dict[str, float]:
+        """Load perception, and the ``policy`` if it is needed, at the first photo; the seconds that took."""
+        with self._lock:
+            wanted = {"perception", "policy"} if policy else {"perception"}
+            if wanted <= self._loaded:
+                return {}
+            start = time.perf_counter()
+            progress("loading")
+            self.perception.setup()
+            if policy:
+                _ = self.policy
+            self._loaded |= wanted
+            return {"loading": time.perf_counter() - start}
+
+    def _planned(self, deciding: Deciding) -> Plan:
+        trajectory = deciding.trajectory
+        first, last = trajectory.steps[0], trajectory.last
+        treated = self._removed_by(trajectory.toolchain())
+        gain = self.perception.weigh(Look(first.image, first.percept), Look(last.image, last.percept), treated)
+        return Plan(trajectory, gain, dict(deciding.seconds))
+
+    def _treat(
         self,
         photo: Photo,
         image: Image,
-        plan: Plan,
-        toolchain: Sequence[str],
+        deciding: Deciding,
         progress: Progress,
-        take_back: bool = True,
+        listed: tuple[str, ...] | None = None,
     ) -> Restored:
-        """Treat the whole photo, and look again."""
-        start, request = time.perf_counter(), self.request
-        small = plan.trajectory.steps[0].image is image  # such a photo is its own study: its treatments are known
+        """Treat the whole photo and look at it again; with tools that are ``listed`` nothing is decided again."""
+        request, decided = self.request, deciding.seconds["deciding"]
+        start = time.perf_counter()
+        small = deciding.trajectory.steps[0].image is image  # such a photo is its own study: its treatments are known
         pool = self.pool if small else self.models
-        treater = Treater(self.toolbox, pool, self.perception, request.objective, take_back)
-        chain = toolchain if request.strength > 0 else ()
-        result, treatments = treater.treat(image, chain, plan.before, progress)
+        treater = Treater(self.toolbox, pool, self.perception, request.objective)
+        result, treatments = image, tuple[Treatment, ...]()
+        if request.strength > 0:
+            result, treatments = treater.treat(image, deciding, progress, listed)
         kept = [treatment for treatment in treatments if treatment.kept]
-        after = plan.before
+        first = deciding.trajectory.steps[0]
+        after, gain = first.percept, 0.0
         if kept:
             blended = blend(image, result, request.strength)
             photo = photo.with_working_image(blended)
-            after = kept[-1].percept or plan.before
-            if request.strength < 1:
-                after = self.perception.grade(study_like(blended, image))
-        seconds = plan.seconds | {"treating": time.perf_counter() - start}
-        return Restored(photo, plan, after, treatments, seconds)
+            small_after = study_like(blended, image)
+            looked = kept[-1].percept if request.strength == 1 else None  # at this very picture
+            after = looked or self.perception.grade(small_after)
+            treated = self._removed_by([treatment.tool for treatment in kept])
+            gain = self.perception.weigh(Look(first.image, first.percept), Look(small_after, after), treated).cautious(
+                request.objective
+            )
+        treating = time.perf_counter() - start - (deciding.seconds["deciding"] - decided)
+        plan = self._planned(deciding)
+        seconds = plan.seconds | {"treating": treating}
+        return Restored(photo, plan, after, listed is not None, treatments, gain, seconds)
+
+    def _removed_by(self, toolchain: Sequence[str]) -> frozenset[Kind]:
+        return frozenset[Kind]().union(*(self.toolbox[tool].spec.removes for tool in toolchain))
 
     def close(self) -> None:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from conservator.batch import Outcome, Status, Summary, Task
-from conservator.batch.journal import split
+from conservator.batch import Findings, Outcome, Status, Summary, Task
+from conservator.batch.summary import split
+from conservator.batch.words import ending, passed_over, stopping
 
 _MARKS: dict[Status, str] = {
     "restored": "[green]✓[/]",
     "untouched": "[cyan]=[/]",
     "incomplete": "[yellow]![/]",
     "skipped": "[dim]–[/]",
+    "kept": "[yellow]–[/]",
     "failed": "[red]✗[/]",
 }
 
@@ -48,6 +50,10 @@ class BatchDisplay:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back."""
         self._progress.stop()
 
     def start(self, task: Task) -> Callable[[str], None]:
@@ -70,11 +76,23 @@ class BatchDisplay:
             for note in outcome.notes if self._total == 1 else ():  # of many photos, the records tell
                 self._console.print(f"  [dim]{escape(note)}[/]")
 
-    def summary(self, summary: Summary, folder: Path) -> None:
-        """Print how the batch ended and where the results are."""
-        if self._total > 1:
-            counts = [f"{summary.count(status)} {status}" for status in _MARKS if summary.count(status)]
-            self._console.print(f"{len(summary.outcomes)} photos: {', '.join(counts)}")
-        if summary.exit_code < 2:
-            result = summary.outcomes[0].target if self._total == 1 else f"results in {folder}"
-            self._console.print(escape(result))
+    def stopping(self) -> None:
+        """Say at once that the photos in work are finished, and no other is begun."""
+        with self._lock:
+            in_work = len(self._lines)
+        self._console.print(f"[yellow]{stopping(in_work)}[/]")
+
+    def summary(self, summary: Summary, found: Findings, report: bool) -> None:
+        """Print how the batch ended, what was passed over and where the results are."""
+        if self._total == 1:
+            ended = [] if summary.exit_code == 2 else [str(found.tasks[0].target)]
+            ended += [str(found.tasks[0].report)] if report and ended else []
+            lines = [*passed_over(found), *ended]
+        else:
+            lines = ending(summary, found, report=report)
+        for line in lines:
+            indent = len(line) - len(line.lstrip()) + 2
+            wrapped = textwrap.wrap(
+                line, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+            )
+            self._console.print(escape("\n".join(wrapped)))

@@ -1,16 +1,20 @@
 """Batches: many photos through one restorer, documented by a journal, resumable."""
 
 from conservator.batch.engine import run_batch
-from conservator.batch.executor import Executor, Job, Threads
+from conservator.batch.executor import Executor, Threads
 from conservator.batch.files import FileRestorer
+from conservator.batch.find import Findings, find_tasks
 from conservator.batch.index import save_index
-from conservator.batch.journal import JOURNAL, Journal, Outcome, Status, Summary
-from conservator.batch.tasks import Task, find_tasks
+from conservator.batch.journal import JOURNAL, Journal, Outcome, Status
+from conservator.batch.standing import Job
+from conservator.batch.summary import Summary
+from conservator.batch.tasks import Task
 
 __all__ = [
     "JOURNAL",
     "Executor",
     "FileRestorer",
+    "Findings",
     "Job",
     "Journal",
     "Outcome",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from conservator.batch.journal import Journal, Outcome, Summary
+from conservator.batch.journal import Journal, Outcome
+from conservator.batch.summary import Summary
 from conservator.batch.tasks import Task
 from conservator.commands import shell_word
 from conservator.errors import ConservatorError
@@ -22,9 +23,9 @@ from conservator.record import Record, load_record
 from conservator.report import thumbnail_of
 
 _PAGE = "folder"
-_UNFINISHED = {"started": "unfinished"}
-"""How a person reads the outcomes whose name means something else to a program."""
-_FIRST = ("failed", "unfinished", "skipped", "incomplete")
+_SAID = {"started": "unfinished", "kept": "not replaced"}
+"""How a person reads the outcomes whose names mean something else to a program."""
+_FIRST = ("failed", "unfinished", "not replaced", "skipped", "incomplete")
 
 
 def save_index(folder: Path, journal: Journal, summary: Summary) -> Path | None:
@@ -99,18 +100,18 @@ def _relative(path: Path, folder: Path) -> Path:
 
 
 def _row(folder: Path, place: Path, outcome: Outcome) -> tuple[tuple[float, ...], dict[str, Any]]:
-    status = _UNFINISHED.get(str(outcome.status), str(outcome.status))  # a journal may hold anything
+    status = _SAID.get(outcome.status, outcome.status)
     task = Task(Path(outcome.source), folder / place)
     there = task.target.is_file() and status not in ("failed", "unfinished")
     record = _record(task, outcome) if there else None
     photo: dict[str, Any] = {
-        "id": f"{printable(place)} {str(outcome.output_sha256)[:12]}",
+        "id": f"{printable(place)} {outcome.output_sha256[:12]}",
         "name": printable(place),
         "status": status,
-        "told": _told(status, str(outcome.message)),
+        "told": _told(status, outcome.message, record),
         "seen": _labels(record.before.at_least(Severity.LOW)) if record else [],
         "left": _labels(record.after.severe) if record else [],
-        "gain": None if record is None or record.gain is None else round(record.gain, 1),
+        "gain": None if record is None or record.estimated_gain is None else round(record.estimated_gain, 1),
         "url": _link(folder, task.target) if there else "",
         "page": _link(folder, task.report) if there else "",
         "record": _link(folder, task.record) if record else "",
@@ -120,7 +121,8 @@ def _row(folder: Path, place: Path, outcome: Outcome) -> tuple[tuple[float, ...]
     first = _FIRST.index(status) if status in _FIRST else len(_FIRST)
     gain = math.inf if status == "untouched" or photo["gain"] is None else photo["gain"]
     damage = _damage(record) if record else 0.0
-    return (first, -damage, gain), photo | (_shell(folder, place, task) if there else {})
+    ours = there and outcome.status != "kept"  # what lies there may be somebody's: no command touches it
+    return (first, -damage, gain), photo | (_shell(folder, place, task) if ours else {})
 
 
 def _record(task: Task, outcome: Outcome) -> Record | None:
@@ -132,10 +134,12 @@ def _record(task: Task, outcome: Outcome) -> Record | None:
     return record if outcome.output_sha256 in ("", record.output.sha256) else None
 
 
-def _told(status: str, message: str) -> str:
+def _told(status: str, message: str, record: Record | None) -> str:
     """What a card says besides its status: why, or what was done."""
     if status in ("untouched", "unfinished"):
         return ""
+    if status == "restored" and record is not None:
+        message = f"treated with {', then '.join(record.toolchain)}"
     return message[:1].upper() + message[1:] + "." * (not message.endswith("."))
 
 

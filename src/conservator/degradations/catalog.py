@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from conservator.degradations.blur import DefocusBlur, GaussianBlur, LineBlur, MotionBlur
 from conservator.degradations.codec import AreaReduction, JpegCompression, LowResolution, ShiftedJpeg
 from conservator.degradations.degradation import Degradation
@@ -18,6 +20,7 @@ from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, FilmGrain, GaussianNoise, LuminanceNoise, PoissonNoise
 from conservator.degradations.sensor import RawNoise, Underexposure
 from conservator.degradations.weather import Downpour, Haze, Rain, RoomHaze, Snow, UnevenHaze, VeiledRain
+from conservator.extensions import offered
 from conservator.kinds import Kind
 
 SAMPLED: tuple[type[Degradation], ...] = (
@@ -65,6 +68,28 @@ HELD_OUT: tuple[type[Degradation], ...] = (
 DEGRADATIONS = (*SAMPLED, *FURTHER, *HELD_OUT)
 
 BY_NAME: dict[str, type[Degradation]] = {cls.name: cls for cls in DEGRADATIONS}
+
+ENTRY_POINTS = "conservator.degradations"
+"""The group of entry points by which installed packages offer degradations: each names a class, or several."""
+
+
+def known_degradations() -> dict[str, type[Degradation]]:
+    """Every degradation by name: those that ship, then those that installed packages offer.
+
+    What is offered is used by its name; no kind is drawn from it. Raises ConservatorError, which names the package, for
+    one that cannot be loaded, is no degradation, or has the name of another or of a kind.
+    """
+    found = dict(BY_NAME)
+    for offer in offered(ENTRY_POINTS):
+        value = offer.value
+        for cls in [value] if isinstance(value, type) or not isinstance(value, Iterable) else value:
+            if not (isinstance(cls, type) and issubclass(cls, Degradation)):
+                raise offer.refused(f"{cls!r} is no degradation; expected a class that derives from Degradation")
+            if cls.name in found or cls.name in set(Kind):
+                raise offer.refused(f"there is a degradation {cls.name} already")
+            found[cls.name] = cls
+    return found
+
 
 BY_KIND: dict[Kind, tuple[type[Degradation], ...]] = {
     kind: tuple(cls for cls in SAMPLED if cls.kind == kind) for kind in Kind

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from conservator.degradations.catalog import BY_KIND, BY_NAME
+from conservator.degradations.catalog import BY_KIND, BY_NAME, known_degradations
 from conservator.degradations.degradation import Degradation, Recipe
 from conservator.degradations.fields import field_types
 from conservator.errors import RecipeError, name_not_found
@@ -55,9 +55,10 @@ def _item_from_json(number: int, item: object) -> Degradation:
         raise RecipeError(f'{where} is {reprlib.repr(item)}, expected an object like {{"type": "gaussian_noise", ...}}')
     values = dict(item)
     name = values.pop("type")
-    if name not in BY_NAME:
-        raise RecipeError(f"{where}: {name_not_found('degradation', name, BY_NAME)}")
-    cls = BY_NAME[name]
+    named = BY_NAME if name in BY_NAME else known_degradations()
+    if name not in named:
+        raise RecipeError(f"{where}: {name_not_found('degradation', name, named)}")
+    cls = named[name]
     known = field_types(cls)
     for field in values:
         if field not in known:
@@ -112,6 +113,8 @@ def _sample(item: str, rng: np.random.Generator) -> Degradation:
         )
     name = ALIASES.get(name, name)
     choices = {kind.value: BY_KIND[kind][0] for kind in Kind} | BY_NAME
+    if name not in choices:
+        choices |= known_degradations()
     if name not in choices:
         raise RecipeError(str(name_not_found("degradation", name, [*choices, *ALIASES])))
     drawn = Severity(int(rng.integers(Severity.MEDIUM, Severity.HIGH, endpoint=True)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from types import MappingProxyType
 
 import torch
 
-from conservator.errors import ConservatorError, MissingExtraError, name_not_found
+from conservator.errors import MissingExtraError, name_not_found
+from conservator.extensions import offered
 from conservator.metrics.fidelity import TABLE_CAP, ms_ssim, psnr, psnr_y, ssim
 from conservator.metrics.metric import FullReference, Metric, NoReference
 from conservator.metrics.noreference import noise, piqe, sharpness
@@ -49,15 +49,13 @@ def known_metrics() -> dict[str, Metric]:
     the name of another.
     """
     found = dict(METRICS)
-    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        try:
-            offered = point.load()
-            metrics = [offered] if isinstance(offered, FullReference | NoReference) else list(offered)
-        except Exception as error:
-            raise ConservatorError(f"the metric {point.name} ({point.value}) cannot be loaded: {error}") from error
-        for metric in metrics:
-            if not isinstance(metric, FullReference | NoReference) or metric.name in found:
-                raise ConservatorError(f"the entry point {point.name} ({point.value}) offers no new metric: {metric!r}")
+    for offer in offered(ENTRY_POINTS):
+        value = offer.value
+        for metric in value if isinstance(value, Iterable) else [value]:
+            if not isinstance(metric, FullReference | NoReference):
+                raise offer.refused(f"{metric!r} is no metric; expected a FullReference or NoReference")
+            if metric.name in found:
+                raise offer.refused(f"there is a metric {metric.name} already")
             found[metric.name] = metric
     return found
 

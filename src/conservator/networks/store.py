@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from conservator.forking import Lock
 from conservator.networks import make_network
 
 
@@ -19,7 +19,7 @@ class NetworkStore:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._loaded: dict[tuple[str, str, str], nn.Module] = {}
 
     def load(self, network: str, sha256: str, read: Callable[[], Mapping[str, Tensor]], device: str) -> nn.Module:

@@ -49,7 +49,7 @@ function card(photo) {
   if (photo.told) told.append(make("p", {textContent: photo.told}));
   if (photo.left.length) told.append(make("p", {className: "left", textContent: "Still seen: " + photo.left.join(", ")}));
   const row = make("div", {className: "marks"});
-  if (photo.url) {
+  if (photo.shell) {
     for (const mark of ["keep", "reject"]) {
       const button = make("button", {type: "button", className: mark, textContent: mark});
       button.setAttribute("aria-label", `${mark} ${photo.name}`);

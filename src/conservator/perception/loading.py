@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Generic, TypeVar
 from torch import Tensor
 
 from conservator.errors import ConservatorError
+from conservator.forking import Lock
 from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.encoder import CropEncoder, ReducedEncoder
 from conservator.perception.features import CHANGES_BESIDE_FEATURES, names_differ
@@ -29,7 +29,7 @@ class Once(Generic[_Made]):
     """Makes something when it is first asked for, and once, however many threads ask; where that fails, again."""
 
     def __init__(self, make: Callable[[], _Made]) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._make: Callable[[], _Made] | None = make
         self._made: _Made
 

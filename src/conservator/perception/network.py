@@ -55,6 +55,10 @@ class TrainedPerception(Perception):
         self._weights, self._device = weights, device
         self._loaded = Once(lambda: self._load(stored or read_perception(weights)))
 
+    def setup(self) -> None:
+        """Read the weights now, once."""
+        self._loaded()
+
     def grade(self, image: Image) -> Percept:
         """Grade one image (1, 3, H, W), or a study (item 0 an overview, the others native crops)."""
         loaded = self._loaded()

@@ -85,6 +85,9 @@ class Perception(ABC):
     def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
         """Estimate what a treatment of ``treated`` gained towards the undamaged photo; equal pictures gain 0."""
 
+    def setup(self) -> None:  # noqa: B027 - it may be left out
+        """Load what it needs, where that is not done when it is first asked; nothing unless overridden."""
+
 
 class Blind(Perception):
     """Looks at nothing, for those who go by a reference or by the pixels alone; it grades no kind of damage."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from conservator.errors import ConservatorError, NameNotFoundError, name_not_found
+from conservator.extensions import is_dotted, load_dotted, offered
 from conservator.image import Image
 from conservator.perception.perception import Blind, Objective, Perception
 from conservator.policies.chat import Chat
@@ -97,33 +101,58 @@ _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
 }
 """Policies whose name says more: what a user trained, as "dqn:FILE" and "mllm:FOLDER", and a budget, "search:CALLS"."""
 
+ENTRY_POINTS = "conservator.policies"
+"""The group of entry points by which installed packages offer policies, each under its own name."""
+
 
 def make_policy(name: str, context: PolicyContext) -> Policy:
     """Build a policy by name; "dqn:FILE" is an agent of your own, "mllm:FOLDER" a vision-language model.
 
-    "search:CALLS" may try about so many tools on the study; it finishes the round that it has begun.
+    "search:CALLS" may try about so many tools on the study; it finishes the round that it has begun. "module:Class" is
+    one of your own, and so is a name that an installed package offers as an entry point of ``conservator.policies``: a
+    policy, or a class or function that makes one, from a PolicyContext if it takes an argument.
 
-    Raises NameNotFoundError with the nearest names.
+    Raises NameNotFoundError with the nearest names, ConservatorError where somebody else's code fails.
     """
     if name in POLICIES:
         return POLICIES[name](context)
-    kind, more = _own(name)
-    return _WITH_MORE[kind](name, more, context)
+    return _own(name, POLICIES)(context)
 
 
-def _own(name: str) -> tuple[str, str]:
-    """Kind and path (or calls) of such a policy; NameNotFoundError for another name, or when nothing lies there."""
+def _own(name: str, offered_names: Iterable[str]) -> Callable[[PolicyContext], Policy]:
+    """What makes a policy that does not ship; NameNotFoundError, which offers these names, where there is none."""
     kind, _, more = name.partition(":")
-    fits = re.fullmatch(r"[1-9]\d{0,4}", more) if kind == "search" else more and Path(more).exists()
-    if kind not in _WITH_MORE or not fits:
-        raise name_not_found("policy", name, POLICIES)
-    return kind, more
+    if kind in _WITH_MORE:
+        fits = re.fullmatch(r"[1-9]\d{0,4}", more) if kind == "search" else more and Path(more).exists()
+        if fits:
+            return partial(_WITH_MORE[kind], name, more)
+    elif is_dotted(name):
+        return partial(_made, load_dotted(name), f"the policy {name}")
+    installed = {offer.name: offer for offer in offered(ENTRY_POINTS)}
+    if name in installed:
+        return partial(_made, installed[name].value, installed[name].where)
+    raise name_not_found("policy", name, [*offered_names, *installed])
+
+
+def _made(value: Any, where: str, context: PolicyContext) -> Policy:
+    """A policy from somebody else's object: itself, or a class or function, called with the context if it takes one."""
+    try:
+        if isinstance(value, type) or not hasattr(value, "act"):
+            value = value(context) if inspect.signature(value).parameters else value()
+    except Exception as error:
+        raise ConservatorError(f"{where} cannot be made: {type(error).__name__}: {error}") from error
+    if not callable(getattr(value, "act", None)) or not isinstance(getattr(value, "name", None), str):
+        raise ConservatorError(
+            f"{where} gave a {type(value).__name__}, expected a policy: an object with a name and act(observation)"
+        )
+    policy: Policy = value
+    return policy
 
 
 def is_policy(name: str) -> bool:
     """Whether there is such a policy."""
     try:
-        return name in POLICIES or bool(_own(name))
+        return name in POLICIES or bool(_own(name, POLICIES))
     except NameNotFoundError:
         return False
 
@@ -134,7 +163,7 @@ def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = Non
     That is a reference for the oracle, and for chat an endpoint, a model and the permission to upload.
     """
     if name not in POLICIES:
-        _own(name)
+        _own(name, (known for known in POLICIES if reference or known != "oracle"))
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")
     if name == "chat":

@@ -58,7 +58,7 @@ class Chat:
         if not options.replan and last is not None and last.by == self.name and isinstance(last.action, Apply):
             plan = last.plan
             if not plan:
-                return Decision(Stop(), thought="plan done")
+                return Decision(Stop(), thought="the plan is carried out")
             return Decision(Apply(plan[0]), plan[1:], "as planned", by=self.name)
         left = options.max_calls - trajectory.usage.calls
         if left <= 0:

@@ -152,7 +152,7 @@ class DqnPolicy:
         if winner == len(self._agent.tools):
             return Decision(Stop(), thought=share)
         return Decision(
-            Apply(self._agent.tools[winner]), thought=f"{share}, {values[:, winner].mean():+.1f} dB hoped for"
+            Apply(self._agent.tools[winner]), thought=f"{share}, and expect {values[:, winner].mean():+.1f} dB"
         )
 
 

@@ -10,7 +10,7 @@ from conservator.image import digest
 from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Look, Objective, Perception
 from conservator.session.session import Observation
-from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
+from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory, made_by
 from conservator.tools.tool import ToolSpec, is_specialist
 
 EXPERT_ORDER = (
@@ -48,11 +48,22 @@ class FixedOrder:
         self.name, self._tools = name, tools
 
     def act(self, observation: Observation) -> Decision:
-        """Apply the next tool of the list, then stop."""
-        done = len(observation.trajectory.steps) - 1
-        if done >= len(self._tools):
+        """Apply the next tool of the list, then stop; after one that was taken back, the one that follows it."""
+        left = self._left(observation.trajectory)
+        if not left:
             return Decision(Stop(), thought="the end of the list")
-        return Decision(Apply(self._tools[done]), self._tools[done + 1 :], thought=f"tool {done + 1} of the list")
+        number = len(self._tools) - len(left) + 1
+        return Decision(Apply(left[0]), left[1:], thought=f"tool {number} of the list")
+
+    def _left(self, trajectory: Trajectory) -> tuple[str, ...]:
+        """What of the list is still to do, as the last decision from the current state has it."""
+        last = trajectory.last
+        if last.decision is None:
+            return self._tools
+        if isinstance(last.decision.action, Rollback):
+            tried = [step.decision for step in trajectory.steps if step.parent == last.parent and made_by(step)]
+            return tried[-1].plan if tried and tried[-1] is not None else ()
+        return last.decision.plan
 
 
 class RandomPolicy:
@@ -106,7 +117,7 @@ class Rules:
             looks = Look(before.image, before.percept), Look(last.image, last.percept)
             gain = self._perception.weigh(*looks, removes).cautious(self._objective)
             if gain < 0:
-                return Decision(Rollback(before.id), thought=f"{tool} did harm: {gain:+.1f} dB")
+                return Decision(Rollback(before.id), thought=f"{tool} is estimated to have done harm ({gain:+.1f} dB)")
         for kind in EXPERT_ORDER:
             severity = observation.percept.severities.get(kind, Severity.NONE)
             if severity == Severity.NONE:

@@ -144,11 +144,12 @@ class Greedy:
         if not children:
             return Decision(Stop(), thought=_nothing(observation.percept))
         best = max(children, key=lambda child: child.worth)
-        others = ", ".join(f"{c.toolchain[-1]} {c.gain:+.1f}" for c in children if c is not best)
+        tool = best.toolchain[-1]
         if best.worth < 0:
-            return Decision(Stop(), thought=f"no treatment helps enough ({_tried(children)})")
-        thought = f"{best.toolchain[-1]} promises {best.gain:+.1f} dB" + (f" (tried: {others})" if others else "")
-        return Decision(Apply(best.toolchain[-1]), thought=thought)
+            nearest = f"{tool} comes nearest, with {best.gain:+.1f} dB of the {best.required:.1f} dB that are asked"
+            return Decision(Stop(), thought=f"no treatment is estimated to gain enough; {nearest}")
+        among = f", the most of {len(children)} treatments tried" if len(children) > 1 else ""
+        return Decision(Apply(tool), thought=f"{tool} is estimated to gain {best.gain:+.1f} dB{among}")
 
     def expand(self, state: State, tools: Sequence[ToolSpec]) -> list[State]:
         """Apply every candidate to a state; what fails or is forbidden is left out."""
@@ -214,15 +215,15 @@ class _Planner(ABC):
         if last.decision is not None and last.decision.by == self.name and last.error is None:
             plan = last.decision.plan
             if not plan:
-                return Decision(Stop(), thought="plan done", by=self.name)
+                return Decision(Stop(), thought="the plan is carried out", by=self.name)
             return Decision(Apply(plan[0]), plan[1:], "as planned", by=self.name)
         start = State(observation.image, observation.percept, observation.trajectory.toolchain())
         best, count = self._search(start, observation)
         plan = best.toolchain[len(start.toolchain) :]
         if not plan:
-            thought = "no treatment helps enough" if count else _nothing(observation.percept)
+            thought = "no treatment is estimated to gain enough" if count else _nothing(observation.percept)
             return Decision(Stop(), thought=thought, by=self.name)
-        thought = f"best of {count} toolchains tried, promises {best.gain:+.1f} dB"
+        thought = f"the best of {count} toolchains tried is estimated to gain {best.gain:+.1f} dB"
         return Decision(Apply(plan[0]), plan[1:], thought, by=self.name)
 
     @abstractmethod
@@ -293,11 +294,7 @@ _BEHIND = 1.0
 """dB behind the best; a state further behind is not opened."""
 
 
-def _tried(children: Sequence[State]) -> str:
-    return ", ".join(f"{child.toolchain[-1]} {child.gain:+.1f} dB" for child in children)
-
-
 def _nothing(percept: Percept) -> str:
     if not percept.present:
-        return "nothing to do"
-    return f"no tool changes the {' and '.join(kind.label for kind in percept.present)} that is seen"
+        return "no damage is seen"
+    return f"{' and '.join(kind.label for kind in percept.present)} seen, and no tool at hand changes that"

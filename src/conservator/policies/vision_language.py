@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from torch import Tensor
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
 from conservator.files import write_text
+from conservator.forking import Lock
 from conservator.image import Image
 from conservator.policies.dialects import IMAGE, Message
 
@@ -54,7 +54,7 @@ class VisionLanguageModel:
         if kind not in FAMILY:
             raise ConservatorError(f"a model of the architecture {kind} cannot be used; known are {', '.join(FAMILY)}")
         self.network, self.tokenizer, self.mean, self.std = network, tokenizer, tuple(mean), tuple(std)
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.image, self.end = int(network.config.image_token_id), int(tokenizer.eos_token_id)
         vision = network.config.vision_config
         self._patch, self._merge = int(vision.patch_size), int(vision.spatial_merge_size)

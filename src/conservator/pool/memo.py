@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -10,6 +9,7 @@ from concurrent.futures import Future
 from torch import Tensor
 
 from conservator.errors import NameNotFoundError, PoolError
+from conservator.forking import Lock, renew_in_children
 from conservator.image import digest
 from conservator.pool.pool import Pool
 
@@ -28,9 +28,15 @@ class MemoPool(Pool):
         self._memo: OrderedDict[tuple[str, ...], Future[Tensor]] = OrderedDict()
         self._sizes: dict[tuple[str, ...], int] = {}
         self._bytes, self._closed = 0, False
-        self._lock = threading.Lock()  # never held while the pool beneath is called, or while others are told
+        self._lock = Lock()  # never held while the pool beneath is called, or while others are told
         self.hits = 0
         """Calls answered without running a model."""
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Forget the calls in flight, in a forked child: they are the parent's, and nobody answers them here."""
+        for key in [key for key, answer in self._memo.items() if not answer.done()]:
+            self._forget(key)
 
     def identity(self, name: str) -> str:
         return self._pool.identity(name)

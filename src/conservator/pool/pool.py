@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict, deque
@@ -25,6 +24,7 @@ from conservator.errors import (
     ToolFailedError,
     name_not_found,
 )
+from conservator.forking import computes_here, renew_in_children
 
 
 def check_device(name: str) -> None:
@@ -93,11 +93,13 @@ def call_error(name: str, error: BaseException) -> BaseException:
 
     Code that wants to end the process, and a device that no longer answers, have ended the worker, not the call.
     """
-    if isinstance(error, ToolFailedError | ImageError | PoolError):
+    if isinstance(error, ToolFailedError | ImageError | PoolError) and str(error):
         return error
-    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    reason = f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} without a reason"
     if isinstance(error, MissingExtraError):
         told: ConservatorError = PoolError(f"{name} cannot run here: {error}")
+    elif isinstance(error, PoolError):
+        told = PoolError(f"{name}: the pool could not run it and gave no reason")
     elif not isinstance(error, Exception) or _device_died(error):
         told = PoolError(f"the worker died while {name} ran ({reason})")
     else:
@@ -155,31 +157,34 @@ class LocalPool(Pool):
         """``at_once`` above 1 is for models that several threads may call, as they may a tool once it is set up."""
         self._models, self._device = models, device
         self._max_batch, self._queue_size, self._at_once = max_batch, queue_size, at_once
+        self._workers = workers
         self._known: dict[str, tuple[Model, str]] = {}
         self._numbered = 0
         self._loaded: dict[str, tuple[str, Model]] = {}
+        self._closed = False
+        self.renew()
+        renew_in_children(self)
+        computes_here()
+
+    def renew(self) -> None:
+        """Begin with no calls and no threads, in a forked child; models that were loaded stay so."""
         self._waiting: deque[_Call] = deque()
         self._busy = Counter[str]()
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._closed = False
         self._changed = threading.Condition()
-        self._process = os.getpid()
-        self._threads = [threading.Thread(target=self._work, daemon=True, name=f"pool-{i}") for i in range(workers)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
 
     def identity(self, name: str) -> str:
         return self._identified(name)[1]
 
     def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
-        if os.getpid() != self._process:
-            raise PoolError(f"{name} cannot be called: the pool's threads are in another process; make one here")
         model, identity = self._identified(name)
         call = _Call(name, identity, model, tensors)
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._waiting) < self._queue_size)
             if self._closed:
                 raise PoolError(f"{name} cannot be called: the pool is closed")
+            self._start()
             self._waiting.append(call)
             self._changed.notify_all()
         return call.future
@@ -204,6 +209,13 @@ class LocalPool(Pool):
                 identity = f"{name} {getattr(model, 'identity', '') or f'object {self._numbered}'}"
                 self._known[name] = model, identity
         return model, identity
+
+    def _start(self) -> None:
+        """Start the threads at the first call, for each process needs its own."""
+        while len(self._threads) < self._workers:
+            thread = threading.Thread(target=self._work, daemon=True, name=f"pool-{len(self._threads)}")
+            self._threads.append(thread)
+            thread.start()
 
     def _work(self) -> None:
         while calls := self._take():

@@ -13,7 +13,7 @@ from conservator.image import Image, check_image
 from conservator.perception.perception import Percept, Perception
 from conservator.pool import Pool
 from conservator.session.scope import Scope
-from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory
+from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory, made_by
 from conservator.tools.tool import Toolbox, ToolSpec
 
 
@@ -92,10 +92,32 @@ class Session:
         """Where its tools run."""
         return self._pool
 
+    @property
+    def steps_left(self) -> int:
+        """Decisions that may still be taken."""
+        return self._max_steps + 1 - len(self.trajectory.steps)
+
     def observe(self) -> Observation:
         """What the policy may know now."""
-        left = self._max_steps + 1 - len(self.trajectory.steps)
-        return Observation(self.trajectory, self.tools, left)
+        return Observation(self.trajectory, self.tools, self.steps_left)
+
+    def withdraw(self, place: int, why: str) -> None:
+        """Roll back to before a tool of the toolchain, counted from 0, and offer that tool no more; ``why`` in words.
+
+        So a session goes on, stopped or not, when a treatment did not hold elsewhere: on the whole photo. Raises
+        InvalidActionError where there is no such tool, or no step left to decide again.
+        """
+        treatments = self.trajectory.path()
+        if not 0 <= place < len(treatments):
+            raise InvalidActionError(f"no tool {place} in a toolchain of {len(treatments)}")
+        if self.steps_left < 2:
+            raise InvalidActionError(f"no step is left to decide again; there were {self._max_steps}")
+        step = treatments[place]
+        tool, target = made_by(step), self.trajectory.steps[step.parent or 0]
+        self.tools = tuple(spec for spec in self.tools if spec.name != tool)
+        last = self.trajectory.last
+        decision = Decision(Rollback(target.id), thought=why)
+        self.trajectory = self.trajectory.add(Step(last.id + 1, target.id, decision, target.image, target.percept))
 
     @property
     def _enlarged(self) -> bool:

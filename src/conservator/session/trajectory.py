@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.perception.perception import Percept
 
@@ -70,6 +71,12 @@ class Decision:
     by: str = ""
     """The policy whose plan this is, by name: only that one goes on with it."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.thought, str):
+            raise ConservatorError(
+                f"the thought of a decision is {self.thought!r}, expected text; leave it out for none"
+            )
+
 
 @dataclass(frozen=True)
 class Step:
@@ -110,10 +117,21 @@ class Trajectory:
 
     def treatments(self, step: Step | None = None) -> tuple[tuple[str, Image], ...]:
         """The tools of ``toolchain``, each with the image that it made."""
+        made = self.path(step)
+        return tuple((made_by(step), step.image) for step in made)
+
+    def path(self, step: Step | None = None) -> tuple[Step, ...]:
+        """The steps of ``toolchain``: each applied a tool, and was not rolled back."""
         step = step or self.last
-        found: list[tuple[str, Image]] = []
+        found: list[Step] = []
         while step.parent is not None:
-            if step.decision is not None and isinstance(step.decision.action, Apply) and step.error is None:
-                found.append((step.decision.action.tool, step.image))
+            if step.error is None and made_by(step):
+                found.append(step)
             step = self.steps[step.parent]
         return tuple(reversed(found))
+
+
+def made_by(step: Step) -> str:
+    """The tool that a step called; "" where it called none."""
+    action = step.decision.action if step.decision is not None else None
+    return action.tool if isinstance(action, Apply) else ""

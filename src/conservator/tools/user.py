@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from conservator.errors import ConservatorError
+from conservator.errors import ConservatorError, name_not_found
+from conservator.extensions import Offer, offered
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import read_bytes
 from conservator.tools.rl_restore import RlRestoreTool, rl_restore_agent, rl_restore_tools
+from conservator.tools.shipped import shipped_names
 from conservator.tools.spandrel import SpandrelRecord, SpandrelTool
 from conservator.tools.tool import Tool
 
@@ -67,6 +68,27 @@ def user_tools() -> tuple[Tool, ...]:
     return tuple(tools)
 
 
+def remove_tool(name: str) -> tuple[Path, ...]:
+    """Delete what ``tools add``, ``tools import`` or a training put into the user's folder; return the files.
+
+    ``name`` is that of a tool, or of its record where that is damaged: "rl_restore" for the import. Raises
+    NameNotFoundError with the nearest names, ConservatorError for a tool that ships or that a package offers.
+    """
+    folder = user_tool_dir()
+    added = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    if name not in added:
+        if name in shipped_names():
+            raise ConservatorError(f"the tool {name} ships with Conservator and stays; choose others with --toolbox")
+        if name in {tool.spec.name for tool in entry_point_tools()}:
+            raise ConservatorError(f"the tool {name} is offered by an installed package; uninstall that")
+        raise name_not_found("tool of yours", name, added) if added else ConservatorError(f"{folder} holds no tools")
+    weights = [path for path in sorted(folder.iterdir()) if path.stem == name and path != added[name]]
+    files = (added[name], *weights)  # the record first: without it the rest is no tool
+    for path in files:
+        path.unlink()
+    return files
+
+
 def imported_rl_restore_tools() -> tuple[RlRestoreTool, ...]:
     """The twelve tools of RL-Restore; raises ConservatorError that says how to import them when they are not there."""
     return rl_restore_tools(_rl_restore_record())
@@ -91,8 +113,7 @@ def entry_point_tools() -> tuple[Tool, ...]:
     It names a Tool, an iterable of Tools, or something callable without arguments (a Tool class too) that returns one
     of these. Raises ConservatorError that names the package when it fails.
     """
-    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return tuple(tool for point in found for tool in _offered(point))
+    return tuple(tool for offer in offered(ENTRY_POINT_GROUP) for tool in _tools_of(offer))
 
 
 def _records(kind: str) -> list[tuple[Path, bytes]]:
@@ -116,19 +137,15 @@ def _unreadable(path: Path, error: ValidationError) -> ConservatorError:
     )
 
 
-def _offered(point: EntryPoint) -> tuple[Tool, ...]:
-    package = point.dist.name if point.dist else "an unknown package"
-    where = f"the package {package} offers tools as {point.name} = {point.value}"
+def _tools_of(offer: Offer) -> tuple[Tool, ...]:
+    value = offer.value
     try:
-        value = point.load()
         if callable(value) and not isinstance(value, Tool):  # a tool is callable too
             value = value()
         tools = (value,) if isinstance(value, Tool) else tuple(value)
     except Exception as error:  # somebody else's code: whatever it raises, say whose it is
-        raise ConservatorError(f"{where}, but that failed: {type(error).__name__}: {error}") from error
+        raise offer.refused(f"that failed: {type(error).__name__}: {error}") from error
     for tool in tools:
         if not isinstance(tool, Tool):
-            raise ConservatorError(
-                f"{where}, but that gave a {type(tool).__name__}, expected a Tool or an iterable of them"
-            )
+            raise offer.refused(f"that gave a {type(tool).__name__}, expected a Tool or an iterable of them")
     return tools

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -60,17 +58,6 @@ def restore(
     raise typer.Exit(_restore(paths, output, request, suffix, jobs, report, resume, overwrite))
 
 
-@contextmanager
-def _stopped(photos: int) -> Iterator[None]:
-    """Say how to go on when the user stops a batch."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if photos > 1:
-            typer.echo("stopped; the same command with --resume goes on", err=True)
-        raise typer.Exit(130) from None
-
-
 def _restore(
     paths: list[Path],
     output: Path | None,
@@ -81,33 +68,35 @@ def _restore(
     resume: bool,
     overwrite: bool,
 ) -> int:
+    from conservator.apps.interrupt import STOPPED, interruptible
     from conservator.apps.progress import BatchDisplay
     from conservator.batch import JOURNAL, FileRestorer, Journal, Threads, find_tasks, run_batch, save_index
     from conservator.restorer import Restorer
 
     with Restorer(request) as restorer:
-        tasks = find_tasks(paths, output, suffix)
-        folder = tasks[0].target.parent
-        if output is not None and not (len(tasks) == 1 and tasks[0].target == output):
-            folder = output
-        elif len(paths) == 1 and paths[0].is_dir():
-            folder = paths[0] / "restored"
-        with BatchDisplay(len(tasks)) as display, _stopped(len(tasks)):
+        found = find_tasks(paths, output, suffix)
+        with (
+            BatchDisplay(len(found.tasks)) as display,
+            interruptible(display.stopping, display.close) as stopped,
+        ):
             summary = run_batch(
-                tasks,
+                found.tasks,
                 FileRestorer(restorer, report),
-                journal := Journal(folder / JOURNAL),
+                journal := Journal(found.folder / JOURNAL),
                 executor=Threads(jobs),
                 resume=resume,
                 overwrite=overwrite,
                 on_start=display.start,
                 on_end=display.end,
+                stopped=stopped,
             )
-    display.summary(summary, folder)
-    if report and (page := save_index(folder, journal, summary)):
-        named = "" if page.name == "index.html" else " (the index.html there is not Conservator's, and was left alone)"
-        typer.echo(f"look at them in {printable(page)}{named}")
-    return summary.exit_code
+            stopped_early = stopped()
+    display.summary(summary, found, report)
+    if report and (page := save_index(found.folder, journal, summary)):
+        typer.echo(f"look at them in {printable(page)}")
+        if page.name != "index.html":
+            typer.echo("the index.html there is not Conservator's, and was left alone")
+    return STOPPED if stopped_early else summary.exit_code
 
 
 def examine(

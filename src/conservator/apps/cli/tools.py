@@ -1,4 +1,4 @@
-"""Commands for tools: list them, import published ones, add your own."""
+"""Commands for tools: list them, import published ones, add or remove your own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from conservator.apps.cli.common import DeviceOption
 
-tools_app = typer.Typer(help="List the tools, import published ones, add your own.", no_args_is_help=True)
+tools_app = typer.Typer(help="List the tools, import published ones, add or remove your own.", no_args_is_help=True)
 
 
 @tools_app.command("list")
@@ -54,4 +54,17 @@ def tools_add(
     record = add_spandrel_tool(
         model, removes=parse_kinds(removes), name=name, license=license_, destination=user_tool_dir()
     )
-    typer.echo(f"{record}\nit is now in the toolbox 'user'")
+    typer.echo(
+        f"{record}\nit is now in the toolbox 'user'; take it out again with: conservator tools remove {record.stem}"
+    )
+
+
+@tools_app.command("remove")
+def tools_remove(
+    name: Annotated[str, typer.Argument(help="A tool that was added, imported or trained here.")],
+) -> None:
+    """Remove a tool of yours: its record and its weights."""
+    from conservator.tools.user import remove_tool
+
+    for path in remove_tool(name):
+        typer.echo(f"removed {path}")
