@@ -128,6 +128,8 @@ def test_a_journal_of_a_stranger_leads_nowhere_else(results: Path, tmp_path: Pat
     journal = Journal(output / JOURNAL)
     for path in ("../secret.png", str(secret), "../../../../etc/passwd", ".."):
         journal.append(Outcome(path, path, "restored", "<b>treated</b>"))
+    (output / "theirs.png").write_bytes(b"somebody's picture")
+    journal.append(Outcome("theirs.png", str(output / "theirs.png"), "kept", "it exists already"))
     journal.append(Outcome("cut.png", str(output / "cut.png"), "started", ""))
     with journal.path.open("a") as file:
         odd = {"source": "odd.png", "target": str(output / "odd.png"), "status": ["?"], "message": 5, "notes": None}
@@ -138,6 +140,8 @@ def test_a_journal_of_a_stranger_leads_nowhere_else(results: Path, tmp_path: Pat
     found = photos(page)
     links = [photo[link] for photo in found for link in ("url", "page", "record", "thumbnail") if photo[link]]
     assert all(target(page, link).resolve().is_relative_to(output.resolve()) for link in links)
+    theirs = next(photo for photo in found if photo["name"] == "theirs.png")
+    assert (theirs["status"], "shell" in theirs, "source" in theirs) == ("not replaced", False, False)
     assert "unfinished" in {photo["status"] for photo in found}
     assert next(photo for photo in found if photo["name"].startswith("sub"))["record"] == ""
 
