@@ -28,7 +28,7 @@ def test_all_that_is_to_be_said_in_order() -> None:
     found.results = [Path("scans/old.jpg")]
     found.unread = [Path("scans/a.psd")]
     summary.left, summary.trouble = 4, "No space left on device"
-    assert ending(summary, found, report=True) == [
+    assert ending(summary, found, Path("out/conservator.html")) == [
         "5 photos in 1 min 15 s: 2 restored, 1 left untouched, 1 not replaced, 1 failed",
         "4 photos not begun; the same command with --resume goes on",
         "failed:",
@@ -39,7 +39,8 @@ def test_all_that_is_to_be_said_in_order() -> None:
         "not read: 1 PSD",
         "the journal out/conservator.manifest.jsonl lacks lines (No space left on device)",
         "results in out",
-        "a page beside each, the first out/restored0.conservator.html",
+        "look at them in out/conservator.html",
+        "the index.html there is not Conservator's, and was left alone",
     ]
 
 
@@ -95,6 +96,6 @@ def test_the_terminal_says_them_in_lines_that_fit(tmp_path: Path) -> None:
         "not read: 1 DJVU, 1 EPS, 1 EXR, 1 ICO, 1 JP2, 1 JXL, 1 PDF, 1 PGM, 1 PSD, 1 SVG,",
         "  1 TGA, 1 XCF",
         "results in in/out",
-        "a page beside each, the first in/out/a.conservator.html",
+        "look at them in in/out/index.html",
     ]
     assert max(map(len, lines)) <= 80

@@ -162,7 +162,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
     assert "Bearer [OPENAI_API_KEY] is blocked" in (record.steps[3].error or "")
     assert "does it hold the right key?" in (record.steps[3].error or "")
     files = [path for path in (noisy_file.parents[1] / "out").rglob("*") if path.is_file()]
-    assert len(files) == 4
+    assert len(files) == 5  # result, record, page, thumbnail, journal
     assert all(KEY.encode() not in path.read_bytes() for path in files)
     printed = capfd.readouterr()
     assert KEY not in printed.out + printed.err

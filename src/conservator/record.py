@@ -14,6 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer
 import conservator
 from conservator.errors import ConservatorError
 from conservator.files import printable, sha256, write_text
+from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
 from conservator.photo.write import WRITABLE
@@ -35,6 +36,20 @@ class SeenRecord(_Model):
     severities: dict[str, str]
     confidences: dict[str, float]
     measures: dict[str, float] = Field(default_factory=dict)
+
+    def at_least(self, severity: Severity) -> list[Kind]:
+        """The kinds that were seen this severe or worse."""
+        labels = {grade.label for grade in Severity if grade >= severity}
+        return [kind for kind in Kind if self.severities.get(kind) in labels]
+
+    @property
+    def severe(self) -> list[Kind]:
+        """The kinds that were seen to be high or very high, and that are more likely there than not."""
+        return [kind for kind in self.at_least(Severity.HIGH) if self.confidences.get(kind, 1.0) >= _LIKELY]
+
+
+_LIKELY = 0.5
+"""Confidence from which a report warns of damage that is left: more likely there than not. No set chose it."""
 
 
 class StepRecord(_Model):
@@ -62,6 +77,8 @@ class TreatmentRecord(_Model):
     license: str
     weights: str = ""
     """Hash of the weights that it ran with; "" for a tool that is code alone, and in records of version 1."""
+    removes: list[Kind] = Field(default_factory=list)
+    """The kinds of damage that the tool is for; empty in records that were made before this was noted."""
     seconds: float
     kept: bool
     gain: float | None
@@ -126,6 +143,16 @@ class Record(_Model):
             return {**values, "settings": {**values["settings"], "tonal_confidence": 0.0}}
         return values
 
+    @property
+    def estimated_gain(self) -> float | None:
+        """The gain that is shown, dB; None where there is no estimate.
+
+        That is where nothing was treated, where the photo was enlarged, which leaves nothing to compare, and in earlier
+        records.
+        """
+        enlarged = (self.output.width, self.output.height) != (self.input.width, self.input.height)
+        return None if enlarged or not self.toolchain else self.gain
+
     def other_weights(self, toolbox: Toolbox) -> list[str]:
         """The tools of the toolchain whose weights are not those of the record, as far as it tells."""
         ran = {treatment.tool: treatment.weights for treatment in self.treatments if treatment.kept}
@@ -170,6 +197,7 @@ def make_record(
                 source=toolbox[t.tool].spec.source,
                 license=toolbox[t.tool].spec.license,
                 weights=toolbox[t.tool].weights_sha256,
+                removes=sorted(toolbox[t.tool].spec.removes),
                 seconds=round(t.seconds, 4),
                 kept=t.kept,
                 gain=_number(t.gain),

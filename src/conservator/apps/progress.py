@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -121,14 +122,14 @@ class BatchDisplay:
             in_work = len(self._lines)
         self._console.print(f"[yellow]{stopping(in_work)}[/]")
 
-    def summary(self, summary: Summary, found: Findings, report: bool) -> None:
+    def summary(self, summary: Summary, found: Findings, report: bool, page: Path | None = None) -> None:
         """Print how the batch ended, what was passed over and where the results are."""
         if self._total == 1:
             ended = [] if summary.exit_code == 2 else [str(found.tasks[0].target)]
             ended += [str(found.tasks[0].report)] if report and ended else []
             lines = [*passed_over(found), *ended]
         else:
-            lines = ending(summary, found, report=report)
+            lines = ending(summary, found, page)
         self._say(lines)
 
     def preview_summary(self, previews: Sequence[Preview], found: Findings, seconds: float) -> None:

@@ -4,6 +4,7 @@ from conservator.batch.engine import run_batch
 from conservator.batch.executor import Executor, Threads
 from conservator.batch.files import FileRestorer
 from conservator.batch.find import Findings, find_tasks
+from conservator.batch.index import save_index
 from conservator.batch.journal import JOURNAL, Journal, Outcome, Status
 from conservator.batch.preview import Preview, preview_batch
 from conservator.batch.standing import Job
@@ -26,4 +27,5 @@ __all__ = [
     "find_tasks",
     "preview_batch",
     "run_batch",
+    "save_index",
 ]

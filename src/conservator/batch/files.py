@@ -13,7 +13,7 @@ from conservator.errors import ConservatorError, PhotoError
 from conservator.files import printable, put_in_place, reason, sha256, workspace
 from conservator.photo import Photo
 from conservator.record import Record, choices, make_record, save_record
-from conservator.report import save_report
+from conservator.report import save_report, save_thumbnail, thumbnail_of
 from conservator.restoration import Restored
 from conservator.restorer import Progress, Restorer
 from conservator.tools.tiling import out_of_memory
@@ -76,7 +76,10 @@ class FileRestorer:
             save_record(record, folder / "record")
             if self.report:
                 save_report(folder / "report", record, photo, restored)
-                moves.insert(1, (folder / "report", task.report))
+                save_thumbnail(folder / "thumbnail", photo, restored)
+                small = thumbnail_of(task.report)
+                small.parent.mkdir(exist_ok=True)
+                moves[1:1] = [(folder / "thumbnail", small), (folder / "report", task.report)]
             if stands := _not_to_be_replaced(job) or _changed(task, taken):
                 return outcome(task, "kept", stands)
             if task.in_place and record.output.sha256 == taken:

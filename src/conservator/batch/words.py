@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from conservator.batch.journal import JOURNAL, Outcome, Status
 from conservator.batch.summary import Summary
-from conservator.batch.tasks import REPORT_SUFFIX
+from conservator.files import printable
 from conservator.photo.optional import EXTRA_OF, missing_extra
 
 if TYPE_CHECKING:
@@ -33,8 +33,11 @@ def stopping(in_work: int) -> str:
     return f"{first}; Ctrl-C again stops at once; --resume goes on"
 
 
-def ending(summary: Summary, found: Findings, *, report: bool = False) -> list[str]:
-    """All that is said at the end of a batch of several photos, a sentence or a list's entry each."""
+def ending(summary: Summary, found: Findings, page: Path | None = None) -> list[str]:
+    """All that is said at the end of a batch of several photos, a sentence or a list's entry each.
+
+    ``page`` is that of the folder, where one was written.
+    """
     counts = [f"{summary.count(status)} {words}" for status, words in _COUNTED.items() if summary.count(status)]
     told = ", ".join(counts) or "nothing done"
     lines = [f"{photos(len(summary.outcomes))} in {duration(summary.seconds)}: {told}"]
@@ -47,8 +50,10 @@ def ending(summary: Summary, found: Findings, *, report: bool = False) -> list[s
     written = [outcome for outcome in summary.outcomes if outcome.status not in ("failed", "kept")]
     if written:
         lines.append(f"results in {_places(found)}")
-        if report:
-            lines.append(f"a page beside each, the first {Path(written[0].target).with_suffix(REPORT_SUFFIX)}")
+    if page is not None:
+        lines.append(f"look at them in {printable(page)}")
+        if page.name != "index.html":
+            lines.append("the index.html there is not Conservator's, and was left alone")
     return lines
 
 

@@ -11,6 +11,7 @@ import typer
 
 from conservator.apps.cli.options import with_options
 from conservator.errors import ConservatorError
+from conservator.files import reason
 from conservator.request import ChatOptions, Request
 
 if TYPE_CHECKING:
@@ -117,14 +118,15 @@ def _restored(paths: list[Path], restorer: Restorer, where: BatchOptions, tools:
     """Restore a batch, show it, and return the exit code."""
     from conservator.apps.interrupt import STOPPED, interruptible
     from conservator.apps.progress import BatchDisplay
-    from conservator.batch import JOURNAL, FileRestorer, Journal, Threads, find_tasks, run_batch
+    from conservator.batch import JOURNAL, FileRestorer, Journal, Threads, find_tasks, run_batch, save_index
 
     found = find_tasks(paths, where.output, where.suffix)
+    journal = Journal(found.folder / JOURNAL)
     with BatchDisplay(len(found.tasks)) as display, interruptible(display.stopping, display.close) as stopped:
         summary = run_batch(
             found.tasks,
             FileRestorer(restorer, where.report, tools),
-            Journal(found.folder / JOURNAL),
+            journal,
             executor=Threads(where.jobs),
             resume=where.resume,
             overwrite=where.overwrite,
@@ -133,8 +135,15 @@ def _restored(paths: list[Path], restorer: Restorer, where: BatchOptions, tools:
             stopped=stopped,
         )
         stopped_early = stopped()
-    display.summary(summary, found, where.report)
-    return STOPPED if stopped_early else summary.exit_code
+    page, trouble = None, ""
+    try:
+        page = save_index(found.folder, journal, summary) if where.report else None
+    except OSError as error:
+        trouble = f"the page of the folder could not be written: {reason(error)}"
+    display.summary(summary, found, where.report, page)
+    if trouble:
+        typer.echo(trouble, err=True)
+    return STOPPED if stopped_early else max(summary.exit_code, bool(trouble))
 
 
 def _previewed(paths: list[Path], restorer: Restorer, where: BatchOptions, standing: bool) -> int:
