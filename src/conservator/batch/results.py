@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -18,29 +18,65 @@ _LONGEST_RECORD = 2**24  # bytes; the longest that was seen, of a model that tal
 def earlier_results(photos: Iterable[Path], folder: Path) -> set[Path]:
     """Those photos of a folder that Conservator made.
 
-    A result lies beside a record that says so by name, or its name and bytes are those that a journal tells, in its
-    folder or one above, up to ``folder``. Two that are restored in place are none: a photo that still, or again, has
-    the bytes from before it was restored, and one that was left untouched.
+    A result lies beside a record that says so by name. Without one, a journal tells, in its folder or one above, up to
+    ``folder``: by its place, or by its name and bytes where it was moved. A photo that was restored in place is none
+    while it has, or has again, the bytes from before; so is one that was left untouched.
     """
-    journals: dict[Path, dict[str, set[str]]] = {}
+    journals: dict[Path, _Told] = {}
 
-    def told(place: Path) -> dict[str, set[str]]:
-        """Names and hashes of the results that the journals of a folder and of those above it tell."""
+    def told(place: Path) -> _Told:
+        """What the journals of a folder and of those above it tell."""
         if place not in journals:
-            above = told(place.parent) if place not in (folder, place.parent) else {}
-            journals[place] = _merged(above, _made(place / JOURNAL))
+            own = _told(place / JOURNAL)
+            journals[place] = own + told(place.parent) if place not in (folder, place.parent) else own
         return journals[place]
 
     return {photo for photo in photos if _is_result(photo, told(photo.parent))}
 
 
-def _is_result(photo: Path, told: dict[str, set[str]]) -> bool:
+def _is_result(photo: Path, told: _Told) -> bool:
     for path in (photo, photo.resolve()) if photo.is_symlink() else (photo,):
         claim = _claim(record_of(path))
         if claim is not None and claim.names(path):
             return not claim.in_place or _digest(path) != claim.input_sha256
-    hashes = told.get(photo.name)
+    if photo.absolute() in told.paths:
+        return True
+    hashes = told.hashes.get(photo.name)
     return hashes is not None and _digest(photo) in hashes
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What journals tell of results, but for photos that were left as they were where they lay."""
+
+    paths: frozenset[Path] = frozenset()
+    """Where results were written, other than in place of their photos."""
+    hashes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By name, for their folder may have been moved since."""
+
+    def __add__(self, other: _Told) -> _Told:
+        if not other.hashes:
+            return self
+        names = self.hashes.keys() | other.hashes.keys()
+        nothing = frozenset[str]()
+        hashes = {name: self.hashes.get(name, nothing) | other.hashes.get(name, nothing) for name in names}
+        return _Told(self.paths | other.paths, hashes)
+
+
+def _told(path: Path) -> _Told:
+    paths: set[Path] = set()
+    hashes: dict[str, set[str]] = {}
+    try:
+        for outcome in Journal(path).events():
+            untouched = outcome.source == outcome.target and outcome.input_sha256 == outcome.output_sha256
+            if outcome.output_sha256 and not untouched:
+                hashes.setdefault(PureWindowsPath(outcome.target).name, set()).add(outcome.output_sha256)
+                hashes.setdefault(Path(outcome.target).name, set()).add(outcome.output_sha256)
+            if outcome.output_sha256 and outcome.source != outcome.target:
+                paths.add(Path(outcome.target).absolute())
+    except OSError:  # a journal that cannot be read: the records tell
+        return _Told()
+    return _Told(frozenset(paths), {name: frozenset(found) for name, found in hashes.items()})
 
 
 @dataclass(frozen=True)
@@ -70,25 +106,6 @@ def _claim(path: Path) -> _Claim | None:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return claim if all(isinstance(value, str) for value in vars(claim).values()) else None
-
-
-def _made(path: Path) -> dict[str, set[str]]:
-    """Names and hashes of the results that a journal tells, but for photos left as they were where they lay."""
-    found: dict[str, set[str]] = {}
-    try:
-        outcomes = list(Journal(path).events())
-    except OSError:  # the records tell
-        return found
-    for outcome in outcomes:
-        untouched = outcome.source == outcome.target and outcome.input_sha256 == outcome.output_sha256
-        if outcome.output_sha256 and not untouched:
-            found.setdefault(PureWindowsPath(outcome.target).name, set()).add(outcome.output_sha256)
-            found.setdefault(Path(outcome.target).name, set()).add(outcome.output_sha256)
-    return found
-
-
-def _merged(one: dict[str, set[str]], other: dict[str, set[str]]) -> dict[str, set[str]]:
-    return {name: one.get(name, set()) | other.get(name, set()) for name in one.keys() | other.keys()} if other else one
 
 
 def _digest(path: Path) -> str:
