@@ -165,7 +165,7 @@ def test_the_command_writes_the_page_and_names_it(album: Path, tmp_path: Path) -
     (output / "index.html").write_text("mine")
     done = conservator("restore", album, "-o", output, "--report", "--policy", "none", "--perception", "statistics")
     assert done.returncode == 1, done.stderr  # one is cut off
-    said = f"look at them in {output / 'conservator.html'} the index.html there is not Conservator's, and was left alone"
+    said = f"look at them in {output / 'conservator.html'} the index.html there is not Conservator's, and was left"
     assert said in " ".join(done.stdout.split())
     assert len(photos(output / "conservator.html")) == 5
     assert (output / "index.html").read_text() == "mine"
