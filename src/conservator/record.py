@@ -20,7 +20,8 @@ from conservator.photo import Photo
 from conservator.photo.write import WRITABLE
 from conservator.request import Request
 from conservator.restoration import Restored
-from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Usage
+from conservator.session.scope import TONAL
+from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Trajectory, Usage
 from conservator.tools.tool import Toolbox
 
 
@@ -186,7 +187,7 @@ def make_record(
         request=request,
         input=_file(source, source.path, source.format, source.bit_depth, input_sha256),
         output=_file(restored.photo, output, form, depth, digest),
-        verdict=verdict(restored),
+        verdict=verdict(restored, request),
         toolchain=list(restored.toolchain),
         before=_seen(restored.before, measures=True),
         after=_seen(restored.after, measures=True),
@@ -212,7 +213,7 @@ def make_record(
     )
 
 
-def verdict(restored: Restored) -> str:
+def verdict(restored: Restored, request: Request) -> str:
     """One sentence that says what was done, and whether more was meant to be."""
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
     if restored.asked_for and restored.toolchain:
@@ -225,8 +226,20 @@ def verdict(restored: Restored) -> str:
         return done
     if restored.treatments:
         return "left untouched: on the whole photo no treatment helped"
-    thought = restored.trajectory.last.decision.thought if restored.trajectory.last.decision else ""
-    return f"left untouched: {thought or 'no treatment was chosen'}"
+    return f"left untouched: {why_untouched(restored.trajectory, request)}"
+
+
+def why_untouched(trajectory: Trajectory, request: Request) -> str:
+    """Why a policy chose no treatment, in words: what was not sure enough to be treated, or what the policy thought."""
+    seen = trajectory.steps[0].percept
+    unsure = [
+        kind for kind in seen.present if kind in TONAL and seen.confidences.get(kind, 1) < request.tonal_confidence
+    ]
+    if unsure and set(seen.present) == set(unsure):
+        told = " and ".join(f"{kind.label} ({seen.confidences[kind]:.0%} sure)" for kind in unsure)
+        return f"{told} is treated only where it is {request.tonal_confidence:.0%} sure"
+    thought = trajectory.last.decision.thought if trajectory.last.decision else ""
+    return thought or "no treatment was chosen"
 
 
 def estimate_in_words(gain: float) -> str:

@@ -92,7 +92,8 @@ class BatchDisplay:
         named = outcome.status == "failed" and outcome.source in outcome.message
         text = outcome.message if named else f"{outcome.source}: {outcome.message}"
         notes = outcome.notes if self._total == 1 else ()  # of many photos, the records tell
-        self._end(task, _MARKS[outcome.status], text, split(outcome.stages) if outcome.stages else "", notes)
+        seconds = split(outcome.stages) if self._total == 1 else f"{sum(outcome.stages.values()):.1f} s"
+        self._end(task, _MARKS[outcome.status], text, seconds if outcome.stages else "", notes)
 
     def preview(self, task: Task, preview: Preview) -> None:
         """Print the line of a photo that was looked at."""

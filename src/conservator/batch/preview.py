@@ -17,6 +17,7 @@ from conservator.errors import ConservatorError
 from conservator.kinds import Severity
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
+from conservator.record import why_untouched
 from conservator.restoration import Plan
 from conservator.restorer import Progress, Restorer
 
@@ -30,6 +31,8 @@ class Preview:
     plan: Plan | None = None
     gain: float = 0.0
     """What the toolchain is estimated to gain on the study, dB, with caution."""
+    why: str = ""
+    """Why it would be left untouched, if it would."""
     error: str = ""
     """Why the photo cannot be read, or not be planned for."""
     standing: str = ""
@@ -48,9 +51,8 @@ class Preview:
         if self.plan.gave_up:
             return f"the policy gave up: {self.plan.gave_up}"
         if not self.treated:
-            last = self.plan.trajectory.last.decision
-            why = last.thought if last is not None and self.plan.before.present else ""
-            return f"would be left untouched: {why}" if why else "would be left untouched"
+            why = f": {self.why}" if self.plan.before.present else ""
+            return f"would be left untouched{why}"
         return f"would be treated with {', then '.join(self.plan.toolchain)}; estimated gain {self.gain:+.1f} dB"
 
     def __str__(self) -> str:
@@ -73,7 +75,8 @@ def preview(restorer: Restorer, path: Path, progress: Progress) -> Preview:
         progress("reading")
         photo = restorer.load(path)
         plan = restorer.plan(photo, progress)
-        return Preview(path, photo, plan, plan.gain.cautious(restorer.request.objective))
+        gain = plan.gain.cautious(restorer.request.objective)
+        return Preview(path, photo, plan, gain, why_untouched(plan.trajectory, restorer.request))
     except ConservatorError as error:
         return Preview(path, error=str(error))
 
