@@ -45,8 +45,12 @@ class SeenRecord(_Model):
 
     @property
     def severe(self) -> list[Kind]:
-        """The kinds that were seen to be high or very high, and that are more likely there than not."""
-        return [kind for kind in self.at_least(Severity.HIGH) if self.confidences.get(kind, 1.0) >= _LIKELY]
+        """The kinds that were seen to be high or very high, and that are more likely there than not.
+
+        A small size is none of them: a small photo is not a damaged photo.
+        """
+        worst = [kind for kind in self.at_least(Severity.HIGH) if kind is not Kind.LOW_RESOLUTION]
+        return [kind for kind in worst if self.confidences.get(kind, 1.0) >= _LIKELY]
 
 
 _LIKELY = 0.5

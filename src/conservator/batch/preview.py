@@ -14,7 +14,7 @@ from conservator.batch.standing import Job
 from conservator.batch.tasks import Task
 from conservator.batch.words import duration, photos
 from conservator.errors import ConservatorError
-from conservator.kinds import Severity
+from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
 from conservator.record import why_untouched
@@ -63,8 +63,12 @@ class Preview:
 
 
 def seen_in_words(percept: Percept) -> str:
-    """The damage that is seen, worst first: "noise high, JPEG artefacts low"; "no damage seen" where there is none."""
-    seen = {kind: severity for kind, severity in percept.severities.items() if severity > Severity.NONE}
+    """The damage that is seen, worst first: "noise high, JPEG artefacts low"; "no damage seen" where there is none.
+
+    A small size is none.
+    """
+    damages = {kind: severity for kind, severity in percept.severities.items() if kind is not Kind.LOW_RESOLUTION}
+    seen = {kind: severity for kind, severity in damages.items() if severity > Severity.NONE}
     worst = sorted(seen, key=lambda kind: (-seen[kind], -percept.confidences.get(kind, 0.0)))
     return ", ".join(f"{kind.label} {seen[kind].label}" for kind in worst) or "no damage seen"
 
