@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from conservator import Apply, Decision, Observation, Stop
 from conservator.batch import JOURNAL, FileRestorer, Journal, find_tasks, run_batch
 from conservator.perception import StatisticalPerception
 from conservator.request import Request
@@ -23,6 +24,16 @@ _CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 StatisticalPerception.load().grade(torch.rand(1, 3, 64, 64))  # what children inherit, they need not load
+
+
+class Denoises:
+    """A policy that is quick: one tool, whatever is seen."""
+
+    name = "denoises"
+
+    def act(self, observation: Observation) -> Decision:
+        """Apply it once."""
+        return Decision(Stop() if observation.trajectory.toolchain() else Apply("tv_denoise"))
 
 
 @cache

@@ -120,7 +120,7 @@ def test_any_order_of_events_loses_nothing() -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Album,
         settings=settings(
-            max_examples=8,
+            max_examples=4,
             stateful_step_count=7,
             deadline=None,
             database=None,
@@ -138,7 +138,7 @@ def test_a_run_in_place_that_dies_anywhere_loses_no_photo_and_treats_none_twice(
 
     def run() -> None:
         found = find_tasks([album], album)
-        run_batch(found.tasks, files("rules"), Journal(album / JOURNAL), overwrite=True)
+        run_batch(found.tasks, files("killing:Denoises"), Journal(album / JOURNAL), overwrite=True)
 
     run()
     treated = noisy_file.read_bytes()
@@ -152,7 +152,7 @@ def test_a_run_in_place_that_dies_anywhere_loses_no_photo_and_treats_none_twice(
                 path.unlink()
         noisy_file.write_bytes(original)
         at += 1
-        if not killed(at, [album], album, "rules", {}, overwrite=True):
+        if not killed(at, [album], album, "killing:Denoises", {}, overwrite=True):
             break
         now = noisy_file.read_bytes()
         states.add((now == original, task.record.exists()))
