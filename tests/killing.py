@@ -8,9 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from conservator import Apply, Decision, Observation, Stop
@@ -60,10 +62,20 @@ def _batch(at: int, paths: Sequence[Path], output: Path, policy: str, wanted: di
     run_batch(found.tasks, restorer, Journal(found.folder / JOURNAL), **flags)
 
 
+@cache
+def _server() -> multiprocessing.context.ForkServerContext:
+    """A server that has loaded this module, and no threads, which do not live through a fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killing"])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # 3.11 tells it no other way
+        forkserver.ensure_running()
+    return context
+
+
 def killed(at: int, paths: Sequence[Path], output: Path, policy: str, wanted: dict[str, Any], **flags: bool) -> bool:
     """Run a batch that dies before its ``at``-th change below ``output``; False where it ended before that."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killing"])  # there are no threads yet, which do not live through a fork
+    context = _server()
     process = context.Process(target=_batch, args=(at, paths, output, policy, wanted, flags))
     process.start()
     process.join(timeout=200)

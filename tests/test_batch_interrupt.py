@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-_PHOTOS = 5
+_PHOTOS = 4
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_any_order_of_events_loses_nothing() -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Album,
         settings=settings(
-            max_examples=4,
+            max_examples=8,
             stateful_step_count=7,
             deadline=None,
             database=None,

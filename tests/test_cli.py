@@ -75,11 +75,11 @@ def test_degrade_examine_restore_compare_replay(photo: Path, tmp_path: Path) -> 
     conservator("degrade", photo, "--recipe", tmp_path / "damaged.recipe.json", "-o", again)
     assert again.read_bytes() == damaged.read_bytes()
 
-    result = conservator("examine", damaged)
+    result = conservator("examine", damaged, "--toolbox", "classical")
     assert result.returncode == 0, result.stderr
     assert "noise" in result.stdout
     assert "█" in result.stdout
-    seen = json.loads(conservator("examine", "--json", damaged).stdout)
+    seen = json.loads(conservator("examine", "--json", damaged, "--policy", "none").stdout)
     assert seen["severities"]["noise"] != "none"
 
     out = tmp_path / "out.png"

@@ -77,16 +77,16 @@ def crops(count: int, *sigmas: float) -> list[Photo]:
     return photos
 
 
-def test_200_restorations_from_8_threads_give_the_same_bytes_as_one_by_one() -> None:
-    photos, request = crops(50, 0, 12, 25, 45), Request("rules", "classical")
+def test_80_restorations_from_8_threads_give_the_same_bytes_as_one_by_one() -> None:
+    photos, request = crops(20, 0, 12, 25, 45), Request("rules", "classical")
     with Restorer(request, perception=EYE) as restorer:
         alone = [restorer.restore(photo) for photo in photos]
     assert {bool(restored.toolchain) for restored in alone} == {True, False}
     with Restorer(request, perception=EYE) as restorer, ThreadPoolExecutor(8) as threads:
         together = list(threads.map(restorer.restore, photos * 4))
     for i, restored in enumerate(together):
-        assert restored.toolchain == alone[i % 50].toolchain
-        assert torch.equal(restored.photo.image, alone[i % 50].photo.image)
+        assert restored.toolchain == alone[i % 20].toolchain
+        assert torch.equal(restored.photo.image, alone[i % 20].photo.image)
 
 
 def test_a_restorer_keeps_no_picture_of_what_it_is_done_with() -> None:
