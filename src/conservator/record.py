@@ -239,7 +239,7 @@ def why_untouched(trajectory: Trajectory, request: Request) -> str:
     unsure = [
         kind for kind in seen.present if kind in TONAL and seen.confidences.get(kind, 1) < request.tonal_confidence
     ]
-    if unsure and set(seen.present) == set(unsure):
+    if unsure and set(seen.damages) == set(unsure):
         told = " and ".join(f"{kind.label} ({seen.confidences[kind]:.0%} sure)" for kind in unsure)
         return f"{told} is treated only where it is {request.tonal_confidence:.0%} sure"
     thought = trajectory.last.decision.thought if trajectory.last.decision else ""

@@ -14,7 +14,6 @@ from conservator.batch.standing import Job
 from conservator.batch.tasks import Task
 from conservator.batch.words import duration, photos
 from conservator.errors import ConservatorError
-from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
 from conservator.record import why_untouched
@@ -51,7 +50,7 @@ class Preview:
         if self.plan.gave_up:
             return f"the policy gave up: {self.plan.gave_up}"
         if not self.treated:
-            why = f": {self.why}" if self.plan.before.present else ""
+            why = f": {self.why}" if self.plan.before.damages else ""
             return f"would be left untouched{why}"
         return f"would be treated with {', then '.join(self.plan.toolchain)}; estimated gain {self.gain:+.1f} dB"
 
@@ -63,14 +62,8 @@ class Preview:
 
 
 def seen_in_words(percept: Percept) -> str:
-    """The damage that is seen, worst first: "noise high, JPEG artefacts low"; "no damage seen" where there is none.
-
-    A small size is none.
-    """
-    damages = {kind: severity for kind, severity in percept.severities.items() if kind is not Kind.LOW_RESOLUTION}
-    seen = {kind: severity for kind, severity in damages.items() if severity > Severity.NONE}
-    worst = sorted(seen, key=lambda kind: (-seen[kind], -percept.confidences.get(kind, 0.0)))
-    return ", ".join(f"{kind.label} {seen[kind].label}" for kind in worst) or "no damage seen"
+    """The damage that is seen, worst first: "noise high, JPEG artefacts low"; "no damage seen" where there is none."""
+    return ", ".join(f"{kind.label} {percept.severities[kind].label}" for kind in percept.damages) or "no damage seen"
 
 
 def preview(restorer: Restorer, path: Path, progress: Progress) -> Preview:

@@ -299,6 +299,4 @@ _BEHIND = 1.0
 
 
 def _nothing(percept: Percept) -> str:
-    if not percept.present:
-        return "no damage is seen"
-    return f"{' and '.join(kind.label for kind in percept.present)} seen, and no tool that is offered changes that"
+    return "no tool that is offered changes what is seen" if percept.damages else "no damage is seen"
