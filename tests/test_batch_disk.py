@@ -19,8 +19,10 @@ from test_batch import restorer, tasks_of
 from test_batch_find import write
 from test_cli import conservator, process
 
-from conservator.batch import JOURNAL, Job, Journal, Task, find_tasks, run_batch
+from conservator import Decision, Observation, Restorer, Toolbox
+from conservator.batch import JOURNAL, FileRestorer, Job, Journal, Task, find_tasks, run_batch
 from conservator.files import put_in_place, remove_leftovers, replacing, sha256, workspace
+from conservator.perception import Blind
 from conservator.photo import load_photo, save_photo
 from conservator.record import load_record
 
@@ -372,3 +374,26 @@ def test_saving_over_a_photo_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "a.png").chmod(0o600)
     save_photo(load_photo(tmp_path / "a.png"), tmp_path / "a.png", overwrite=True)
     assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a small disk")
+def test_on_a_full_disk_no_time_is_spent_on_treating(tmp_path: Path) -> None:
+    class Spends:
+        name = "spends"
+
+        def act(self, observation: Observation) -> Decision:
+            raise AssertionError("the photo was examined, for nothing")
+
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+    PillowImage.fromarray(noise).save(tmp_path / "large.png")
+    (full := tmp_path / "full").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full], check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        tasks = [Task(tmp_path / "large.png", full / "large.png")]
+        with Restorer(toolbox=Toolbox(), perception=Blind(), policy=Spends()) as spending:
+            summary = run_batch(tasks, FileRestorer(spending), Journal(full / JOURNAL))
+        assert summary.outcomes[0].message == f"cannot write {full / 'large.png'}: No space left on device"
+        assert [path.name for path in full.iterdir()] == [JOURNAL]
+    finally:
+        subprocess.run(["umount", full], check=True)

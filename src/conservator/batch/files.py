@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +67,8 @@ class FileRestorer:
         progress("reading")
         photo = restorer.load(task.source)
         taken, read = sha256(task.source), task.source.stat()
+        if shutil.disk_usage(folder).free < read.st_size:  # a result is seldom smaller, and treating takes long
+            raise PhotoError(f"cannot write {task.target}: {os.strerror(errno.ENOSPC)}")
         restored = restorer.apply(photo, self.tools, progress) if self.tools else restorer.restore(photo, progress)
         progress("writing")
         picture = _picture(task, folder)
