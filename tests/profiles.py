@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from skimage.color import lab2rgb, rgb2lab
 
 
-def gray_profile(name: str) -> bytes:
-    """A gray profile with gamma 2.2."""
-    return _profile(b"scnr", b"GRAY", b"XYZ ", name, {b"kTRC": b"curv" + struct.pack(">4xIH2x", 1, round(2.2 * 256))})
+def gray_profile(name: str, gamma: float = 2.2) -> bytes:
+    """A gray profile with a gamma."""
+    return _profile(b"scnr", b"GRAY", b"XYZ ", name, {b"kTRC": b"curv" + struct.pack(">4xIH2x", 1, round(gamma * 256))})
 
 
 def rgb_profile(name: str) -> bytes:

@@ -20,11 +20,11 @@ from conservator.apps.replay import replay_record
 from conservator.batch import (
     JOURNAL,
     FileRestorer,
+    Job,
     Journal,
     Outcome,
     Task,
     Threads,
-    files,
     find_tasks,
     run_batch,
 )
@@ -62,9 +62,13 @@ def restorer(policy: str = "rules", **wanted: object) -> FileRestorer:
     return FileRestorer(Restorer(request, perception=StatisticalPerception.load()))
 
 
+def tasks_of(*paths: Path, output: Path) -> list[Task]:
+    return find_tasks(paths, output).tasks
+
+
 def test_one_bad_file_never_stops_a_batch(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    tasks = find_tasks([album], output)
+    tasks = tasks_of(album, output=output)
     summary = run_batch(tasks, restorer(), Journal(output / JOURNAL), executor=Threads(2))
     status = {Path(o.source).name: o.status for o in summary.outcomes}
     assert {n for n, s in status.items() if s == "failed"} == {"broken.jpg", "words.png"}
@@ -82,7 +86,7 @@ def test_existing_results_are_replaced_only_when_told(album: Path, tmp_path: Pat
     output = tmp_path / "out"
     output.mkdir()
     (output / "clean.png").write_bytes(b"mine")
-    tasks = find_tasks([album / "clean.png"], output)
+    tasks = tasks_of(album / "clean.png", output=output)
     journal = Journal(output / JOURNAL)
     first = run_batch(tasks, restorer(), journal)
     assert first.exit_code == 2
@@ -94,20 +98,37 @@ def test_existing_results_are_replaced_only_when_told(album: Path, tmp_path: Pat
 
 
 def test_a_refusal_does_not_hide_what_was_done(album: Path, tmp_path: Path) -> None:
-    tasks, journal = find_tasks([album / "clean.png"], tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
+    tasks, journal = tasks_of(album / "clean.png", output=tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
     assert run_batch(tasks, restorer(), journal).exit_code == 0
     assert "exists already" in run_batch(tasks, restorer(), journal).outcomes[0].message
     assert run_batch(tasks, restorer(), journal, resume=True).count("skipped") == 1
-    asked = restorer(strength=0.5)  # the same photo, with other settings
-    assert run_batch(tasks, asked, journal, resume=True).count("skipped") == 0
-    assert run_batch(tasks, asked, journal, resume=True).count("skipped") == 1
-    with_report = replace(asked, report=True)
+    with_report = replace(restorer(), report=True)
     assert run_batch(tasks, with_report, journal, resume=True).count("skipped") == 0
     assert tasks[0].report.is_file()
+    assert run_batch(tasks, with_report, journal, resume=True).count("skipped") == 1
+
+
+def test_what_other_settings_made_is_replaced_only_when_told(album: Path, tmp_path: Path) -> None:
+    tasks, journal = tasks_of(album / "noisy.png", output=tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
+    assert run_batch(tasks, restorer(), journal).exit_code == 0
+    made = {path: path.read_bytes() for path in (tasks[0].target, tasks[0].record)}
+    asked = restorer(strength=0.5)
+    summary = run_batch(tasks, asked, journal, resume=True)
+    assert (summary.count("kept"), summary.exit_code) == (1, 2)
+    assert (
+        "made with other settings; give --overwrite to replace it, or another --output" in summary.outcomes[0].message
+    )
+    assert made == {path: path.read_bytes() for path in made}
+    assert run_batch(tasks, asked, journal, resume=True, overwrite=True).count("restored") == 1
+    assert tasks[0].target.read_bytes() != made[tasks[0].target]
+    assert run_batch(tasks, asked, journal, resume=True, overwrite=True).count("skipped") == 1
 
 
 def test_limits_are_no_reason_to_treat_again(album: Path, tmp_path: Path) -> None:
-    tasks, journal = find_tasks([album / "sub", album / "noisy.jpg"], tmp_path / "out"), Journal(tmp_path / JOURNAL)
+    tasks, journal = (
+        tasks_of(album / "sub", album / "noisy.jpg", output=tmp_path / "out"),
+        Journal(tmp_path / JOURNAL),
+    )
     first = restorer()
     assert run_batch(tasks, first, journal).count("failed") == 1
     lenient = restorer(allow_truncated=True, max_pixels=10**8)
@@ -119,7 +140,7 @@ def test_limits_are_no_reason_to_treat_again(album: Path, tmp_path: Path) -> Non
 
 
 def test_a_result_stays_ones_own_when_its_input_was_away(album: Path, tmp_path: Path) -> None:
-    tasks, journal = find_tasks([album / "clean.png"], tmp_path / "out"), Journal(tmp_path / JOURNAL)
+    tasks, journal = tasks_of(album / "clean.png", output=tmp_path / "out"), Journal(tmp_path / JOURNAL)
     assert run_batch(tasks, restorer(), journal).exit_code == 0
     photo = (album / "clean.png").read_bytes()
     (album / "clean.png").write_bytes(photo[:500])
@@ -128,43 +149,32 @@ def test_a_result_stays_ones_own_when_its_input_was_away(album: Path, tmp_path: 
     assert run_batch(tasks, restorer(), journal, resume=True).exit_code == 0
 
 
-def test_a_result_without_its_record_is_made_again(
-    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tasks, journal = find_tasks([album / "noisy.png"], tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
-
-    def full(*arguments: object, **options: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(files, "save_record", full)
-        assert "No space left" in run_batch(tasks, restorer(), journal).outcomes[0].message
-    assert tasks[0].target.exists()
-    assert not tasks[0].record.exists()
-    assert run_batch(tasks, restorer(), journal, resume=True).exit_code == 0
+def test_a_result_without_its_record_is_made_again_and_one_of_somebody_else_stays(album: Path, tmp_path: Path) -> None:
+    tasks, journal = tasks_of(album / "noisy.png", output=tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
+    assert run_batch(tasks, restorer(), journal).exit_code == 0
+    tasks[0].record.unlink()
+    assert run_batch(tasks, restorer(), journal, resume=True).count("restored") == 1
     assert tasks[0].record.exists()
-    with monkeypatch.context() as patched:
-        patched.setattr(Restorer, "load", full)
-        run_batch(tasks, restorer(), journal, overwrite=True)
-    tasks[0].target.write_bytes(b"somebody else's")  # after a run that failed before it wrote anything
-    assert run_batch(tasks, restorer(), journal, resume=True).exit_code == 2
+    tasks[0].target.write_bytes(b"somebody else's")
+    summary = run_batch(tasks, restorer(), journal, resume=True)
+    assert "was changed after it was written" in summary.outcomes[0].message
     assert tasks[0].target.read_bytes() == b"somebody else's"
 
 
 def test_the_record_of_another_result_is_not_replaced(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     for name, code in (("noisy.jpg", 0), ("noisy.png", 2)):
-        summary = run_batch(find_tasks([album / name], output), restorer(), Journal(output / JOURNAL))
+        summary = run_batch(tasks_of(album / name, output=output), restorer(), Journal(output / JOURNAL))
         assert summary.exit_code == code
     assert "noisy.conservator.json exists already" in summary.outcomes[0].message
     assert load_record(output / "noisy.conservator.json").input.path.endswith("noisy.jpg")
     assert not (output / "noisy.png").exists()
     (output / "noisy.jpg").unlink()  # a record of what is gone stands in nobody's way
-    assert run_batch(find_tasks([album / "noisy.png"], output), restorer(), Journal(output / JOURNAL)).exit_code == 0
+    assert run_batch(tasks_of(album / "noisy.png", output=output), restorer(), Journal(output / JOURNAL)).exit_code == 0
     assert load_record(output / "noisy.conservator.json").input.path.endswith("noisy.png")
     (output / "noisy.png").unlink()
     (output / "noisy.conservator.json").write_text("notes of mine")
-    assert run_batch(find_tasks([album / "noisy.png"], output), restorer(), Journal(output / JOURNAL)).exit_code == 2
+    assert run_batch(tasks_of(album / "noisy.png", output=output), restorer(), Journal(output / JOURNAL)).exit_code == 2
     assert (output / "noisy.conservator.json").read_text() == "notes of mine"
 
 
@@ -175,13 +185,13 @@ def test_what_is_left_untouched_keeps_every_byte(album: Path, tmp_path: Path) ->
     nothing = restorer("none")
     for name in ("noisy.jpg", "pages.tif", "cmyk.jpg"):
         task = Task(album / name, tmp_path / "out" / name)
-        outcome = nothing(task, print, False)
+        outcome = nothing(Job(task), print)
         assert outcome.status == "untouched"
         assert task.target.read_bytes() == task.source.read_bytes()
         assert outcome.notes == ("the file was copied, byte for byte",)  # nothing had to change
         assert replay_record(task.record, None, None, False)[0]
     as_png = Task(album / "noisy.jpg", tmp_path / "out" / "other.png")
-    assert nothing(as_png, print, False).status == "untouched"
+    assert nothing(Job(as_png), print).status == "untouched"
     assert np.array_equal(PillowImage.open(as_png.source), PillowImage.open(as_png.target))
 
 
@@ -189,13 +199,13 @@ def test_in_place_no_page_is_lost_and_the_input_is_told_from_the_result(album: P
     noisy = PillowImage.open(album / "noisy.png")
     noisy.save(album / "pages.tif", save_all=True, append_images=[noisy])
     before = (album / "pages.tif").read_bytes()
-    outcome = restorer()(Task(album / "pages.tif", album / "pages.tif"), print, True)
+    outcome = restorer()(Job(Task(album / "pages.tif", album / "pages.tif"), overwrite=True), print)
     assert outcome.status == "failed"
-    assert "2 pages" in outcome.message
+    assert "would lose a further page" in outcome.message
     assert (album / "pages.tif").read_bytes() == before
     taken = sha256(album / "noisy.png")
     task = Task(album / "noisy.png", album / "noisy.png")
-    assert restorer()(task, print, True).status == "restored"
+    assert restorer()(Job(task, overwrite=True), print).status == "restored"
     record = load_record(task.record)
     assert (record.input.sha256, record.output.sha256) == (taken, sha256(album / "noisy.png"))
 
@@ -205,7 +215,7 @@ def test_a_name_that_is_no_utf8_is_a_photo_like_others(album: Path, tmp_path: Pa
     name = os.fsdecode(b"caf\xe9.png")
     (album / "noisy.png").rename(album / name)
     output = tmp_path / "out"
-    tasks = find_tasks([album], output)
+    tasks = tasks_of(album, output=output)
     made = replace(restorer(), report=True)
     for resume in (False, True):
         summary = run_batch(tasks, made, Journal(output / JOURNAL), resume=resume)
@@ -231,14 +241,14 @@ def test_a_tool_that_fails_is_not_called_a_choice(album: Path, tmp_path: Path) -
     PillowImage.fromarray(large.clip(0, 255).astype(np.uint8)).save(album / "large.png")
     task = Task(album / "large.png", tmp_path / "out.png")
     hungry = Restorer(Request("rules"), toolbox=Toolbox(Hungry()), perception=StatisticalPerception.load())
-    outcome = FileRestorer(hungry)(task, print, False)
+    outcome = FileRestorer(hungry)(Job(task), print)
     assert outcome.status == "incomplete"
     assert "left untouched; hungry failed: not enough memory" in outcome.message
 
 
 def test_formats_that_cannot_be_written_become_png_or_are_refused(album: Path, tmp_path: Path) -> None:
     (album / "noisy.jpg").rename(album / "noisy.jfif")
-    assert find_tasks([album / "noisy.jfif"], tmp_path)[0].target == tmp_path / "noisy.png"
+    assert tasks_of(album / "noisy.jfif", output=tmp_path)[0].target == tmp_path / "noisy.png"
     for suffix, output in ((".heic", tmp_path), (None, tmp_path / "x.heic")):
         with pytest.raises(ConservatorError, match=r"cannot be written as \.heic; take one of"):
             find_tasks([album], output, suffix)
@@ -250,19 +260,19 @@ def test_formats_that_cannot_be_written_become_png_or_are_refused(album: Path, t
 def test_results_are_no_inputs_whatever_the_output_is_called(
     album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = {task.source.name for task in find_tasks([album], tmp_path / "out")}
+    inputs = {task.source.name for task in tasks_of(album, output=tmp_path / "out")}
     (album / "out").mkdir()
     (album / "out" / "result.png").write_bytes(b"")
     monkeypatch.chdir(album.parent)
     for given, output in ((Path("album"), (album / "out").resolve()), (album, Path("album/out"))):
-        assert {task.source.name for task in find_tasks([given], output)} == inputs
+        assert {task.source.name for task in tasks_of(given, output=output)} == inputs
     for output in (Path(), album, tmp_path):  # above, or the folder itself: every photo is an input
-        assert {task.source.name for task in find_tasks([album], output)} == {*inputs, "result.png"}
+        assert {task.source.name for task in tasks_of(album, output=output)} == {*inputs, "result.png"}
 
 
 def test_resume_skips_what_stands_and_redoes_what_changed(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    tasks = find_tasks([album], output)
+    tasks = tasks_of(album, output=output)
     journal = Journal(output / JOURNAL)
     run_batch(tasks, restorer(), journal)
     hashes = {p: sha256(p) for p in output.rglob("*.*") if p.suffix in {".png", ".jpg", ".tif"}}
@@ -273,10 +283,13 @@ def test_resume_skips_what_stands_and_redoes_what_changed(album: Path, tmp_path:
     summary = run_batch(tasks, restorer(), journal, resume=True)
     status = {Path(o.source).name: o.status for o in summary.outcomes}
     assert status["noisy.png"] == status["turned.tif"] == "skipped"
-    assert status["clean.png"] != "skipped"
-    assert {p: sha256(p) for p in hashes} == hashes
+    assert status["clean.png"] == "kept"  # whoever changed it had a reason, and only --overwrite replaces it
+    assert {p: sha256(p) for p in hashes if p.name != "clean.png"} == {
+        p: digest for p, digest in hashes.items() if p.name != "clean.png"
+    }
+    assert (output / "clean.png").read_bytes() == b"damaged since"
     assert not list(output.glob(".*-part"))
-    assert isinstance(journal.read()[str(album / "clean.png"), str(output / "clean.png")], Outcome)
+    assert journal.read()[str(album / "clean.png"), str(output / "clean.png")].status in ("restored", "untouched")
 
 
 @pytest.mark.slow
@@ -303,7 +316,7 @@ def test_a_killed_run_resumes_to_the_same_tree(album: Path, tmp_path: Path) -> N
 
 
 def test_the_record_replays_to_the_same_bytes(album: Path, tmp_path: Path) -> None:
-    tasks = find_tasks([album / "noisy.png"], tmp_path / "out.png")
+    tasks = tasks_of(album / "noisy.png", output=tmp_path / "out.png")
     assert run_batch(tasks, restorer(strength=0.8), Journal(tmp_path / JOURNAL)).exit_code == 0
     record = load_record(tmp_path / "out.conservator.json")
     assert record.toolchain, "the noisy photo should have been treated"
@@ -337,7 +350,7 @@ def test_inputs_that_are_missing_or_empty_are_refused(tmp_path: Path) -> None:
 
 def test_the_manifest_is_one_json_line_per_event(album: Path, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "out" / JOURNAL)
-    run_batch(find_tasks([album / "words.png"], tmp_path / "out"), restorer(), journal)
+    run_batch(tasks_of(album / "words.png", output=tmp_path / "out"), restorer(), journal)
     lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
     assert [line["status"] for line in lines] == ["started", "failed"]
 
@@ -350,7 +363,7 @@ def test_a_record_knows_the_weights_of_its_tools_and_a_replay_tells_when_they_ar
         Request("rules", "experts", only=frozenset({Kind.NOISE})), perception=StatisticalPerception.load()
     )
     with wanted:
-        assert FileRestorer(wanted)(Task(album / "noisy.png", target), print, False).status == "restored"
+        assert FileRestorer(wanted)(Job(Task(album / "noisy.png", target)), print).status == "restored"
     path = target.with_name("out.conservator.json")
     record = load_record(path)
     (tool,) = record.toolchain
@@ -366,7 +379,9 @@ def test_a_record_knows_the_weights_of_its_tools_and_a_replay_tells_when_they_ar
 
 
 def test_records_of_version_1_are_read(album: Path, tmp_path: Path) -> None:
-    assert run_batch(find_tasks([album / "noisy.png"], tmp_path / "out.png"), restorer(), Journal(tmp_path / JOURNAL))
+    assert run_batch(
+        tasks_of(album / "noisy.png", output=tmp_path / "out.png"), restorer(), Journal(tmp_path / JOURNAL)
+    )
     path = tmp_path / "out.conservator.json"
     old = json.loads(path.read_text())
     old["format_version"] = 1
@@ -378,7 +393,10 @@ def test_records_of_version_1_are_read(album: Path, tmp_path: Path) -> None:
     assert load_record(path).request.tonal_confidence == 0  # there was no rule then, so such a result does not fit now
     assert replay_record(path, None, None, False)[0]
     resumed = run_batch(
-        find_tasks([album / "noisy.png"], tmp_path / "out.png"), restorer(), Journal(tmp_path / JOURNAL), resume=True
+        tasks_of(album / "noisy.png", output=tmp_path / "out.png"),
+        restorer(),
+        Journal(tmp_path / JOURNAL),
+        resume=True,
     )
     assert resumed.count("skipped") == 0
 
@@ -386,7 +404,7 @@ def test_records_of_version_1_are_read(album: Path, tmp_path: Path) -> None:
 def test_what_was_wanted_is_written_in_one_way(album: Path, tmp_path: Path) -> None:
     kinds = frozenset({Kind.NOISE, Kind.RAIN, Kind.HAZE, Kind.JPEG})
     made = restorer(only=kinds)
-    run_batch(find_tasks([album / "noisy.png"], tmp_path / "out.png"), made, Journal(tmp_path / JOURNAL))
+    run_batch(tasks_of(album / "noisy.png", output=tmp_path / "out.png"), made, Journal(tmp_path / JOURNAL))
     path = tmp_path / "out.conservator.json"
     assert json.loads(path.read_text())["request"]["only"] == sorted(kinds)
     assert load_record(path).request == made.restorer.request
@@ -404,7 +422,7 @@ class Fickle(StatisticalPerception):
 
 def test_a_fault_of_the_program_costs_one_photo(album: Path, tmp_path: Path) -> None:
     faulty = Restorer(Request("rules", "classical"), perception=Fickle("statistics", "cpu"))
-    tasks = find_tasks([album], tmp_path / "out")
+    tasks = tasks_of(album, output=tmp_path / "out")
     summary = run_batch(tasks, FileRestorer(faulty), Journal(tmp_path / JOURNAL), executor=Threads(2))
     told = {Path(o.source).name: o.message for o in summary.outcomes if o.status == "failed"}
     assert any("ZeroDivisionError: a fault of the program" in message for message in told.values())
@@ -412,7 +430,7 @@ def test_a_fault_of_the_program_costs_one_photo(album: Path, tmp_path: Path) -> 
 
 
 def test_what_was_finished_before_a_batch_was_stopped_is_in_the_journal(album: Path, tmp_path: Path) -> None:
-    tasks, journal = find_tasks([album], tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
+    tasks, journal = tasks_of(album, output=tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
     written: list[Task] = []
 
     def stop(task: Task, outcome: Outcome) -> None:

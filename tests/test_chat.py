@@ -110,7 +110,10 @@ def test_a_model_takes_back_what_did_harm(endpoint: Endpoint, noisy_file: Path) 
 def test_a_plan_can_be_asked_for_once(endpoint: Endpoint, noisy_file: Path) -> None:
     endpoint.script = [plans("gamma_brighten", "wavelet_denoise"), Reply(status=500)]
     outcome, record = restored(noisy_file, options(endpoint, replan=False))
-    assert done(record) == [("apply", "gamma_brighten"), ("apply", "wavelet_denoise"), ("stop", None)]
+    planned = [("apply", "gamma_brighten"), ("apply", "wavelet_denoise"), ("stop", None)]
+    assert done(record) == [*planned, ("rollback", 0), ("apply", "wavelet_denoise"), ("stop", None)]
+    assert record.steps[4].reason == "gamma_brighten changed nothing on the whole photo"
+    assert record.toolchain == ["wavelet_denoise"]
     assert len(endpoint.bodies) == 1
     assert outcome.status != "incomplete"
 

@@ -131,7 +131,8 @@ def test_the_budget_of_calls_holds(endpoint: Endpoint, noisy_file: Path) -> None
     endpoint.script = [plans("wavelet_denoise"), Reply(status=500), plans("tv_denoise")]
     outcome, record = restored(noisy_file, options(endpoint, max_calls=3))
     assert len(endpoint.bodies) == 3
-    assert done(record) == [("apply", "wavelet_denoise"), ("apply", "tv_denoise"), ("unusable", None), ("stop", None)]
+    planned = [("apply", "wavelet_denoise"), ("apply", "tv_denoise"), ("unusable", None), ("stop", None)]
+    assert done(record) == [*planned, ("rollback", 1), ("unusable", None), ("stop", None)]  # and nobody is asked again
     assert record.steps[3].error == "the budget of 3 calls is spent (--max-calls)"
     assert outcome.status == "restored", "a budget that the user set is no failure"
     assert record.toolchain
@@ -162,7 +163,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
     assert "Bearer [OPENAI_API_KEY] is blocked" in (record.steps[3].error or "")
     assert "does it hold the right key?" in (record.steps[3].error or "")
     files = [path for path in (noisy_file.parents[1] / "out").rglob("*") if path.is_file()]
-    assert len(files) == 4
+    assert len(files) == 5  # result, record, page, thumbnail, journal
     assert all(KEY.encode() not in path.read_bytes() for path in files)
     printed = capfd.readouterr()
     assert KEY not in printed.out + printed.err

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin, features
 from profiles import rgb_profile
+from raw_files import dng, linear_light
 from skimage import data
 
 from conservator.errors import PhotoError
@@ -104,6 +106,19 @@ def encoded(kind: str) -> bytes:
     exif[0x8769] = {0x829A: 0.008, 0x927C: b"maker note"}
     if kind == "png16":
         return bytes(imagecodecs.png_encode(deep))
+    if kind == "jpeg12":
+        return bytes(imagecodecs.jpeg_encode(deep >> 4, level=90, bitspersample=12))
+    if kind == "dng":
+        return dng(linear_light(np.asarray(picture)), orientation=6)
+    if kind == "heic":
+        heif = pillow_heif.from_pillow(picture)
+        heif.add_from_pillow(picture.rotate(180))
+        heif.save(buffer, exif=exif.tobytes(), quality=60)
+    elif kind == "thumbnail":
+        with tifffile.TiffWriter(buffer) as pages:
+            pages.write(deep[::4, ::4], photometric="rgb", subfiletype=1, subifds=1)
+            pages.write(deep, photometric="rgb", compression="deflate", extratags=[(33723, 4, 2, (28, 99), True)])
+        return buffer.getvalue()
     if kind == "tiff16":
         tifffile.imwrite(buffer, deep, photometric="rgb", compression="lzw", extratags=[(274, 3, 1, 6, True)])
     elif kind == "tiff":
@@ -112,13 +127,14 @@ def encoded(kind: str) -> bytes:
         picture.save(buffer, "TIFF", compression="tiff_lzw", tiffinfo=tags)
     elif kind == "gif":
         picture.quantize(64).save(buffer, "GIF", save_all=True, append_images=[picture.quantize(32)])
-    else:
+    elif kind != "heic":
         options = {} if kind == "bmp" else {"exif": exif.tobytes(), "icc_profile": rgb_profile("Wide")}
         picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-KINDS = ("jpeg", "png", "png16", "tiff", "tiff16", "webp", "gif", "bmp", *(["avif"] if features.check("avif") else []))
+KINDS = ("jpeg", "jpeg12", "png", "png16", "tiff", "tiff16", "thumbnail", "webp", "gif", "bmp", "heic", "dng")
+KINDS += ("avif",) if features.check("avif") else ()
 ORIGINALS = {kind: encoded(kind) for kind in KINDS}
 
 
@@ -156,3 +172,21 @@ def test_random_damage(
     check_image(photo.image)
     for suffix in (".png", ".tif"):  # what could be read can be written
         save_photo(photo, tmp_path / f"out{suffix}", overwrite=True)
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\0", b"\xff\xe7\0\2"], ids=["marks", "stuffing", "segments"])
+def test_a_jpeg_of_nothing_but_marks_ends_soon(filling: bytes, tmp_path: Path) -> None:
+    """Three megabytes that a careless search would go through once for every byte of them."""
+    (tmp_path / "in.jpg").write_bytes(ORIGINALS["jpeg"][:-2] + filling * (3_000_000 // len(filling)))
+    photo = load_photo(tmp_path / "in.jpg", allow_truncated=True)
+    assert all(note.isprintable() and len(note) < 500 for note in photo.notes)
+
+
+def test_a_tiff_whose_directories_lead_in_circles_ends(tmp_path: Path) -> None:
+    content = bytearray(ORIGINALS["tiff16"])
+    first = int.from_bytes(content[4:8], "little")
+    entries = int.from_bytes(content[first : first + 2], "little")
+    after = first + 2 + 12 * entries
+    content[after : after + 4] = first.to_bytes(4, "little")  # the next page is the first
+    (tmp_path / "in.tif").write_bytes(content)
+    assert load_photo(tmp_path / "in.tif").frames == 1

@@ -17,7 +17,7 @@ from skimage import data
 
 from conservator.errors import PhotoError
 from conservator.image import to_array
-from conservator.photo import PHOTO_SUFFIXES, load_photo, save_photo
+from conservator.photo import PHOTO_SUFFIXES, Photo, load_photo, save_photo
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d" dc:title="Evening"/></x:xmpmeta>'
 CHANNELS = {"gray": 1, "gray_alpha": 2, "rgb": 3, "rgba": 4}
@@ -266,16 +266,76 @@ def test_orientation_is_applied_once(tmp_path: Path, orientation: int, kind: str
             assert (other.getexif().get_ifd(0x8769)[0xA002], other.getexif().get_ifd(0x8769)[0xA003]) == (40, 24)
 
 
-def test_gray_stays_gray_with_its_profile(tmp_path: Path) -> None:
-    Image.fromarray(data.camera()[::8, ::8]).save(tmp_path / "in.png", icc_profile=gray_profile("Film"))
+TINT = torch.tensor([1.0, 0.8, 0.6]).view(1, 3, 1, 1)
+"""What a tool that knows nothing of gray may do to the three channels of a gray photo."""
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "png16", "png1", "gray_alpha", "tif", "tif16"])
+def test_a_gray_photo_stays_gray_with_its_profile(kind: str, tmp_path: Path) -> None:
+    levels, profile = data.camera()[::8, ::8], gray_profile("Film")
+    path = tmp_path / f"in.{kind[:3] if kind != 'gray_alpha' else 'png'}"
+    if kind.endswith("16"):
+        write_tiff(path, levels.astype(np.uint16) * 257, iccprofile=profile) if kind == "tif16" else path.write_bytes(
+            imagecodecs.png_encode(levels.astype(np.uint16) * 257)
+        )
+    else:
+        mode = {"png1": "1", "gray_alpha": "LA"}.get(kind, "L")
+        Image.fromarray(levels).convert(mode).save(path, icc_profile=profile)
+    photo, target = load_photo(path), tmp_path / f"out{path.suffix}"
+    treated = photo.with_working_image(photo.working_image() * TINT)
+    assert save_photo(treated, target) == ()
+    written = load(target)
+    assert written.dtype == (np.uint16 if kind.endswith("16") else np.uint8)
+    assert written.ndim == 2 or written.shape[2] == 2
+    expected = photo.image[0, 0].numpy() * 0.8 * np.iinfo(written.dtype).max
+    found = written if written.ndim == 2 else written[..., 0]
+    assert np.abs(found - expected).max() < (10 if kind == "jpg" else 2)
+    if kind != "png16":
+        assert load_photo(target).icc == profile
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_a_photo_stored_in_three_equal_channels_stays_neutral(suffix: str, tmp_path: Path) -> None:
+    """A scan of a black-and-white print, saved as RGB: it stays RGB, with its profile, and gets no tint."""
+    profile = rgb_profile("Scanner")
+    Image.fromarray(data.camera()[::8, ::8]).convert("RGB").save(tmp_path / f"in{suffix}", icc_profile=profile)
+    photo = load_photo(tmp_path / f"in{suffix}")
+    assert save_photo(photo.with_image(photo.image * TINT), tmp_path / f"out{suffix}") == ()
+    with Image.open(tmp_path / f"out{suffix}") as other:
+        assert (other.mode, other.info["icc_profile"]) == ("RGB", profile)
+        levels = np.asarray(other)
+    assert (levels == levels[..., :1]).all()
+    assert levels.std() > 20
+
+
+def test_gray_levels_that_nobody_changed_stay_exactly() -> None:
+    levels = torch.arange(65536).view(1, 1, 256, 256) / 65535
+    image = levels.expand(1, 3, -1, -1).contiguous()
+    assert torch.equal(Photo(image, gray=True, neutral=True).with_image(image).image, image)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".bmp", ".gif", *([".avif"] if ".avif" in PHOTO_SUFFIXES else [])])
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_a_gray_profile_gives_its_tones_to_a_format_that_cannot_hold_it(suffix: str, mode: str, tmp_path: Path) -> None:
+    picture = Image.linear_gradient("L").convert(mode)
+    picture.save(tmp_path / "in.png", icc_profile=gray_profile("Linear", gamma=1.0))
     photo = load_photo(tmp_path / "in.png")
-    save_photo(photo, tmp_path / "out.png")
-    with Image.open(tmp_path / "out.png") as other:
-        assert other.mode == "L"
-        assert other.info["icc_profile"] == gray_profile("Film")
-    tinted = photo.with_image(photo.image * torch.tensor([1.0, 0.8, 0.6]).view(1, 3, 1, 1))
-    assert len(save_photo(tinted, tmp_path / "colour.png")) == 2
-    assert Image.open(tmp_path / "colour.png").mode == "RGB"
+    notes = save_photo(photo, tmp_path / f"out{suffix}")
+    assert any("the tones were converted to sRGB" in note for note in notes)
+    with Image.open(tmp_path / f"out{suffix}") as other:
+        assert "icc_profile" not in other.info
+        levels = np.asarray(other.convert("RGB"))
+    assert np.abs(levels[55].astype(int) - 128).max() < 6  # light of 55/255 is what sRGB calls 128
+    assert np.ptp(levels.astype(int), axis=2).max() <= 2
+
+
+@pytest.mark.parametrize(("mode", "profile"), [("RGB", gray_profile("Film")), ("L", cmyk_profile("Inks"))])
+def test_a_profile_that_does_not_fit_the_pixels_is_dropped(mode: str, profile: bytes, tmp_path: Path) -> None:
+    Image.fromarray(data.astronaut()[::8, ::8]).convert(mode).save(tmp_path / "in.jpg", icc_profile=profile)
+    notes = save_photo(load_photo(tmp_path / "in.jpg"), tmp_path / "out.jpg")
+    assert len(notes) == 1
+    assert "colour profile does not fit its pixels and was dropped" in notes[0]
+    assert "icc_profile" not in Image.open(tmp_path / "out.jpg").info
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_data_is_built_shown_and_resumed(tmp_path: Path) -> None:
     assert len(lessons) > 9
     for lesson in lessons:
         check_lesson(lesson)
-    assert (out / "index.html").read_text().count("<article>") == min(30, len(lessons))
+    assert (out / "index.html").read_text().count('<article class="lesson">') == min(30, len(lessons))
     (out / "parts" / "000001.jsonl").unlink()
     assert CliRunner().invoke(app, command).exit_code == 0
     assert contents(out) == before

@@ -12,7 +12,7 @@ import torch
 from skimage import data
 
 from conservator import Photo, Request, Restorer, Rollback, Session, Tool, Toolbox, load_photo, save_photo
-from conservator.batch import FileRestorer, Task
+from conservator.batch import FileRestorer, Job, Task
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import InvalidActionError, ToolFailedError
 from conservator.image import Image, to_image
@@ -85,7 +85,7 @@ def test_the_record_tells_of_both_plans_and_replays(tmp_path: Path) -> None:
     save_photo(Photo(NOISY), tmp_path / "noisy.png")
     task = Task(tmp_path / "noisy.png", tmp_path / "out.png")
     with Restorer(toolbox=toolbox(does_nothing), perception=PERCEPTION) as restorer:
-        outcome = FileRestorer(restorer, report=True)(task, lambda stage: None, False)
+        outcome = FileRestorer(restorer, report=True)(Job(task), lambda stage: None)
         again = restorer.replay(load_photo(task.source), load_record(task.record).toolchain)
     record = load_record(task.record)
     assert outcome.status == "restored"

@@ -200,7 +200,7 @@ class Failing:
     [
         (ValueError("bad shape"), "net failed: ValueError: bad shape"),
         (KeyError("layer"), "net failed: KeyError: 'layer'"),
-        (AssertionError(), "net failed: AssertionError"),
+        (AssertionError(), "net failed: AssertionError without a reason"),
         (MemoryError("of the model"), "net failed: MemoryError: of the model"),
         (ConservatorError("call setup first"), "net failed: ConservatorError: call setup first"),
     ],

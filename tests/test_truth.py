@@ -12,7 +12,7 @@ from skimage import data
 
 import conservator.weights
 from conservator.apps.replay import replay_record
-from conservator.batch import FileRestorer, Task
+from conservator.batch import FileRestorer, Job, Task
 from conservator.errors import ConservatorError
 from conservator.files import sha256
 from conservator.image import to_image
@@ -44,7 +44,7 @@ def treated(task: Task) -> Task:
         perception=StatisticalPerception.load(),
         policy=FixedOrder(*CHAIN),
     ) as restorer:
-        assert FileRestorer(restorer)(task, lambda stage: None, False).status == "restored"
+        assert FileRestorer(restorer)(Job(task), lambda stage: None).status == "restored"
     return task
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,22 @@ def shown_path(path: Path) -> str:
     """A path as a command shows it: as it was given, or, where that would tell whose computer it was, its last two
     parts."""
     return path.as_posix() if not path.is_absolute() else "/".join(path.parts[1:][-2:])
+
+
+def shell_word(path: str | os.PathLike[str]) -> str:
+    """A path as one word of a command for bash or zsh, whatever its name holds.
+
+    A name with control characters, with letters that turn the direction of writing, or with bytes that are no UTF-8 is
+    written byte for byte, so that nothing in it reaches a terminal.
+
+    >>> print(shell_word("it's"), shell_word("two\nlines"))
+    'it'"'"'s' $'two\012lines'
+    """
+    text = os.fspath(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    plain = b"%+,-./0123456789:=@ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+    return "$'" + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in os.fsencode(text)) + "'"
 
 
 def _flat(options: Mapping[str, object]) -> list[tuple[str, object]]:

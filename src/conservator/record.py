@@ -14,12 +14,14 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer
 import conservator
 from conservator.errors import ConservatorError
 from conservator.files import printable, sha256, write_text
+from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
 from conservator.photo.write import WRITABLE
 from conservator.request import Request
 from conservator.restoration import Restored
-from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Usage
+from conservator.session.scope import TONAL
+from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Trajectory, Usage
 from conservator.tools.tool import Toolbox
 
 
@@ -35,6 +37,24 @@ class SeenRecord(_Model):
     severities: dict[str, str]
     confidences: dict[str, float]
     measures: dict[str, float] = Field(default_factory=dict)
+
+    def at_least(self, severity: Severity) -> list[Kind]:
+        """The kinds that were seen this severe or worse."""
+        labels = {grade.label for grade in Severity if grade >= severity}
+        return [kind for kind in Kind if self.severities.get(kind) in labels]
+
+    @property
+    def severe(self) -> list[Kind]:
+        """The kinds that were seen to be high or very high, and that are more likely there than not.
+
+        A small size is none of them: a small photo is not a damaged photo.
+        """
+        worst = [kind for kind in self.at_least(Severity.HIGH) if kind is not Kind.LOW_RESOLUTION]
+        return [kind for kind in worst if self.confidences.get(kind, 1.0) >= _LIKELY]
+
+
+_LIKELY = 0.5
+"""Confidence from which a report warns of damage that is left: more likely there than not. No set chose it."""
 
 
 class StepRecord(_Model):
@@ -62,6 +82,8 @@ class TreatmentRecord(_Model):
     license: str
     weights: str = ""
     """Hash of the weights that it ran with; "" for a tool that is code alone, and in records of version 1."""
+    removes: list[Kind] = Field(default_factory=list)
+    """The kinds of damage that the tool is for; empty in records that were made before this was noted."""
     seconds: float
     kept: bool
     gain: float | None
@@ -126,6 +148,16 @@ class Record(_Model):
             return {**values, "settings": {**values["settings"], "tonal_confidence": 0.0}}
         return values
 
+    @property
+    def estimated_gain(self) -> float | None:
+        """The gain that is shown, dB; None where there is no estimate.
+
+        That is where nothing was treated, where the photo was enlarged, which leaves nothing to compare, and in earlier
+        records.
+        """
+        enlarged = (self.output.width, self.output.height) != (self.input.width, self.input.height)
+        return None if enlarged or not self.toolchain else self.gain
+
     def other_weights(self, toolbox: Toolbox) -> list[str]:
         """The tools of the toolchain whose weights are not those of the record, as far as it tells."""
         ran = {treatment.tool: treatment.weights for treatment in self.treatments if treatment.kept}
@@ -148,14 +180,18 @@ def make_record(
     """
     if source.path is None:
         raise ConservatorError("a record needs a photo that came from a file; load it with load_photo")
+    digest, written = sha256(output), WRITABLE.get(output.suffix.lower())
+    form, depth = source.format, source.bit_depth
+    if digest != input_sha256 and written is not None:  # a copy stays what it is, whatever its name says
+        form, depth = written.name, min(restored.photo.bit_depth, written.depth)
     return Record(
         format_version=2,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         request=request,
-        input=_file(source, source.path, source.format, input_sha256),
-        output=_file(restored.photo, output, WRITABLE[output.suffix.lower()].name, sha256(output)),
-        verdict=verdict(restored),
+        input=_file(source, source.path, source.format, source.bit_depth, input_sha256),
+        output=_file(restored.photo, output, form, depth, digest),
+        verdict=verdict(restored, request),
         toolchain=list(restored.toolchain),
         before=_seen(restored.before, measures=True),
         after=_seen(restored.after, measures=True),
@@ -166,6 +202,7 @@ def make_record(
                 source=toolbox[t.tool].spec.source,
                 license=toolbox[t.tool].spec.license,
                 weights=toolbox[t.tool].weights_sha256,
+                removes=sorted(toolbox[t.tool].spec.removes),
                 seconds=round(t.seconds, 4),
                 kept=t.kept,
                 gain=_number(t.gain),
@@ -180,7 +217,7 @@ def make_record(
     )
 
 
-def verdict(restored: Restored) -> str:
+def verdict(restored: Restored, request: Request) -> str:
     """One sentence that says what was done, and whether more was meant to be."""
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
     if restored.asked_for and restored.toolchain:
@@ -193,8 +230,20 @@ def verdict(restored: Restored) -> str:
         return done
     if restored.treatments:
         return "left untouched: on the whole photo no treatment helped"
-    thought = restored.trajectory.last.decision.thought if restored.trajectory.last.decision else ""
-    return f"left untouched: {thought or 'no treatment was chosen'}"
+    return f"left untouched: {why_untouched(restored.trajectory, request)}"
+
+
+def why_untouched(trajectory: Trajectory, request: Request) -> str:
+    """Why a policy chose no treatment, in words: what was not sure enough to be treated, or what the policy thought."""
+    seen = trajectory.steps[0].percept
+    unsure = [
+        kind for kind in seen.present if kind in TONAL and seen.confidences.get(kind, 1) < request.tonal_confidence
+    ]
+    if unsure and set(seen.damages) == set(unsure):
+        told = " and ".join(f"{kind.label} ({seen.confidences[kind]:.0%} sure)" for kind in unsure)
+        return f"{told} is treated only where it is {request.tonal_confidence:.0%} sure"
+    thought = trajectory.last.decision.thought if trajectory.last.decision else ""
+    return thought or "no treatment was chosen"
 
 
 def estimate_in_words(gain: float) -> str:
@@ -233,11 +282,9 @@ def load_record(path: str | Path) -> Record:
         raise ConservatorError(f"{path}: not a record of conservator ({where}: {first['msg']})") from error
 
 
-def _file(photo: Photo, path: Path, form: str, digest: str) -> FileRecord:
+def _file(photo: Photo, path: Path, form: str, depth: int, digest: str) -> FileRecord:
     height, width = photo.image.shape[-2:]
-    depth = max(kept.depth for kept in WRITABLE.values() if kept.name == form)
-    bit_depth = min(photo.bit_depth, depth)
-    return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=bit_depth)
+    return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=depth)
 
 
 def _seen(percept: Percept, measures: bool = False) -> SeenRecord:

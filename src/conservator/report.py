@@ -1,94 +1,203 @@
-"""One self-contained HTML page about a restoration: before/after slider, severities, steps, particulars."""
+"""One self-contained HTML page about a restoration: what was seen, what was done, before and after.
+
+What a person needs stands open: one sentence, one estimate, warnings, the pictures. What a researcher needs, every
+decision with its figures, waits in closed parts of the page.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
+import re
+from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
-import numpy as np
-import torch.nn.functional as F
-from PIL import Image as PillowImage
-
-from conservator.files import write_text
-from conservator.image import Image, to_array
+from conservator.files import replacing, write_text
+from conservator.image import Image
 from conservator.kinds import Kind, Severity
+from conservator.pages import compared, jpeg_bytes, make_page, one_picture, picture_uri, scrolled, sized, thumbnail
 from conservator.photo import Photo
-from conservator.record import Record, SeenRecord, StepRecord
+from conservator.record import Record, SeenRecord, StepRecord, TreatmentRecord
 from conservator.restoration import Restored
 from conservator.session.trajectory import Usage
 
-_LONG_SIDE = 1600  # pixels of the two pictures of the slider
-_THUMBNAIL = 256
+_OVERVIEW = 256  # pixels of the long side of a step's picture
 
 
 def save_report(path: Path, record: Record, photo: Photo, restored: Restored) -> None:
     """Write the page, atomically. Every text in it is escaped: file names are a stranger's words."""
-    height, width = restored.photo.image.shape[-2:]
-    scale = min(1.0, _LONG_SIDE / max(height, width))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    before, after = photo.working_image(), restored.photo.working_image()
     steps = restored.trajectory.steps
     kept = _kept_steps(record)
-    page = Template((files(__package__) / "report.html").read_text("utf-8")).substitute(
-        title=escape(Path(record.input.path).name),
-        verdict=escape(_sentence(record)),
-        before=picture_uri(photo.working_image(), size),
-        after=picture_uri(restored.photo.working_image(), size),
-        severities="\n".join(_severity_row(kind, record) for kind in Kind),
-        treatments=_treatment_rows(record),
-        steps="\n".join(_step(s, steps[s.id].image, s.id in kept, width / height) for s in record.steps),
+    aspect = after.shape[-1] / after.shape[-2]
+    page = make_page(
+        "report",
+        Path(record.input.path).name,
+        scripts=["compare"],
+        verdict=escape(_verdict(record, restored)),
+        gain=_gain(record),
+        warnings="\n".join(_warnings(record, restored)),
+        pictures=one_picture(after, photo.icc) if restored.untouched else compared(before, after, photo.icc),
+        seen=_seen(record),
+        treatments=_treatments(record),
+        notes=_notes(record),
+        steps="\n".join(_step(s, steps[s.id].image, s.id in kept, aspect) for s in record.steps),
+        treated=_treated_table(record),
         particulars="\n".join(_particulars(record)),
     )
     write_text(path, page)
 
 
-def _sentence(record: Record) -> str:
-    text = record.verdict[0].upper() + record.verdict[1:] + "."
-    if record.toolchain:
-        gain = sum(t.gain or 0.0 for t in record.treatments if t.kept)
-        text += f" Estimated gain {gain:+.1f} dB" + (" at full strength." if record.request.strength < 1 else ".")
-    return text
+def save_thumbnail(path: Path, photo: Photo, restored: Restored) -> None:
+    """Write the picture that a page of many photos shows, atomically: before and after, small, side by side."""
+    with replacing(path) as file:
+        file.write(thumbnail(photo.working_image(), restored.photo.working_image(), photo.icc))
 
 
-def picture_uri(image: Image, size: tuple[int, int]) -> str:
-    """The image as a data URI, JPEG."""
-    if tuple(image.shape[-2:]) != size:
-        shrinking = size[0] < image.shape[-2]
-        image = F.interpolate(image, size, mode="bilinear", antialias=shrinking).clamp(0, 1)
-    buffer = io.BytesIO()
-    PillowImage.fromarray(to_array(image, np.uint8)).save(buffer, "JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+def thumbnail_of(report: Path) -> Path:
+    """Where the thumbnail of a photo lies, given its page: in a hidden folder, which no search for photos enters."""
+    return report.parent / ".conservator-thumbnails" / f"{report.stem}.jpg"
 
 
-def _severity_row(kind: Kind, record: Record) -> str:
-    cells = "".join(f"<td>{_meter(seen, kind)}</td>" for seen in (record.before, record.after))
-    return f"<tr><td>{escape(kind.label)}</td>{cells}</tr>"
+# The sentences at the top
+
+
+def _verdict(record: Record, restored: Restored) -> str:
+    """What became of the photo, in words."""
+    kept = [treatment for treatment in record.treatments if treatment.kept]
+    if not kept:
+        return _why_untouched(record, restored)
+    asked = ", as asked" if restored.asked_for else ""
+    purposes = list(dict.fromkeys(_purpose(treatment) for treatment in kept))
+    if "" in purposes:
+        return f"Treated with {', then '.join(record.toolchain)}{asked}."
+    return f"Treated for {', then for '.join(purposes)}{asked}."
+
+
+def _why_untouched(record: Record, restored: Restored) -> str:
+    request = record.request
+    if restored.gave_up or restored.failed:
+        return "Left as it was: the restoration could not be finished."
+    if request.strength == 0:
+        return "Left as it was: a strength of 0 was asked for."
+    if request.policy == "none":
+        return "Left as it was: the policy none was asked for, which treats nothing."
+    if record.treatments:
+        return "Left as it was. What was tried on the whole photo did not help, and is not in the result."
+    if record.after.severe:
+        return "Left as it was. Damage is seen, but no treatment promised to make the photo better."
+    if seen := record.before.at_least(Severity.LOW):
+        return f"Nothing needed doing. Some {_listed(seen)} is seen, but no treatment promised to help."
+    return "Nothing needed doing. No damage was seen."
+
+
+def _purpose(treatment: TreatmentRecord) -> str:
+    """What a tool was used for, "noise"; "" where the record does not tell."""
+    return "several kinds of damage" if len(treatment.removes) > 3 else _listed(treatment.removes)
+
+
+def _listed(kinds: Iterable[Kind]) -> str:
+    *first, last = [kind.label for kind in kinds] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _gain(record: Record) -> str:
+    """The one number of the page, and what to think of it."""
+    if not record.toolchain:
+        return ""
+    if record.estimated_gain is None:
+        return '<p class="gain"><b>Estimated gain</b> none can be given: there is nothing to compare with.</p>'
+    told = (
+        "How much nearer the result is thought to be to the undamaged photo: an estimate by the program; its "
+        "uncertainty is not calibrated yet."
+    )
+    number = f"<strong>{record.estimated_gain:+.1f} dB</strong>"
+    return f'<p class="gain"><b>Estimated gain</b> {number}. <small>{told}</small></p>'
+
+
+def _warnings(record: Record, restored: Restored) -> list[str]:
+    """What was left in the photo, and what could not be done: boxes that nobody overlooks."""
+    told = [f"{treatment.tool} could not be carried out: {treatment.note}" for treatment in restored.failed]
+    if restored.gave_up:
+        told.append(f"The model that was asked decided no further: {restored.gave_up}")
+    told += [_left(kind, record) for kind in record.after.severe]
+    return [f'<p class="warning" role="note"><b>Look closely.</b> {escape(text)}</p>' for text in told]
+
+
+def _left(kind: Kind, record: Record) -> str:
+    confidence = record.after.confidences.get(kind)
+    sure = "" if confidence is None else f": {confidence:.0%} sure".replace("%", " %")
+    name = kind.label[0].upper() + kind.label[1:]
+    tried = [treatment for treatment in record.treatments if kind in treatment.removes]
+    only = record.request.only
+    if kind in record.request.never or (only is not None and kind not in only):
+        fate = "You asked to leave it alone."
+    elif any(treatment.kept for treatment in tried):
+        fate = "What was done did not remove all of it."
+    elif tried:
+        fate = "What was tried did not help, and is not in the result."
+    else:
+        fate = "No tool at hand removed it."
+    return f"{name} is still seen{sure}. {fate}"
+
+
+# What was seen and done
+
+
+def _seen(record: Record) -> str:
+    """A row for each damage that was seen, before or after; in a sentence, what was looked for and not found."""
+    looked = [kind for kind in Kind if kind in record.before.severities or kind in record.after.severities]
+    found = [kind for kind in looked if any(kind in s.at_least(Severity.LOW) for s in (record.before, record.after))]
+    if not looked:
+        return "<p>Nothing was looked for.</p>"
+    missing = _listed(kind for kind in looked if kind not in found)
+    rest = f'<p class="soft">Looked for and not seen: {escape(missing)}.</p>' if missing else ""
+    if not found:
+        return rest
+    told = [record.before, record.after] if record.toolchain else [record.before]
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Damage", "Before", "After")[: 1 + len(told)])
+    rows = "".join(
+        f'<tr><th scope="row">{escape(kind.label)}</th>{"".join(f"<td>{_meter(s, kind)}</td>" for s in told)}</tr>'
+        for kind in found
+    )
+    return scrolled("Damage seen", f'<table class="seen"><tr>{head}</tr>{rows}</table>') + rest
 
 
 def _meter(seen: SeenRecord, kind: Kind) -> str:
-    label = seen.severities.get(kind, "not looked at")
-    levels = {severity.label: int(severity) for severity in Severity}
+    label = seen.severities.get(kind, "")
+    severity = next((int(grade) for grade in Severity if grade.label == label), 0)
     confidence = seen.confidences.get(kind)
-    sure = "" if confidence is None else f' <span class="soft">{confidence:.0%}</span>'
-    return f'<span class="meter"><i style="width:{levels.get(label, 0) * 25}%"></i></span>{escape(label)}{sure}'
+    sure = "" if confidence is None or not severity else f' <span class="soft">{confidence * 100:.0f} % sure</span>'
+    bar = f'<span class="meter" aria-hidden="true"><i style="width: {severity * 25}%"></i></span>'
+    return f"{bar}{escape(label) if severity else 'not seen'}{sure}"
 
 
-def _treatment_rows(record: Record) -> str:
+def _treatments(record: Record) -> str:
+    """What was tried on the whole photo, in order, in words."""
     if not record.treatments:
-        return '<tr><td colspan="4">None. The picture is the one that came in.</td></tr>'
-    rows = []
-    for t in record.treatments:
-        gain = f"{t.gain:+.1f} dB" if t.kept and t.gain is not None else ""
-        fate = "kept" if t.kept else (t.note or "not kept")
-        source = f'<br><span class="soft">{escape(t.source)}, {escape(t.license)}</span>'
-        rows.append(
-            f'<tr><td>{escape(t.tool)}{source}</td><td class="number">{gain}</td>'
-            f'<td class="number">{t.seconds:.2f}</td><td>{escape(fate)}</td></tr>'
-        )
-    return "\n".join(rows)
+        return "<p>Nothing. The picture is the one that came in.</p>"
+    items = "".join(f'<li class="{"kept" if t.kept else "undone"}">{_treatment(t)}</li>' for t in record.treatments)
+    return f'<ol class="done">{items}</ol>'
+
+
+def _treatment(treatment: TreatmentRecord) -> str:
+    purpose = _purpose(treatment)
+    told = f"<b>{escape(treatment.tool)}</b>{f', for {escape(purpose)}' if purpose else ''}"
+    if treatment.kept:
+        return f"{told}."
+    note = re.sub(r" \([-+][\d.]+ dB[^)]*\)", "", treatment.note)  # the figure stands with those of the decisions
+    if treatment.seen is None:
+        note = f"it failed: {note}"
+    elif note.startswith(("was ", "changed ")):
+        note = f"it {note}"
+    return f"{told}: not in the result; {escape(note) or 'it was left out'}."
+
+
+def _notes(record: Record) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
+    return f"<h2>Notes on the file</h2><ul>{items}</ul>" if items else ""
+
+
+# For researchers
 
 
 def _kept_steps(record: Record) -> set[int]:
@@ -103,18 +212,44 @@ def _kept_steps(record: Record) -> set[int]:
 
 def _step(step: StepRecord, image: Image, kept: bool, aspect: float) -> str:
     """One figure; the overview is square whatever the photo's ``aspect`` (width over height), which it gets back."""
-    size = (max(1, round(_THUMBNAIL / max(1, aspect))), max(1, round(_THUMBNAIL * min(1, aspect))))
-    picture = "" if step.action in ("stop", "unusable") else f'<img src="{picture_uri(image[:1], size)}" alt="">'
+    size = (max(1, round(_OVERVIEW / max(1, aspect))), max(1, round(_OVERVIEW * min(1, aspect))))
+    uri = "" if step.action in ("stop", "unusable") else picture_uri(jpeg_bytes(sized(image[:1], size), small=True))
+    picture = f'<img src="{uri}" alt="" width="{size[1]}" height="{size[0]}">' if uri else ""
     title = {"start": "the photo", "stop": "stop", "unusable": "no decision"}.get(
         step.action, f"{step.action} {step.argument}"
     )
-    quality = "" if step.seen.quality is None else f" · {step.seen.quality:.1f} dB"
-    error = f"<br>failed: {escape(step.error)}" if step.error and step.error != step.reason else ""
-    usage = f'<br><span class="soft">{_cost(step.usage)}</span>' if step.usage else ""
+    told = [step.reason]
+    if step.error and step.error != step.reason:
+        told.append(f"failed: {step.error}")
+    if step.seen.quality is not None:
+        told.append(f"estimated quality {step.seen.quality:.1f} dB")
+    if step.usage:
+        told.append(_cost(step.usage))
+    lines = "".join(f"<br>{escape(line)}" for line in told if line)
     return (
-        f'<figure class="{"kept" if kept else "undone"}">{picture}<b>{step.id}. {escape(title)}</b>'
-        f'<span class="soft">{quality}</span><br>{escape(step.reason)}{error}{usage}</figure>'
+        f'<figure class="{"kept" if kept else "undone"}">{picture}<figcaption><b>{step.id}. {escape(title)}</b>'
+        f"{'' if kept else ' (taken back)'}{lines}</figcaption></figure>"
     )
+
+
+def _treated_table(record: Record) -> str:
+    """Each treatment of the whole photo with its figures."""
+    if not record.treatments:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(t.tool)}</th><td>{f"{t.gain:+.2f}" if t.kept and t.gain is not None else ""}</td>'
+        f"<td>{t.seconds:.2f}</td><td>{'kept' if t.kept else escape(t.note) or 'not kept'}</td>"
+        f"<td>{escape(t.source)}, {escape(t.license)}</td></tr>"
+        for t in record.treatments
+    )
+    head = "".join(
+        f'<th scope="col">{n}</th>' for n in ("Treatment", "Estimated gain, dB", "Seconds", "Fate", "Source")
+    )
+    told = (
+        '<p class="soft">The treatments of the whole photo, each beside the one before it. Together they need not gain '
+        "what they gain one by one: the estimated gain above is that of the result beside the photo as it came.</p>"
+    )
+    return told + scrolled("Treatments of the whole photo", f"<table><tr>{head}</tr>{rows}</table>")
 
 
 def _cost(usage: Usage) -> str:
@@ -141,10 +276,10 @@ def _particulars(record: Record) -> list[str]:
         "Input sha256": file.sha256,
         "Output": f"{record.output.path} ({record.output.width}×{record.output.height})",
         "Output sha256": record.output.sha256,
+        "Outcome": record.verdict,
         "Request": ", ".join(f"{name} {value}" for name, value in _asked(record).items()),
         "Time": ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in record.seconds.items()),
         "Made": record.made + ", " + ", ".join(f"{name} {version}" for name, version in record.versions.items()),
-        "Notes": "; ".join(record.notes) or "none",
     }
     asked = [step.usage for step in record.steps if step.usage]
     if asked:

@@ -124,14 +124,16 @@ class Restored:
         """Why the model that was asked decided no further, in words; "" when the policy came to an end of its own."""
         return self.plan.gave_up
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> tuple[str, ...]:
+    def save(self, path: str | Path, *, overwrite: bool = False, in_place: bool = False) -> tuple[str, ...]:
         """Write the result; a photo that was left untouched is copied byte for byte where its format stays.
 
-        Returns what had to change on the way out, in words. Raises PhotoError where the file cannot be written, or
-        where there is one already and ``overwrite`` is not given.
+        Returns what had to change on the way out, in words. Raises PhotoError where the file cannot be written, where
+        there is one already and ``overwrite`` is not given, or where it takes the place of the photo's own file, here
+        or afterwards (``in_place``), and something that this holds would be lost.
         """
-        write = copy_photo if self.untouched else save_photo
-        return write(self.photo, Path(path), overwrite=overwrite)
+        if self.untouched:
+            return copy_photo(self.photo, Path(path), overwrite=overwrite)
+        return save_photo(self.photo, Path(path), overwrite=overwrite, in_place=in_place)
 
     def __repr__(self) -> str:
         height, width = self.photo.image.shape[-2:]

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
+import torch
+
 from conservator.errors import ConservatorError
 from conservator.forking import computes_here, renew_in_children
 from conservator.image import Image
@@ -270,25 +272,26 @@ class Restorer:
         """Treat the whole photo and look at it again; with tools that are ``listed`` nothing is decided again."""
         request, decided = self.request, deciding.seconds["deciding"]
         start = time.perf_counter()
-        small = deciding.trajectory.steps[0].image is image  # such a photo is its own study: its treatments are known
-        pool = self.pool if small else self.models
+        its_own_study = deciding.trajectory.steps[0].image is image  # then its treatments are known
+        pool = self.pool if its_own_study else self.models
         treater = Treater(self.toolbox, pool, self.perception, request.objective)
         result, treatments = image, tuple[Treatment, ...]()
         if request.strength > 0:
             result, treatments = treater.treat(image, deciding, progress, listed)
         kept = [treatment for treatment in treatments if treatment.kept]
-        first = deciding.trajectory.steps[0]
-        after, gain = first.percept, 0.0
+        after, gain = deciding.before, 0.0
         if kept:
             blended = blend(image, result, request.strength)
             photo = photo.with_working_image(blended)
-            small_after = study_like(blended, image)
-            looked = kept[-1].percept if request.strength == 1 else None  # at this very picture
-            after = looked or self.perception.grade(small_after)
-            treated = self._removed_by([treatment.tool for treatment in kept])
-            gain = self.perception.weigh(Look(first.image, first.percept), Look(small_after, after), treated).cautious(
-                request.objective
-            )
+            shown = photo.working_image()  # a gray photo was made gray again
+            small = study_like(shown, image)
+            looked_at = request.strength == 1 and torch.equal(shown, result)
+            after = (kept[-1].percept if looked_at else None) or self.perception.grade(small)
+            gain = sum(treatment.gain for treatment in kept)
+            if shown.shape == image.shape:  # studies of two sizes show different places: there is nothing to compare
+                first, treated = deciding.trajectory.steps[0], self._removed_by([treatment.tool for treatment in kept])
+                looks = Look(first.image, first.percept), Look(small, after)
+                gain = self.perception.weigh(*looks, treated).cautious(request.objective)
         treating = time.perf_counter() - start - (deciding.seconds["deciding"] - decided)
         plan = self._planned(deciding)
         seconds = plan.seconds | {"treating": treating}

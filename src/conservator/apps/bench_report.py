@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from conservator.evaluation.tables import Grid, combinations_of, gains_of, grids
 from conservator.files import write_text
 from conservator.kinds import OBJECTIVE_WEIGHTS
 from conservator.metrics import known_metrics
-from conservator.report import picture_uri
+from conservator.pages import jpeg_bytes, make_page, picture_uri, scrolled, sized
 from conservator.request import TONAL_CONFIDENCE
 
 _NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
@@ -50,8 +48,9 @@ def save_bench_report(folder: Path, photos: Path | None = None) -> Path:
     write_summary(folder)
     rows, settings, beside = _results(folder)
     examples = [] if photos is None else find_examples(rows, settings, photos)
-    page = Template((files(__package__) / "bench_report.html").read_text("utf-8")).substitute(
-        title=escape(f"{settings.benchmark} on {settings.photos}"),
+    page = make_page(
+        "bench",
+        f"{settings.benchmark} on {settings.photos}",
         verdict=escape(_verdict(rows)),
         command=escape(_command(settings, rows, beside, folder)),
         plots="\n".join(["<h2>In plots</h2>", *plots] if (plots := _plots(rows)) else []),
@@ -181,13 +180,14 @@ def _table(grid: Grid) -> str:
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
         for first, *rest in grid.rows
     )
-    return f'<h3>{escape(grid.title)}</h3><div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+    table = scrolled(grid.title, f"<table><tr>{head}</tr>{rows}</table>", "figures")
+    return f"<h3>{escape(grid.title)}</h3>{table}"
 
 
 def _example(example: Example) -> str:
     """One case as a section of the page."""
     figures = "".join(
-        f'<figure><img loading="lazy" src="{picture_uri(image, example.size)}" alt="{escape(name)}">'
+        f'<figure><img loading="lazy" src="{picture_uri(jpeg_bytes(sized(image, example.size)))}" alt="{escape(name)}">'
         f"<figcaption>{escape(name)}</figcaption></figure>"
         for name, image in example.pictures
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from conservator.batch import FileRestorer, Task
-from conservator.batch.journal import split
+from conservator.batch import FileRestorer, Job, Task
+from conservator.batch.summary import split
 from conservator.degradations import degrade, parse_recipe, save_recipe
 from conservator.errors import ConservatorError
 from conservator.image import to_image
@@ -35,8 +35,8 @@ def run_demo(folder: Path, recipe_text: str, seed: int) -> None:
     console.print(f"damaged the sample: {', '.join(step.kind.label for step in recipe)}")
     task = Task(folder / "sample_damaged.png", folder / "sample_restored.png")
     with Restorer() as restorer:
-        outcome = FileRestorer(restorer, report=True)(task, lambda stage: None, True)
-    if outcome.status == "failed":
+        outcome = FileRestorer(restorer, report=True)(Job(task, overwrite=True), lambda stage: None)
+    if not outcome.output_sha256:
         raise ConservatorError(outcome.message)
     restored = load_photo(task.target).image
     before, after = psnr(damaged, clean), psnr(restored, clean)

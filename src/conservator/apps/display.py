@@ -5,28 +5,30 @@ from __future__ import annotations
 import json
 import math
 import time
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from conservator.batch import Preview
 from conservator.errors import MissingExtraError, ToolFailedError
+from conservator.files import printable
 from conservator.image import Image
 from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, METRICS, FullReference, make_metric
-from conservator.perception.perception import Percept
-from conservator.photo import Photo
 from conservator.tools.tool import Toolbox
 
 _COLOURS = ("green", "yellow", "yellow", "red", "red")
 
 
-def print_percept(path: Path, photo: Photo, percept: Percept) -> None:
-    """Print the severities with a small bar per kind."""
+def print_preview(found: Preview) -> None:
+    """Print the severities with a small bar per kind, and what would be done."""
+    assert found.photo is not None
+    assert found.plan is not None
+    path, photo, percept = found.path, found.photo, found.plan.before
     console = Console(soft_wrap=True, highlight=False)
     height, width = photo.image.shape[-2:]
-    console.print(f"[bold]{escape(str(path))}[/]  {width}×{height}, {photo.format}, {photo.bit_depth} bit")
+    console.print(f"[bold]{escape(printable(path))}[/]  {width}×{height}, {photo.format}, {photo.bit_depth} bit")
     table = Table(box=None, pad_edge=False)
     for heading in ("damage", "severity", "", "confidence"):
         table.add_column(heading, header_style="dim")
@@ -35,23 +37,32 @@ def print_percept(path: Path, photo: Photo, percept: Percept) -> None:
         table.add_row(kind.label, bar, severity.label, f"{percept.confidences.get(kind, 0):.0%}")
     console.print(table)
     console.print(f"estimated quality {percept.quality:.1f} dB (PSNR to the undamaged photo)")
+    console.print(escape(found.intention))
     for note in photo.notes:
         console.print(f"[dim]{escape(note)}[/]")
 
 
-def print_percept_json(path: Path, photo: Photo, percept: Percept) -> None:
-    """Print everything that was seen as one line of JSON."""
-    height, width = photo.image.shape[-2:]
+def print_preview_json(found: Preview) -> bool:
+    """Print everything that was seen, and what would be done, as one line of JSON; whether the photo could be read."""
+    console = Console(soft_wrap=True, highlight=False)
+    if found.photo is None or found.plan is None:
+        console.print_json(json.dumps({"path": printable(found.path), "error": found.error}), indent=None)
+        return False
+    percept = found.plan.before
+    height, width = found.photo.image.shape[-2:]
     seen = {
-        "path": str(path),
+        "path": printable(found.path),
         "width": width,
         "height": height,
         "quality": percept.quality,
         "severities": {str(kind): severity.label for kind, severity in percept.severities.items()},
         "confidences": {str(kind): value for kind, value in percept.confidences.items()},
+        "toolchain": list(found.plan.toolchain),
+        "estimated_gain": found.gain,
         "measures": dict(percept.measures),
     }
-    Console(soft_wrap=True, highlight=False).print_json(json.dumps(seen), indent=None)
+    console.print_json(json.dumps(seen), indent=None)
+    return True
 
 
 def print_comparison(image: Image, reference: Image, names: str) -> None:

@@ -13,6 +13,8 @@ from html import escape
 
 import numpy as np
 
+from conservator.pages import scrolled
+
 _WIDTH = 860.0
 _COLOURS = 10
 _SHAPES = (
@@ -168,10 +170,10 @@ def _figure(
 ) -> str:
     """A figure with its heading, the drawing, and a legend of those shown."""
     legend = "".join(_key(policy, policies.index(policy), lines) for policy in shown)
+    box = f'viewBox="0 0 {_WIDTH:g} {height:g}" role="img" aria-label="{escape(title)}"'
+    drawing = scrolled(f"{title}, drawn", f"<svg {box}>{''.join(parts)}</svg>")
     return (
-        f'<figure class="plot"><figcaption>{escape(title)}</figcaption><p class="legend">{legend}</p>'
-        f'<div class="wide"><svg viewBox="0 0 {_WIDTH:g} {height:g}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg></div></figure>"
+        f'<figure class="plot"><figcaption>{escape(title)}</figcaption><p class="legend">{legend}</p>{drawing}</figure>'
     )
 
 

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as Line
+from rich.table import Table
+from rich.text import Text
 
-from conservator.batch import Outcome, Status, Summary, Task
-from conservator.batch.journal import split
+from conservator.batch import Findings, Outcome, Preview, Status, Summary, Task
+from conservator.batch.preview import preview_in_words
+from conservator.batch.summary import split
+from conservator.batch.words import ending, passed_over, stopping
 
 _MARKS: dict[Status, str] = {
     "restored": "[green]✓[/]",
     "untouched": "[cyan]=[/]",
     "incomplete": "[yellow]![/]",
     "skipped": "[dim]–[/]",
+    "kept": "[yellow]–[/]",
     "failed": "[red]✗[/]",
 }
+
+
+class _OfAll(ProgressColumn):
+    """A column of the line of all photos; the lines of those in work tell their stage alone."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__()
+        self._column = column
+
+    def render(self, task: Line) -> RenderableType:
+        return "" if task.total is None else self._column.render(task)
 
 
 class BatchDisplay:
@@ -33,21 +60,23 @@ class BatchDisplay:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            *map(_OfAll, (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
         self._all = self._progress.add_task("photos", total=total, visible=total > 1)
-        self._lines: dict[Task, int] = {}
+        self._lines: dict[Task, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back."""
         self._progress.stop()
 
     def start(self, task: Task) -> Callable[[str], None]:
@@ -60,21 +89,58 @@ class BatchDisplay:
 
     def end(self, task: Task, outcome: Outcome) -> None:
         """Print the photo's line."""
-        with self._lock:
-            self._progress.remove_task(self._lines.pop(task))  # type: ignore[arg-type]
-            self._progress.advance(self._all)
-            seconds = f" [dim]({split(outcome.stages)})[/]" if outcome.stages else ""
-            named = outcome.status == "failed" and outcome.source in outcome.message
-            text = outcome.message if named else f"{outcome.source}: {outcome.message}"
-            self._console.print(f"{_MARKS[outcome.status]} {escape(text)}{seconds}")
-            for note in outcome.notes if self._total == 1 else ():  # of many photos, the records tell
-                self._console.print(f"  [dim]{escape(note)}[/]")
+        named = outcome.status == "failed" and outcome.source in outcome.message
+        text = outcome.message if named else f"{outcome.source}: {outcome.message}"
+        notes = outcome.notes if self._total == 1 else ()  # of many photos, the records tell
+        seconds = split(outcome.stages) if self._total == 1 else f"{sum(outcome.stages.values()):.1f} s"
+        self._end(task, _MARKS[outcome.status], text, seconds if outcome.stages else "", notes)
 
-    def summary(self, summary: Summary, folder: Path) -> None:
-        """Print how the batch ended and where the results are."""
-        if self._total > 1:
-            counts = [f"{summary.count(status)} {status}" for status in _MARKS if summary.count(status)]
-            self._console.print(f"{len(summary.outcomes)} photos: {', '.join(counts)}")
-        if summary.exit_code < 2:
-            result = summary.outcomes[0].target if self._total == 1 else f"results in {folder}"
-            self._console.print(escape(result))
+    def preview(self, task: Task, preview: Preview) -> None:
+        """Print the line of a photo that was looked at."""
+        status: Status = "failed" if preview.error else "kept" if preview.standing else "untouched"
+        self._end(task, _MARKS["restored" if preview.treated else status], str(preview))
+
+    def _end(self, task: Task, mark: str, text: str, seconds: str = "", notes: Sequence[str] = ()) -> None:
+        with self._lock:
+            if task in self._lines:
+                self._progress.remove_task(self._lines.pop(task))
+            self._progress.advance(self._all)
+            shown = Text(text)
+            if seconds:
+                shown.append(f" ({seconds})", "dim")
+            for note in notes:
+                shown.append(f"\n{note}", "dim")
+            if self._console.is_terminal:  # wrapped at words, under its own beginning
+                line = Table.grid(padding=(0, 1, 0, 0))
+                line.add_row(mark, shown)
+                self._console.print(line)
+            else:
+                self._console.print(Text.assemble(Text.from_markup(mark), " ", shown))
+
+    def stopping(self) -> None:
+        """Say at once that the photos in work are finished, and no other is begun."""
+        with self._lock:
+            in_work = len(self._lines)
+        self._console.print(f"[yellow]{stopping(in_work)}[/]")
+
+    def summary(self, summary: Summary, found: Findings, report: bool, page: Path | None = None) -> None:
+        """Print how the batch ended, what was passed over and where the results are."""
+        if self._total == 1:
+            ended = [] if summary.exit_code == 2 else [str(found.tasks[0].target)]
+            ended += [str(found.tasks[0].report)] if report and ended else []
+            lines = [*passed_over(found), *ended]
+        else:
+            lines = ending(summary, found, page)
+        self._say(lines)
+
+    def preview_summary(self, previews: Sequence[Preview], found: Findings, seconds: float) -> None:
+        """Print how many photos would be treated, and what would be passed over."""
+        self._say([preview_in_words(previews, seconds), *passed_over(found)])
+
+    def _say(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            indent = len(line) - len(line.lstrip()) + 2
+            wrapped = textwrap.wrap(
+                line, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+            )
+            self._console.print(escape("\n".join(wrapped)))

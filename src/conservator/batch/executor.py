@@ -9,17 +9,9 @@ from typing import Protocol
 
 from conservator.batch.files import FileRestorer
 from conservator.batch.journal import Outcome
+from conservator.batch.standing import Job
 from conservator.batch.tasks import Task
 from conservator.restorer import Progress
-
-
-@dataclass(frozen=True)
-class Job:
-    """A photo to restore now."""
-
-    task: Task
-    overwrite: bool
-    """Whether what lies at the target may be replaced."""
 
 
 class Executor(Protocol):
@@ -31,12 +23,13 @@ class Executor(Protocol):
         jobs: Sequence[Job],
         started: Callable[[Task], Progress],
         ended: Callable[[Task, Outcome], None],
+        stopped: Callable[[], bool],
     ) -> None:
         """Restore each photo; returns when all have ended, and when stopped, when those that were begun have.
 
         ``files`` can be pickled: another process or machine loads models of its own. ``started`` and ``ended`` are
         called in this process, from any thread, for each photo that is begun; what ``started`` gives is told the
-        stages, as far as they are known here.
+        stages, as far as they are known here. Once ``stopped`` says so, no further photo is begun.
         """
 
 
@@ -52,11 +45,13 @@ class Threads:
         jobs: Sequence[Job],
         started: Callable[[Task], Progress],
         ended: Callable[[Task, Outcome], None],
+        stopped: Callable[[], bool],
     ) -> None:
         """Restore each photo; when that is stopped, those that were begun are finished, and no other is begun."""
 
         def work(job: Job) -> None:
-            ended(job.task, files(job.task, started(job.task), job.overwrite))
+            if not stopped():
+                ended(job.task, files(job, started(job.task)))
 
         threads = ThreadPoolExecutor(self.jobs)
         try:

@@ -5,21 +5,31 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+from pydantic import TypeAdapter
+
+from conservator.errors import ConservatorError
+from conservator.files import locked, reason
 
 JOURNAL = "conservator.manifest.jsonl"
 """Its name in the folder of the results; the name of earlier versions, so that their batches go on."""
 
-Status: TypeAlias = Literal["started", "restored", "untouched", "incomplete", "skipped", "failed"]
-"""What became of a photo; incomplete: written, but a tool failed or the model that was asked gave no answers."""
+Status: TypeAlias = Literal["started", "restored", "untouched", "incomplete", "skipped", "kept", "failed"]
+"""What became of a photo. Incomplete: written, but a tool failed or the model that was asked gave no answers. Skipped:
+done before, or in work elsewhere. Kept: something lies at its target that must not be replaced."""
+
+_LONGEST_LINE = 2**20
+"""Bytes; a line of ours has less than a thousandth of that. What is longer is no line of a journal."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one task: a line of the manifest."""
+    """What became of one task: a line of the journal."""
 
     source: str
     target: str
@@ -35,60 +45,65 @@ class Outcome:
     """What had to change on the way in and out."""
 
 
-def split(stages: Mapping[str, float]) -> str:
-    """How the seconds of one photo were spent, "2.1 s: examining 0.2, deciding 0.7, treating 1.2"."""
-    parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
-    return f"{sum(stages.values()):.1f} s: {parts}"
-
-
-@dataclass
-class Summary:
-    """Counts of a batch."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def count(self, status: Status) -> int:
-        """How many ended so."""
-        return sum(outcome.status == status for outcome in self.outcomes)
-
-    @property
-    def exit_code(self) -> int:
-        """0 all done, 1 some failed or are incomplete, 2 nothing done."""
-        failed = self.count("failed")
-        if not self.outcomes or failed == len(self.outcomes):
-            return 2
-        return 1 if failed or self.count("incomplete") else 0
-
-
 class Journal:
-    """The append-only list of outcomes in the output folder; a torn last line (kill -9) is ignored."""
+    """The append-only list of outcomes in the output folder.
+
+    Lines that are damaged, torn by a kill or written by a later version in a way of its own are ignored. Several runs
+    may write one journal at the same time.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, threading.Lock()
+        self.trouble = ""
+        """Why lines could not be written, in words; "" while all could."""
+
+    def check(self) -> None:
+        """Make sure that lines can be written; raises ConservatorError where they cannot."""
+        if self.path.exists() and not self.path.is_file():
+            raise ConservatorError(f"{self.path} is no file, expected the journal of a batch; move it away")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab"):
+                pass
+        except OSError as error:
+            raise ConservatorError(f"nothing can be written to {self.path.parent} ({reason(error)})") from error
+
+    def events(self) -> Iterator[Outcome]:
+        """All outcomes, the oldest first; none where there is no journal. Raises OSError where it cannot be read."""
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            while line := file.readline(_LONGEST_LINE):
+                try:
+                    yield _reader().validate_python(json.loads(line))
+                except (ValueError, RecursionError):
+                    continue
 
     def read(self) -> dict[tuple[str, str], Outcome]:
-        """The latest outcome of each (source, target)."""
+        """The latest outcome of each (source, target); what was only begun does not hide how it ended before."""
         found: dict[tuple[str, str], Outcome] = {}
-        if self.path.exists():
-            for line in self.path.read_text("utf-8", errors="replace").splitlines():
-                try:
-                    outcome = Outcome(**json.loads(line))
-                except (ValueError, TypeError, RecursionError):
-                    continue
-                if isinstance(outcome.source, str) and isinstance(outcome.target, str):
-                    found[outcome.source, outcome.target] = outcome
+        for outcome in self.events():
+            if outcome.status != "started" or (outcome.source, outcome.target) not in found:
+                found[outcome.source, outcome.target] = outcome
         return found
 
     def append(self, outcome: Outcome) -> None:
-        """Add one line and flush it to the disk."""
-        with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as file:
-                torn = False
-                if file.tell():
+        """Add one line and flush it to the disk; where that cannot be, ``trouble`` says why, and the batch goes on."""
+        # ASCII, since a name may hold bytes that are no UTF-8
+        line = json.dumps(asdict(outcome)).encode("ascii") + b"\n"
+        try:
+            with self._lock, locked(self.path) as file:
+                if file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
-                    torn = file.read(1) != b"\n"
-                # ASCII, since a name may hold bytes that are no UTF-8
-                file.write(b"\n" * torn + json.dumps(asdict(outcome)).encode("ascii") + b"\n")
+                    line = b"\n" * (file.read(1) != b"\n") + line  # after a line that a kill has torn
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
+        except OSError as error:
+            self.trouble = reason(error)
+
+
+@cache
+def _reader() -> TypeAdapter[Outcome]:
+    """Reads a line: fields that a later version added are passed over, values of other types are errors."""
+    return TypeAdapter(Outcome)

@@ -1,60 +1,69 @@
-"""What would be done to a photo, in one line: what is seen in it, the toolchain, and what that is estimated to gain."""
+"""What would be done to photos: what is seen in each, the toolchain, and what that is estimated to gain."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from conservator.batch.engine import settle_all
+from conservator.batch.files import FileRestorer
+from conservator.batch.journal import Journal, Outcome
+from conservator.batch.standing import Job
+from conservator.batch.tasks import Task
+from conservator.batch.words import duration, photos
 from conservator.errors import ConservatorError
-from conservator.kinds import Severity
 from conservator.perception.perception import Percept
 from conservator.photo import Photo
+from conservator.record import why_untouched
 from conservator.restoration import Plan
 from conservator.restorer import Progress, Restorer
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A photo that was examined and planned, and left as it is."""
+    """A photo that was examined and planned for, and left as it is."""
 
     path: Path
     photo: Photo | None = None
     plan: Plan | None = None
     gain: float = 0.0
     """What the toolchain is estimated to gain on the study, dB, with caution."""
+    why: str = ""
+    """Why it would be left untouched, if it would."""
     error: str = ""
     """Why the photo cannot be read, or not be planned for."""
+    standing: str = ""
+    """Why nothing would be done to it, whatever is seen: its result stands, or something is in the way."""
 
     @property
     def treated(self) -> bool:
         """Whether it would be treated."""
         return self.plan is not None and bool(self.plan.toolchain)
 
-    def __str__(self) -> str:
-        """One line; the error names the photo itself."""
-        if self.plan is None:
-            return self.error
-        return f"{self.path}: {seen_in_words(self.plan.before)}; {self.intention}"
-
     @property
     def intention(self) -> str:
         """What would be done, in words."""
         if self.plan is None:
-            return self.error
+            return self.error or self.standing
         if self.plan.gave_up:
             return f"the policy gave up: {self.plan.gave_up}"
         if not self.treated:
-            last = self.plan.trajectory.last.decision
-            why = last.thought if last is not None else ""
-            return "would be left untouched" + (f" ({why})" if why and self.plan.before.present else "")
+            why = f": {self.why}" if self.plan.before.damages else ""
+            return f"would be left untouched{why}"
         return f"would be treated with {', then '.join(self.plan.toolchain)}; estimated gain {self.gain:+.1f} dB"
+
+    def __str__(self) -> str:
+        if self.plan is None:
+            named = str(self.path) in self.intention
+            return self.intention if named else f"{self.path}: {self.intention}"
+        return f"{self.path}: {seen_in_words(self.plan.before)}; {self.intention}"
 
 
 def seen_in_words(percept: Percept) -> str:
     """The damage that is seen, worst first: "noise high, JPEG artefacts low"; "no damage seen" where there is none."""
-    seen = {kind: severity for kind, severity in percept.severities.items() if severity > Severity.NONE}
-    worst = sorted(seen, key=lambda kind: (-seen[kind], -percept.confidences.get(kind, 0.0)))
-    return ", ".join(f"{kind.label} {seen[kind].label}" for kind in worst) or "no damage seen"
+    return ", ".join(f"{kind.label} {percept.severities[kind].label}" for kind in percept.damages) or "no damage seen"
 
 
 def preview(restorer: Restorer, path: Path, progress: Progress) -> Preview:
@@ -63,6 +72,62 @@ def preview(restorer: Restorer, path: Path, progress: Progress) -> Preview:
         progress("reading")
         photo = restorer.load(path)
         plan = restorer.plan(photo, progress)
-        return Preview(path, photo, plan, plan.gain.cautious(restorer.request.objective))
+        gain = plan.gain.cautious(restorer.request.objective)
+        return Preview(path, photo, plan, gain, why_untouched(plan.trajectory, restorer.request))
     except ConservatorError as error:
         return Preview(path, error=str(error))
+
+
+def preview_batch(
+    tasks: Sequence[Task],
+    files: FileRestorer,
+    journal: Journal | None = None,
+    *,
+    jobs: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[Task], Progress] = lambda task: lambda stage: None,
+    on_end: Callable[[Task, Preview], None] = lambda task, preview: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Preview]:
+    """What ``run_batch`` would do with the same arguments; without a ``journal``, wherever results would go.
+
+    ``on_end`` is told the previews in the order of the tasks. Once ``stopped`` says so, no further photo is begun.
+    """
+    settled: Iterable[tuple[Task, Job | Outcome]] = ((task, Job(task)) for task in tasks)
+    if journal is not None:
+        settled = settle_all(tasks, files, journal, resume, overwrite, stopped)
+
+    def work(task: Task) -> Preview | None:
+        return None if stopped() else preview(files.restorer, task.source, on_start(task))
+
+    found: list[Preview] = []
+    with ThreadPoolExecutor(jobs) as threads:
+        calls: list[tuple[Task, Future[Preview | None] | Preview]] = []
+        for task, known in settled:
+            calls.append((task, _standing(task, known) if isinstance(known, Outcome) else threads.submit(work, task)))
+        for task, call in calls:
+            seen = call if isinstance(call, Preview) else call.result()
+            if seen is not None:
+                found.append(seen)
+                on_end(task, seen)
+    return found
+
+
+def _standing(task: Task, settled: Outcome) -> Preview:
+    """Of a photo to which nothing would be done: it is done already, or something is in the way."""
+    if settled.status == "failed":
+        return Preview(task.source, error=settled.message)
+    return Preview(task.source, standing=settled.message)
+
+
+def preview_in_words(previews: Sequence[Preview], seconds: float) -> str:
+    """How many photos would be treated, left as they are, or cannot be."""
+    counts = {
+        "would be treated": sum(one.treated for one in previews),
+        "would be left untouched": sum(one.plan is not None and not one.treated for one in previews),
+        "would be passed by": sum(bool(one.standing) for one in previews),
+        "cannot be read": sum(bool(one.error) for one in previews),
+    }
+    told = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+    return f"{photos(len(previews))} examined in {duration(seconds)}: {told}; nothing was written"

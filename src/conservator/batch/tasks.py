@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conservator.errors import ConservatorError
-from conservator.photo import PHOTO_SUFFIXES, find_photos
+from conservator.photo import PHOTO_SUFFIXES
+from conservator.photo.optional import EXTRA_OF, WRITTEN_AS
 
 RECORD_SUFFIX = ".conservator.json"
 REPORT_SUFFIX = ".conservator.html"
@@ -23,43 +27,26 @@ class Task:
     @property
     def record(self) -> Path:
         """Where the record goes: photo.conservator.json beside photo.png."""
-        return self.target.with_name(self.target.stem + RECORD_SUFFIX)
+        return record_of(self.target)
 
     @property
     def report(self) -> Path:
         """Where the HTML page goes."""
         return self.target.with_name(self.target.stem + REPORT_SUFFIX)
 
-
-def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = None) -> list[Task]:
-    """List the photos in files and folders (recursively) with their targets.
-
-    ``output`` is a folder, or a file name for a single photo; without it results go to a folder ``restored`` beside
-    each input. Folders keep their tree below the output. Formats that cannot be written become PNG; ``suffix`` (".png")
-    asks for one format. Two inputs with one target get the input's suffix into their names.
-    Raises ConservatorError when a path does not exist, when no photo is found, or when a format cannot be written.
-    """
-    _check_format(suffix, output)
-    tasks: list[Task] = []
-    single = len(paths) == 1 and paths[0].is_file() and output is not None and _is_file_name(output)
-    for path in paths:
-        if path.is_dir():
-            base = output or path / "restored"
-            files = [photo for photo in find_photos(path, may_be_empty=True) if not _is_result(photo, path, base)]
-            tasks += [Task(p, base / _name(p, suffix, p.relative_to(path).parent)) for p in files]
-        elif path.exists():
-            if single and output is not None:
-                tasks.append(Task(path, output))
-            else:
-                tasks.append(Task(path, (output or path.parent / "restored") / _name(path, suffix, Path())))
-        else:
-            raise ConservatorError(f"{path}: there is no such file or folder")
-    if not tasks:
-        raise ConservatorError(f"no photos found in {', '.join(map(str, paths))}")
-    return _distinct(tasks)
+    @property
+    def in_place(self) -> bool:
+        """Whether the result takes the place of the photo itself, by whatever path or link."""
+        return self.source == self.target or (self.target.exists() and self.target.samefile(self.source))
 
 
-def _check_format(suffix: str | None, output: Path | None) -> None:
+def record_of(result: Path) -> Path:
+    """Where the record of a result lies."""
+    return result.with_name(result.stem + RECORD_SUFFIX)
+
+
+def check_format(suffix: str | None, output: Path | None) -> None:
+    """Raises ConservatorError where results cannot be written in a format, or at ``output``."""
     formats = " ".join(sorted(PHOTO_SUFFIXES))
     if suffix is not None and suffix.lower() not in PHOTO_SUFFIXES:
         raise ConservatorError(f"photos cannot be written as {suffix}; take one of {formats}")
@@ -73,40 +60,72 @@ _UNWRITABLE = frozenset({".heic", ".heif", ".jxl", ".jp2", ".jfif", ".dng", ".ps
 """Suffixes that somebody who asks for a file may give; a folder of such a name is hardly meant."""
 
 
-def _is_result(path: Path, folder: Path, output: Path) -> bool:
-    """Whether a photo lies in the output folder, where that is one of the input's subfolders."""
-    inside, output = folder.resolve(), output.resolve()
-    return (
-        output != inside
-        and output.is_relative_to(inside)
-        and (inside / path.relative_to(folder)).is_relative_to(output)
-    )
-
-
-def _is_file_name(path: Path) -> bool:
+def is_file_name(path: Path) -> bool:
+    """Whether an output is the name of a photo, not a folder."""
     return path.suffix.lower() in PHOTO_SUFFIXES and not path.is_dir()
 
 
-def _name(path: Path, suffix: str | None, parent: Path) -> Path:
+def name_of_result(path: Path, suffix: str | None) -> str:
+    """The name of a photo's result: in its own format, where that can hold one."""
+    own = path.suffix.lower()
+    if suffix is None and own in EXTRA_OF:
+        suffix = WRITTEN_AS[EXTRA_OF[own]]
     # a GIF holds too few colours for a restored photo, and an MPO is written as the JPEG that it is
-    own = path.suffix if path.suffix.lower() in PHOTO_SUFFIXES else ".png"
-    wanted = suffix or {".gif": ".png", ".mpo": ".jpg"}.get(path.suffix.lower(), own)
-    return parent / (path.stem + wanted)
+    other = {".gif": ".png", ".mpo": ".jpg"}.get(own) or (path.suffix if own in PHOTO_SUFFIXES else ".png")
+    return path.stem + (suffix or other)
 
 
-def _distinct(tasks: Sequence[Task]) -> list[Task]:
-    """Results and records must not collide: a.jpg and a.png would share a.conservator.json."""
-    stems = [task.target.with_suffix("") for task in tasks]
-    seen: set[Path] = set()
-    distinct = []
-    for task, stem in zip(tasks, stems, strict=True):
+def labels(folders: Iterable[Path]) -> dict[Path, Path]:
+    """A short name for each folder, by which it is told from the others: as many of its last names as that takes."""
+    found: dict[Path, Path] = {}
+    whole = {folder: folder.resolve().parts[1:] for folder in folders}
+    for folder, parts in whole.items():
+        others = [other for other in whole.values() if other != parts]
+        length = 1
+        while length < len(parts) and any(other[-length:] == parts[-length:] for other in others):
+            length += 1
+        found[folder] = Path(*parts[-length:])
+    return found
+
+
+def distinct(tasks: Sequence[Task]) -> list[Task]:
+    """Give tasks whose results or records would collide names of their own.
+
+    Files from several folders keep their folder's name; a.jpg and a.png, which would share a.conservator.json, get
+    their suffix into their names; what still collides is numbered.
+    """
+    folders = labels(dict.fromkeys(task.source.parent for task in _colliding(tasks)))
+    shared = set(_colliding(tasks))
+    alike: dict[str, set[Path]] = {}
+    for task in shared:
+        alike.setdefault(_key(task.target), set()).add(task.source.parent.resolve())
+    apart = [
+        Task(task.source, task.target.parent / folders[task.source.parent] / task.target.name)
+        if task in shared and len(alike[_key(task.target)]) > 1
+        else task
+        for task in tasks
+    ]
+    shared = set(_colliding(apart))
+    seen: set[str] = set()
+    found = []
+    for task in apart:
         target = task.target
-        if stems.count(stem) > 1:
+        if task in shared:
             target = target.with_name(f"{target.stem}_{task.source.suffix.lstrip('.').lower()}{target.suffix}")
         number = 2
-        while target.with_suffix("") in seen:
+        while _key(target) in seen:
             target = task.target.with_name(f"{task.target.stem}_{number}{task.target.suffix}")
             number += 1
-        seen.add(target.with_suffix(""))
-        distinct.append(Task(task.source, target))
-    return distinct
+        seen.add(_key(target))
+        found.append(Task(task.source, target))
+    return found
+
+
+def _colliding(tasks: Sequence[Task]) -> list[Task]:
+    counts = Counter(_key(task.target) for task in tasks)
+    return [task for task in tasks if counts[_key(task.target)] > 1]
+
+
+def _key(target: Path) -> str:
+    """What results with one record have in common, on disks, too, that do not tell a.jpg from A.JPG."""
+    return unicodedata.normalize("NFC", os.fspath(target.with_suffix(""))).casefold()

@@ -69,7 +69,7 @@ DEGRADATIONS = (*SAMPLED, *FURTHER, *HELD_OUT)
 
 BY_NAME: dict[str, type[Degradation]] = {cls.name: cls for cls in DEGRADATIONS}
 
-ENTRY_POINTS = "conservator.degradations"
+DEGRADATION_GROUP = "conservator.degradations"
 """The group of entry points by which installed packages offer degradations: each names a class, or several."""
 
 
@@ -80,7 +80,7 @@ def known_degradations() -> dict[str, type[Degradation]]:
     one that cannot be loaded, is no degradation, or has the name of another or of a kind.
     """
     found = dict(BY_NAME)
-    for offer in offered(ENTRY_POINTS):
+    for offer in offered(DEGRADATION_GROUP):
         value = offer.value
         for cls in [value] if isinstance(value, type) or not isinstance(value, Iterable) else value:
             if not (isinstance(cls, type) and issubclass(cls, Degradation)):

@@ -19,6 +19,7 @@ perception take back on the whole photo what did harm there, for that is how it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from conservator.degradations import Kind
 from conservator.errors import ConservatorError, name_not_found
@@ -82,6 +83,8 @@ def check_names(names: Sequence[str], cases: Sequence[Case], toolbox: Toolbox, r
             if not colon:
                 raise ConservatorError(f"{kind} says nothing without a policy to derive it from; say {kind}:greedy")
             kind = inner
+        elif colon and get_close_matches(kind, DERIVED):  # it would be taken for a policy of that module
+            raise name_not_found("strategy", kind, DERIVED)
         elif is_policy(name):
             continue
         elif colon:

@@ -38,7 +38,7 @@ DEFAULT_FULL_REFERENCE = ("psnr", "psnr_y", "ssim", "ms_ssim")
 DEFAULT_NO_REFERENCE = tuple(metric.name for metric in NO_REFERENCE)
 
 
-ENTRY_POINTS = "conservator.metrics"
+METRIC_GROUP = "conservator.metrics"
 """The group of entry points by which installed packages offer metrics: each names one, or an iterable of them."""
 
 
@@ -49,7 +49,7 @@ def known_metrics() -> dict[str, Metric]:
     the name of another.
     """
     found = dict(METRICS)
-    for offer in offered(ENTRY_POINTS):
+    for offer in offered(METRIC_GROUP):
         value = offer.value
         for metric in value if isinstance(value, Iterable) else [value]:
             if not isinstance(metric, FullReference | NoReference):

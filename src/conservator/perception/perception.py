@@ -33,6 +33,11 @@ class Percept:
     """The statistics behind the judgement, by name."""
 
     @property
+    def damages(self) -> tuple[Kind, ...]:
+        """The kinds of damage seen, the most severe first; a small size is none."""
+        return tuple(kind for kind in self.present if kind is not Kind.LOW_RESOLUTION)
+
+    @property
     def present(self) -> tuple[Kind, ...]:
         """Kinds that are present, the most severe first."""
         found = [kind for kind, severity in self.severities.items() if severity > Severity.NONE]

@@ -1,6 +1,16 @@
 """Photos: files read and written with everything they carry."""
 
-from conservator.photo.find import find_photos
-from conservator.photo.photo import PHOTO_SUFFIXES, Photo, copy_photo, load_photo, save_photo
+from conservator.photo.find import Contents, find_photos, look_through
+from conservator.photo.photo import PHOTO_SUFFIXES, Photo, load_photo
+from conservator.photo.save import copy_photo, save_photo
 
-__all__ = ["PHOTO_SUFFIXES", "Photo", "copy_photo", "find_photos", "load_photo", "save_photo"]
+__all__ = [
+    "PHOTO_SUFFIXES",
+    "Contents",
+    "Photo",
+    "copy_photo",
+    "find_photos",
+    "load_photo",
+    "look_through",
+    "save_photo",
+]

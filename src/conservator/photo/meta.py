@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image as PillowImage
 
@@ -22,12 +21,9 @@ ORIENTATION = 0x0112
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
 
-_IPTC = 0x0404
-"""Photoshop's number for the IPTC-NAA record (Adobe Photoshop File Formats Specification, image resources)."""
-_LONGEST_SEGMENT = 65_533
-
 _PREFIX = b"Exif\0\0"
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8])")
+_XMP_MOTION = re.compile(rb"(Camera:(?:MotionPhoto|MicroVideo)(?:\s*=\s*[\"']|\s*>)\s*)1")
 
 # tags of the first directory that tell about the photo, not about how this file stores it: names, maker, software,
 # dates, author, copyright, rating, and Windows' title, comment, author, keywords, subject
@@ -74,9 +70,18 @@ def orientation(exif: bytes | None, xmp: bytes | None) -> int:
     return int(found[2]) if found else 1
 
 
-def upright_xmp(xmp: bytes) -> bytes:
-    """Set ``tiff:Orientation`` to 1 wherever it stands."""
-    return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+def still_xmp(xmp: bytes) -> bytes:
+    """Say of the picture that it is upright, and that no video lies behind it (Google's Motion Photo format)."""
+    return _XMP_MOTION.sub(rb"\g<1>0", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp))
+
+
+def has_thumbnail(exif: bytes) -> bool:
+    """Whether the block holds a second directory, which is that of a thumbnail (Exif 2.32, 4.5.8)."""
+    exif, first = with_prefix(exif), _first_directory(exif)
+    if first is None:
+        return False
+    after = first + 2 + 12 * _count(exif, first)
+    return any(exif[after : after + 4])
 
 
 def patched_exif(exif: bytes, width: int, height: int) -> bytes:
@@ -98,27 +103,6 @@ def patched_exif(exif: bytes, width: int, height: int) -> bytes:
     if after + 4 <= len(block):
         block[after : after + 4] = bytes(4)
     return bytes(block)
-
-
-def jpeg_captions(info: Mapping[Any, Any]) -> bytes:
-    """The IPTC captions and the comment of a JPEG that Pillow opened, as segments of their own; empty without any.
-
-    Of Photoshop's segment (APP13) only the IPTC record is kept: the thumbnail in it shows the photo as it was.
-    """
-    segments, resources = b"", info.get("photoshop")
-    iptc = resources.get(_IPTC) if isinstance(resources, dict) else None
-    if isinstance(iptc, bytes) and iptc:
-        resource = b"8BIM" + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
-        segments += _segment(0xED, b"Photoshop 3.0\0" + resource)
-    comment = info.get("comment")
-    if isinstance(comment, bytes) and comment:
-        segments += _segment(0xFE, comment)
-    return segments
-
-
-def _segment(marker: int, data: bytes) -> bytes:
-    """A JPEG segment; nothing where it would be too long for one."""
-    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data if len(data) <= _LONGEST_SEGMENT else b""
 
 
 def described(tags: PillowImage.Exif) -> PillowImage.Exif:

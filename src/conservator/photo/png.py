@@ -1,4 +1,4 @@
-"""PNG at 16 bits per channel, which Pillow cuts to 8, and the check of every chunk, which Pillow skips for pixel data.
+"""PNG: 16 bits per channel, which Pillow cuts to 8, the check of chunks, which Pillow skips, and what chunks carry.
 
 Chunks and their order follow the PNG specification, third edition (W3C, 2025). libpng (through imagecodecs) does the
 pixels.
@@ -13,11 +13,36 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from conservator.photo.carried import SIGNATURE, Block, Carried, behind, printable_name
 from conservator.photo.meta import without_prefix
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FOR_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _AFTER_HEADER = 33  # the signature and the IHDR chunk
+_CARRIED_ELSEWHERE = _FOR_PIXELS | {b"iCCP", b"pHYs", b"eXIf"}
+_OF_FRAMES = {b"acTL", b"fcTL", b"fdAT"}
+"""They are counted as frames."""
+_KEPT = {
+    **dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), "texts"),
+    **dict.fromkeys((b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI"), "how its colours are meant"),
+    b"sRGB": "",
+    b"sTER": "how it is seen in stereo",
+}
+_SAY_SRGB = (
+    b"gAMA" + struct.pack(">I", 45455),
+    b"cHRM" + struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+    b"cICP\1\x0d\0\1",
+)
+"""What a picture without a word is taken for; nothing is lost without them."""
+_OUTDATED = {
+    b"tIME": "the time of its last change",
+    b"sBIT": "how many of its bits counted",
+    b"hIST": "how often each colour of its palette was used",
+    b"sPLT": "a suggested palette",
+    b"bKGD": "a colour to show behind it",
+    b"iDOT": "where its parts lie",
+}
+_LOST = {b"caBX": SIGNATURE, b"caNv": "where its canvas lies"}
 _INCHES_PER_METRE = 1 / 0.0254
 
 
@@ -34,10 +59,25 @@ def png_depth(file: BinaryIO) -> int:
     return file.read(1)[0]
 
 
-def png_captions(file: BinaryIO) -> bytes:
-    """The text chunks (author, description, comment), as they stand; XMP, which is carried by itself, left out."""
-    texts = (chunk for kind, chunk in _chunks(file) if kind in (b"tEXt", b"zTXt", b"iTXt"))
-    return b"".join(chunk for chunk in texts if not chunk[8:].startswith(b"XML:com.adobe.xmp"))
+def png_carried(file: BinaryIO) -> Carried:
+    """What the chunks of a PNG carry; an unknown one is kept where its name says that it may be copied (5.4)."""
+    found, end = Carried(), len(_SIGNATURE)
+    for kind, chunk in _chunks(file):
+        end += len(chunk)
+        word = printable_name(kind)
+        if kind in _CARRIED_ELSEWHERE or chunk[8:].startswith(b"XML:com.adobe.xmp\0"):
+            continue
+        if kind in _KEPT or kind[3] & 0x20:
+            name = "" if chunk[4:-4] in _SAY_SRGB else _KEPT.get(kind, f"the chunk {word}")
+            found.blocks.append(Block(name, chunk))
+        elif kind in _OUTDATED:
+            found.outdated.append(_OUTDATED[kind])
+        elif kind not in _OF_FRAMES:
+            found.lost.append(_LOST.get(kind, f"the chunk {word}"))
+    lost, outdated = behind(file, end)
+    found.lost += lost
+    found.outdated += outdated
+    return found
 
 
 def decode_png(file: BinaryIO) -> NDArray[np.generic]:

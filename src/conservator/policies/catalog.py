@@ -101,7 +101,7 @@ _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
 }
 """Policies whose name says more: what a user trained, as "dqn:FILE" and "mllm:FOLDER", and a budget, "search:CALLS"."""
 
-ENTRY_POINTS = "conservator.policies"
+POLICY_GROUP = "conservator.policies"
 """The group of entry points by which installed packages offer policies, each under its own name."""
 
 
@@ -128,7 +128,7 @@ def _own(name: str, offered_names: Iterable[str]) -> Callable[[PolicyContext], P
             return partial(_WITH_MORE[kind], name, more)
     elif is_dotted(name):
         return partial(_made, load_dotted(name), f"the policy {name}")
-    installed = {offer.name: offer for offer in offered(ENTRY_POINTS)}
+    installed = {offer.name: offer for offer in offered(POLICY_GROUP)}
     if name in installed:
         return partial(_made, installed[name].value, installed[name].where)
     raise name_not_found("policy", name, [*offered_names, *installed])

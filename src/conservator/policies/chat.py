@@ -17,10 +17,10 @@ from conservator.image import Image, to_array
 from conservator.perception.perception import Objective, Perception
 from conservator.policies.dialects import IMAGE, Dialect, JsonDialect, Message
 from conservator.policies.endpoint import ask_endpoint, check_options, clean_words
-from conservator.policies.planning import estimated_gains
+from conservator.policies.planning import estimated_gains, left_of_plan
 from conservator.request import ChatOptions
 from conservator.session.session import Observation
-from conservator.session.trajectory import Apply, Decision, Stop, Trajectory
+from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
 
 _PATIENCE = 3
 """Answers in a row that cannot be used, until the model is left alone."""
@@ -55,8 +55,10 @@ class Chat:
         last = trajectory.last.decision
         if why := _hopeless(trajectory):
             return Decision(Stop(), thought=why)
-        if not options.replan and last is not None and last.by == self.name and isinstance(last.action, Apply):
-            plan = last.plan
+        own = last is not None and last.by == self.name and isinstance(last.action, Apply)
+        taken_back = last is not None and last.by != self.name and isinstance(last.action, Rollback)
+        if not options.replan and (own or taken_back):
+            plan = left_of_plan(trajectory)
             if not plan:
                 return Decision(Stop(), thought="the plan is carried out")
             return Decision(Apply(plan[0]), plan[1:], "as planned", by=self.name)

@@ -9,8 +9,9 @@ import numpy as np
 from conservator.image import digest
 from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Look, Objective, Perception
+from conservator.policies.planning import left_of_plan
 from conservator.session.session import Observation
-from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory, made_by
+from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
 from conservator.tools.tool import ToolSpec, is_specialist
 
 EXPERT_ORDER = (
@@ -49,21 +50,11 @@ class FixedOrder:
 
     def act(self, observation: Observation) -> Decision:
         """Apply the next tool of the list, then stop; after one that was taken back, the one that follows it."""
-        left = self._left(observation.trajectory)
+        left = left_of_plan(observation.trajectory, self._tools)
         if not left:
             return Decision(Stop(), thought="the end of the list")
         number = len(self._tools) - len(left) + 1
         return Decision(Apply(left[0]), left[1:], thought=f"tool {number} of the list")
-
-    def _left(self, trajectory: Trajectory) -> tuple[str, ...]:
-        """What of the list is still to do, as the last decision from the current state has it."""
-        last = trajectory.last
-        if last.decision is None:
-            return self._tools
-        if isinstance(last.decision.action, Rollback):
-            tried = [step.decision for step in trajectory.steps if step.parent == last.parent and made_by(step)]
-            return tried[-1].plan if tried and tried[-1] is not None else ()
-        return last.decision.plan
 
 
 class RandomPolicy:

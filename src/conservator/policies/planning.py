@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from conservator.kinds import Objective
 from conservator.perception.perception import Look, Perception
 from conservator.session.session import Observation
-from conservator.session.trajectory import Action, Apply, Rollback, Stop, Trajectory
+from conservator.session.trajectory import Action, Apply, Rollback, Stop, Trajectory, made_by
 from conservator.tools.tool import ToolSpec, is_specialist
 
 
@@ -45,6 +45,20 @@ def legal_actions(observation: Observation, rollbacks: bool = True) -> tuple[Act
     earlier = trajectory.steps[:-1] if rollbacks else ()
     steps = [Rollback(step.id) for step in earlier if trajectory.toolchain(step) != here]
     return (*tools, *steps, Stop())
+
+
+def left_of_plan(trajectory: Trajectory, otherwise: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What is still to do of the plan that was made last, ``otherwise`` where none was.
+
+    Where a treatment of it was taken back, that is what was to follow the treatment.
+    """
+    last = trajectory.last
+    if last.decision is None:
+        return otherwise
+    if isinstance(last.decision.action, Rollback):
+        tried = [step.decision for step in trajectory.steps if step.parent == last.parent and made_by(step)]
+        return tried[-1].plan if tried and tried[-1] is not None else ()
+    return last.decision.plan
 
 
 def _tried(trajectory: Trajectory) -> set[str]:

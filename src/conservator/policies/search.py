@@ -146,7 +146,11 @@ class Greedy:
         best = max(children, key=lambda child: child.worth)
         tool = best.toolchain[-1]
         if best.worth < 0:
-            nearest = f"{tool} comes nearest, with {best.gain:+.1f} dB of the {best.required:.1f} dB that are asked"
+            if best.gain <= 0:
+                return Decision(
+                    Stop(), thought=f"none of {len(children)} treatments tried is estimated to gain anything"
+                )
+            nearest = f"{tool} comes nearest, with {best.gain:+.2f} of the {best.required:.2f} dB that are asked"
             return Decision(Stop(), thought=f"no treatment is estimated to gain enough; {nearest}")
         among = f", the most of {len(children)} treatments tried" if len(children) > 1 else ""
         return Decision(Apply(tool), thought=f"{tool} is estimated to gain {best.gain:+.1f} dB{among}")
@@ -295,6 +299,4 @@ _BEHIND = 1.0
 
 
 def _nothing(percept: Percept) -> str:
-    if not percept.present:
-        return "no damage is seen"
-    return f"{' and '.join(kind.label for kind in percept.present)} seen, and no tool at hand changes that"
+    return "no tool that is offered changes what is seen" if percept.damages else "no damage is seen"

@@ -12,6 +12,7 @@ from conservator import __version__
 from conservator.apps.cli import (  # noqa: F401 - they add their commands
     bench_rl_restore,
     photos,
+    restoring,
     train_all,
     train_mllm,
     train_queue,
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (photos.restore, photos.examine, photos.compare, photos.replay, photos.demo):
+for command in (restoring.restore, restoring.examine, restoring.apply, photos.compare, photos.replay, photos.demo):
     app.command()(command)
 app.command("degrade")(photos.degrade_photo)
 app.add_typer(tools_app, name="tools")

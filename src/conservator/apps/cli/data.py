@@ -37,37 +37,17 @@ def show_data(
     typer.echo(show_lessons(data, count))
 
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Planner data</title>
-<meta name="viewport" content="width=device-width">
-<style>
-:root {{ color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }}
-body {{ margin: 2rem auto; max-width: 76rem; padding: 0 1rem }}
-article {{ display: grid; grid-template-columns: 16rem 1fr; gap: 1.2rem; padding: 1.2rem 0 }}
-article {{ border-top: 1px solid #8886 }}
-img {{ width: 100%; border-radius: 4px }}
-h2 {{ margin: 0; font-size: 1rem }}
-pre {{ white-space: pre-wrap; margin: .4rem 0; font-size: .85rem }}
-.answer {{ font-weight: 600; color: #0a7d4f }}
-small {{ opacity: .75 }}
-details {{ font-size: .85rem }}
-@media (max-width: 40rem) {{ article {{ grid-template-columns: 1fr }} }}
-</style>
-<h1>Planner data</h1><p>{shown} of {total} questions.</p>
-{articles}
-</html>
-"""
-
-
 def show_lessons(data: Path, count: int) -> Path:
     """Write ``index.html`` into a folder of data: every so many-th question with its picture and answer."""
     from conservator.files import write_text
+    from conservator.pages import make_page
     from conservator.training.planner.lessons import read_lessons
 
     lessons = read_lessons(data)
     shown = lessons[:: max(1, len(lessons) // count)][:count]
     page = data / "index.html"
-    articles = "\n".join(map(_article, shown))
-    write_text(page, _PAGE.format(shown=len(shown), total=len(lessons), articles=articles))
+    told = {"shown": str(len(shown)), "total": str(len(lessons)), "lessons": "\n".join(map(_article, shown))}
+    write_text(page, make_page("lessons", "Planner data", files_beside=True, **told))
     return page
 
 
@@ -76,12 +56,13 @@ def _article(lesson: PlannerLesson) -> str:
 
     system, question = DIALECT.ask(lesson.observation, lesson.objective, lesson.gains)
     others = "".join(f"<br>as good: {escape(', '.join(plan) or 'stop')}" for plan in lesson.alternatives)
+    picture = f'<img src="{escape(lesson.pictures[-1])}" alt="the photo now" loading="lazy">'
     return (
-        f'<article><div><img src="{escape(lesson.pictures[-1])}" alt="the photo now" loading="lazy"></div>'
+        f'<article class="lesson"><div>{picture}</div>'
         f"<div><h2>{escape(lesson.situation)}, {escape(lesson.objective)}</h2>"
-        f"<small>{escape(lesson.name)}: {escape(', '.join(sorted(lesson.kinds)) or 'clean')}</small>"
-        f"<pre>{escape(question.text)}</pre><pre class=answer>{escape(DIALECT.write(lesson.answer))}</pre>"
-        f"<small>{_values(lesson)}{others}</small>"
+        f'<p class="soft">{escape(lesson.name)}: {escape(", ".join(sorted(lesson.kinds)) or "clean")}</p>'
+        f'<pre>{escape(question.text)}</pre><pre class="answer">{escape(DIALECT.write(lesson.answer))}</pre>'
+        f'<p class="soft">{_values(lesson)}{others}</p>'
         f"<details><summary>What it was told before</summary><pre>{escape(system.text)}</pre></details></div></article>"
     )
 

@@ -1,136 +1,14 @@
-"""Commands for photos: restore, examine, degrade, compare, replay, demo."""
+"""Commands for single photos: degrade, compare, replay, demo."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from conservator.apps.cli.common import MaxPixelsOption, SeedOption, TruncatedOption
-from conservator.apps.cli.options import with_options
-from conservator.errors import ConservatorError, PhotoError
-from conservator.request import ChatOptions, Request
-
-_CHAT = "With --policy chat (the key is taken from OPENAI_API_KEY)"
-
-
-@with_options(Request, "request", leave_out=("chat",))
-@with_options(
-    ChatOptions,
-    "chat",
-    leave_out=("retries", "backoff", "request"),
-    flags={"replan": "--replan/--plan-once"},
-    panel=_CHAT,
-)
-def restore(
-    paths: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos (with their subfolders).")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Folder for the results (default: 'restored' beside the input), or a file."
-        ),
-    ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Photos treated at the same time.")] = 1,
-    to: Annotated[str | None, typer.Option("--format", help="Write all results as png, jpg, tif, webp ...")] = None,
-    report: Annotated[bool, typer.Option("--report", help="Write an HTML page beside each result.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Skip what a run with these settings finished.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
-    added: Annotated[
-        str,
-        typer.Option("--request", rich_help_panel=_CHAT, help="JSON added to each request; null leaves a field out."),
-    ] = "{}",
-    *,
-    request: Request,
-    chat: ChatOptions,
-) -> None:
-    """Restore photos. A photo that needs nothing comes back untouched.
-
-    Beside each result lies NAME.conservator.json: what was seen, decided and done.
-    """
-    if request.policy == "chat":
-        from conservator.policies.endpoint import read_request
-
-        request = replace(request, chat=replace(chat, request=read_request(added)))
-    suffix = None if to is None else "." + to.lower().lstrip(".")
-    raise typer.Exit(_restore(paths, output, request, suffix, jobs, report, resume, overwrite))
-
-
-@contextmanager
-def _stopped(photos: int) -> Iterator[None]:
-    """Say how to go on when the user stops a batch."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if photos > 1:
-            typer.echo("stopped; the same command with --resume goes on", err=True)
-        raise typer.Exit(130) from None
-
-
-def _restore(
-    paths: list[Path],
-    output: Path | None,
-    request: Request,
-    suffix: str | None,
-    jobs: int,
-    report: bool,
-    resume: bool,
-    overwrite: bool,
-) -> int:
-    from conservator.apps.progress import BatchDisplay
-    from conservator.batch import JOURNAL, FileRestorer, Journal, Threads, find_tasks, run_batch
-    from conservator.restorer import Restorer
-
-    with Restorer(request) as restorer:
-        tasks = find_tasks(paths, output, suffix)
-        folder = tasks[0].target.parent
-        if output is not None and not (len(tasks) == 1 and tasks[0].target == output):
-            folder = output
-        elif len(paths) == 1 and paths[0].is_dir():
-            folder = paths[0] / "restored"
-        with BatchDisplay(len(tasks)) as display, _stopped(len(tasks)):
-            summary = run_batch(
-                tasks,
-                FileRestorer(restorer, report),
-                Journal(folder / JOURNAL),
-                executor=Threads(jobs),
-                resume=resume,
-                overwrite=overwrite,
-                on_start=display.start,
-                on_end=display.end,
-            )
-    display.summary(summary, folder)
-    return summary.exit_code
-
-
-def examine(
-    paths: Annotated[list[Path], typer.Argument(help="Photos to look at.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every measure.")] = False,
-    max_pixels: MaxPixelsOption = 200_000_000,
-    allow_truncated: TruncatedOption = False,
-) -> None:
-    """Say what is wrong with photos, without changing anything."""
-    from conservator.apps.display import print_percept, print_percept_json
-    from conservator.restorer import Restorer
-
-    unread = []
-    with Restorer(Request(max_pixels=max_pixels, allow_truncated=allow_truncated)) as restorer:
-        for path in paths:
-            try:
-                photo = restorer.load(path)
-            except PhotoError as error:
-                unread.append(error)
-                if len(paths) > 1:
-                    typer.echo(f"conservator: {error}", err=True)
-                continue
-            (print_percept_json if as_json else print_percept)(path, photo, restorer.examine(photo))
-    if len(unread) == len(paths):
-        raise unread[0] if len(paths) == 1 else typer.Exit(2)
-    if unread:
-        raise typer.Exit(1)
+from conservator.apps.cli.common import SeedOption
+from conservator.errors import ConservatorError
 
 
 def degrade_photo(

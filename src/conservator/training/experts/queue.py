@@ -114,8 +114,9 @@ def as_background(threads: int, nice: int) -> threading.Event:
 def _stand_back(pid: int, nice: int) -> None:
     with contextlib.suppress(OSError):  # not everybody may be asked to hurry again
         os.setpriority(os.PRIO_PROCESS, pid, nice)
-        # Linux deals its time out to sessions first: this one stands back as a whole
-        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+        if os.getsid(pid) == pid:  # its session is its own, and no terminal's that others work in
+            # Linux deals its time out to sessions first: this one stands back as a whole
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 @contextmanager

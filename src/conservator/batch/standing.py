@@ -1,0 +1,135 @@
+"""What lies where a result is to go: whether the photo is done, may be restored, or something must stay as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conservator.batch.journal import Journal, Outcome, Status
+from conservator.batch.tasks import Task
+from conservator.errors import ConservatorError
+from conservator.files import sha256
+from conservator.record import Record, load_record
+
+if TYPE_CHECKING:
+    from conservator.batch.files import FileRestorer
+
+_OR_ELSE = "give --overwrite to replace it, or another --output"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo to restore now."""
+
+    task: Task
+    overwrite: bool = False
+    """Whether what lies at the target may be replaced, whatever it is."""
+    replaces: str = ""
+    """Hash of the one result, an earlier run's, that may be replaced; "" for none."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What earlier runs wrote, as their journal tells."""
+
+    made: dict[str, Outcome] = field(default_factory=dict)
+    """By the hash of the result."""
+    targets: frozenset[str] = frozenset()
+    """Where results were written."""
+
+    @classmethod
+    def of(cls, journal: Journal) -> Past:
+        """What a journal tells."""
+        made = {outcome.output_sha256: outcome for outcome in journal.events() if outcome.output_sha256}
+        return cls(made, frozenset(outcome.target for outcome in made.values()))
+
+
+def settle(task: Task, files: FileRestorer, past: Past | None, overwrite: bool) -> Job | Outcome:
+    """Decide what is to be done for a task: a job, or its outcome where nothing is.
+
+    With a ``past`` (--resume) a result that stands as its record says, made of the same photo by the same request, is
+    skipped. One that is an earlier run's by its hash, and was made with the same settings, may be made again; one that
+    was made with other settings, or changed since, stays. With ``overwrite`` whatever does not stand is replaced.
+    """
+    if task.target.is_dir():
+        return outcome(task, "failed", f"{task.target} is a folder; move it, or give another --output")
+    job: Job | Outcome = Job(task)
+    if task.target.exists() and past is not None:
+        job = _resumed(task, files, past)
+    elif stands := in_the_way(task):
+        job = outcome(task, "kept", f"{stands} exists already; {_OR_ELSE}")
+    if overwrite and (isinstance(job, Job) or job.status == "kept"):
+        return Job(task, overwrite=True)
+    return job
+
+
+def outcome(task: Task, status: Status, message: str) -> Outcome:
+    """An outcome of a task for which nothing was written."""
+    return Outcome(str(task.source), str(task.target), status, message)
+
+
+def in_the_way(task: Task) -> Path | None:
+    """What must not be replaced: a file at the target, or the record of another result that is still there."""
+    if task.target.exists():
+        return task.target
+    if not task.record.exists():
+        return None
+    try:
+        documented = Path(load_record(task.record).output.path).name
+    except ConservatorError:
+        return task.record  # whatever it is, it is somebody's
+    return task.record if task.record.with_name(documented).exists() else None
+
+
+def _resumed(task: Task, files: FileRestorer, past: Past) -> Job | Outcome:
+    """What a resumed run does where something lies at the target."""
+    digest = sha256(task.target)
+    earlier, record = past.made.get(digest), None
+    if task.record.exists():
+        try:
+            record = load_record(task.record)
+        except ConservatorError:
+            why = "beside it lies a record that cannot be read, perhaps of a later version"
+            return outcome(task, "kept", f"{task.target} stays, for {why}; {_OR_ELSE}")
+    documented = record is not None and record.output.sha256 == digest
+    if earlier is None and not documented:
+        was_ours = record is not None or str(task.target) in past.targets
+        what = "was changed after it was written" if was_ours else "exists already"
+        return outcome(task, "kept", f"{task.target} {what}; {_OR_ELSE}")
+    if record is None or not documented:  # the result is ours, and its record is gone or another one's
+        if record is not None and in_use(record, task):
+            return outcome(task, "kept", f"{task.record} is the record of another result; {_OR_ELSE}")
+        return Job(task, replaces=digest)
+    if not files.same_settings(record):
+        return outcome(task, "kept", f"{task.target} was made with other settings; {_OR_ELSE}")
+    if _stands(task, record, earlier) and files.has_report(task):
+        known = earlier or _as_recorded(task, record)
+        done = replace(known, source=str(task.source), target=str(task.target), stages={}, notes=())
+        return replace(done, status="skipped", message="done before")
+    return Job(task, replaces=digest)
+
+
+def in_use(record: Record, task: Task) -> bool:
+    """Whether the record beside a task's target documents another result that is still there."""
+    documented = task.record.with_name(Path(record.output.path).name)
+    return documented.name != task.target.name and documented.exists()
+
+
+def _stands(task: Task, record: Record, earlier: Outcome | None) -> bool:
+    """Whether a documented result is complete and made of what the photo is now; in place, it is the photo now."""
+    if earlier is not None and earlier.status not in ("restored", "untouched"):
+        return False
+    if earlier is None and not _complete(record):
+        return False
+    return task.in_place or (task.source.is_file() and sha256(task.source) == record.input.sha256)
+
+
+def _complete(record: Record) -> bool:
+    """Whether neither a tool nor a model that was asked failed, as far as a record tells."""
+    tools = all(treatment.seen is not None for treatment in record.treatments)
+    return tools and not any(step.action == "unusable" for step in record.steps)
+
+
+def _as_recorded(task: Task, record: Record) -> Outcome:
+    return Outcome(str(task.source), str(task.target), "skipped", "", record.input.sha256, record.output.sha256)

@@ -1,0 +1,43 @@
+"""Pictures of a page, as the text of a data URI."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+
+from conservator.image import Image, to_array
+
+_LARGEST_PROFILE = 16 * 1024
+"""Bytes of a colour profile that go along with each picture: those of cameras and screens have up to a few thousand,
+those with whole tables, for printers, a hundred times that."""
+
+
+def sized(image: Image, size: tuple[int, int]) -> Image:
+    """The image at this height and width."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    shrinking = size[0] < image.shape[-2]
+    return F.interpolate(image, size, mode="bilinear", antialias=shrinking).clamp(0, 1)
+
+
+def jpeg_bytes(image: Image, *, quality: int = 90, profile: bytes | None = None, small: bool = False) -> bytes:
+    """The image as a JPEG, its colours at full resolution unless it is to be ``small``.
+
+    An RGB ``profile`` goes along, so that colours look right.
+    """
+    fitting = profile is not None and len(profile) <= _LARGEST_PROFILE and profile[16:20] == b"RGB "
+    buffer = io.BytesIO()
+    picture = PillowImage.fromarray(to_array(image, np.uint8))
+    picture.save(
+        buffer, "JPEG", quality=quality, subsampling=2 if small else 0, icc_profile=profile if fitting else None
+    )
+    return buffer.getvalue()
+
+
+def picture_uri(picture: bytes) -> str:
+    """The bytes of a JPEG as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(picture).decode()
