@@ -1,8 +1,13 @@
-"""The networks of LWay (Chen et al., "Low-Res Leads the Way", CVPR 2024): what degraded a photo, done again to another.
+"""The networks of LWay (Chen et al., "Low-Res Leads the Way", CVPR 2024): what a small photo went through, done again.
 
-The encoder sums up how a low-resolution photo, enlarged to the size wanted, was degraded. The reconstructor does the
-same to a picture of that size. As in DegAE (CVPR 2023), which LWay uses, its blocks are modulated by the code; what is
-ours is that the code also gives a blur kernel, applied first, because most of what an enlarged photo lacks is a blur.
+The encoder sums up how a small photo was degraded. The reconstructor makes a small photo again of a large picture, as a
+code says. As in DegAE (CVPR 2023), which LWay uses, the blocks of the reconstructor are modulated by the code.
+
+What is ours: LWay enlarges the small photo and compares at the large size, and its reconstructor is a network alone.
+Here the large picture is blurred by a kernel that follows from the code, reduced by the very bicubic reduction that
+upscalers are trained on, and only what is left to explain is for the network. So a photo that was reduced and nothing
+else is made again exactly, and adapting to it changes nothing: with a network alone, what it could not explain of such
+photos (aliasing) spoilt them by up to 5 dB (Set14, November 2026).
 """
 
 from __future__ import annotations
@@ -11,19 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conservator.resample import bicubic_to
+
 CODE = 64
-"""Numbers that sum up a degradation; of 64 a first trial needed no more (DegAE has 512, of frozen features)."""
+"""Numbers that sum up a degradation; DegAE has 512, of frozen features."""
 KERNEL = 25
-"""Pixels of a side of the blur kernel: the blur of a 4 times reduction and of 2.4 small pixels before it."""
+"""Pixels of a side of the blur kernel, at the large size."""
 
 
 class DegradationEncoder(nn.Module):
-    """Maps enlarged photos (B, 3, H, W) to codes (B, CODE): what was done to them, whatever they show."""
+    """Maps small photos (B, 3, H, W), H and W even, to codes (B, CODE): what was done to them, whatever they show."""
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128)) -> None:
+    def __init__(self, widths: tuple[int, ...] = (48, 96, 160)) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
-        before = 12
+        layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, padding=1), nn.LeakyReLU(0.1)]
+        before = 32
         for width in widths:
             layers += [nn.Conv2d(before, width, 3, padding=1), nn.LeakyReLU(0.1)]
             layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.LeakyReLU(0.1)]
@@ -31,8 +38,8 @@ class DegradationEncoder(nn.Module):
         self.look = nn.Sequential(*layers)
         self.sum_up = nn.Sequential(nn.Linear(2 * before, 192), nn.LeakyReLU(0.1), nn.Linear(192, CODE))
 
-    def forward(self, image: Tensor) -> Tensor:
-        maps = self.look(image).flatten(2)
+    def forward(self, photo: Tensor) -> Tensor:
+        maps = self.look(photo).flatten(2)
         summed: Tensor = self.sum_up(torch.cat([maps.mean(2), maps.std(2)], 1))
         return summed
 
@@ -54,14 +61,15 @@ class _Modulated(nn.Module):
 
 
 class Reconstructor(nn.Module):
-    """Degrades pictures (B, 3, H, W), H and W even, as codes (B, CODE) say; the size stays."""
+    """Makes small photos (B, 3, H, W) of large pictures (B, 3, H * scale, W * scale), as codes (B, CODE) say."""
 
-    def __init__(self, width: int = 32, depth: int = 4) -> None:
+    def __init__(self, scale: int, width: int = 32, depth: int = 4) -> None:
         super().__init__()
-        self.blur = nn.Sequential(nn.Linear(CODE, 256), nn.LeakyReLU(0.1), nn.Linear(256, 2 * KERNEL**2 + 1))
-        self.enter = nn.Conv2d(24, width, 3, padding=1)
+        self.scale = scale
+        self.blur = nn.Sequential(nn.Linear(CODE, 256), nn.LeakyReLU(0.1), nn.Linear(256, KERNEL**2))
+        self.enter = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.ModuleList(_Modulated(width) for _ in range(depth))
-        self.leave = nn.Conv2d(width, 12, 3, padding=1)
+        self.leave = nn.Conv2d(width, 3, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
         distance = torch.linspace(-(KERNEL // 2), KERNEL // 2, KERNEL)
@@ -69,19 +77,22 @@ class Reconstructor(nn.Module):
         self.register_buffer("near", near, persistent=False)
 
     def kernels(self, code: Tensor) -> Tensor:
-        """The blur kernels (B, KERNEL, KERNEL) of codes; each sums to 1, and may be negative around its peak."""
-        positive, negative, share = self.blur(code).split([KERNEL**2, KERNEL**2, 1], 1)
-        share = 0.3 * share.sigmoid()  # a bicubic kernel has an eighth of negative weight at most
-        kernel = (1 + share) * (positive + self.near).softmax(1) - share * (negative + self.near / 9).softmax(1)
+        """The blur kernels (B, KERNEL, KERNEL) of codes, not negative, each of sum 1."""
+        kernel: Tensor = (self.blur(code) + self.near).softmax(1)
         return kernel.unflatten(1, (KERNEL, KERNEL))
 
-    def forward(self, image: Tensor, code: Tensor) -> Tensor:
-        blurred = convolve_each(image, self.kernels(code.float()))
-        x = self.enter(F.pixel_unshuffle(torch.cat([image, blurred], 1), 2))
+    def reduced(self, picture: Tensor, kernels: Tensor) -> Tensor:
+        """Pictures blurred by kernels (B, KERNEL, KERNEL), and reduced."""
+        height, width = (side // self.scale for side in picture.shape[-2:])
+        return bicubic_to(convolve_each(picture, kernels), height, width)
+
+    def forward(self, picture: Tensor, code: Tensor) -> Tensor:
+        small = self.reduced(picture, self.kernels(code).float())
+        x = self.enter(small)
         for block in self.body:
             x = block(x, code)
-        degraded: Tensor = blurred + F.pixel_shuffle(self.leave(x), 2)
-        return degraded
+        again: Tensor = small + self.leave(x)
+        return again
 
 
 def convolve_each(image: Tensor, kernels: Tensor) -> Tensor:
@@ -98,17 +109,18 @@ def convolve_each(image: Tensor, kernels: Tensor) -> Tensor:
 
 
 class DegradationTransfer(nn.Module):
-    """Encoder and reconstructor as they are trained: (B, 6, H, W), a picture and a degraded other one, to (B, 3, H, W).
+    """Encoder and reconstructor as they are trained: (B, 6, H * scale, W * scale) to small photos (B, 3, H, W).
 
-    The picture is degraded as the other one was.
+    The first three channels are a large picture; in the corner of the others lies a small photo, (B, 3, H, W), that
+    shows how the picture is to be degraded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scale: int) -> None:
         super().__init__()
-        self.encoder, self.reconstructor = DegradationEncoder(), Reconstructor()
+        self.encoder, self.reconstructor = DegradationEncoder(), Reconstructor(scale)
 
     def forward(self, pair: Tensor) -> Tensor:
         picture, other = pair.split(3, 1)
-        degraded: Tensor = self.reconstructor(picture, self.encoder(other))
-        return degraded
-
+        height, width = (side // self.reconstructor.scale for side in pair.shape[-2:])
+        small: Tensor = self.reconstructor(picture, self.encoder(other[..., :height, :width]))
+        return small

@@ -27,31 +27,31 @@ from conservator.degradations.kernels import convolve
 from conservator.degradations.noise import draw_seed
 from conservator.image import Image
 from conservator.networks.lway import DegradationTransfer
-from conservator.resample import bicubic_to
 from conservator.training.data import makes
 from conservator.training.data.crops import Photos, random_crop, validation_set_of
 from conservator.training.experts.train import Budget, Trained, never, train_network
 from conservator.training.run import Belongs
 
-SIDE = 128
-"""Pixels of a crop."""
+SIDE = 64
+"""Pixels of a small crop."""
 BATCH = 8
-_BORDER = 32
-"""Pixels around a crop that are degraded with it and cut off; a multiple of every reduction and of JPEG's blocks."""
+_BORDER = 16
+"""Pixels around a small crop that are degraded with it and cut off; a multiple of JPEG's blocks."""
 
 
 @dataclass(frozen=True)
 class Transfers(Dataset[tuple[Image, Image]]):
-    """Item ``step`` is the batch of that step: (B, 6, side, side), and the first picture of each, degraded.
+    """Item ``step`` is the batch of that step: what ``DegradationTransfer`` takes, and what it is to give.
 
-    The second picture is another part of the same photo at the same size, degraded in the same way.
+    The photo that shows the degradation is another part of the same photo, degraded in the same way, or the very photo
+    that is wanted, as it is when a photo is enlarged.
     """
 
     photos: Sequence[Sequence[NDArray[np.uint8]]]
+    scale: int
     batch: int
     seed: int
     steps: int
-    side: int = SIDE
 
     def __len__(self) -> int:
         return self.steps
@@ -64,55 +64,54 @@ class Transfers(Dataset[tuple[Image, Image]]):
     def pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
         """One picture with another one that shows its degradation, and the picture degraded."""
         pyramid = self.photos[int(rng.integers(len(self.photos)))]
+        side, border = SIDE * self.scale, _BORDER * self.scale
         level = [pyramid[int(rng.integers(len(pyramid)))]]
-        if min(level[0].shape[:2]) < self.side + 2 * _BORDER:
+        if min(level[0].shape[:2]) < side + 2 * border:
             level = [pyramid[0]]
-        damage = degradation(rng)
-        whole = self.side + 2 * _BORDER
-        (clean, damaged), (_, other) = ((crop, damage(crop)) for crop in (random_crop(level, whole, rng) for _ in "ab"))
-        inner = (..., slice(_BORDER, -_BORDER), slice(_BORDER, -_BORDER))
-        if rng.random() < 0.5:  # what is known at test time is the photo itself, not another part
-            other = damaged
-        return torch.cat([clean[inner], other[inner]], 1), damaged[inner]
+        damage = degradation(rng, self.scale)
+        crops = [random_crop(level, side + 2 * border, rng) for _ in range(2)]
+        small, other = (damage(crop)[..., _BORDER:-_BORDER, _BORDER:-_BORDER] for crop in crops)
+        if rng.random() < 0.5:
+            other = small
+        corner = torch.zeros(1, 3, side, side)
+        corner[..., :SIDE, :SIDE] = other
+        return torch.cat([crops[0][..., border:-border, border:-border], corner], 1), small
 
 
-def degradation(rng: np.random.Generator) -> Callable[[Image], Image]:
-    """What a photo went through that is to be enlarged 2 or 4 times: blur, reduction, noise, JPEG, and enlargement.
+def degradation(rng: np.random.Generator, scale: int) -> Callable[[Image], Image]:
+    """What a photo went through that is to be enlarged by ``scale``: blur, reduction, noise, JPEG.
 
-    One time in four nothing but the reduction, as the upscalers were trained.
+    One time in four nothing but the bicubic reduction, as the upscalers were trained.
     """
-    scale = int(rng.choice([2, 4], p=[0.6, 0.4]))
-    reduction = AreaReduction(scale) if rng.random() < 0.25 else LowResolution(scale)
+    reduction = LowResolution(scale)
     if rng.random() < 0.25:
-        return lambda image: _enlarged(degrade(image, (reduction,)), image)
-    kernel = _kernel(rng, scale) if rng.random() < 0.85 else None
+        return lambda image: _small(image, (reduction,))
+    if rng.random() < 0.15:
+        reduction = AreaReduction(scale)  # type: ignore[assignment]
+    kernel = _kernel(rng) if rng.random() < 0.85 else None
     after: Recipe = ()
     if rng.random() < 0.5:
         sigma = rng.uniform(0.5, 15)
-        after += (PoissonNoise(sigma / 11, draw_seed(rng)) if rng.random() < 0.3 else GaussianNoise(sigma / 255, draw_seed(rng)),)
+        poisson = rng.random() < 0.3
+        seed = draw_seed(rng)
+        after += (PoissonNoise(sigma / 11, seed) if poisson else GaussianNoise(sigma / 255, seed),)
     if rng.random() < 0.5:
         after += (JpegCompression(int(rng.integers(40, 100)), makes.subsampling(rng)),)
-
-    def applied(image: Image) -> Image:
-        blurred = image if kernel is None else kernel(image)
-        return _enlarged(degrade(blurred, (reduction, *after)), image)
-
-    return applied
+    return lambda image: _small(image if kernel is None else kernel(image), (reduction, *after))
 
 
-def _enlarged(small: Image, like: Image) -> Image:
-    small = (small * 255).round() / 255  # as a file holds it
-    return bicubic_to(small, *like.shape[-2:]).clamp(0, 1)
+def _small(image: Image, recipe: Recipe) -> Image:
+    return (degrade(image, recipe) * 255).round() / 255  # as a file holds it
 
 
-def _kernel(rng: np.random.Generator, scale: int) -> Callable[[Image], Image]:
-    """A blur before the reduction: Gaussian of 0.3 to 2.4 small pixels, alike in all directions or not, or a disk."""
+def _kernel(rng: np.random.Generator) -> Callable[[Image], Image]:
+    """A blur before the reduction: Gaussian of 0.3 to 4 pixels, alike in all directions or not, or a disk."""
     make = rng.random()
     if make < 0.4:
-        return GaussianBlur(scale * rng.uniform(0.15, 1.2) if scale == 2 else rng.uniform(0.6, 4.8))
+        return GaussianBlur(rng.uniform(0.3, 4))
     if make < 0.55:
-        return DefocusBlur(rng.uniform(0.8, 2.2 * scale), rng.uniform(0.1, 0.6))
-    long, short = sorted(scale * rng.uniform(0.3, 1.4, 2), reverse=True)
+        return DefocusBlur(rng.uniform(0.8, 5), rng.uniform(0.1, 0.6))
+    short, long = sorted(rng.uniform(0.3, 4, 2))
     kernel = anisotropic(long, short, rng.uniform(0, math.pi))
     return lambda image: convolve(image, kernel).clamp_(0, 1)
 
@@ -128,6 +127,7 @@ def anisotropic(long: float, short: float, angle: float) -> torch.Tensor:
 
 def train_transfer(
     photos: Photos,
+    scale: int,
     folder: Path,
     budget: Budget,
     stop: Callable[[], bool] = never,
@@ -135,11 +135,11 @@ def train_transfer(
 ) -> Trained:
     """Train a DegradationTransfer; resumes from ``folder``. What it is worth is how near it comes to what was degraded."""
     batches, unseen = (
-        Transfers(pyramids, budget.batch, budget.seed, budget.steps) for pyramids in (photos.training, photos.held_out)
+        Transfers(pyramids, scale, budget.batch, budget.seed, budget.steps) for pyramids in (photos.training, photos.held_out)
     )
-    belongs = Belongs({"photos": photos.digest, "network": "lway 1"})
+    belongs = Belongs({"photos": photos.digest, "network": f"lway x{scale}"})
     return train_network(
-        DegradationTransfer(),
+        DegradationTransfer(scale),
         batches,
         validation_set_of(unseen.pair, budget.seed, 32),
         folder,

@@ -191,9 +191,9 @@ class _Run:
         report: Callable[[str], None],
     ) -> Trained:
         """Go on until the budget is spent or ``stop`` says so, with a checkpoint now and then and one in the end."""
-        scale, budget, progress = clean.shape[-1] // damaged.shape[-1], self.budget, self.progress
+        budget, progress = self.budget, self.progress
         shown = damaged[:, :3]  # what else a network is given lies behind
-        before = _psnr(bicubic_to(shown, *clean.shape[-2:]) if scale > 1 else shown, clean)
+        before = _psnr(shown if shown.shape == clean.shape else bicubic_to(shown, *clean.shape[-2:]), clean)
         started, saved = time.monotonic() - progress.seconds, time.process_time()
         for noisy, target in ahead(batches, range(progress.step, budget.steps), budget.workers):
             if progress.share(budget) >= 1 or stop():
