@@ -13,6 +13,7 @@ from skimage import data
 from test_batch import restorer
 from test_batch_disk import tree
 from test_batch_find import names
+from test_cli import conservator
 
 from conservator.batch import JOURNAL, Job, Journal, Summary, Task, find_tasks, run_batch, save_index
 from conservator.batch.find import Findings
@@ -130,3 +131,11 @@ def test_what_another_run_finished_meanwhile_is_done_before(tmp_path: Path, in_p
     assert told[0][0] == "restored"
     assert told[1] == ("skipped", "done before")
     assert summary.exit_code == 0
+
+
+def test_another_format_of_the_same_photo_replaces_its_record_where_that_is_asked_for(tmp_path: Path) -> None:
+    PillowImage.fromarray(data.coffee()[:16, :16]).save(tmp_path / "a.jpg")
+    arguments = ("restore", tmp_path / "a.jpg", "-o", tmp_path / "out", "--policy", "none", "--overwrite", "--format")
+    assert [conservator(*arguments, kind).returncode for kind in ("png", "webp")] == [0, 0]
+    assert load_record(tmp_path / "out" / "a.conservator.json").output.path.endswith("a.webp")
+    assert (tmp_path / "out" / "a.png").exists()

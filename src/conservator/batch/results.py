@@ -80,9 +80,12 @@ def named_in_place(tasks: Iterable[Task]) -> list[Task]:
 
 
 def anothers(task: Task) -> bool:
-    """Whether the record at a task's place documents another result that is still there."""
+    """Whether the record at a task's place documents another photo's result that is still there.
+
+    A result of the same photo in another format is none of another photo.
+    """
     claim = _claim(task.record)
-    if claim is None or claim.names(task.target):
+    if claim is None or claim.names(task.target) or claim.input_sha256 == _digest(task.source):
         return False
     others = (task.record.with_name(name) for name in claim.output_names)
     return any(other.is_file() and not _same(other, task.target) for other in others)
