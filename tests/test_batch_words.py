@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from test_batch_find import write
 from test_cli import conservator
 
 from conservator.batch import Findings, Outcome, Status, Summary, Task
-from conservator.batch.words import duration, ending, stopping
+from conservator.batch.words import duration, ending, one_line, stopping
 
 
 def ended(**counts: int) -> tuple[Summary, Findings]:
@@ -99,3 +100,15 @@ def test_the_terminal_says_them_in_lines_that_fit(tmp_path: Path) -> None:
         "look at them in in/out/index.html",
     ]
     assert max(map(len, lines)) <= 80
+
+
+def test_notes_are_counted_and_names_stay_on_their_lines() -> None:
+    summary, found = ended(restored=3)
+    summary.outcomes[0] = replace(summary.outcomes[0], notes=("only the first of 3 pages was read",))
+    summary.outcomes[1] = replace(summary.outcomes[1], notes=("the file was copied, byte for byte",))
+    summary.outcomes[2] = replace(
+        summary.outcomes[2], notes=("only the first of 3 pages was read", "rounded to 8 bits")
+    )
+    lines = ending(summary, found)
+    assert lines[1:4] == ["noted:", "  2 photos: only the first of 3 pages was read", "  1 photo: rounded to 8 bits"]
+    assert one_line("a\nb\x1b[2J ü.jpg") == r"a\nb\x1b[2J ü.jpg"

@@ -126,7 +126,7 @@ def test_one_bad_file_does_not_stop_an_examination(photo: Path, tmp_path: Path) 
     assert result.returncode == 1
     assert f"cannot read {tmp_path / 'words.png'}" in result.stdout
     assert "coffee.png: no damage seen; would be left untouched" in result.stdout
-    assert "1 cannot be read; nothing was written" in result.stdout.replace("\n ", "")
+    assert "1 cannot be restored; nothing was written" in result.stdout.replace("\n ", "")
 
 
 def test_the_recipe_of_another_photo_is_not_replaced(photo: Path, tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ def made(context):
 at_hand = Mine()
 number = 3
 
+class Lost(Mine):
+    def act(self, observation):
+        return Decision(Apply("nonsense"))
+
+class Crashes(Mine):
+    def act(self, observation):
+        raise KeyError("zap")
+
 class Broken(Mine):
     def __init__(self):
         raise OSError("the disk is gone")
@@ -111,7 +119,7 @@ def test_a_policy_is_named_by_its_module(module: Path, policy: str, name: str) -
     [
         ("written_her:Mine", "there is no module written_her; start the program where written_her.py lies"),
         ("written_here:Mne", "there is no Mne in written_here"),
-        ("written_here:number", "cannot be made: TypeError"),
+        ("written_here:number", "is 3, expected a policy"),
         ("written_here:Severity", "cannot be made"),
         ("written_here:Broken", "cannot be made: OSError: the disk is gone"),
         ("written_here:Apply", "gave a Apply, expected a policy"),
@@ -143,6 +151,19 @@ def test_the_command_line_takes_a_policy_of_ones_own(module: Path) -> None:
     unknown = conservator("restore", "a.png", "--policy", "written_hre:Mine", cwd=module)
     assert unknown.returncode == 2
     assert unknown.stderr.count("\n") == 1
+
+
+def test_what_goes_wrong_in_a_policy_of_ones_own_is_said(module: Path) -> None:
+    save_photo(Photo(to_image(data.coffee()[:80, :120])), module / "a.png")
+    asked = ("restore", "a.png", "--toolbox", "classical", "--perception", "statistics", "--policy")
+    lost = conservator(*asked, "written_here:Lost", "-o", "lost", cwd=module)
+    assert lost.returncode == 1
+    assert "then the policy gave up: no step was left after the last one failed: no tool 'nonsense'" in lost.stdout
+    crashed = conservator(*asked, "written_here:Crashes", "-o", "crashed", cwd=module)
+    assert crashed.returncode == 2
+    assert "the policy mine failed (KeyError: 'zap')" in crashed.stdout
+    number = conservator(*asked, "written_here:number", cwd=module)
+    assert (number.returncode, number.stdout) == (2, "")
 
 
 def test_packages_offer_policies(offer: Callable[[str, str], None]) -> None:

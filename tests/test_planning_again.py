@@ -11,7 +11,20 @@ import pytest
 import torch
 from skimage import data
 
-from conservator import Photo, Request, Restorer, Rollback, Session, Tool, Toolbox, load_photo, save_photo
+from conservator import (
+    Apply,
+    Decision,
+    Photo,
+    Request,
+    Restorer,
+    Rollback,
+    Session,
+    Stop,
+    Tool,
+    Toolbox,
+    load_photo,
+    save_photo,
+)
 from conservator.batch import FileRestorer, Job, Task
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import InvalidActionError, ToolFailedError
@@ -22,6 +35,7 @@ from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool
 from conservator.record import load_record
 from conservator.session import run
+from conservator.session.trajectory import made_by
 from conservator.tools import make_toolbox
 
 CLEAN = to_image(data.coffee())
@@ -60,9 +74,18 @@ def toolbox(on_large: Callable[[Image], Image]) -> Toolbox:
     return Toolbox(OnSmall(on_large), CLASSICAL["tv_denoise"], CLASSICAL["median_derain"])
 
 
-@pytest.mark.parametrize("policy", ["greedy", "search", "beam", "rules", "reflect", "predefined"])
 @pytest.mark.parametrize(
-    ("on_large", "words"), [(fails, "too large"), (does_nothing, "changed nothing"), (spoils, "did harm")]
+    ("policy", "on_large", "words"),
+    [
+        ("greedy", fails, "too large"),
+        ("greedy", does_nothing, "changed nothing"),
+        ("greedy", spoils, "did harm"),
+        ("search", spoils, "did harm"),
+        ("beam", does_nothing, "changed nothing"),
+        ("rules", fails, "too large"),
+        ("reflect", spoils, "did harm"),
+        ("predefined", fails, "too large"),
+    ],
 )
 def test_another_tool_is_chosen_for_what_did_not_hold(
     policy: str, on_large: Callable[[Image], Image], words: str
@@ -103,8 +126,6 @@ def test_a_plan_that_begins_otherwise_starts_from_the_photo_as_it_came() -> None
         name = "second"
 
         def act(self, observation):  # type: ignore[no-untyped-def]
-            from conservator import Apply, Decision, Stop
-
             steps = observation.trajectory.steps
             chain = observation.trajectory.toolchain()
             if not any(isinstance(s.decision.action, Rollback) for s in steps[1:]):
@@ -131,6 +152,21 @@ def test_with_no_step_left_the_rest_of_the_plan_is_carried_out() -> None:
     policy = FixedOrder("on_small", "tv_denoise")
     with Restorer(request, toolbox=toolbox(fails), perception=PERCEPTION, policy=policy) as restorer:
         assert restorer.restore(Photo(NOISY)).toolchain == ("tv_denoise",)
+
+
+def test_a_policy_that_knows_one_tool_ends_where_that_did_not_hold() -> None:
+    class OneTool:
+        name = "one_tool"
+
+        def act(self, observation):  # type: ignore[no-untyped-def]
+            return Decision(Stop() if observation.trajectory.toolchain() else Apply("on_small"))
+
+    with Restorer(toolbox=toolbox(fails), perception=PERCEPTION, policy=OneTool()) as restorer:
+        restored = restorer.restore(Photo(NOISY))
+    assert restored.untouched
+    assert not restored.gave_up
+    assert [made_by(step) for step in restored.trajectory.steps[1:]] == ["on_small", "", "", ""]
+    assert "asked for again" in restored.trajectory.last.decision.thought
 
 
 def test_what_was_asked_for_by_name_is_not_replaced() -> None:

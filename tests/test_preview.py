@@ -50,7 +50,7 @@ def test_a_dry_run_says_what_the_run_does_and_writes_nothing(album: Path) -> Non
     lines = dry.stdout.splitlines()
     assert f"✗ cannot read {album / 'torn.jpg'}: it is damaged or cut off" in dry.stdout
     assert f"= {album / 'more' / 'clean.png'}: no damage seen; would be left untouched" in lines
-    assert "1 would be treated, 1 would be left untouched, 1 cannot be read" in " ".join(dry.stdout.split())
+    assert "1 would be treated, 1 would be left untouched, 1 cannot be restored" in " ".join(dry.stdout.split())
     assert lines[-1].endswith("nothing was written")
 
     assert conservator("restore", album, *SETTINGS).returncode == 1
@@ -138,6 +138,31 @@ def test_tools_that_are_asked_for_by_name_are_applied_and_what_is_thought_of_it_
     assert "done before" in conservator(*again, "median_derain,tv_denoise").stdout
     assert "made with other settings" in conservator(*again, "tv_denoise").stdout
     assert "made with other settings" in conservator("restore", *again[1:-1], "--policy", "none").stdout
+
+
+def test_what_changes_nothing_is_told_as_it_is(album: Path) -> None:
+    gray = album / "flat.png"
+    PillowImage.new("RGB", (64, 64), (128, 128, 128)).save(gray)
+    done = conservator("apply", gray, "--tools", "median_derain", "-o", album / "out", *SETTINGS)
+    assert "left as it was: median_derain changed nothing on the whole photo" in done.stdout
+
+
+def test_nothing_grows_beyond_the_limit_of_pixels(album: Path) -> None:
+    enlarging = ("apply", album / "noisy.png", "--tools", "lanczos_x4,lanczos_x4,lanczos_x4", *SETTINGS)
+    done = conservator(*enlarging)
+    assert done.returncode == 2
+    assert "would make 20480 x 15360 pixels of the photo, more than the limit of 200000000" in done.stdout
+
+
+def test_a_dry_run_says_what_could_not_be_written(album: Path) -> None:
+    """In place, what a file holds and its result cannot; and a file where a folder should be."""
+    noisy = PillowImage.open(album / "noisy.png")
+    noisy.convert("CMYK").save(album / "cmyk.tif")
+    for flags in (("--dry-run",), ()):
+        done = conservator("restore", album / "cmyk.tif", "-o", album, "--overwrite", *SETTINGS, *flags)
+        assert (done.returncode, "it is the photo's own file, and" in done.stdout) == (2, True), done.stdout
+    aside = conservator("restore", album / "more", "-o", album / "noisy.png" / "out", "--dry-run", *SETTINGS)
+    assert (aside.returncode, "noisy.png is no folder" in aside.stdout) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -83,17 +83,19 @@ def workspace(path: Path) -> Iterator[Path | None]:
     """
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # however long the name of the file is
     folder = path.with_name(f".{name}{PART_SUFFIX}")
-    lock = _hold(folder)
+    with _making:
+        lock = _hold(folder)
+        if lock is not None:
+            _workspaces.add(folder)
     if lock is None:
         yield None
         return
     with lock:
-        _workspaces.add(folder)
         try:
             yield folder
         finally:
-            _workspaces.discard(folder)
             shutil.rmtree(folder, ignore_errors=True)  # under the lock: nobody's but ours
+            _workspaces.discard(folder)
 
 
 def put_in_place(moves: Sequence[tuple[Path, Path]]) -> None:
@@ -125,11 +127,16 @@ def put_in_place(moves: Sequence[tuple[Path, Path]]) -> None:
 def abandon_workspaces() -> None:
     """Delete what this process has in work, for one that ends at once; no result is left half in its place.
 
-    Nothing takes its place any more after that.
+    No workspace is made and nothing takes its place any more after that.
     """
-    _placing.acquire(timeout=5)  # seconds: a few renames last no longer
+    for lock in (_making, _placing):
+        lock.acquire(timeout=5)  # seconds: a few renames last no longer
     for folder in list(_workspaces):
-        shutil.rmtree(folder, ignore_errors=True)
+        gone = folder.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")  # where threads still at work put nothing new
+        with contextlib.suppress(OSError):
+            folder.rename(gone)
+        for path in (gone, folder):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_leftovers(folders: Iterable[Path]) -> None:
@@ -169,6 +176,7 @@ def sha256(path: Path) -> str:
 _LOCK = "lock"
 """Name of the file in a workspace that says whether somebody is at work there."""
 _workspaces: set[Path] = set()
+_making = threading.Lock()
 _placing = threading.Lock()
 
 

@@ -228,6 +228,8 @@ def verdict(restored: Restored, request: Request) -> str:
         return "; ".join([done, *(t.told for t in restored.failed)])
     if restored.toolchain:
         return done
+    if restored.asked_for and restored.treatments:
+        return f"left as it was: {'; '.join(t.told for t in restored.treatments)}"
     if restored.treatments:
         return "left untouched: on the whole photo no treatment helped"
     return f"left untouched: {why_untouched(restored.trajectory, request)}"

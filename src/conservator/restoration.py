@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from conservator.errors import ToolFailedError
+from conservator.errors import ConservatorError, ToolFailedError
 from conservator.image import Image
 from conservator.kinds import Objective
 from conservator.perception.perception import ENLARGED_GAIN, Gain, Look, Percept, Perception
@@ -20,6 +20,7 @@ from conservator.photo import Photo, copy_photo, save_photo
 from conservator.pool import Pool
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Stop, Trajectory
+from conservator.tools.tiling import out_of_memory
 from conservator.tools.tool import Toolbox
 
 _ERROR_OF_PERCEPTION = 0.3
@@ -49,7 +50,12 @@ class Plan:
 
     @property
     def gave_up(self) -> str:
-        """Why the model that was asked decided no further, in words; "" when the policy came to an end of its own."""
+        """Why nothing more was decided, in words; "" when the policy came to an end of its own.
+
+        A model that was asked gave no answers, or the steps ran out on a decision that could not be carried out.
+        """
+        if error := self.trajectory.last.error:
+            return f"no step was left after the last one failed: {error}"
         decisions = [step.decision for step in reversed(self.trajectory.steps) if step.decision is not None]
         if decisions and decisions[0].action == Stop() and not decisions[0].reply:
             del decisions[0]  # the policy's stop, not the model's
@@ -155,7 +161,13 @@ class Deciding:
 
     def _run(self) -> None:
         start = time.perf_counter()
-        run(self._policy, self._session)
+        try:
+            run(self._policy, self._session)
+        except Exception as error:  # perhaps of somebody else's code
+            if isinstance(error, ConservatorError | OSError) or out_of_memory(error):
+                raise
+            what = f"{type(error).__name__}: {error}"
+            raise ConservatorError(f"the policy {self._policy.name} failed ({what})") from error
         self.seconds["deciding"] += time.perf_counter() - start
 
     @property

@@ -5,6 +5,7 @@ Every face of the program (command line, batch, benchmarks, planner data) is a t
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -202,10 +203,15 @@ class Restorer:
         """Treat a photo with these tools in this order, whatever is seen in it: asked for by name, it is done.
 
         Nothing is taken back; what a tool cannot do stands in ``Restored.failed``. Raises NameNotFoundError for a tool
-        that is not in the toolbox.
+        that is not in the toolbox, ConservatorError where the result would have more pixels than the request allows.
         """
-        for tool in toolchain:
-            _ = self.toolbox[tool]
+        scale = math.prod(self.toolbox[tool].spec.scale for tool in toolchain)
+        height, width = (scale * side for side in photo.image.shape[-2:])
+        if scale > 1 and height * width > self.request.max_pixels:
+            raise ConservatorError(
+                f"{', then '.join(toolchain)} would make {width} x {height} pixels of the photo, more than the limit "
+                f"of {self.request.max_pixels}; raise max_pixels, or enlarge less"
+            )
         with self._working():
             image = photo.working_image()
             listed = FixedOrder(*toolchain)

@@ -28,7 +28,7 @@ from rich.text import Text
 from conservator.batch import Findings, Outcome, Preview, Status, Summary, Task
 from conservator.batch.preview import preview_in_words
 from conservator.batch.summary import split
-from conservator.batch.words import ending, passed_over, stopping
+from conservator.batch.words import ending, one_line, passed_over, stopping
 
 _MARKS: dict[Status, str] = {
     "restored": "[green]✓[/]",
@@ -105,11 +105,11 @@ class BatchDisplay:
             if task in self._lines:
                 self._progress.remove_task(self._lines.pop(task))
             self._progress.advance(self._all)
-            shown = Text(text)
+            shown = Text(one_line(text))
             if seconds:
                 shown.append(f" ({seconds})", "dim")
             for note in notes:
-                shown.append(f"\n{note}", "dim")
+                shown.append(f"\n{one_line(note)}", "dim")
             if self._console.is_terminal:  # wrapped at words, under its own beginning
                 line = Table.grid(padding=(0, 1, 0, 0))
                 line.add_row(mark, shown)

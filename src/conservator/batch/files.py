@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conservator.batch.journal import Outcome
-from conservator.batch.standing import Job, in_the_way, outcome
+from conservator.batch.results import anothers
+from conservator.batch.standing import Job, finished_meanwhile, in_the_way, not_ours, outcome
 from conservator.batch.tasks import Task
 from conservator.errors import ConservatorError, PhotoError
 from conservator.files import printable, put_in_place, reason, sha256, workspace
@@ -52,6 +53,8 @@ class FileRestorer:
             with workspace(task.record) as folder:
                 if folder is None:
                     return outcome(task, "skipped", "in work by another run")
+                if done := finished_meanwhile(job, self):
+                    return done
                 if stands := _not_to_be_replaced(job):
                     return outcome(task, "kept", stands)
                 try:
@@ -112,6 +115,8 @@ def _picture(task: Task, folder: Path) -> Path:
 
 def _not_to_be_replaced(job: Job) -> str:
     """What lies in a job's way now, in words; "" where nothing does."""
+    if (job.overwrite or job.replaces) and anothers(job.task):
+        return not_ours(job.task)
     if job.overwrite:
         return ""
     if not job.replaces:

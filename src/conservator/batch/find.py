@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conservator.batch.results import earlier_results
+from conservator.batch.results import earlier_results, named_in_place
 from conservator.batch.tasks import Task, check_format, distinct, is_file_name, labels, name_of_result
 from conservator.batch.words import passed_over
 from conservator.errors import ConservatorError
@@ -41,7 +41,7 @@ def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = 
     format. Results whose names would collide get names of their own.
 
     A result of an earlier run is passed over, wherever it lies, unless it is named itself; so is a photo that was found
-    before by another path or through a link. (Hard links are photos of their own.)
+    before by another path, and a link to one that is found by its own name. (Hard links are photos of their own.)
     Raises ConservatorError when a path does not exist, when no photo is found, or when a format cannot be written.
     """
     check_format(suffix, output)
@@ -49,13 +49,16 @@ def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = 
     named = labels(path for path in paths if path.is_dir())
     seen = {path.resolve() for path in paths if not path.is_dir()}  # named by themselves: their folders come second
     taken: set[Path] = set()
+    files = {path.resolve() for path in paths if not path.is_symlink()}
     single = len(paths) == 1 and paths[0].is_file() and output is not None and is_file_name(output)
     for path in paths:
         if path.is_dir():
             base = output or path / "restored"
             below = base / named[path] if output is not None and len(set(named.values())) > 1 else base
-            for photo in _photos_of(path, base, found):
-                if photo.resolve() in seen:
+            photos = _photos_of(path, base, found)
+            own = {photo.resolve() for photo in photos if not photo.is_symlink()}
+            for photo in photos:
+                if photo.resolve() in seen or (photo.is_symlink() and photo.resolve() in own):
                     found.repeated.append(photo)
                 else:
                     seen.add(photo.resolve())
@@ -63,7 +66,7 @@ def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = 
                     found.tasks.append(Task(photo, below / parent / name_of_result(photo, suffix)))
         elif not path.exists() and not path.is_symlink():
             raise ConservatorError(f"{path}: there is no such file or folder")
-        elif path.resolve() in taken:
+        elif path.resolve() in taken or (path.is_symlink() and path.resolve() in files):
             found.repeated.append(path)
         else:
             taken.add(path.resolve())
@@ -72,7 +75,7 @@ def find_tasks(paths: Sequence[Path], output: Path | None, suffix: str | None = 
     if not found.tasks:
         told = "".join(f"; {sentence}" for sentence in passed_over(found))
         raise ConservatorError(f"no photos found in {', '.join(map(str, paths))}{told}")
-    found.tasks = distinct(found.tasks)
+    found.tasks = distinct(named_in_place(found.tasks))
     found.folder = _folder(paths, output, found.tasks)
     return found
 

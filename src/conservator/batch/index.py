@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from conservator.batch.journal import Journal, Outcome
+from conservator.batch.results import documented
 from conservator.batch.summary import Summary
 from conservator.batch.tasks import Task
 from conservator.commands import shell_word
@@ -101,7 +102,7 @@ def _relative(path: Path, folder: Path) -> Path:
 
 def _row(folder: Path, place: Path, outcome: Outcome) -> tuple[tuple[float, ...], dict[str, Any]]:
     status = _SAID.get(outcome.status, outcome.status)
-    task = Task(Path(outcome.source), folder / place)
+    task = documented(Task(Path(outcome.source), folder / place))
     there = task.target.is_file() and status not in ("failed", "unfinished")
     record = _record(task, outcome) if there else None
     photo: dict[str, Any] = {

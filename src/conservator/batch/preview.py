@@ -13,9 +13,9 @@ from conservator.batch.journal import Journal, Outcome
 from conservator.batch.standing import Job
 from conservator.batch.tasks import Task
 from conservator.batch.words import duration, photos
-from conservator.errors import ConservatorError
+from conservator.errors import ConservatorError, PhotoError
 from conservator.perception.perception import Percept
-from conservator.photo import Photo
+from conservator.photo import Photo, check_in_place
 from conservator.record import why_untouched
 from conservator.restoration import Plan
 from conservator.restorer import Progress, Restorer
@@ -99,7 +99,7 @@ def preview_batch(
         settled = settle_all(tasks, files, journal, resume, overwrite, stopped)
 
     def work(task: Task) -> Preview | None:
-        return None if stopped() else preview(files.restorer, task.source, on_start(task))
+        return None if stopped() else _checked(task, preview(files.restorer, task.source, on_start(task)), journal)
 
     found: list[Preview] = []
     with ThreadPoolExecutor(jobs) as threads:
@@ -112,6 +112,21 @@ def preview_batch(
                 found.append(seen)
                 on_end(task, seen)
     return found
+
+
+def _checked(task: Task, seen: Preview, journal: Journal | None) -> Preview:
+    """The preview, or why its result could not be written: a file where a folder should be, a loss in place."""
+    if journal is None:
+        return seen
+    above = next(parent for parent in task.target.parents if parent.exists())
+    if not above.is_dir():
+        return Preview(task.source, error=f"cannot write {task.target}: {above} is no folder")
+    if task.in_place and seen.photo is not None and seen.treated:
+        try:
+            check_in_place(seen.photo, task.target)
+        except PhotoError as error:
+            return Preview(task.source, error=str(error))
+    return seen
 
 
 def _standing(task: Task, settled: Outcome) -> Preview:
@@ -127,7 +142,7 @@ def preview_in_words(previews: Sequence[Preview], seconds: float) -> str:
         "would be treated": sum(one.treated for one in previews),
         "would be left untouched": sum(one.plan is not None and not one.treated for one in previews),
         "would be passed by": sum(bool(one.standing) for one in previews),
-        "cannot be read": sum(bool(one.error) for one in previews),
+        "cannot be restored": sum(bool(one.error) for one in previews),
     }
     told = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
     return f"{photos(len(previews))} examined in {duration(seconds)}: {told}; nothing was written"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conservator.batch.journal import Journal, Outcome, Status
+from conservator.batch.results import anothers
 from conservator.batch.tasks import Task
 from conservator.errors import ConservatorError
 from conservator.files import sha256
@@ -27,6 +28,8 @@ class Job:
     """Whether what lies at the target may be replaced, whatever it is."""
     replaces: str = ""
     """Hash of the one result, an earlier run's, that may be replaced; "" for none."""
+    resume: bool = False
+    """Whether it is left alone where another run has finished it meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,35 @@ def settle(task: Task, files: FileRestorer, past: Past | None, overwrite: bool) 
 
     With a ``past`` (--resume) a result that stands as its record says, made of the same photo by the same request, is
     skipped. One that is an earlier run's by its hash, and was made with the same settings, may be made again; one that
-    was made with other settings, or changed since, stays. With ``overwrite`` whatever does not stand is replaced.
+    was made with other settings, or changed since, stays. With ``overwrite`` whatever does not stand is replaced, but
+    for the record of another result.
     """
     if task.target.is_dir():
         return outcome(task, "failed", f"{task.target} is a folder; move it, or give another --output")
-    job: Job | Outcome = Job(task)
+    if overwrite and anothers(task):
+        return outcome(task, "kept", f"{not_ours(task)}; give another --output")
+    job: Job | Outcome = Job(task, resume=past is not None)
     if task.target.exists() and past is not None:
         job = _resumed(task, files, past)
     elif stands := in_the_way(task):
         job = outcome(task, "kept", f"{stands} exists already; {_OR_ELSE}")
-    if overwrite and (isinstance(job, Job) or job.status == "kept"):
-        return Job(task, overwrite=True)
-    return job
+    if isinstance(job, Job):
+        return replace(job, overwrite=overwrite)
+    return Job(task, overwrite=True, resume=past is not None) if overwrite and job.status == "kept" else job
+
+
+def finished_meanwhile(job: Job, files: FileRestorer) -> Outcome | None:
+    """The outcome of a resumed run's photo that another run has finished since, by the same request."""
+    task = job.task
+    if not job.resume or not task.target.is_file() or not task.record.is_file():
+        return None
+    try:
+        record = load_record(task.record)
+    except ConservatorError:
+        return None
+    digest = sha256(task.target)
+    ours = record.output.sha256 == digest != job.replaces and files.same_settings(record)
+    return _done(task, record, None) if ours and _stands(task, record, None) and files.has_report(task) else None
 
 
 def outcome(task: Task, status: Status, message: str) -> Outcome:
@@ -98,22 +118,25 @@ def _resumed(task: Task, files: FileRestorer, past: Past) -> Job | Outcome:
         what = "was changed after it was written" if was_ours else "exists already"
         return outcome(task, "kept", f"{task.target} {what}; {_OR_ELSE}")
     if record is None or not documented:  # the result is ours, and its record is gone or another one's
-        if record is not None and in_use(record, task):
-            return outcome(task, "kept", f"{task.record} is the record of another result; {_OR_ELSE}")
-        return Job(task, replaces=digest)
+        if anothers(task):
+            return outcome(task, "kept", f"{not_ours(task)}; give another --output")
+        return Job(task, replaces=digest, resume=True)
     if not files.same_settings(record):
         return outcome(task, "kept", f"{task.target} was made with other settings; {_OR_ELSE}")
     if _stands(task, record, earlier) and files.has_report(task):
-        known = earlier or _as_recorded(task, record)
-        done = replace(known, source=str(task.source), target=str(task.target), stages={}, notes=())
-        return replace(done, status="skipped", message="done before")
-    return Job(task, replaces=digest)
+        return _done(task, record, earlier)
+    return Job(task, replaces=digest, resume=True)
 
 
-def in_use(record: Record, task: Task) -> bool:
-    """Whether the record beside a task's target documents another result that is still there."""
-    documented = task.record.with_name(Path(record.output.path).name)
-    return documented.name != task.target.name and documented.exists()
+def not_ours(task: Task) -> str:
+    """What is said of a record that documents another result, which is still there."""
+    return f"{task.record} is the record of another result"
+
+
+def _done(task: Task, record: Record, earlier: Outcome | None) -> Outcome:
+    known = earlier or _as_recorded(task, record)
+    done = replace(known, source=str(task.source), target=str(task.target), stages={}, notes=())
+    return replace(done, status="skipped", message="done before")
 
 
 def _stands(task: Task, record: Record, earlier: Outcome | None) -> bool:

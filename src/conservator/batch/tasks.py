@@ -23,26 +23,23 @@ class Task:
 
     source: Path
     target: Path
+    named: str = ""
+    """What record and page are called, where it is not as the target: other photos there share its stem."""
 
     @property
     def record(self) -> Path:
         """Where the record goes: photo.conservator.json beside photo.png."""
-        return record_of(self.target)
+        return self.target.with_name((self.named or self.target.stem) + RECORD_SUFFIX)
 
     @property
     def report(self) -> Path:
         """Where the HTML page goes."""
-        return self.target.with_name(self.target.stem + REPORT_SUFFIX)
+        return self.target.with_name((self.named or self.target.stem) + REPORT_SUFFIX)
 
     @property
     def in_place(self) -> bool:
         """Whether the result takes the place of the photo itself, by whatever path or link."""
         return self.source == self.target or (self.target.exists() and self.target.samefile(self.source))
-
-
-def record_of(result: Path) -> Path:
-    """Where the record of a result lies."""
-    return result.with_name(result.stem + RECORD_SUFFIX)
 
 
 def check_format(suffix: str | None, output: Path | None) -> None:
@@ -92,7 +89,7 @@ def distinct(tasks: Sequence[Task]) -> list[Task]:
     """Give tasks whose results or records would collide names of their own.
 
     Files from several folders keep their folder's name; a.jpg and a.png, which would share a.conservator.json, get
-    their suffix into their names; what still collides is numbered.
+    their suffix into their names; what still collides is numbered. Tasks whose records have a name already keep all.
     """
     folders = labels(dict.fromkeys(task.source.parent for task in _colliding(tasks)))
     shared = set(_colliding(tasks))
@@ -101,14 +98,17 @@ def distinct(tasks: Sequence[Task]) -> list[Task]:
         alike.setdefault(_key(task.target), set()).add(task.source.parent.resolve())
     apart = [
         Task(task.source, task.target.parent / folders[task.source.parent] / task.target.name)
-        if task in shared and len(alike[_key(task.target)]) > 1
+        if task in shared and not task.named and len(alike[_key(task.target)]) > 1
         else task
         for task in tasks
     ]
     shared = set(_colliding(apart))
-    seen: set[str] = set()
+    seen = {key for task in apart if task.named for key in (_key(task.target), _key(task.target.with_name(task.named)))}
     found = []
     for task in apart:
+        if task.named:
+            found.append(task)
+            continue
         target = task.target
         if task in shared:
             target = target.with_name(f"{target.stem}_{task.source.suffix.lstrip('.').lower()}{target.suffix}")

@@ -44,6 +44,7 @@ def ending(summary: Summary, found: Findings, page: Path | None = None) -> list[
     if summary.left:
         lines.append(f"{photos(summary.left)} not begun; the same command with --resume goes on")
     lines += _not_done(summary.outcomes, found.folder)
+    lines += noted(summary.outcomes)
     lines += passed_over(found)
     if summary.trouble:
         lines.append(f"the journal {found.folder / JOURNAL} lacks lines ({summary.trouble})")
@@ -55,6 +56,23 @@ def ending(summary: Summary, found: Findings, page: Path | None = None) -> list[
         if page.name != "index.html":
             lines.append("the index.html there is not Conservator's, and was left alone")
     return lines
+
+
+def noted(outcomes: Sequence[Outcome]) -> list[str]:
+    """What had to change on the way in and out of photos, counted; each photo's record has its own."""
+    notes = Counter(note for outcome in outcomes for note in outcome.notes if note not in _NOT_WORTH_A_WORD)
+    lines = [f"  {photos(count)}: {note}" for note, count in notes.most_common(_LISTED)]
+    if len(notes) > _LISTED:
+        lines.append(f"  and {len(notes) - _LISTED} more kinds of notes, in the records")
+    return ["noted:", *lines] if lines else []
+
+
+_NOT_WORTH_A_WORD = ("the file was copied, byte for byte",)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and other control characters, which names may hold: those become ``\\x0a``."""
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
 def passed_over(found: Findings) -> list[str]:

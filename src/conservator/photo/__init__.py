@@ -2,12 +2,13 @@
 
 from conservator.photo.find import Contents, find_photos, look_through
 from conservator.photo.photo import PHOTO_SUFFIXES, Photo, load_photo
-from conservator.photo.save import copy_photo, save_photo
+from conservator.photo.save import check_in_place, copy_photo, save_photo
 
 __all__ = [
     "PHOTO_SUFFIXES",
     "Contents",
     "Photo",
+    "check_in_place",
     "copy_photo",
     "find_photos",
     "load_photo",

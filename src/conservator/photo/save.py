@@ -46,8 +46,8 @@ def save_photo(
             raise PhotoError(f"quality is {quality}, expected 1 to 100")
         notes: list[str] = []
         page = _to_page(photo, form, notes)
-        if own and (destroyed := [note for note in notes if note not in (_GIF_ROUNDS, _BACK_TO_CMYK)]):
-            raise PhotoError(f"it is the photo's own file, and {'; '.join(destroyed)}; choose another name")
+        if own:
+            _check_notes(notes)
         with replacing(path) as file:
             encode(file, page, form, quality=quality, lossless=photo.lossless)
     except PhotoError as error:
@@ -57,6 +57,22 @@ def save_photo(
     except Exception as error:  # encoders raise whatever they like
         raise PhotoError(f"cannot write {path}: {reason_of(error)}") from error
     return tuple(notes)
+
+
+def check_in_place(photo: Photo, path: Path) -> None:
+    """Raise the PhotoError of ``save_photo`` where a result may not take the place of the photo's own file ``path``."""
+    try:
+        form, notes = _form(path), list[str]()
+        _check_target(photo, path, form, True, None, True)
+        _to_page(photo, form, notes)
+        _check_notes(notes)
+    except PhotoError as error:
+        raise PhotoError(f"cannot write {path}: {error}") from error
+
+
+def _check_notes(notes: list[str]) -> None:
+    if destroyed := [note for note in notes if note not in (_GIF_ROUNDS, _BACK_TO_CMYK)]:
+        raise PhotoError(f"it is the photo's own file, and {'; '.join(destroyed)}; choose another name")
 
 
 def copy_photo(photo: Photo, path: str | os.PathLike[str], *, overwrite: bool = False) -> tuple[str, ...]:

@@ -127,7 +127,10 @@ def _own(name: str, offered_names: Iterable[str]) -> Callable[[PolicyContext], P
         if fits:
             return partial(_WITH_MORE[kind], name, more)
     elif is_dotted(name):
-        return partial(_made, load_dotted(name), f"the policy {name}")
+        value = load_dotted(name)
+        if not callable(value) and not hasattr(value, "act"):
+            raise ConservatorError(f"the policy {name} is {value!r}, expected a policy, or a class that makes one")
+        return partial(_made, value, f"the policy {name}")
     installed = {offer.name: offer for offer in offered(POLICY_GROUP)}
     if name in installed:
         return partial(_made, installed[name].value, installed[name].where)

@@ -147,9 +147,7 @@ class Greedy:
         tool = best.toolchain[-1]
         if best.worth < 0:
             if best.gain <= 0:
-                return Decision(
-                    Stop(), thought=f"none of {len(children)} treatments tried is estimated to gain anything"
-                )
+                return Decision(Stop(), thought="no treatment is estimated to gain anything")
             nearest = f"{tool} comes nearest, with {best.gain:+.2f} of the {best.required:.2f} dB that are asked"
             return Decision(Stop(), thought=f"no treatment is estimated to gain enough; {nearest}")
         among = f", the most of {len(children)} treatments tried" if len(children) > 1 else ""

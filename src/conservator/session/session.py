@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from conservator.errors import ConservatorError, InvalidActionError, ToolFailedError, name_not_found
@@ -66,6 +66,7 @@ class Session:
         self.trajectory = Trajectory((Step(0, None, None, image, percept, time.perf_counter() - start),))
         self.tools = tuple(spec for spec in toolbox.specs if scope.offers(spec, percept))
         """What a policy may choose from."""
+        self._withdrawn = frozenset[str]()
 
     def fork(self) -> Session:
         """A session at the same state that goes its own way from here: to try what this one then need not do."""
@@ -104,8 +105,9 @@ class Session:
     def withdraw(self, place: int, why: str) -> None:
         """Roll back to before a tool of the toolchain, counted from 0, and offer that tool no more; ``why`` in words.
 
-        So a session goes on, stopped or not, when a treatment did not hold elsewhere: on the whole photo. Raises
-        InvalidActionError where there is no such tool, or no step left to decide again.
+        So a session goes on, stopped or not, when a treatment did not hold elsewhere: on the whole photo. A policy that
+        asks for the tool all the same has no other in mind: its decision is taken as a stop. Raises InvalidActionError
+        where there is no such tool, or no step left to decide again.
         """
         treatments = self.trajectory.path()
         if not 0 <= place < len(treatments):
@@ -115,6 +117,7 @@ class Session:
         step = treatments[place]
         tool, target = made_by(step), self.trajectory.steps[step.parent or 0]
         self.tools = tuple(spec for spec in self.tools if spec.name != tool)
+        self._withdrawn |= {tool}
         last = self.trajectory.last
         decision = Decision(Rollback(target.id), thought=why)
         self.trajectory = self.trajectory.add(Step(last.id + 1, target.id, decision, target.image, target.percept))
@@ -157,6 +160,9 @@ class Session:
             raise ConservatorError(f"a policy gave {decision!r}, expected a Decision")
         if self.over:
             raise InvalidActionError("the session is over; start a new one")
+        if isinstance(decision.action, Apply) and decision.action.tool in self._withdrawn:
+            why = f"{decision.action.tool} was asked for again, which did not hold"
+            decision = replace(decision, action=Stop(), plan=(), thought=why)
         start, last = time.perf_counter(), self.trajectory.last
         parent, image, percept, error = last.id, last.image, last.percept, None
         try:

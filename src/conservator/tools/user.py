@@ -81,7 +81,11 @@ def remove_tool(name: str) -> tuple[Path, ...]:
             raise ConservatorError(f"the tool {name} ships with Conservator and stays; choose others with --toolbox")
         if name in {tool.spec.name for tool in entry_point_tools()}:
             raise ConservatorError(f"the tool {name} is offered by an installed package; uninstall that")
-        raise name_not_found("tool of yours", name, added) if added else ConservatorError(f"{folder} holds no tools")
+        raise (
+            name_not_found("tool of yours", name, added)
+            if added
+            else ConservatorError(f"no tool of yours {name!r}; {folder} holds none")
+        )
     weights = [path for path in sorted(folder.iterdir()) if path.stem == name and path != added[name]]
     files = (added[name], *weights)  # the record first: without it the rest is no tool
     for path in files:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 import typer
 
+from conservator.errors import ConservatorError
 from conservator.kinds import Kind, parse_kinds
 
 _T = TypeVar("_T")
@@ -81,7 +82,7 @@ def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], 
     default: Any = field.default
     plain = _without_none(hint)
     if _is_kinds(plain):
-        plain, default = str, ",".join(sorted(default or ()))
+        plain, default = str, default if default in (None, MISSING) else ",".join(sorted(default))
     if default is None:
         plain = plain | None
     if _is_tuple(plain):
@@ -108,8 +109,12 @@ def _value(hint: Any, given: Any) -> Any:
         return tuple(given or ())
     if not _is_kinds(_without_none(hint)):
         return given
+    if given is None:
+        return None
     if not given:
-        return None if type(None) in get_args(hint) else frozenset()
+        if type(None) in get_args(hint):  # a script's empty variable must not mean everything
+            raise ConservatorError("an option names no kind of damage; name one, or leave the option out")
+        return frozenset()
     return parse_kinds(given)
 
 
