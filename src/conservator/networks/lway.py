@@ -4,10 +4,12 @@ The encoder sums up how a small photo was degraded. The reconstructor makes a sm
 code says. As in DegAE (CVPR 2023), which LWay uses, the blocks of the reconstructor are modulated by the code.
 
 What is ours: LWay enlarges the small photo and compares at the large size, and its reconstructor is a network alone.
-Here the large picture is blurred by a kernel that follows from the code, reduced by the very bicubic reduction that
-upscalers are trained on, and only what is left to explain is for the network. So a photo that was reduced and nothing
-else is made again exactly, and adapting to it changes nothing: with a network alone, what it could not explain of such
-photos (aliasing) spoilt them by up to 5 dB (Set14, November 2026).
+Here the large picture is blurred by an elliptic Gaussian that follows from the code, reduced by the very bicubic
+reduction that upscalers are trained on, and only what is left to explain is for the network. So a photo that was
+reduced and nothing else is made again almost exactly, and adapting to it changes next to nothing: with a network alone,
+what it could not explain of such photos (aliasing) spoilt them by up to 5 dB (Set14, November 2026). A free kernel
+instead of a Gaussian collapsed to a point, since the network could imitate blur after the reduction. Blur is measured
+in pixels of the small photo, so that one encoder serves every scale.
 """
 
 from __future__ import annotations
@@ -16,16 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conservator.image import Image
 from conservator.resample import bicubic_to
 
 CODE = 64
 """Numbers that sum up a degradation; DegAE has 512, of frozen features."""
-KERNEL = 25
-"""Pixels of a side of the blur kernel, at the large size."""
+_WIDEST = 5
+"""Small pixels from the centre of a blur kernel to its edge: 3 deviations of the strongest blur that is learned."""
+_POINT = 0.25
+"""Large pixels of deviation that every kernel has, for the gradient of a point would be zero; it blurs by 0.1 %."""
+_BEGIN = 0.7
+"""Small pixels of deviation of the kernel of a network that has not been trained: in the middle of what is learned."""
 
 
 class DegradationEncoder(nn.Module):
-    """Maps small photos (B, 3, H, W), H and W even, to codes (B, CODE): what was done to them, whatever they show."""
+    """Maps small photos (B, 3, H, W) to codes (B, CODE): what was done to them, whatever they show."""
 
     def __init__(self, widths: tuple[int, ...] = (48, 96, 160)) -> None:
         super().__init__()
@@ -38,7 +45,7 @@ class DegradationEncoder(nn.Module):
         self.look = nn.Sequential(*layers)
         self.sum_up = nn.Sequential(nn.Linear(2 * before, 192), nn.LeakyReLU(0.1), nn.Linear(192, CODE))
 
-    def forward(self, photo: Tensor) -> Tensor:
+    def forward(self, photo: Image) -> Tensor:
         maps = self.look(photo).flatten(2)
         summed: Tensor = self.sum_up(torch.cat([maps.mean(2), maps.std(2)], 1))
         return summed
@@ -61,41 +68,54 @@ class _Modulated(nn.Module):
 
 
 class Reconstructor(nn.Module):
-    """Makes small photos (B, 3, H, W) of large pictures (B, 3, H * scale, W * scale), as codes (B, CODE) say."""
+    """Makes small photos of large pictures, as codes (B, CODE) say."""
 
-    def __init__(self, scale: int, width: int = 32, depth: int = 4) -> None:
+    def __init__(self, width: int = 32, depth: int = 4) -> None:
         super().__init__()
-        self.scale = scale
-        self.blur = nn.Sequential(nn.Linear(CODE, 256), nn.LeakyReLU(0.1), nn.Linear(256, KERNEL**2))
+        self.blur = nn.Sequential(nn.Linear(CODE, 64), nn.LeakyReLU(0.1), nn.Linear(64, 3))
         self.enter = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.ModuleList(_Modulated(width) for _ in range(depth))
         self.leave = nn.Conv2d(width, 3, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
-        distance = torch.linspace(-(KERNEL // 2), KERNEL // 2, KERNEL)
-        near = -0.5 * (distance[:, None] ** 2 + distance**2).flatten()
-        self.register_buffer("near", near, persistent=False)
+        for last in (self.blur[-1], self.leave):
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def kernels(self, code: Tensor) -> Tensor:
-        """The blur kernels (B, KERNEL, KERNEL) of codes, not negative, each of sum 1."""
-        kernel: Tensor = (self.blur(code) + self.near).softmax(1)
-        return kernel.unflatten(1, (KERNEL, KERNEL))
+    def covariance(self, code: Tensor) -> Tensor:
+        """The blur before the reduction that codes tell of: covariances (B, 2, 2) of x and y, in small pixels squared."""
+        along, across, skew = self.blur(code).float().unbind(1)
+        none = torch.zeros_like(skew)
+        begin = torch.tensor(_BEGIN).expm1().log()  # whose softplus is _BEGIN
+        rows = (F.softplus(along + begin), none, skew, F.softplus(across + begin))
+        root = torch.stack(rows, 1).unflatten(1, (2, 2))
+        return root @ root.mT
 
-    def reduced(self, picture: Tensor, kernels: Tensor) -> Tensor:
-        """Pictures blurred by kernels (B, KERNEL, KERNEL), and reduced."""
-        height, width = (side // self.scale for side in picture.shape[-2:])
-        return bicubic_to(convolve_each(picture, kernels), height, width)
+    def kernels(self, code: Tensor, scale: int) -> Tensor:
+        """The same as kernels (B, K, K) of large pictures, ``scale`` times as large; each sums to 1."""
+        spread = scale**2 * self.covariance(code) + _POINT**2 * torch.eye(2, device=code.device)
+        reach = _WIDEST * scale
+        x = torch.arange(-reach, reach + 1, dtype=torch.float32, device=code.device)
+        place = torch.stack(torch.meshgrid(x, x, indexing="xy"), -1).flatten(0, 1)
+        distance = torch.einsum("ki,bij,kj->bk", place, torch.linalg.inv(spread), place)
+        return (-0.5 * distance).softmax(1).unflatten(1, (len(x), len(x)))
 
-    def forward(self, picture: Tensor, code: Tensor) -> Tensor:
-        small = self.reduced(picture, self.kernels(code).float())
+    def reduced(self, picture: Image, code: Tensor, scale: int) -> Image:
+        """Pictures (B, 3, H * scale, W * scale) blurred, and reduced to (B, 3, H, W)."""
+        height, width = (side // scale for side in picture.shape[-2:])
+        return bicubic_to(convolve_each(picture, self.kernels(code, scale)), height, width)
+
+    def finished(self, small: Image, code: Tensor) -> Image:
+        """What was reduced, with what else happened to the photo."""
         x = self.enter(small)
         for block in self.body:
             x = block(x, code)
         again: Tensor = small + self.leave(x)
         return again
 
+    def forward(self, picture: Image, code: Tensor, scale: int) -> Image:
+        return self.finished(self.reduced(picture, code, scale), code)
 
-def convolve_each(image: Tensor, kernels: Tensor) -> Tensor:
+
+def convolve_each(image: Image, kernels: Tensor) -> Image:
     """Correlate every picture (B, C, H, W) with a kernel of its own (B, K, K), K odd, the borders repeated.
 
     By Fourier transforms: of a kernel this large that is ten times as fast as a convolution of each channel.
@@ -109,18 +129,23 @@ def convolve_each(image: Tensor, kernels: Tensor) -> Tensor:
 
 
 class DegradationTransfer(nn.Module):
-    """Encoder and reconstructor as they are trained: (B, 6, H * scale, W * scale) to small photos (B, 3, H, W).
+    """Encoder and reconstructor, as they are trained: a large picture made small in the way another photo was.
 
-    The first three channels are a large picture; in the corner of the others lies a small photo, (B, 3, H, W), that
-    shows how the picture is to be degraded.
+    Takes what ``lesson`` lays together (B, 3 + 3 * scale ** 2, H, W); gives twice as many small photos (2 * B, 3, H, W),
+    of each the picture only reduced, which must explain as much as it can, and the same finished.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.reconstructor = DegradationEncoder(), Reconstructor(scale)
+        self.encoder, self.reconstructor = DegradationEncoder(), Reconstructor()
 
-    def forward(self, pair: Tensor) -> Tensor:
-        picture, other = pair.split(3, 1)
-        height, width = (side // self.reconstructor.scale for side in pair.shape[-2:])
-        small: Tensor = self.reconstructor(picture, self.encoder(other[..., :height, :width]))
-        return small
+    def forward(self, lesson: Tensor) -> Image:
+        scale = round(((lesson.shape[1] - 3) / 3) ** 0.5)
+        code = self.encoder(lesson[:, :3])
+        small = self.reconstructor.reduced(F.pixel_shuffle(lesson[:, 3:], scale), code, scale)
+        return torch.stack([small, self.reconstructor.finished(small.detach(), code)], 1).flatten(0, 1)
+
+
+def lesson(shown: Image, picture: Image) -> Tensor:
+    """Lay photos (B, 3, H, W) that show a degradation and pictures (B, 3, H * scale, W * scale) to degrade together."""
+    return torch.cat([shown, F.pixel_unshuffle(picture, picture.shape[-1] // shown.shape[-1])], 1)
