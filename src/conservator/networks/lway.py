@@ -27,8 +27,8 @@ _WIDEST = 5
 """Small pixels from the centre of a blur kernel to its edge: 3 deviations of the strongest blur that is learned."""
 _POINT = 0.25
 """Large pixels of deviation that every kernel has, for the gradient of a point would be zero; it blurs by 0.1 %."""
-_BEGIN = 0.7
-"""Small pixels of deviation of the kernel of a network that has not been trained: in the middle of what is learned."""
+TOLD = 0.1
+"""By which the numbers of a blur are multiplied where they are taught, beside the errors of pixels from 0 to 1."""
 
 
 class DegradationEncoder(nn.Module):
@@ -76,43 +76,40 @@ class Reconstructor(nn.Module):
         self.enter = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.ModuleList(_Modulated(width) for _ in range(depth))
         self.leave = nn.Conv2d(width, 3, 3, padding=1)
-        for last in (self.blur[-1], self.leave):
-            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
-    def covariance(self, code: Tensor) -> Tensor:
-        """The blur before the reduction that codes tell of: covariances (B, 2, 2) of x and y, in small pixels squared."""
-        along, across, skew = self.blur(code).float().unbind(1)
-        none = torch.zeros_like(skew)
-        begin = torch.tensor(_BEGIN).expm1().log()  # whose softplus is _BEGIN
-        rows = (F.softplus(along + begin), none, skew, F.softplus(across + begin))
-        root = torch.stack(rows, 1).unflatten(1, (2, 2))
-        return root @ root.mT
+    def spread(self, code: Tensor) -> Tensor:
+        """The blur before the reduction that codes tell of: (B, 3) numbers a, b, c, in pixels of the small photo.
 
-    def kernels(self, code: Tensor, scale: int) -> Tensor:
+        The square of the symmetric matrix ((a, c), (c, b)) is the covariance of the kernel in x and y.
+        """
+        told: Tensor = self.blur(code).float()
+        return told
+
+    def kernels(self, spread: Tensor, scale: int) -> Tensor:
         """The same as kernels (B, K, K) of large pictures, ``scale`` times as large; each sums to 1."""
-        spread = scale**2 * self.covariance(code) + _POINT**2 * torch.eye(2, device=code.device)
+        a, b, c = (scale * spread).unbind(1)
+        covariance = torch.stack((a * a + c * c, c * (a + b), c * (a + b), b * b + c * c), 1).unflatten(1, (2, 2))
+        covariance = covariance + _POINT**2 * torch.eye(2, device=spread.device)
         reach = _WIDEST * scale
-        x = torch.arange(-reach, reach + 1, dtype=torch.float32, device=code.device)
+        x = torch.arange(-reach, reach + 1, dtype=torch.float32, device=spread.device)
         place = torch.stack(torch.meshgrid(x, x, indexing="xy"), -1).flatten(0, 1)
-        distance = torch.einsum("ki,bij,kj->bk", place, torch.linalg.inv(spread), place)
+        distance = torch.einsum("ki,bij,kj->bk", place, torch.linalg.inv(covariance), place)
         return (-0.5 * distance).softmax(1).unflatten(1, (len(x), len(x)))
 
     def reduced(self, picture: Image, code: Tensor, scale: int) -> Image:
         """Pictures (B, 3, H * scale, W * scale) blurred, and reduced to (B, 3, H, W)."""
         height, width = (side // scale for side in picture.shape[-2:])
-        return bicubic_to(convolve_each(picture, self.kernels(code, scale)), height, width)
+        return bicubic_to(convolve_each(picture, self.kernels(self.spread(code), scale)), height, width)
 
-    def finished(self, small: Image, code: Tensor) -> Image:
-        """What was reduced, with what else happened to the photo."""
+    def forward(self, picture: Image, code: Tensor, scale: int) -> Image:
+        small = self.reduced(picture, code, scale)
         x = self.enter(small)
         for block in self.body:
             x = block(x, code)
         again: Tensor = small + self.leave(x)
         return again
-
-    def forward(self, picture: Image, code: Tensor, scale: int) -> Image:
-        return self.finished(self.reduced(picture, code, scale), code)
 
 
 def convolve_each(image: Image, kernels: Tensor) -> Image:
@@ -131,21 +128,31 @@ def convolve_each(image: Image, kernels: Tensor) -> Image:
 class DegradationTransfer(nn.Module):
     """Encoder and reconstructor, as they are trained: a large picture made small in the way another photo was.
 
-    Takes what ``lesson`` lays together (B, 3 + 3 * scale ** 2, H, W); gives twice as many small photos (2 * B, 3, H, W),
-    of each the picture only reduced, which must explain as much as it can, and the same finished.
+    Takes what ``lesson`` lays together (B, 3 + 3 * scale ** 2, H, W); gives twice as many pictures (2 * B, 3, H, W), of
+    each the small photo and its blur, as ``answer`` lays them together.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.reconstructor = DegradationEncoder(), Reconstructor()
 
-    def forward(self, lesson: Tensor) -> Image:
+    def forward(self, lesson: Tensor) -> Tensor:
         scale = round(((lesson.shape[1] - 3) / 3) ** 0.5)
         code = self.encoder(lesson[:, :3])
-        small = self.reconstructor.reduced(F.pixel_shuffle(lesson[:, 3:], scale), code, scale)
-        return torch.stack([small, self.reconstructor.finished(small.detach(), code)], 1).flatten(0, 1)
+        small = self.reconstructor(F.pixel_shuffle(lesson[:, 3:], scale), code, scale)
+        return answer(small, self.reconstructor.spread(code))
 
 
 def lesson(shown: Image, picture: Image) -> Tensor:
     """Lay photos (B, 3, H, W) that show a degradation and pictures (B, 3, H * scale, W * scale) to degrade together."""
     return torch.cat([shown, F.pixel_unshuffle(picture, picture.shape[-1] // shown.shape[-1])], 1)
+
+
+def answer(small: Image, spread: Tensor) -> Tensor:
+    """Lay small photos (B, 3, H, W) and the numbers of their blurs (B, 3) together: pictures (2 * B, 3, H, W).
+
+    The blur is taught beside what it does: by that alone it was learned to be a point, for of what was only reduced a
+    point is exactly right, and from a point no gradient leads away.
+    """
+    told = (TOLD * spread)[..., None, None].expand_as(small)
+    return torch.stack([small, told], 1).flatten(0, 1)

@@ -24,7 +24,7 @@ from conservator.degradations import (
     degrade,
 )
 from conservator.image import Image
-from conservator.networks.lway import DegradationTransfer, lesson
+from conservator.networks.lway import DegradationTransfer, answer, lesson
 from conservator.resample import bicubic_to
 from conservator.training.data import makes
 from conservator.training.data.crops import Photos, random_crop, validation_set_of
@@ -69,26 +69,28 @@ class Transfers(Dataset[tuple[Tensor, Image]]):
         level = pyramid[int(rng.integers(len(pyramid)))]
         if min(level.shape[:2]) < side + 2 * border:
             level = pyramid[0]
-        recipe = degradation(rng, scale)
+        blur, rest = degradation(rng, scale)
         crops = [random_crop([level], side + 2 * border, rng) for _ in range(2)]
-        small, other = (_as_a_file(degrade(crop, recipe))[..., _BORDER:-_BORDER, _BORDER:-_BORDER] for crop in crops)
+        done = (degrade(crop, (*blur, *rest)) for crop in crops)
+        small, other = (_as_a_file(x)[..., _BORDER:-_BORDER, _BORDER:-_BORDER] for x in done)
         picture = crops[0][..., border:-border, border:-border]
-        return lesson(small if rng.random() < 0.5 else other, picture), small.repeat(2, 1, 1, 1)
+        shown = small if rng.random() < 0.5 else other
+        return lesson(shown, picture), answer(small, spread(blur, isinstance(rest[0], AreaReduction), scale))
 
 
-def degradation(rng: np.random.Generator, scale: int) -> Recipe:
-    """What a photo went through that is to be enlarged by ``scale``: blur, reduction, noise, JPEG.
+def degradation(rng: np.random.Generator, scale: int) -> tuple[Recipe, Recipe]:
+    """What a photo went through that is to be enlarged by ``scale``: blur; then reduction, noise and JPEG.
 
     One time in four nothing but the bicubic reduction, as the upscalers were trained. The chances of noise and JPEG are
     those of LWay's own training (the authors' issue 4).
     """
     if rng.random() < 0.25:
-        return (LowResolution(scale),)
+        return (), (LowResolution(scale),)
     blur = _softness(rng, scale) if rng.random() < 0.8 else ()
     reduction: Recipe = (AreaReduction(scale),) if rng.random() < 0.15 else (LowResolution(scale),)
     noise = makes.sensor_noise(rng, 0.5, 15) if rng.random() < 0.5 else ()
     jpeg = (JpegCompression(int(rng.integers(40, 100)), makes.subsampling(rng)),) if rng.random() < 0.5 else ()
-    return (*blur, *reduction, *noise, *jpeg)
+    return blur, (*reduction, *noise, *jpeg)
 
 
 def _softness(rng: np.random.Generator, scale: int) -> Recipe:
@@ -100,6 +102,24 @@ def _softness(rng: np.random.Generator, scale: int) -> Recipe:
         return (DefocusBlur(2 * sigma, rng.uniform(0.1, 0.6)),)  # a disk's deviation is half its radius
     length = scale * rng.uniform(0.5, 4)
     return (LineBlur(length, rng.uniform(-90, 90), 0.0), GaussianBlur(scale * rng.uniform(0.15, 0.9)))
+
+
+def spread(blur: Recipe, area: bool, scale: int) -> Tensor:
+    """The numbers (1, 3) of a blur before a reduction, as the reconstructor tells them; ``area`` is a blur of its own.
+
+    A bicubic reduction is none: the second moment of its kernel is 0.
+    """
+    reach = 14 * scale  # beyond which no kernel of _softness goes
+    point = torch.zeros(1, 3, 2 * reach + 1, 2 * reach + 1)
+    point[..., reach, reach] = 1
+    kernel = degrade(point, blur)[0, 0].double().numpy()
+    x = (np.arange(-reach, reach + 1)) / scale
+    x, y = np.meshgrid(x, x)
+    xx, yy, xy = (float((kernel * moment).sum() / kernel.sum()) for moment in (x * x, y * y, x * y))
+    box = (1 - 1 / scale**2) / 12 if area else 0.0
+    values, vectors = np.linalg.eigh([[xx + box, xy], [xy, yy + box]])
+    root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
+    return torch.tensor([[root[0, 0], root[1, 1], root[0, 1]]], dtype=torch.float32)
 
 
 def _as_a_file(image: Image) -> Image:
@@ -118,14 +138,15 @@ def train_transfer(
         Transfers(pyramids, budget.batch, budget.seed, budget.steps)
         for pyramids in (photos.training, photos.held_out)
     )
-    lessons, small = validation_set_of(unseen.pair, budget.seed, 64)
+    lessons, answers = validation_set_of(unseen.pair, budget.seed, 64)
+    reduced = bicubic_to(F.pixel_shuffle(lessons[:, 3:], 2), *answers.shape[-2:])
     return train_network(
         DegradationTransfer(),
         batches,
-        (lessons, small),
+        (lessons, answers),
         folder,
         budget,
-        untreated=bicubic_to(F.pixel_shuffle(lessons[:, 3:], 2), *small.shape[-2:]).repeat_interleave(2, 0),
+        untreated=answer(reduced, torch.zeros(len(reduced), 3)),
         epsilon=_EPSILON,
         belongs=Belongs({"photos": photos.digest, "network": "lway"}),
         stop=stop,
