@@ -72,7 +72,7 @@ class Reconstructor(nn.Module):
 
     def __init__(self, width: int = 32, depth: int = 4) -> None:
         super().__init__()
-        self.blur = nn.Sequential(nn.Linear(CODE, 64), nn.LeakyReLU(0.1), nn.Linear(64, 3))
+        self.blur, self.noise = (nn.Sequential(nn.Linear(CODE, 64), nn.LeakyReLU(0.1), nn.Linear(64, 3)) for _ in "bn")
         self.enter = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.ModuleList(_Modulated(width) for _ in range(depth))
         self.leave = nn.Conv2d(width, 3, 3, padding=1)
@@ -85,6 +85,11 @@ class Reconstructor(nn.Module):
         The square of the symmetric matrix ((a, c), (c, b)) is the covariance of the kernel in x and y.
         """
         told: Tensor = self.blur(code).float()
+        return told
+
+    def deviation(self, code: Tensor) -> Tensor:
+        """The noise that codes tell of, JPEG's among it: deviations (B, 3) of red, green and blue, of pixels 0 to 1."""
+        told: Tensor = self.noise(code).float()
         return told
 
     def kernels(self, spread: Tensor, scale: int) -> Tensor:
@@ -128,8 +133,8 @@ def convolve_each(image: Image, kernels: Tensor) -> Image:
 class DegradationTransfer(nn.Module):
     """Encoder and reconstructor, as they are trained: a large picture made small in the way another photo was.
 
-    Takes what ``lesson`` lays together (B, 3 + 3 * scale ** 2, H, W); gives twice as many pictures (2 * B, 3, H, W), of
-    each the small photo and its blur, as ``answer`` lays them together.
+    Takes what ``lesson`` lays together (B, 3 + 3 * scale ** 2, H, W); gives three times as many pictures
+    (3 * B, 3, H, W), of each the small photo, its blur and its noise, as ``answer`` lays them together.
     """
 
     def __init__(self) -> None:
@@ -140,7 +145,7 @@ class DegradationTransfer(nn.Module):
         scale = round(((lesson.shape[1] - 3) / 3) ** 0.5)
         code = self.encoder(lesson[:, :3])
         small = self.reconstructor(F.pixel_shuffle(lesson[:, 3:], scale), code, scale)
-        return answer(small, self.reconstructor.spread(code))
+        return answer(small, self.reconstructor.spread(code), self.reconstructor.deviation(code))
 
 
 def lesson(shown: Image, picture: Image) -> Tensor:
@@ -148,11 +153,11 @@ def lesson(shown: Image, picture: Image) -> Tensor:
     return torch.cat([shown, F.pixel_unshuffle(picture, picture.shape[-1] // shown.shape[-1])], 1)
 
 
-def answer(small: Image, spread: Tensor) -> Tensor:
-    """Lay small photos (B, 3, H, W) and the numbers of their blurs (B, 3) together: pictures (2 * B, 3, H, W).
+def answer(small: Image, spread: Tensor, deviation: Tensor) -> Tensor:
+    """Lay small photos (B, 3, H, W) and the numbers of blur and noise (B, 3) together: pictures (3 * B, 3, H, W).
 
     The blur is taught beside what it does: by that alone it was learned to be a point, for of what was only reduced a
     point is exactly right, and from a point no gradient leads away.
     """
-    told = (TOLD * spread)[..., None, None].expand_as(small)
-    return torch.stack([small, told], 1).flatten(0, 1)
+    told = [numbers[..., None, None].expand_as(small) for numbers in (TOLD * spread, deviation)]
+    return torch.stack([small, *told], 1).flatten(0, 1)

@@ -71,11 +71,12 @@ class Transfers(Dataset[tuple[Tensor, Image]]):
             level = pyramid[0]
         blur, rest = degradation(rng, scale)
         crops = [random_crop([level], side + 2 * border, rng) for _ in range(2)]
-        done = (degrade(crop, (*blur, *rest)) for crop in crops)
-        small, other = (_as_a_file(x)[..., _BORDER:-_BORDER, _BORDER:-_BORDER] for x in done)
-        picture = crops[0][..., border:-border, border:-border]
-        shown = small if rng.random() < 0.5 else other
-        return lesson(shown, picture), answer(small, spread(blur, isinstance(rest[0], AreaReduction), scale))
+        reduced = [degrade(crop, (*blur, rest[0])) for crop in crops]
+        done = [_as_a_file(degrade(x, rest[1:])) for x in reduced]
+        shown = int(rng.integers(2))
+        small, other, error = (_inside(x, _BORDER) for x in (done[0], done[shown], done[shown] - reduced[shown]))
+        told = spread(blur, isinstance(rest[0], AreaReduction), scale), error.std((2, 3))
+        return lesson(other, _inside(crops[0], border)), answer(small, *told)
 
 
 def degradation(rng: np.random.Generator, scale: int) -> tuple[Recipe, Recipe]:
@@ -122,6 +123,10 @@ def spread(blur: Recipe, area: bool, scale: int) -> Tensor:
     return torch.tensor([[root[0, 0], root[1, 1], root[0, 1]]], dtype=torch.float32)
 
 
+def _inside(image: Image, border: int) -> Image:
+    return image[..., border:-border, border:-border]
+
+
 def _as_a_file(image: Image) -> Image:
     return (image * 255).round() / 255
 
@@ -146,7 +151,7 @@ def train_transfer(
         (lessons, answers),
         folder,
         budget,
-        untreated=answer(reduced, torch.zeros(len(reduced), 3)),
+        untreated=answer(reduced, *torch.zeros(2, len(reduced), 3)),
         epsilon=_EPSILON,
         belongs=Belongs({"photos": photos.digest, "network": "lway"}),
         stop=stop,
