@@ -27,8 +27,12 @@ _WIDEST = 5
 """Small pixels from the centre of a blur kernel to its edge: 3 deviations of the strongest blur that is learned."""
 _POINT = 0.25
 """Large pixels of deviation that every kernel has, for the gradient of a point would be zero; it blurs by 0.1 %."""
-TOLD = 0.1
-"""By which the numbers of a blur are multiplied where they are taught, beside the errors of pixels from 0 to 1."""
+_TOLD = 0.002, 0.05
+"""By which the numbers of blur and noise are multiplied where they are taught, beside errors of pixels from 0 to 1.
+
+So small that their loss, the logarithm of the error and of what counts no more, is nearly the square: the logarithm by
+itself is best when it is exactly right for the many photos that were only reduced, and far off for all others.
+"""
 
 
 class DegradationEncoder(nn.Module):
@@ -106,7 +110,9 @@ class Reconstructor(nn.Module):
     def reduced(self, picture: Image, code: Tensor, scale: int) -> Image:
         """Pictures (B, 3, H * scale, W * scale) blurred, and reduced to (B, 3, H, W)."""
         height, width = (side // scale for side in picture.shape[-2:])
-        return bicubic_to(convolve_each(picture, self.kernels(self.spread(code), scale)), height, width)
+        # not taught by what it does: of what was only reduced a point is exactly right, and none leads away from that
+        kernels = self.kernels(self.spread(code).detach(), scale)
+        return bicubic_to(convolve_each(picture, kernels), height, width)
 
     def forward(self, picture: Image, code: Tensor, scale: int) -> Image:
         small = self.reduced(picture, code, scale)
@@ -154,10 +160,6 @@ def lesson(shown: Image, picture: Image) -> Tensor:
 
 
 def answer(small: Image, spread: Tensor, deviation: Tensor) -> Tensor:
-    """Lay small photos (B, 3, H, W) and the numbers of blur and noise (B, 3) together: pictures (3 * B, 3, H, W).
-
-    The blur is taught beside what it does: by that alone it was learned to be a point, for of what was only reduced a
-    point is exactly right, and from a point no gradient leads away.
-    """
-    told = [numbers[..., None, None].expand_as(small) for numbers in (TOLD * spread, deviation)]
-    return torch.stack([small, *told], 1).flatten(0, 1)
+    """Lay small photos (B, 3, H, W) and the numbers of blur and noise (B, 3) together: pictures (3 * B, 3, H, W)."""
+    numbers = (scale * told for scale, told in zip(_TOLD, (spread, deviation), strict=True))
+    return torch.stack([small, *(x[..., None, None].expand_as(small) for x in numbers)], 1).flatten(0, 1)
