@@ -4,8 +4,10 @@ from conservator.pool.check import check_pool
 from conservator.pool.memo import MemoPool
 from conservator.pool.models import FunctionModel, host
 from conservator.pool.pool import LocalPool, Model, Pool, call_error, check_device, load_error
+from conservator.pool.telling import Answer, listen, tell, told
 
 __all__ = [
+    "Answer",
     "FunctionModel",
     "LocalPool",
     "MemoPool",
@@ -15,5 +17,8 @@ __all__ = [
     "check_device",
     "check_pool",
     "host",
+    "listen",
     "load_error",
+    "tell",
+    "told",
 ]
