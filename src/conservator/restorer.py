@@ -36,6 +36,7 @@ from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
+from conservator.tools.lway import bounded
 from conservator.tools.tool import Toolbox
 
 _MOST_WORKERS = 8
@@ -84,7 +85,8 @@ class Restorer:
         self.request = _as_given(request, toolbox, perception, policy)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
-        self.toolbox = sharing(make_toolbox(request.toolbox) if toolbox is None else toolbox, self._networks)
+        tools = make_toolbox(request.toolbox) if toolbox is None else toolbox
+        self.toolbox = sharing(bounded(tools, request.adapt_steps), self._networks)
         self.scope = Scope.of(request) if scope is None else scope
         self._given_pool, self._max_batch = pool, max_batch
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}

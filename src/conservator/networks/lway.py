@@ -124,7 +124,8 @@ class Reconstructor(nn.Module):
         x = torch.arange(-reach, reach + 1, dtype=torch.float32, device=spread.device)
         place = torch.stack(torch.meshgrid(x, x, indexing="xy"), -1).flatten(0, 1)
         distance = torch.einsum("ki,bij,kj->bk", place, torch.linalg.inv(covariance), place)
-        return (-0.5 * distance).softmax(1).unflatten(1, (len(x), len(x)))
+        kernels: Tensor = (-0.5 * distance).softmax(1).unflatten(1, (len(x), len(x)))
+        return kernels
 
     def reduced(self, picture: Image, code: Tensor, scale: int) -> Image:
         """Pictures (B, 3, H * scale, W * scale) blurred, and reduced to (B, 3, H, W)."""
@@ -152,7 +153,8 @@ def convolve_each(image: Image, kernels: Tensor) -> Image:
     padded = F.pad(image.float(), (reach,) * 4, mode="replicate")
     size = padded.shape[-2:]
     spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(kernels[:, None].float(), s=size).conj()
-    return torch.fft.irfft2(spectrum, s=size)[..., :height, :width]
+    blurred: Image = torch.fft.irfft2(spectrum, s=size)[..., :height, :width]
+    return blurred
 
 
 class DegradationTransfer(nn.Module):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pywt
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from conservator.errors import ConservatorError
@@ -23,10 +25,10 @@ from conservator.networks.lway import DegradationTransfer
 from conservator.networks.store import NetworkStore
 from conservator.pool import tell
 from conservator.tools.experts import EXPERTS, Shipped, WeightsSource
-from conservator.tools.tool import Tool
+from conservator.tools.tool import Tool, Toolbox, ToolSpec
 
 ITERATIONS = 40
-"""At most. The gain of an upscaler on blurred photos of Set14 levels off there (docs/lway.md)."""
+"""At most, where the user gives no number: there the gain on blurred photos levels off (docs/lway.md)."""
 _RATE = 5e-4
 """Of Adam. The authors' 2e-6 to 5e-5 are for networks of millions of parameters, and for hundreds of iterations."""
 _ANCHOR = 0.1
@@ -51,12 +53,23 @@ _WON = 0.9
 """Share of the error at first that must not be exceeded in the end; otherwise nothing was won, and nothing changes."""
 
 
-class Enlarger(Tool):
+class Enlarger(Protocol):
     """A tool that enlarges by a network which can be trained further."""
 
+    @property
+    def spec(self) -> ToolSpec:
+        """The tool's spec; its ``scale`` is 2 or more."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the network's weights."""
+
+    @property
+    def identity(self) -> str:
+        """By what a pool knows the tool again."""
+
     def network(self, networks: NetworkStore, device: str) -> nn.Module:
-        """Its bare network on a torch device, float32: maps images (B, 3, H, W) of any size; it does not clip."""
-        raise NotImplementedError
+        """Its bare network on a torch device, float32: maps images (B, 3, H, W) to larger ones; it does not clip."""
 
 
 def detail(photo: Image) -> Tensor:
@@ -68,7 +81,8 @@ def detail(photo: Image) -> Tensor:
     _, bands = pywt.dwt2(luma(photo)[0, 0].cpu().numpy(), "haar")
     strength = torch.from_numpy(np.sqrt(sum(band.astype(np.float32) ** 2 for band in bands)))[None, None]
     strength = F.interpolate(strength, photo.shape[-2:], mode="bilinear", align_corners=False)
-    return (strength / np.quantile(strength.numpy(), 0.99).clip(1e-4)).clamp(0, 1).to(photo.device)
+    most = max(1e-4, float(np.quantile(strength.numpy(), 0.99)))
+    return (strength / most).clamp(0, 1).to(photo.device)
 
 
 @dataclass(frozen=True)
@@ -135,7 +149,7 @@ def adapt(
     must come out: their errors are then independent (Pang et al., "Recorrupted-to-Recorrupted", CVPR 2021).
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    chosen = [_Patches.of(photo, network, scale, rng) for photo in degraded]
+    chosen = [_Patches.of(photo, network, rng) for photo in degraded]
     training, held_out = (_Patches.together([pair[i] for pair in chosen]) for i in range(2))
     adapted = copy.deepcopy(network).train().requires_grad_(True)
     optimizer = torch.optim.Adam(adapted.parameters(), lr=_RATE)
@@ -180,6 +194,9 @@ def _fast_in_half() -> bool:
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
+_Corners: TypeAlias = NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class _Patches:
     """Patches (N, 3, S, S) of photos, with all that their error depends on."""
@@ -192,9 +209,7 @@ class _Patches:
     """What the network as it was given makes of each."""
 
     @classmethod
-    def of(
-        cls, degraded: Degraded, network: nn.Module, scale: int, rng: np.random.Generator
-    ) -> tuple[_Patches, _Patches]:
+    def of(cls, degraded: Degraded, network: nn.Module, rng: np.random.Generator) -> tuple[_Patches, _Patches]:
         """Those of one photo to learn from, and those that are held out; the more a place shows, the likelier."""
         photo, weights = degraded.photo, _FLAT + (1 - _FLAT) * detail(degraded.photo)
         side = min(_SIDE, *photo.shape[-2:])
@@ -209,8 +224,8 @@ class _Patches:
             patches = torch.cat([photo[place] for place in cut])
             with torch.no_grad():
                 first = torch.cat([network(few) for few in patches.split(_BATCH)])
-            told = (x.expand(len(cut), *x.shape[1:]) for x in (degraded.code, degraded.noise))
-            parts.append(cls(patches, torch.cat([weights[place] for place in cut]), *told, first))
+            code, noise = (x.expand(len(cut), *x.shape[1:]) for x in (degraded.code, degraded.noise))
+            parts.append(cls(patches, torch.cat([weights[place] for place in cut]), code, noise, first))
         return parts[0], parts[1]
 
     @classmethod
@@ -218,18 +233,20 @@ class _Patches:
         """Those of several photos, as large as the smallest of them."""
         side = min(part.photo.shape[-1] for part in parts)
         scale = parts[0].first.shape[-1] // parts[0].photo.shape[-1]
-        photo, weights = (torch.cat([getattr(p, name)[..., :side, :side] for p in parts]) for name in ("photo", "detail"))
+        photo, weights = (
+            torch.cat([getattr(p, name)[..., :side, :side] for p in parts]) for name in ("photo", "detail")
+        )
         code, noise = (torch.cat([getattr(p, name) for p in parts]) for name in ("code", "noise"))
         first = torch.cat([p.first[..., : scale * side, : scale * side] for p in parts])
         return cls(photo, weights, code, noise, first)
 
-    def few(self, numbers: Sequence[int]) -> _Patches:
+    def few(self, numbers: NDArray[np.int64]) -> _Patches:
         """Some of them."""
-        index = torch.as_tensor(np.asarray(numbers))
-        return _Patches(*(x[index] for x in (self.photo, self.detail, self.code, self.noise, self.first)))
+        index = torch.from_numpy(numbers).to(self.photo.device)
+        return _Patches(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
-def _corners(weights: Tensor, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _corners(weights: Tensor, side: int) -> tuple[_Corners, NDArray[np.float64]]:
     """Corners (N, 2) of patches that half overlap, and how much each shows; of a large photo only the best."""
     step = max(1, side // 2)
     mean = F.avg_pool2d(weights, side, step)[0, 0].cpu().numpy()
@@ -240,7 +257,7 @@ def _corners(weights: Tensor, side: int) -> tuple[np.ndarray, np.ndarray]:
     return corners[best], chances[best]
 
 
-def _draw(corners: np.ndarray, chances: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _draw(corners: _Corners, chances: NDArray[np.float64], count: int, rng: np.random.Generator) -> _Corners:
     count = min(count, len(corners))
     return corners[rng.choice(len(corners), count, replace=False, p=chances / chances.sum())]
 
@@ -324,8 +341,8 @@ class AdaptedTool(Tool):
 class _Enlarging(Tool):
     """An upscaler as it runs on one photo."""
 
-    def __init__(self, spec: object, network: nn.Module) -> None:
-        self.spec, self._network = spec, network  # type: ignore[assignment]
+    def __init__(self, spec: ToolSpec, network: nn.Module) -> None:
+        self.spec, self._network = spec, network
 
     def restore(self, image: Image) -> Image:
         image = image.to(next(self._network.parameters()).device, memory_format=torch.channels_last)
@@ -335,3 +352,10 @@ class _Enlarging(Tool):
 def adapted_tools() -> tuple[AdaptedTool, ...]:
     """The upscalers that ship, adapted to each photo."""
     return tuple(AdaptedTool(tool) for tool in EXPERTS if tool.spec.scale > 1)
+
+
+def bounded(tools: Toolbox, iterations: int | None) -> Toolbox:
+    """The same tools, those that adapt themselves in so many iterations at most; without a number as they are."""
+    if iterations is None:
+        return tools
+    return Toolbox(*(tool.bounded(iterations) if isinstance(tool, AdaptedTool) else tool for tool in tools.values()))

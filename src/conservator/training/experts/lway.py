@@ -140,8 +140,7 @@ def train_transfer(
 ) -> Trained:
     """Train a DegradationTransfer; resumes from ``folder``. Its PSNR is of the photos made again to those degraded."""
     batches, unseen = (
-        Transfers(pyramids, budget.batch, budget.seed, budget.steps)
-        for pyramids in (photos.training, photos.held_out)
+        Transfers(pyramids, budget.batch, budget.seed, budget.steps) for pyramids in (photos.training, photos.held_out)
     )
     lessons, answers = validation_set_of(unseen.pair, budget.seed, 64)
     reduced = bicubic_to(F.pixel_shuffle(lessons[:, 3:], 2), *answers.shape[-2:])

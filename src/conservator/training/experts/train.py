@@ -148,8 +148,8 @@ def train_network(
     A checkpoint that does not belong to this run, or of other settings, raises ConservatorError. ``stop`` is asked
     before each step; where it says so, the run writes its checkpoint and returns.
 
-    ``untreated`` is what the network is compared with on the pairs ``held_out``: without it the damaged images, enlarged
-    where the clean ones are larger.
+    ``untreated`` is what the network is compared with on the pairs ``held_out``: where it is not given, the damaged
+    images, enlarged where the clean ones are larger.
 
     ``folder`` gets ``checkpoint.pt``, and the curve on the pairs ``held_out`` as ``curve.csv`` and ``curve.png``.
     The loss is the mean PSNR of the crops, so that a faintly damaged one counts as much as a hazy one, whose error is a
