@@ -83,6 +83,11 @@ class Expert(Tool):
     def weights_sha256(self) -> str:
         return self._weights.sha256
 
+    @property
+    def network_name(self) -> str:
+        """The name of its network in NETWORKS."""
+        return self._network
+
     def sharing(self, networks: NetworkStore) -> Expert:
         """The same expert, not set up, that takes its network from a store."""
         shared = copy.copy(self)

@@ -10,7 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 import pywt
@@ -83,6 +83,14 @@ def detail(photo: Image) -> Tensor:
     strength = F.interpolate(strength, photo.shape[-2:], mode="bilinear", align_corners=False)
     most = max(1e-4, float(np.quantile(strength.numpy(), 0.99)))
     return (strength / most).clamp(0, 1).to(photo.device)
+
+
+_SHIPPED = Shipped("lway")
+
+
+def load_transfer(networks: NetworkStore, device: str, weights: WeightsSource = _SHIPPED) -> DegradationTransfer:
+    """The degradation transfer on a torch device, from a store."""
+    return cast("DegradationTransfer", networks.load("lway", weights.sha256, weights.tensors, device))
 
 
 @dataclass(frozen=True)
@@ -269,7 +277,7 @@ class AdaptedTool(Tool):
         self,
         tool: Enlarger,
         iterations: int = ITERATIONS,
-        weights: WeightsSource = Shipped("lway"),  # noqa: B008 - frozen
+        weights: WeightsSource = _SHIPPED,
         networks: NetworkStore | None = None,
     ) -> None:
         """``weights`` are those of a DegradationTransfer; ``networks`` is where it takes its networks from."""
@@ -305,10 +313,10 @@ class AdaptedTool(Tool):
     def setup(self, device: str) -> None:
         """Load both networks."""
         networks = self._networks or NetworkStore()
-        self._network = self._tool.network(networks, device)
-        transfer = networks.load("lway", self._weights.sha256, self._weights.tensors, device)
-        assert isinstance(transfer, DegradationTransfer)
-        self._transfer = transfer
+        self._network, self._transfer = (
+            self._tool.network(networks, device),
+            load_transfer(networks, device, self._weights),
+        )
 
     def fitted(self, image: Image) -> Tool:
         """Adapt to a photo; tells how many iterations, the errors before and after, the blur and noise, the seconds."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from conservator.commands import command_line
 from conservator.degradations import (
     AreaReduction,
     DefocusBlur,
@@ -23,18 +24,28 @@ from conservator.degradations import (
     Recipe,
     degrade,
 )
+from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks.lway import DegradationTransfer, answer, lesson
+from conservator.networks.store import NetworkStore
+from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_to
+from conservator.tools.catalog import make_toolbox
+from conservator.tools.experts import Expert
+from conservator.tools.lway import adapt, load_transfer, look_at
 from conservator.training.data import makes
-from conservator.training.data.crops import Photos, random_crop, validation_set_of
+from conservator.training.data.crops import Photos, random_crop, training_data, validation_set_of
+from conservator.training.experts.order import CollectionOrder, TransferOrder
+from conservator.training.experts.orders import check_name, in_half, scores_of, write_expert
 from conservator.training.experts.train import Budget, Trained, never, train_network
-from conservator.training.run import Belongs
+from conservator.training.run import Belongs, ship_weights
 
 _SIDES = {2: 64, 4: 48}
 """Pixels of a small crop, by how many times smaller it is than its picture."""
 _BORDER = 16
 """Pixels around a small crop that are degraded with it and cut off: JPEG's blocks are as long."""
+NAME = "lway"
+_BATCH = 8
 _EPSILON = 3e-6
 """Mean square error (55 dB) below which an improvement counts no more: about that of rounding to 8 bits."""
 
@@ -132,27 +143,89 @@ def _as_a_file(image: Image) -> Image:
 
 
 def train_transfer(
-    photos: Photos,
-    folder: Path,
-    budget: Budget,
-    stop: Callable[[], bool] = never,
+    order: TransferOrder,
     report: Callable[[str], None] = print,
+    stop: Callable[[], bool] = never,
 ) -> Trained:
-    """Train a DegradationTransfer; resumes from ``folder``. Its PSNR is of the photos made again to those degraded."""
+    """Train the degradation transfer; resumes where an earlier run with the same folder stopped.
+
+    Its PSNR is that of the photos made again, and of the numbers of blur and noise beside them, as ``answer`` has them.
+    """
+    torch.set_flush_denormal(True)
+    photos, budget = (
+        Photos(order.photos),
+        Budget(steps=order.steps, batch=_BATCH, seed=order.seed, workers=order.workers),
+    )
+    report(f"lway: {len(photos.training)} photos to learn from, {len(photos.held_out)} held out")
     batches, unseen = (
         Transfers(pyramids, budget.batch, budget.seed, budget.steps) for pyramids in (photos.training, photos.held_out)
     )
     lessons, answers = validation_set_of(unseen.pair, budget.seed, 64)
     reduced = bicubic_to(F.pixel_shuffle(lessons[:, 3:], 2), *answers.shape[-2:])
+    torch.manual_seed(order.seed)
     return train_network(
         DegradationTransfer(),
         batches,
         (lessons, answers),
-        folder,
+        order.output / NAME,
         budget,
         untreated=answer(reduced, *torch.zeros(2, len(reduced), 3)),
         epsilon=_EPSILON,
-        belongs=Belongs({"photos": photos.digest, "network": "lway"}),
+        belongs=Belongs({"photos": photos.digest, "network": NAME}),
         stop=stop,
         report=report,
     )
+
+
+def ship_transfer(trained: Trained, order: TransferOrder, folder: Path) -> Path:
+    """Write the weights in half precision into ``folder``, with their entry in its manifest; return the file."""
+    given = {"photos": order.photos, "steps": trained.steps, "seed": order.seed}
+    return ship_weights(
+        folder,
+        NAME,
+        in_half(trained.network.state_dict()),
+        data=training_data(order.photos),
+        recipe="docs/lway.md",
+        command=command_line("train", NAME, settings=given),
+        scores=scores_of(trained),
+        made_with={},
+        seed=order.seed,
+    )
+
+
+def adapt_to_collection(order: CollectionOrder, folder: Path, report: Callable[[str], None] = print) -> Path:
+    """Adapt an upscaler to photos of one origin, and make it a tool of the user's in ``folder``; return its record.
+
+    Raises ConservatorError for a tool that cannot be adapted, a name that is taken, and where nothing was won.
+    """
+    tools = make_toolbox("conservator+user")
+    tool = tools[order.tool]
+    if not isinstance(tool, Expert) or tool.spec.scale < 2:
+        fitting = [name for name, one in tools.items() if isinstance(one, Expert) and one.spec.scale > 1]
+        raise ConservatorError(f"{order.tool} is no network that enlarges; choose from {', '.join(fitting)}")
+    check_name(order.name)
+    paths = find_photos(order.photos)
+    if not paths:
+        raise ConservatorError(f"{order.photos} holds no photos; give a folder of photos")
+    rng, networks = np.random.default_rng(order.seed), NetworkStore()
+    chosen = sorted(rng.permutation(len(paths))[: order.most].tolist())
+    network, transfer = tool.network(networks, "cpu"), load_transfer(networks, "cpu")
+    degraded = [look_at(load_photo(paths[i]).working_image(), transfer) for i in chosen]
+    for i, one in zip(chosen, degraded, strict=True):
+        noise = 255 * float(one.noise.mean())
+        report(f"{paths[i].name}: blur of {one.blur:.2f} pixels, noise of {noise:.1f} levels")
+    adapted = adapt(
+        network,
+        tool.spec.scale,
+        degraded,
+        transfer,
+        order.iterations,
+        order.seed,
+        lambda done: report(f"iteration {done} of {order.iterations}") if done % 20 == 0 else None,
+    )
+    told = f"error {adapted.before:.2f} -> {adapted.after:.2f} of 255 in {adapted.iterations} iterations"
+    if not adapted.won:
+        raise ConservatorError(f"nothing was won by adapting {order.tool} ({told}); keep it as it is")
+    report(told)
+    description = f"{tool.spec.description.removesuffix('.')}, adapted by LWay to {len(chosen)} photos of one origin."
+    return write_expert(adapted.network, order.name, tool.spec.removes, tool.network_name, description, folder)
