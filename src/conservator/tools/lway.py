@@ -46,10 +46,10 @@ _SHARP = 0.2
 """Pixels of the photo; where the blur before the reduction is estimated to be less, there is nothing to adapt to."""
 _SILENT = 1 / 255
 """Deviation below which noise is taken for none: rounding to 8 bits is a third of it."""
-_LOOK, _PATIENCE, _STALLED = 5, 2, 0.99
-"""After so many iterations the held-out patches are looked at. So many times in a row may their error stay above this
-share of the best one before; then nothing more is to be had."""
-_WON = 0.9
+_LOOK, _PATIENCE, _STALLED = 5, 2, 0.02
+"""After so many iterations the held-out patches are looked at. So many times in a row may their error fall by less than
+this share of what it fell before; then no more is to be had."""
+_WON = 0.95
 """Share of the error at first that must not be exceeded in the end; otherwise nothing was won, and nothing changes."""
 
 
@@ -131,7 +131,10 @@ class Adapted:
     """The network adapted, or the one that was given where nothing was won."""
     iterations: int
     before: float
-    """Error of the held-out patches made again by the network as it was given: weighted mean, of 255."""
+    """Mean square error of the held-out patches made again by the network as it was given: weighted, levels squared.
+
+    Noise is in it, before and after alike.
+    """
     after: float
     """The same by the network adapted, at its best."""
 
@@ -162,33 +165,34 @@ def adapt(
     adapted = copy.deepcopy(network).train().requires_grad_(True)
     optimizer = torch.optim.Adam(adapted.parameters(), lr=_RATE)
 
-    def error(patches: _Patches, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+    def again(patches: _Patches, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Patches enlarged, and how far each pixel, made again of them, is from what it should be."""
         z = patches.noise * torch.randn(patches.photo.shape, generator=drawn).to(patches.photo)
         with torch.autocast(patches.photo.device.type, torch.bfloat16, enabled=_fast_in_half()):
             enlarged = adapted(patches.photo + z)
         enlarged = enlarged.float()
-        again = transfer.reconstructor(enlarged, patches.code, scale)
-        inside = (..., slice(_EDGE, -_EDGE), slice(_EDGE, -_EDGE))
-        missed = (patches.detail * (again - (patches.photo - z)).abs())[inside].mean()
-        return missed, (enlarged - patches.first).abs().mean()
+        missed = transfer.reconstructor(enlarged, patches.code, scale) - (patches.photo - z)
+        return enlarged, missed[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
 
     def held_out_error() -> float:
         with torch.no_grad():
-            return 255 * float(error(held_out, torch.Generator().manual_seed(seed))[0])
+            _, missed = again(held_out, torch.Generator().manual_seed(seed))
+            return 255**2 * float((held_out.weights * missed.square()).mean())
 
     before = best = held_out_error()
     kept, stalled, done = copy.deepcopy(adapted.state_dict()), 0, 0
     while done < iterations and stalled < _PATIENCE:
         few = training.few(rng.choice(len(training.photo), min(_BATCH, len(training.photo)), replace=False))
-        missed, moved = error(few, generator)
+        enlarged, missed = again(few, generator)
+        loss = (few.weights * missed.abs()).mean() + _ANCHOR * (enlarged - few.first).abs().mean()
         optimizer.zero_grad(set_to_none=True)
-        (missed + _ANCHOR * moved).backward()
+        loss.backward()
         optimizer.step()
         done += 1
         progress(done)
         if done % _LOOK == 0 or done == iterations:
             now = held_out_error()
-            stalled = 0 if now < _STALLED * best else stalled + 1
+            stalled = stalled + 1 if best - now < _STALLED * (before - best) else 0
             if now < best:
                 best, kept = now, copy.deepcopy(adapted.state_dict())
     adapted.load_state_dict(kept)
@@ -210,7 +214,8 @@ class _Patches:
     """Patches (N, 3, S, S) of photos, with all that their error depends on."""
 
     photo: Image
-    detail: Tensor
+    weights: Tensor
+    """Of the pixels whose error counts."""
     code: Tensor
     noise: Tensor
     first: Image
@@ -233,7 +238,8 @@ class _Patches:
             with torch.no_grad():
                 first = torch.cat([network(few) for few in patches.split(_BATCH)])
             code, noise = (x.expand(len(cut), *x.shape[1:]) for x in (degraded.code, degraded.noise))
-            parts.append(cls(patches, torch.cat([weights[place] for place in cut]), code, noise, first))
+            counts = torch.cat([weights[place] for place in cut])[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
+            parts.append(cls(patches, counts, code, noise, first))
         return parts[0], parts[1]
 
     @classmethod
@@ -241,12 +247,10 @@ class _Patches:
         """Those of several photos, as large as the smallest of them."""
         side = min(part.photo.shape[-1] for part in parts)
         scale = parts[0].first.shape[-1] // parts[0].photo.shape[-1]
-        photo, weights = (
-            torch.cat([getattr(p, name)[..., :side, :side] for p in parts]) for name in ("photo", "detail")
-        )
-        code, noise = (torch.cat([getattr(p, name) for p in parts]) for name in ("code", "noise"))
-        first = torch.cat([p.first[..., : scale * side, : scale * side] for p in parts])
-        return cls(photo, weights, code, noise, first)
+        sizes = {"photo": side, "weights": side - 2 * _EDGE, "first": scale * side}
+        cut = {name: torch.cat([getattr(p, name)[..., :n, :n] for p in parts]) for name, n in sizes.items()}
+        told = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("code", "noise")}
+        return cls(**cut, **told)
 
     def few(self, numbers: NDArray[np.int64]) -> _Patches:
         """Some of them."""
