@@ -127,15 +127,18 @@ class Reconstructor(nn.Module):
         kernels: Tensor = (-0.5 * distance).softmax(1).unflatten(1, (len(x), len(x)))
         return kernels
 
-    def reduced(self, picture: Image, code: Tensor, scale: int) -> Image:
-        """Pictures (B, 3, H * scale, W * scale) blurred, and reduced to (B, 3, H, W)."""
+    def reduced(self, picture: Image, code: Tensor, scale: int, trust: float = 1.0) -> Image:
+        """Pictures (B, 3, H * scale, W * scale) blurred, and reduced to (B, 3, H, W).
+
+        ``trust`` is how much of the deviation of the blur that a code tells of is believed.
+        """
         height, width = (side // scale for side in picture.shape[-2:])
         # not taught by what it does: of what was only reduced a point is exactly right, and none leads away from that
-        kernels = self.kernels(self.spread(code).detach(), scale)
+        kernels = self.kernels(trust * self.spread(code).detach(), scale)
         return bicubic_to(convolve_each(picture, kernels), height, width)
 
-    def forward(self, picture: Image, code: Tensor, scale: int) -> Image:
-        small = self.reduced(picture, code, scale)
+    def forward(self, picture: Image, code: Tensor, scale: int, trust: float = 1.0) -> Image:
+        small = self.reduced(picture, code, scale, trust)
         x = self.enter(small)
         for block in self.body:
             x = block(x, code)

@@ -86,7 +86,7 @@ class Transfers(Dataset[tuple[Tensor, Image]]):
         done = [_as_a_file(degrade(x, rest[1:])) for x in reduced]
         shown = int(rng.integers(2))
         small, other, error = (_inside(x, _BORDER) for x in (done[0], done[shown], done[shown] - reduced[shown]))
-        told = spread(blur, isinstance(rest[0], AreaReduction), scale), error.std((2, 3))
+        told = spread(blur, scale), error.std((2, 3))
         return lesson(other, _inside(crops[0], border)), answer(small, *told)
 
 
@@ -116,11 +116,8 @@ def _softness(rng: np.random.Generator, scale: int) -> Recipe:
     return (LineBlur(length, rng.uniform(-90, 90), 0.0), GaussianBlur(scale * rng.uniform(0.15, 0.9)))
 
 
-def spread(blur: Recipe, area: bool, scale: int) -> Tensor:
-    """The numbers (1, 3) of a blur before a reduction, as the reconstructor tells them; ``area`` is a blur of its own.
-
-    A bicubic reduction is none: the second moment of its kernel is 0.
-    """
+def spread(blur: Recipe, scale: int) -> Tensor:
+    """The numbers (1, 3) of a blur before a reduction, as the reconstructor tells them."""
     reach = 14 * scale  # beyond which no kernel of _softness goes
     point = torch.zeros(1, 3, 2 * reach + 1, 2 * reach + 1)
     point[..., reach, reach] = 1
@@ -128,8 +125,7 @@ def spread(blur: Recipe, area: bool, scale: int) -> Tensor:
     x = (np.arange(-reach, reach + 1)) / scale
     x, y = np.meshgrid(x, x)
     xx, yy, xy = (float((kernel * moment).sum() / kernel.sum()) for moment in (x * x, y * y, x * y))
-    box = (1 - 1 / scale**2) / 12 if area else 0.0
-    values, vectors = np.linalg.eigh([[xx + box, xy], [xy, yy + box]])
+    values, vectors = np.linalg.eigh([[xx, xy], [xy, yy]])
     root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
     return torch.tensor([[root[0, 0], root[1, 1], root[0, 1]]], dtype=torch.float32)
 
