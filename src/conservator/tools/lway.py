@@ -43,8 +43,8 @@ _PATCHES, _HELD_OUT = 64, 8
 _LARGEST = 2_000_000
 """Pixels; of a larger photo only the most telling patches may be chosen."""
 _TRUST = 0.6
-"""Share of the estimated blur that is undone. Chosen on the pairs of City100's Nikon, whose sharp pictures are softer than
-those that the transfer learned from: with all of it they lost 0.2 dB (docs/lway.md)."""
+"""Share of the estimated blur that is undone. Chosen on the pairs of City100's Nikon, whose sharp pictures are softer
+than those that the transfer learned from: with all of it they lost 0.2 dB (docs/lway.md)."""
 _SHARP = 0.2
 """Pixels of the photo; where the blur before the reduction is estimated to be less, there is nothing to adapt to."""
 _SILENT = 1 / 255
