@@ -26,7 +26,7 @@ from conservator.metrics.fidelity import psnr
 from conservator.networks.lway import DegradationTransfer, Reconstructor, answer, lesson
 from conservator.networks.store import NetworkStore
 from conservator.perception.perception import Percept
-from conservator.pool import LocalPool, MemoPool, listen, told
+from conservator.pool import LocalPool, MemoPool, listen, numbers_of
 from conservator.record import load_record
 from conservator.request import Request
 from conservator.resample import bicubic_to
@@ -269,10 +269,10 @@ def test_a_pool_passes_on_what_a_tool_tells(soft: Image) -> None:
         assert pool.hits == 1
     assert heard[-1] == 6
     assert heard == sorted(heard)
-    numbers = told(call)
+    numbers = numbers_of(call)
     assert {"iteration", "of", "blur", "noise", "error_before", "error_after", "won", "seconds"} == set(numbers)
     assert numbers["error_after"] < numbers["error_before"]
-    assert told(again) == numbers, "what is remembered still tells how it was made"
+    assert numbers_of(again) == numbers, "what is remembered still tells how it was made"
 
 
 def test_adapting_is_the_users_to_allow() -> None:

@@ -17,7 +17,7 @@ from conservator.kinds import Objective
 from conservator.perception.perception import ENLARGED_GAIN, Gain, Look, Percept, Perception
 from conservator.perception.study import study
 from conservator.photo import Photo, copy_photo, save_photo
-from conservator.pool import Pool, listen, told
+from conservator.pool import Pool, listen, numbers_of
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Stop, Trajectory
 from conservator.tools.tiling import out_of_memory
@@ -250,7 +250,7 @@ class Treater:
         except ToolFailedError as error:
             return Treatment(tool, time.perf_counter() - start, None, False, str(error)), state
         treatment, state = self._looked_at(tool, time.perf_counter() - start, state, treated, take_back)
-        return replace(treatment, numbers=told(call)), state
+        return replace(treatment, numbers=numbers_of(call)), state
 
     def _looked_at(
         self, tool: str, seconds: float, state: _State, treated: Image, take_back: bool

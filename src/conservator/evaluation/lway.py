@@ -70,11 +70,13 @@ def conditions(scale: int) -> dict[str, Recipe]:
     }
 
 
-Case = tuple[str, str, Image, Image]
+ReducedCase = tuple[str, str, Image, Image]
 """Condition, photo, the small picture of 8 bits, the large one."""
 
 
-def reduced_cases(photos: Path, scale: int, only: Sequence[str] = (), limit: int | None = None) -> Iterator[Case]:
+def reduced_cases(
+    photos: Path, scale: int, only: Sequence[str] = (), limit: int | None = None
+) -> Iterator[ReducedCase]:
     """Clean photos reduced in every way; raises ConservatorError for a condition that there is not."""
     known = conditions(scale)
     if wrong := set(only) - set(known):
@@ -87,7 +89,7 @@ def reduced_cases(photos: Path, scale: int, only: Sequence[str] = (), limit: int
             yield name, path.stem, _as_a_file(degrade(large, recipe)), large
 
 
-def paired_cases(photos: Path, scale: int, prefix: str = "") -> Iterator[Case]:
+def paired_cases(photos: Path, scale: int, prefix: str = "") -> Iterator[ReducedCase]:
     """Pairs NAME_lr and NAME_gt of one size, as City100 has them: the first reduced, to be the second when enlarged."""
     for path in find_photos(photos):
         if not (path.stem.startswith(prefix) and path.stem.endswith("_gt")):
@@ -108,7 +110,7 @@ def _as_a_file(image: Image) -> Image:
 
 
 def bench_adapted(
-    cases: Iterator[Case], tools: Toolbox, scale: int, output: Path, report: Callable[[str], None] = print
+    cases: Iterator[ReducedCase], tools: Toolbox, scale: int, output: Path, report: Callable[[str], None] = print
 ) -> list[AdaptedRow]:
     """Enlarge every case by bicubic and by all tools of this scale; what ``output`` holds already is not done again."""
     path = output / "results.csv"

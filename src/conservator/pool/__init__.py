@@ -4,10 +4,10 @@ from conservator.pool.check import check_pool
 from conservator.pool.memo import MemoPool
 from conservator.pool.models import FunctionModel, host
 from conservator.pool.pool import LocalPool, Model, Pool, call_error, check_device, load_error
-from conservator.pool.telling import Answer, listen, tell, told
+from conservator.pool.telling import Call, listen, numbers_of, tell
 
 __all__ = [
-    "Answer",
+    "Call",
     "FunctionModel",
     "LocalPool",
     "MemoPool",
@@ -19,6 +19,6 @@ __all__ = [
     "host",
     "listen",
     "load_error",
+    "numbers_of",
     "tell",
-    "told",
 ]

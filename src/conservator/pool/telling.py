@@ -14,7 +14,7 @@ from torch import Tensor
 Numbers: TypeAlias = Mapping[str, float]
 
 
-class Answer(Future[Tensor]):
+class Call(Future[Tensor]):
     """What a call comes to, and what the model told meanwhile: how far it is, and in the end how it went."""
 
     def __init__(self) -> None:
@@ -46,14 +46,14 @@ class Answer(Future[Tensor]):
             hear(told)
 
 
-def told(call: Future[Tensor]) -> Numbers:
+def numbers_of(call: Future[Tensor]) -> Numbers:
     """What was told of a call so far; nothing where its pool cannot tell."""
-    return call.told if isinstance(call, Answer) else {}
+    return call.told if isinstance(call, Call) else {}
 
 
 def listen(call: Future[Tensor], hear: Callable[[Numbers], None]) -> None:
     """Listen to a call, where its pool lets it be heard."""
-    if isinstance(call, Answer):
+    if isinstance(call, Call):
         call.listen(hear)
 
 

@@ -36,7 +36,7 @@ from conservator.tools.lway import adapt, load_transfer, look_at
 from conservator.training.data import makes
 from conservator.training.data.crops import Photos, random_crop, training_data, validation_set_of
 from conservator.training.experts.order import CollectionOrder, TransferOrder
-from conservator.training.experts.orders import check_name, in_half, scores_of, write_expert
+from conservator.training.experts.orders import check_name, in_half, training_scores, write_expert
 from conservator.training.experts.train import Budget, Trained, never, train_network
 from conservator.training.run import Belongs, ship_weights
 
@@ -183,7 +183,7 @@ def ship_transfer(trained: Trained, order: TransferOrder, folder: Path) -> Path:
         data=training_data(order.photos),
         recipe="docs/lway.md",
         command=command_line("train", NAME, settings=given),
-        scores=scores_of(trained),
+        scores=training_scores(trained),
         made_with={},
         seed=order.seed,
     )

@@ -142,7 +142,7 @@ def ship(trained: Trained, order: Order, folder: Path) -> Path:
         data=training_data(order.photos),
         recipe=f"COURSES[{order.name!r}] in conservator.training.experts.courses",
         command=command_line("train", "expert", order.name, settings=given),
-        scores=scores_of(trained),
+        scores=training_scores(trained),
         made_with=_made_with(trained, order),
         seed=order.seed,
     )
@@ -268,6 +268,6 @@ def in_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.cpu().half().contiguous() for key, value in tensors.items()}
 
 
-def scores_of(trained: Trained) -> dict[str, float]:
+def training_scores(trained: Trained) -> dict[str, float]:
     """What the manifest says of how well something was trained."""
     return {"psnr_in": trained.psnr_in, "psnr_out": trained.psnr_out, "steps": trained.steps}
