@@ -4,6 +4,7 @@ from conservator.pool.check import check_pool
 from conservator.pool.memo import MemoPool
 from conservator.pool.models import FunctionModel, host
 from conservator.pool.pool import LocalPool, Model, Pool, call_error, check_device, load_error
+from conservator.pool.renamed import RenamedPool
 from conservator.pool.telling import Call, listen, numbers_of, tell
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MemoPool",
     "Model",
     "Pool",
+    "RenamedPool",
     "call_error",
     "check_device",
     "check_pool",

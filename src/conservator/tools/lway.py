@@ -373,4 +373,10 @@ def bounded(tools: Toolbox, iterations: int | None) -> Toolbox:
     """The same tools, those that adapt themselves in so many iterations at most; without a number as they are."""
     if iterations is None:
         return tools
-    return Toolbox(*(tool.bounded(iterations) if isinstance(tool, AdaptedTool) else tool for tool in tools.values()))
+    bound = {name: tool.bounded(iterations) for name, tool in adapting(tools).items()}
+    return Toolbox(*(bound.get(name, tool) for name, tool in tools.items()))
+
+
+def adapting(tools: Toolbox) -> dict[str, AdaptedTool]:
+    """The tools that adapt themselves, by name."""
+    return {name: tool for name, tool in tools.items() if isinstance(tool, AdaptedTool)}
