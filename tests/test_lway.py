@@ -66,7 +66,7 @@ def transfer() -> DegradationTransfer:
 
 @pytest.fixture(scope="module")
 def tools() -> Toolbox:
-    found = make_toolbox("conservator").only("upscale_x2", "upscale_x2_adapted")
+    found = bounded(make_toolbox("conservator").only("upscale_x2", "upscale_x2_adapted"), 15)
     for tool in found.values():
         tool.setup("cpu")
     return found
@@ -100,7 +100,8 @@ def test_a_blur_told_in_three_numbers_is_that_blur(
 def test_a_network_that_has_learned_nothing_leaves_what_is_reduced_alone(large: Image) -> None:
     network = Reconstructor()
     network.spread = lambda code: torch.zeros(1, 3)  # type: ignore[method-assign]
-    small = network(large, torch.randn(1, 64), 2)
+    with torch.no_grad():
+        small = network(large, torch.randn(1, 64), 2)
     assert float((small - degrade(large, (LowResolution(2),))).abs().max()) < 2 / 255
 
 
@@ -146,13 +147,12 @@ def test_a_lesson_shows_the_degradation_that_it_asks_for(clean: Path) -> None:
 
 @pytest.mark.slow
 def test_a_short_training_learns_to_make_photos_again(clean: Path, tmp_path: Path) -> None:
-    order = TransferOrder(clean, tmp_path, steps=60, workers=0)
-    trained = train_transfer(order, report=lambda line: None)
-    again = train_transfer(order, report=lambda line: None)
-    assert again.steps == 60
-    assert again.psnr_out == trained.psnr_out
-    short = train_transfer(TransferOrder(clean, tmp_path / "short", steps=5, workers=0), report=lambda line: None)
-    assert trained.psnr_out > short.psnr_out + 0.3
+    order, asked = TransferOrder(clean, tmp_path, steps=24, workers=0), iter(range(100))
+    begun = train_transfer(order, lambda line: None, stop=lambda: next(asked) >= 3)
+    assert begun.steps == 3
+    trained = train_transfer(order, lambda line: None)
+    assert trained.steps == 24
+    assert trained.psnr_out > begun.psnr_out + 0.1
     assert (checkpoint_identity(tmp_path / "lway") or {})["network"] == "lway"
 
 
@@ -166,7 +166,7 @@ def test_the_encoder_tells_blur_and_noise(transfer: DegradationTransfer, large: 
         return 2 * degraded.blur, 255 * float(degraded.noise.mean())
 
     blurs = [seen(sigma)[0] for sigma in (0.0, 1.0, 2.0)]
-    assert blurs[0] < 0.5 < blurs[1] < 1.5 < blurs[2]
+    assert blurs[0] < 0.3 < blurs[1] < 1 < blurs[2]
     noises = [seen(1.0, noise)[1] for noise in (0, 5, 10)]
     assert noises[0] < 1.5
     assert noises[1] == pytest.approx(5, abs=2)
@@ -208,13 +208,13 @@ def test_a_noisy_photo_is_not_sharpened_into_more_noise(tools: Toolbox, large: I
 
 
 def test_the_tool_holds_what_every_tool_must() -> None:
-    check_tool(make_toolbox("conservator")["upscale_x2_adapted"])
+    check_tool(bounded(make_toolbox("conservator"), 2)["upscale_x2_adapted"])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 40), (25, 31), (47, 160)])
 def test_photos_of_any_size_are_enlarged(tools: Toolbox, size: tuple[int, int]) -> None:
     photo = crop(data.coffee(), 100, 100, 200)[..., : size[0], : size[1]]
-    made = bounded(tools, 5)["upscale_x2_adapted"]
+    made = bounded(tools, 3)["upscale_x2_adapted"]
     made.setup("cpu")
     assert made(photo).shape == (1, 3, 2 * size[0], 2 * size[1])
 
@@ -301,13 +301,13 @@ def test_a_policy_enlarges_by_the_adapted_tool_where_that_is_allowed(soft: Image
 def test_the_record_keeps_how_it_went_and_replays(soft: Image, tmp_path: Path) -> None:
     photo = tmp_path / "soft.png"
     PillowImage.fromarray(to_array(soft, np.uint8)).save(photo)
-    steps = ("--adapt-steps", 10)
+    steps = ("--adapt-steps", 5)
     done = conservator("apply", photo, "--tools", "upscale_x2_adapted", *steps, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     path = next((tmp_path / "out").glob("*.json"))
     numbers = load_record(path).treatments[0].numbers
-    assert numbers["of"] == 10
-    assert 0 < numbers["iteration"] <= 10
+    assert numbers["of"] == 5
+    assert 0 < numbers["iteration"] <= 5
     assert 0.3 < numbers["blur"] < 0.9
     again = conservator("replay", path)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -319,7 +319,7 @@ def test_a_collection_gives_a_tool_of_ones_own(soft: Image, large: Image, tmp_pa
     for number, picture in enumerate((data.astronaut()[256:], data.coffee()[:256, :256])):
         small = degrade(to_image(np.ascontiguousarray(picture)), (BlurredReduction(2, 1.2, 1.2, 0.0),))
         PillowImage.fromarray(to_array(small, np.uint8)).save(folder / f"{number}.png")
-    told_of = conservator("adapt", "lway", "--photos", folder, "--name", "my_scanner", "--iterations", 25)
+    told_of = conservator("adapt", "lway", "--photos", folder, "--name", "my_scanner", "--iterations", 20)
     assert told_of.returncode == 0, told_of.stderr
     assert "0.png: blur of 0." in told_of.stdout
     mine = make_toolbox("user")
@@ -357,7 +357,7 @@ def test_the_bench_compares_photo_by_photo_and_resumes(tmp_path: Path, large: Im
     folder, output = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     PillowImage.fromarray(to_array(large[..., :128, :128], np.uint8)).save(folder / "a.png")
-    asked = ("bench", "lway", folder, "-o", output, "--only", "bicubic", "--only", "blur 1.2", "--iterations", 10)
+    asked = ("bench", "lway", folder, "-o", output, "--only", "bicubic", "--only", "blur 1.2", "--iterations", 4)
     first = conservator(*asked)
     assert first.returncode == 0, first.stderr
     before = (output / "results.csv").read_bytes()

@@ -23,7 +23,7 @@ from conservator.errors import ConservatorError
 from conservator.evaluation.tables import Grid, interval
 from conservator.files import write_text
 from conservator.image import Image
-from conservator.metrics.catalog import metrics_at_hand
+from conservator.metrics.catalog import METRICS, metrics_at_hand
 from conservator.metrics.metric import FullReference
 from conservator.photo import find_photos, load_photo
 from conservator.pool.telling import heard_by
@@ -116,7 +116,7 @@ def bench_adapted(
     path = output / "results.csv"
     rows = _read(path)
     done = {(row.condition, row.scale, row.photo, row.tool) for row in rows}
-    metrics = [m for m in metrics_at_hand() if isinstance(m, FullReference) and m.name in _MEASURED]
+    metrics = [m for m in metrics_at_hand(METRICS[name] for name in _MEASURED) if isinstance(m, FullReference)]
     for tool in tools.values():
         tool.setup("cpu")
     output.mkdir(parents=True, exist_ok=True)
