@@ -89,6 +89,8 @@ class TreatmentRecord(_Model):
     gain: float | None
     """What it is estimated to have gained, dB; None where perception gave no number."""
     note: str = ""
+    numbers: dict[str, float] = Field(default_factory=dict)
+    """What the tool told of its work, where it tells anything."""
     seen: SeenRecord | None
 
 
@@ -207,6 +209,7 @@ def make_record(
                 kept=t.kept,
                 gain=_number(t.gain),
                 note=t.note,
+                numbers={name: round(value, 5) for name, value in t.numbers.items()},
                 seen=None if t.percept is None else _seen(t.percept),
             )
             for t in restored.treatments

@@ -77,6 +77,8 @@ class Request:
     """Damages to leave alone, joined by commas."""
     upscale: bool = False
     """Enlarge photos of less than 300 pixels."""
+    adapt_steps: int | None = None
+    """Adapt what enlarges to each photo, in so many iterations at most (0: not even the tools that --tools names)."""
     tonal_confidence: float = TONAL_CONFIDENCE
     """Treat haze and low light only where perception is this sure of them in the photo as it came."""
     max_steps: int = 12
@@ -103,6 +105,9 @@ class Request:
             _check_type(name, getattr(self, name), str)
         for name in ("upscale", "allow_truncated"):
             _check_type(name, getattr(self, name), bool)
+        if self.adapt_steps is not None:
+            _check_range("adapt_steps", self.adapt_steps, 0)
+            _check_type("adapt_steps", self.adapt_steps, int)
         if self.chat is not None:
             _check_type("chat", self.chat, ChatOptions)
         if self.only is not None:

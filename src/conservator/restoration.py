@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -17,7 +17,7 @@ from conservator.kinds import Objective
 from conservator.perception.perception import ENLARGED_GAIN, Gain, Look, Percept, Perception
 from conservator.perception.study import study
 from conservator.photo import Photo, copy_photo, save_photo
-from conservator.pool import Pool
+from conservator.pool import Pool, listen, numbers_of
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Stop, Trajectory
 from conservator.tools.tiling import out_of_memory
@@ -76,6 +76,8 @@ class Treatment:
     note: str = ""
     gain: float = 0.0
     """What perception estimates that it gained on the whole, dB."""
+    numbers: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """What the tool told of its work: a tool that adapts itself, how long it did and how far it came."""
 
     @property
     def told(self) -> str:
@@ -224,7 +226,7 @@ class Treater:
         done, ahead = list[str](), list(deciding.toolchain if listed is None else listed)
         while ahead:
             progress(ahead[0])
-            treatment, state = self._apply(ahead.pop(0), state, take_back=listed is None)
+            treatment, state = self._apply(ahead.pop(0), state, progress, take_back=listed is None)
             treatments.append(treatment)
             if treatment.kept:
                 done.append(treatment.tool)
@@ -236,14 +238,19 @@ class Treater:
                 ahead = chain[len(done) :]
         return state.image, tuple(treatments)
 
-    def _apply(self, tool: str, state: _State, take_back: bool) -> tuple[Treatment, _State]:
+    def _apply(
+        self, tool: str, state: _State, progress: Callable[[str], None], take_back: bool
+    ) -> tuple[Treatment, _State]:
         """Treat the whole, and look at it again."""
         start = time.perf_counter()
+        call = self.pool.submit(tool, state.image)
+        listen(call, lambda numbers: progress(_stage(tool, numbers)))
         try:
-            treated = self.pool.submit(tool, state.image).result()
+            treated = call.result()
         except ToolFailedError as error:
             return Treatment(tool, time.perf_counter() - start, None, False, str(error)), state
-        return self._looked_at(tool, time.perf_counter() - start, state, treated, take_back)
+        treatment, state = self._looked_at(tool, time.perf_counter() - start, state, treated, take_back)
+        return replace(treatment, numbers=numbers_of(call)), state
 
     def _looked_at(
         self, tool: str, seconds: float, state: _State, treated: Image, take_back: bool
@@ -276,6 +283,11 @@ class _State:
     """The picture of the same size on which the places of the study were picked."""
     look: Look
     """Its study, and what was seen in it."""
+
+
+def _stage(tool: str, numbers: Mapping[str, float]) -> str:
+    """A tool at work, with how far it is where it tells that."""
+    return f"{tool}, {numbers['iteration']:.0f} of {numbers['of']:.0f}" if {"iteration", "of"} <= {*numbers} else tool
 
 
 def study_like(image: Image, original: Image) -> Image:

@@ -29,13 +29,14 @@ from conservator.perception.perception import Look, Percept, Perception
 from conservator.photo import Photo, load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
 from conservator.policies.fixed import FixedOrder
-from conservator.pool import LocalPool, MemoPool, Pool, check_device
+from conservator.pool import LocalPool, MemoPool, Pool, RenamedPool, check_device, host
 from conservator.request import Request
 from conservator.restoration import Deciding, Plan, Restored, Treater, Treatment, blend, study_like
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
+from conservator.tools.lway import adapting, bounded
 from conservator.tools.tool import Toolbox
 
 _MOST_WORKERS = 8
@@ -84,7 +85,8 @@ class Restorer:
         self.request = _as_given(request, toolbox, perception, policy)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
-        self.toolbox = sharing(make_toolbox(request.toolbox) if toolbox is None else toolbox, self._networks)
+        tools = make_toolbox(request.toolbox) if toolbox is None else toolbox
+        self.toolbox = sharing(bounded(tools, request.adapt_steps), self._networks)
         self.scope = Scope.of(request) if scope is None else scope
         self._given_pool, self._max_batch = pool, max_batch
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
@@ -119,7 +121,12 @@ class Restorer:
 
     @property
     def pool(self) -> Pool:
-        """Where tools run on studies: it remembers what they made."""
+        """Where tools run on studies: no tool adapts itself to one, since what it makes of it is only looked at."""
+        return self._given_pool or cast("Pool", self._once("studies", self._make_studies))
+
+    @property
+    def _memo(self) -> Pool:
+        """Where tools run on photos that are their own study: it remembers what they made there."""
         return self._given_pool or cast("Pool", self._once("memo", lambda: MemoPool(self.models, _REMEMBERED)))
 
     @property
@@ -152,11 +159,15 @@ class Restorer:
         )
         return make_policy(request.policy, context)
 
+    def _make_studies(self) -> RenamedPool:
+        return RenamedPool(self._memo, {name: f"study:{name}" for name in adapting(self.toolbox)})
+
     def _make_models(self) -> LocalPool:
         device = self.request.device
         # an accelerator's memory is for one call at a time
         workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1
-        return LocalPool(self.toolbox, device, workers, self._max_batch, at_once=workers)
+        models = host(self.toolbox, study=adapting(bounded(self.toolbox, 0)))
+        return LocalPool(models, device, workers, self._max_batch, at_once=workers)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -279,7 +290,7 @@ class Restorer:
         request, decided = self.request, deciding.seconds["deciding"]
         start = time.perf_counter()
         its_own_study = deciding.trajectory.steps[0].image is image  # then its treatments are known
-        pool = self.pool if its_own_study else self.models
+        pool = self._memo if its_own_study else self.models
         treater = Treater(self.toolbox, pool, self.perception, request.objective)
         result, treatments = image, tuple[Treatment, ...]()
         if request.strength > 0:

@@ -9,6 +9,7 @@ from torch import nn
 
 from conservator.errors import name_not_found
 from conservator.networks.bilateral import BilateralNet
+from conservator.networks.lway import DegradationTransfer
 from conservator.networks.unet import ResidualUNet
 from conservator.networks.upscaler import Upscaler
 
@@ -18,8 +19,9 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "bilateral_leaky": partial(BilateralNet, slope=0.1),
     "upscaler_x2": lambda: Upscaler(2, width=32, depth=8),
     "upscaler_x4": lambda: Upscaler(4),
+    "lway": DegradationTransfer,
 }
-"""What an expert may be made of: modules that map images (B, 3, H, W) to images."""
+"""What an expert may be made of: modules that map images (B, 3, H, W) to images; and LWay's degradation transfer."""
 
 
 def make_network(name: str) -> nn.Module:

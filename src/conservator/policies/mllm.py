@@ -13,7 +13,7 @@ from conservator.degradations import Kind, Severity
 from conservator.perception.perception import Objective, Perception
 from conservator.perception.study import study
 from conservator.policies.dialects import Dialect, PlanDialect
-from conservator.policies.planning import estimated_gains, plannable
+from conservator.policies.planning import enlarger, estimated_gains, plannable
 from conservator.policies.replies import Replied, Speaker, choose
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.session.session import Observation
@@ -59,13 +59,14 @@ class MllmPolicy:
         A small photo is enlarged, where that is offered, when the model has no more to do: no question that it learned
         is about size.
         """
-        enlarging = [spec.name for spec in observation.tools if spec.scale > 1]
-        if set(enlarging) & set(observation.trajectory.toolchain()):
+        enlarging = {spec.name for spec in observation.tools if spec.scale > 1}
+        if enlarging & set(observation.trajectory.toolchain()):
             return Decision(Stop(), thought="the photo is enlarged, which is the last step")
         decision = self._next(observation)
         small = observation.percept.severities.get(Kind.LOW_RESOLUTION, Severity.NONE) > Severity.NONE
-        if decision.action == Stop() and small and enlarging and observation.steps_left > 1:
-            return Decision(Apply(enlarging[0]), thought=f"the photo is small; else {decision.thought}")
+        best = enlarger(observation.tools)
+        if decision.action == Stop() and small and best and observation.steps_left > 1:
+            return Decision(Apply(best), thought=f"the photo is small; else {decision.thought}")
         return decision
 
     def _next(self, observation: Observation) -> Decision:

@@ -16,6 +16,12 @@ def plannable(tools: Iterable[ToolSpec]) -> tuple[ToolSpec, ...]:
     return tuple(spec for spec in tools if is_specialist(spec) and spec.scale == 1)
 
 
+def enlarger(tools: Iterable[ToolSpec]) -> str | None:
+    """The tool to enlarge with, the first of those that take most work: no perception can compare what they make."""
+    best = max((spec for spec in tools if spec.scale > 1), key=lambda spec: spec.cost, default=None)
+    return None if best is None else best.name
+
+
 def estimated_gains(observation: Observation, perception: Perception, objective: Objective) -> dict[int, float]:
     """The cautious estimate of what every treatment so far gained, in dB, by the step's number.
 

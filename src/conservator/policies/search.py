@@ -15,6 +15,7 @@ from conservator.image import Image, decibels
 from conservator.kinds import Kind, Severity
 from conservator.metrics.fidelity import TABLE_CAP
 from conservator.perception.perception import Look, Objective, Percept, Perception
+from conservator.policies.planning import enlarger
 from conservator.pool import Pool
 from conservator.resample import bicubic_to
 from conservator.session.scope import TONAL
@@ -158,6 +159,9 @@ class Greedy:
         if {spec.name for spec in tools if spec.scale > 1} & set(state.toolchain):
             return []  # an enlarged photo looks blurred to perception; nothing must sharpen what was never there
         spent = {spec.name for kinds in _ONCE for spec in _done_once(kinds, tools, state)}
+        if self._suspects:  # perception compares no sizes: of what enlarges one is enough
+            best = enlarger(tools)
+            spent |= {spec.name for spec in tools if spec.scale > 1 and spec.name != best}
         candidates = [spec for spec in tools if self._fits(spec, state) and spec.name not in spent]
         calls = [(spec, self._pool.submit(spec.name, state.image)) for spec in candidates]
         children = []

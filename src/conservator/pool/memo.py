@@ -12,6 +12,7 @@ from conservator.errors import NameNotFoundError, PoolError
 from conservator.forking import Lock, renew_in_children
 from conservator.image import digest
 from conservator.pool.pool import Pool
+from conservator.pool.telling import Call, listen
 
 
 class MemoPool(Pool):
@@ -25,7 +26,7 @@ class MemoPool(Pool):
 
     def __init__(self, pool: Pool, max_bytes: int = 512 * 2**20) -> None:
         self._pool, self._max_bytes = pool, max_bytes
-        self._memo: OrderedDict[tuple[str, ...], Future[Tensor]] = OrderedDict()
+        self._memo: OrderedDict[tuple[str, ...], Call] = OrderedDict()
         self._sizes: dict[tuple[str, ...], int] = {}
         self._bytes, self._closed = 0, False
         self._lock = Lock()  # never held while the pool beneath is called, or while others are told
@@ -52,7 +53,7 @@ class MemoPool(Pool):
                 self._memo.move_to_end(key)
                 mine = False
             else:
-                answer, mine = Future(), True
+                answer, mine = Call(), True
                 self._memo[key] = answer
         if mine:
             self._ask(key, answer, name, tensors)
@@ -63,7 +64,7 @@ class MemoPool(Pool):
             self._closed = True
         self._pool.close()
 
-    def _ask(self, key: tuple[str, ...], answer: Future[Tensor], name: str, tensors: tuple[Tensor, ...]) -> None:
+    def _ask(self, key: tuple[str, ...], answer: Call, name: str, tensors: tuple[Tensor, ...]) -> None:
         """Call the pool beneath; everybody who waits for ``answer`` gets what it says, a refusal included."""
         try:
             call = self._pool.submit(name, *tensors)
@@ -71,6 +72,7 @@ class MemoPool(Pool):
             self._forget(key)
             answer.set_exception(error if isinstance(error, Exception) else PoolError(f"{name} was not called"))
             raise
+        listen(call, answer.tell)
         memo = weakref.ref(self)  # a call that knew the memo would keep it, and all its results, after its last use
 
         def settle(done: Future[Tensor]) -> None:
@@ -112,9 +114,10 @@ class MemoPool(Pool):
                 self._bytes -= self._sizes.pop(oldest)
 
 
-def _own_copy(answer: Future[Tensor]) -> Future[Tensor]:
+def _own_copy(answer: Call) -> Call:
     """A future of the caller's own, with the same answer; cancelling it leaves the other callers alone."""
-    own: Future[Tensor] = Future()
+    own = Call()
+    answer.listen(own.tell)
 
     def tell(done: Future[Tensor]) -> None:
         if not own.set_running_or_notify_cancel():

@@ -25,6 +25,7 @@ from conservator.errors import (
     name_not_found,
 )
 from conservator.forking import computes_here, renew_in_children
+from conservator.pool.telling import Call, heard_by
 
 
 def check_device(name: str) -> None:
@@ -63,7 +64,7 @@ class Pool(ABC):
 
     @abstractmethod
     def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
-        """Call a model; the future holds its result or its error.
+        """Call a model; the future holds its result or its error. An ``Call`` also lets hear what the model tells.
 
         The result may be shared with other callers, and the tensors are read until the future is done: change neither
         in place. A done-callback may run on a thread of the pool, so it must not wait for the pool, which ``submit``
@@ -128,7 +129,7 @@ class _Call:
     identity: str
     model: Model
     tensors: tuple[Tensor, ...]
-    future: Future[Tensor] = field(default_factory=Future)
+    future: Call = field(default_factory=Call)
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -248,7 +249,7 @@ class LocalPool(Pool):
                     self._changed.wait()
 
     def _run(self, calls: Sequence[_Call]) -> None:
-        """Answer every call; whatever happens, none is left without an answer."""
+        """Call every call; whatever happens, none is left without an answer."""
         first = calls[0]
         try:
             model = self._load(first)
@@ -260,14 +261,15 @@ class LocalPool(Pool):
             return
         for call in calls:  # one bad item must not fail its neighbours
             try:
-                result = _owned(model(*call.tensors), call.tensors)
+                with heard_by(call.future.tell):
+                    result = _owned(model(*call.tensors), call.tensors)
             except BaseException as error:
                 call.future.set_exception(call_error(call.name, error))
             else:
                 call.future.set_result(result)
 
     def _run_together(self, model: Model, calls: Sequence[_Call]) -> bool:
-        """Answer the calls with one run of the model; False, and none is answered, where that fails."""
+        """Call the calls with one run of the model; False, and none is answered, where that fails."""
         try:
             sizes = [call.tensors[0].shape[0] for call in calls]
             together = model(*(torch.cat(column) for column in zip(*(c.tensors for c in calls), strict=True)))

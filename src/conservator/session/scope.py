@@ -25,12 +25,14 @@ class Scope:
     """Damages to leave alone, even where they are in ``only``."""
     tonal_confidence: float = TONAL_CONFIDENCE
     """How sure perception must be of haze or low light in the photo as it came, 0 to 1, for it to be treated."""
+    adapting: bool = False
+    """Whether a tool may be chosen that adapts itself to the photo, which takes seconds to a minute."""
 
     @classmethod
     def of(cls, request: Request) -> Scope:
         """What a request allows."""
         only = frozenset(Kind) if request.only is None else request.only
-        return cls(request.upscale, only, request.never, request.tonal_confidence)
+        return cls(request.upscale, only, request.never, request.tonal_confidence, bool(request.adapt_steps))
 
     def offers(self, tool: ToolSpec, seen: Percept) -> bool:
         """Whether a policy may choose a tool, where perception said ``seen`` of the photo as it came.
@@ -39,7 +41,7 @@ class Scope:
         of each tonal one. Of a tool for two that look alike (defocus and Gaussian blur) one in ``only`` is enough. A
         perception that grades nothing (``Blind``) knows of no veil and no darkness, and rules out no tool.
         """
-        if tool.scale > 1 and not self.upscale:
+        if (tool.scale > 1 and not self.upscale) or (tool.cost > 1 and not self.adapting):
             return False
         allowed = tool.removes & self.only if is_specialist(tool) else tool.removes <= self.only
         if not allowed or tool.removes & self.never:
@@ -50,5 +52,5 @@ class Scope:
         return all(sure)
 
 
-ANYTHING = Scope(upscale=True, tonal_confidence=0.0)
+ANYTHING = Scope(upscale=True, tonal_confidence=0.0, adapting=True)
 """Every tool, whatever was seen: for toolchains that were chosen elsewhere, and for policies that know the truth."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -83,6 +83,11 @@ class Expert(Tool):
     def weights_sha256(self) -> str:
         return self._weights.sha256
 
+    @property
+    def network_name(self) -> str:
+        """The name of its network in NETWORKS."""
+        return self._network
+
     def sharing(self, networks: NetworkStore) -> Expert:
         """The same expert, not set up, that takes its network from a store."""
         shared = copy.copy(self)
@@ -143,9 +148,15 @@ def make_spec(
     return ToolSpec(name, removes, description, source, license, multiple_of=16, tile=1024, overlap=192)
 
 
+@runtime_checkable
+class _Sharing(Protocol):
+    def sharing(self, networks: NetworkStore) -> Tool:
+        """The same tool, not set up, that takes its networks from a store."""
+
+
 def sharing(tools: Toolbox, networks: NetworkStore) -> Toolbox:
-    """The same tools, those that are experts taking their networks from a store."""
-    return Toolbox(*(tool.sharing(networks) if isinstance(tool, Expert) else tool for tool in tools.values()))
+    """The same tools, those that can taking their networks from a store."""
+    return Toolbox(*(tool.sharing(networks) if isinstance(tool, _Sharing) else tool for tool in tools.values()))
 
 
 _ANY = frozenset(Severity)

@@ -24,10 +24,11 @@ _BESIDE = (
 def _conservator() -> Iterable[Tool]:
     """The experts, the classical tools that are worth having beside them, and those for damage without an expert."""
     from conservator.tools.experts import EXPERTS
+    from conservator.tools.lway import adapted_tools
 
     treated = frozenset[Kind]().union(*(tool.spec.removes for tool in EXPERTS if is_specialist(tool.spec)))
     rest = (t for t in _classical() if t.spec.name in _BESIDE or not t.spec.removes & treated)
-    return (*EXPERTS, *rest)
+    return (*EXPERTS, *rest, *adapted_tools())
 
 
 def _experts() -> Iterable[Tool]:

@@ -13,11 +13,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from conservator.errors import ConservatorError, MissingExtraError
 from conservator.image import Image
 from conservator.kinds import Kind
+from conservator.networks.store import NetworkStore
 from conservator.tools.records import WeightsFile, read_bytes, sha256_of, write_tool
 from conservator.tools.shipped import shipped_names
 from conservator.tools.tool import Tool, ToolSpec
@@ -77,13 +78,33 @@ class SpandrelTool(Tool):
 
     def setup(self, device: str) -> None:
         """Load the network; raises ConservatorError when its file has changed, MissingExtraError without spandrel."""
+        self._model = self._load(device)
+
+    def network(self, networks: NetworkStore, device: str) -> nn.Module:
+        """Its bare network on a torch device, float32, read anew: not from a store, which knows our own networks."""
+        return _Bare(self._load(device)).requires_grad_(False)
+
+    def _load(self, device: str) -> Any:
         path = self._folder / self._record.weights.name
-        self._model = _build(path, self._record.weights.read(self._folder)).to(device).float().eval()
+        return _build(path, self._record.weights.read(self._folder)).to(device).float().eval()
 
     def restore(self, image: Image) -> Image:
         if self._model is None:
             raise ConservatorError(f"tool {self.spec.name} has no weights yet; call setup(device) first")
         return _apply(self._model, image)
+
+
+class _Bare(nn.Module):
+    """The network of a model descriptor, for images of 3 channels."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.inner, self._channels = model.model, model.input_channels
+
+    def forward(self, image: Image) -> Image:
+        planes = image if self._channels == 3 else image.reshape(-1, 1, *image.shape[2:])
+        made: Image = self.inner(planes)
+        return made if self._channels == 3 else made.reshape(-1, 3, *made.shape[2:])
 
 
 def add_spandrel_tool(

@@ -38,6 +38,9 @@ class ToolSpec:
     """Pixels that neighbouring tiles share; at least the tool's receptive radius for seamless results."""
     severities: frozenset[Severity] = frozenset(Severity)
     """How severe the damage is that it is made for; a planner tries these tools first."""
+    cost: float = 1.0
+    """Work of a call beside that of other tools: 1 for one that runs over the photo once, for one that adapts itself to
+    the photo its iterations at most. Policies choose such a tool only where the user allows it."""
 
 
 def is_specialist(spec: ToolSpec) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from conservator.errors import ConservatorError, name_not_found
 from conservator.extensions import Offer, offered
-from conservator.tools.experts import ExpertRecord
+from conservator.tools.experts import Expert, ExpertRecord
+from conservator.tools.lway import AdaptedTool
 from conservator.tools.records import read_bytes
 from conservator.tools.rl_restore import RlRestoreTool, rl_restore_agent, rl_restore_tools
 from conservator.tools.shipped import shipped_names
@@ -50,7 +51,7 @@ def added_as(name: str) -> str | None:
 
 
 def user_tools() -> tuple[Tool, ...]:
-    """The checkpoints that the user added, and the experts they trained.
+    """The checkpoints that the user added, the experts they trained, and those that enlarge also adapted by LWay.
 
     Raises ConservatorError that names a record it cannot read.
     """
@@ -65,7 +66,8 @@ def user_tools() -> tuple[Tool, ...]:
             tools.append(ExpertRecord.model_validate_json(data).tool(path.parent))
         except ValidationError as error:
             raise _unreadable(path, error) from error
-    return tuple(tools)
+    adapted = (AdaptedTool(tool) for tool in tools if isinstance(tool, SpandrelTool | Expert) and tool.spec.scale > 1)
+    return (*tools, *adapted)
 
 
 def remove_tool(name: str) -> tuple[Path, ...]:

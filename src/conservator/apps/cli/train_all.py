@@ -12,7 +12,7 @@ import typer
 from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app
 from conservator.apps.cli.train_mllm import planner_needs, train_nano
 from conservator.errors import name_not_found
-from conservator.training.experts.order import Order
+from conservator.training.experts.order import Order, TransferOrder
 from conservator.training.perception.order import PerceptionOrder
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
 
     return [
         *map(expert, _experts()),
+        Rebuild("conservator train lway", ("lway",), lambda: _train_transfer(photos, output, workers)),
         Rebuild(
             "conservator train perception",
             ("statistics", "perception"),
@@ -94,6 +95,14 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
             "conservator train all --only nano", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)
         ),
     ]
+
+
+def _train_transfer(photos: Path, output: Path, workers: int) -> None:
+    from conservator.training.experts.lway import ship_transfer, train_transfer
+    from conservator.weights import WEIGHTS
+
+    order = TransferOrder(photos, output, workers=workers)
+    typer.echo(ship_transfer(train_transfer(order, typer.echo), order, WEIGHTS))
 
 
 def _train_perceptions(photos: Path, output: Path) -> None:

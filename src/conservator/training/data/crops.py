@@ -237,6 +237,13 @@ def ahead(items: Dataset[Item], indices: range, workers: int) -> Iterator[Item]:
 
 def validation_set(crops: Crops, count: int) -> tuple[Image, Image]:
     """``count`` pairs (count, 3, side, side) at other random numbers than any step's."""
-    pairs = [crops.pair(np.random.default_rng([crops.seed, 2**40, i])) for i in range(count)]
+    return validation_set_of(crops.pair, crops.seed, count)
+
+
+def validation_set_of(
+    pair: Callable[[np.random.Generator], tuple[Image, Image]], seed: int, count: int
+) -> tuple[Image, Image]:
+    """``count`` pairs of what ``pair`` draws, at other random numbers than any step's of this seed."""
+    pairs = [pair(np.random.default_rng([seed, 2**40, i])) for i in range(count)]
     damaged, clean = (torch.cat(images) for images in zip(*pairs, strict=True))
     return damaged, clean

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conservator.commands import command_line
 from conservator.degradations import parse_recipe
@@ -138,11 +138,11 @@ def ship(trained: Trained, order: Order, folder: Path) -> Path:
     return ship_weights(
         folder,
         order.name,
-        _half(trained.network.state_dict()),
+        in_half(trained.network.state_dict()),
         data=training_data(order.photos),
         recipe=f"COURSES[{order.name!r}] in conservator.training.experts.courses",
         command=command_line("train", "expert", order.name, settings=given),
-        scores=_scores(trained),
+        scores=training_scores(trained),
         made_with=_made_with(trained, order),
         seed=order.seed,
     )
@@ -159,19 +159,21 @@ def _made_with(trained: Trained, order: Order) -> dict[str, str]:
 
 def install(trained: Trained, order: Order, folder: Path) -> Path:
     """Make an expert of the user's own a tool in ``folder``; return its record."""
+    what = " and ".join(kind.label for kind in sorted(order.removes))
+    description = f"Removes {what}: an expert trained on {order.damage} damage."
+    return write_expert(trained.network, order.name, order.removes, _course(order).network, description, folder)
+
+
+def write_expert(
+    trained: nn.Module, name: str, removes: Collection[Kind], network: str, description: str, folder: Path
+) -> Path:
+    """Write a network of the user's own and its record into ``folder``; return the record."""
     from safetensors.torch import save
 
-    course = _course(order)
-    removes = tuple(sorted(order.removes))
-    data = save(_half(trained.network.state_dict()))
-    weights = WeightsFile(name=f"{order.name}.safetensors", sha256=sha256_of(data))
-    what = " and ".join(kind.label for kind in removes)
+    data = save(in_half(trained.state_dict()))
+    weights = WeightsFile(name=f"{name}.safetensors", sha256=sha256_of(data))
     record = ExpertRecord(
-        name=order.name,
-        removes=removes,
-        network=course.network,
-        description=f"Removes {what}: an expert trained on {order.damage} damage.",
-        weights=weights,
+        name=name, removes=tuple(sorted(removes)), network=network, description=description, weights=weights
     )
     return write_tool(folder, weights, data, record)
 
@@ -188,15 +190,18 @@ def _course(order: Order) -> Course:
         return COURSES[order.name]
     if order.name in COURSES:
         raise ConservatorError(f"{order.name} is an expert that ships; choose another name for your own")
-    if order.name in shipped_names() or not re.fullmatch(r"[a-z][a-z0-9_]*", order.name):
-        raise ConservatorError(
-            f"an expert cannot be called {order.name!r}; use a new name of small letters, digits and _"
-        )
-    if added_as(order.name) not in (None, "expert"):
-        raise ConservatorError(f"there is a tool {order.name} of yours already; choose another name")
+    check_name(order.name)
     if not order.removes:
         raise ConservatorError(f"say what {order.name} removes, one kind at least: {', '.join(Kind)}")
     return Course(_from_text(order.damage), start="denoise_medium")
+
+
+def check_name(name: str) -> None:
+    """Raise ConservatorError where an expert of the user's own cannot have a name."""
+    if name in shipped_names() or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ConservatorError(f"an expert cannot be called {name!r}; use a new name of small letters, digits and _")
+    if added_as(name) not in (None, "expert"):
+        raise ConservatorError(f"there is a tool {name} of yours already; choose another name")
 
 
 _UNKNOWN = Course(lambda rng: Lesson(()), network="none")
@@ -255,12 +260,14 @@ def _hash(checkpoint: Path, *stamp: int) -> str:
     from safetensors.torch import save
 
     mean = torch.load(checkpoint, map_location="cpu", weights_only=True)["mean"]
-    return sha256_of(save(_half(mean)))
+    return sha256_of(save(in_half(mean)))
 
 
-def _half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision, as they ship."""
     return {key: value.cpu().half().contiguous() for key, value in tensors.items()}
 
 
-def _scores(trained: Trained) -> dict[str, float]:
+def training_scores(trained: Trained) -> dict[str, float]:
+    """What the manifest says of how well something was trained."""
     return {"psnr_in": trained.psnr_in, "psnr_out": trained.psnr_out, "steps": trained.steps}

@@ -136,6 +136,7 @@ def train_network(
     folder: Path,
     budget: Budget,
     *,
+    untreated: Image | None = None,
     device: str = "cpu",
     epsilon: float = _EPSILON,
     belongs: Belongs = Belongs(),  # noqa: B008 - frozen
@@ -147,6 +148,9 @@ def train_network(
     A checkpoint that does not belong to this run, or of other settings, raises ConservatorError. ``stop`` is asked
     before each step; where it says so, the run writes its checkpoint and returns.
 
+    ``untreated`` is what the network is compared with on the pairs ``held_out``: where it is not given, the damaged
+    images, enlarged where the clean ones are larger.
+
     ``folder`` gets ``checkpoint.pt``, and the curve on the pairs ``held_out`` as ``curve.csv`` and ``curve.png``.
     The loss is the mean PSNR of the crops, so that a faintly damaged one counts as much as a hazy one, whose error is a
     hundred times as large (the PSNR loss of Chen et al., HINet, 2021). AdamW, bfloat16, running mean of the weights.
@@ -157,7 +161,9 @@ def train_network(
     if run.load(folder):
         report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
     damaged, clean = (x.to(device) for x in held_out)
-    return run.train(batches, damaged, clean, folder, stop, report)
+    if untreated is None:
+        untreated = damaged if damaged.shape == clean.shape else bicubic_to(damaged, *clean.shape[-2:])
+    return run.train(batches, damaged, clean, _psnr(untreated.to(device), clean), folder, stop, report)
 
 
 class _Run:
@@ -186,13 +192,13 @@ class _Run:
         batches: Dataset[tuple[Image, Image]],
         damaged: Image,
         clean: Image,
+        before: float,
         folder: Path,
         stop: Callable[[], bool],
         report: Callable[[str], None],
     ) -> Trained:
         """Go on until the budget is spent or ``stop`` says so, with a checkpoint now and then and one in the end."""
-        scale, budget, progress = clean.shape[-1] // damaged.shape[-1], self.budget, self.progress
-        before = _psnr(bicubic_to(damaged, *clean.shape[-2:]) if scale > 1 else damaged, clean)
+        budget, progress = self.budget, self.progress
         started, saved = time.monotonic() - progress.seconds, time.process_time()
         for noisy, target in ahead(batches, range(progress.step, budget.steps), budget.workers):
             if progress.share(budget) >= 1 or stop():

@@ -1,0 +1,193 @@
+"""What adapting an upscaler to each photo is worth: photos reduced in known ways, and real pairs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from conservator.degradations import (
+    BlurredReduction,
+    GaussianNoise,
+    JpegCompression,
+    LowResolution,
+    Recipe,
+    degrade,
+)
+from conservator.errors import ConservatorError
+from conservator.evaluation.tables import Grid, interval
+from conservator.files import write_text
+from conservator.image import Image
+from conservator.metrics.catalog import METRICS, metrics_at_hand
+from conservator.metrics.metric import FullReference
+from conservator.photo import find_photos, load_photo
+from conservator.pool.telling import heard_by
+from conservator.resample import bicubic_to
+from conservator.tools.tool import Toolbox
+
+_MEASURED = ("psnr", "ssim", "st_lpips")
+_LOWERED = 0.1
+"""dB that a photo may lose before it counts as lowered."""
+
+
+@dataclass(frozen=True)
+class AdaptedRow:
+    """One photo enlarged by one tool."""
+
+    condition: str
+    scale: int
+    photo: str
+    tool: str
+    """"bicubic", or the tool's name."""
+    iterations: int
+    seconds: float
+    psnr: float
+    ssim: float
+    st_lpips: float
+    """NaN where the extra is not installed."""
+
+
+def conditions(scale: int) -> dict[str, Recipe]:
+    """The ways in which photos are reduced; the sigmas of blurs are pixels of the large photo.
+
+    All but the first are a make that no training draws as such; trainings of the transfer draw what is like it.
+    """
+    noise, jpeg = GaussianNoise(6 / 255, seed=0), JpegCompression(75, "4:2:0")
+    blurs = {f"blur {s}": (BlurredReduction(scale, s, s, 0.0),) for s in (0.6, 1.2, 1.8, 2.4)}
+    return {
+        "bicubic": (LowResolution(scale),),
+        **blurs,
+        "slanting blur 2.4 and 1.0": (BlurredReduction(scale, 2.4, 1.0, 30.0),),
+        "blur 1.2, noise 6": (*blurs["blur 1.2"], noise),
+        "blur 1.2, JPEG 75": (*blurs["blur 1.2"], jpeg),
+        "blur 2.4, noise 6": (*blurs["blur 2.4"], noise),
+        "blur 2.4, JPEG 75": (*blurs["blur 2.4"], jpeg),
+    }
+
+
+ReducedCase = tuple[str, str, Image, Image]
+"""Condition, photo, the small picture of 8 bits, the large one."""
+
+
+def reduced_cases(
+    photos: Path, scale: int, only: Sequence[str] = (), limit: int | None = None
+) -> Iterator[ReducedCase]:
+    """Clean photos reduced in every way; raises ConservatorError for a condition that there is not."""
+    known = conditions(scale)
+    if wrong := set(only) - set(known):
+        raise ConservatorError(f"no condition {', '.join(sorted(wrong))}; choose from {'; '.join(known)}")
+    for name, recipe in known.items():
+        if only and name not in only:
+            continue
+        for path in find_photos(photos)[:limit]:
+            large = _cut(load_photo(path).image, scale)
+            yield name, path.stem, _as_a_file(degrade(large, recipe)), large
+
+
+def paired_cases(photos: Path, scale: int, prefix: str = "") -> Iterator[ReducedCase]:
+    """Pairs NAME_lr and NAME_gt of one size, as City100 has them: the first reduced, to be the second when enlarged."""
+    for path in find_photos(photos):
+        if not (path.stem.startswith(prefix) and path.stem.endswith("_gt")):
+            continue
+        small = path.with_name(path.name.replace("_gt", "_lr"))
+        large, soft = (_cut(load_photo(x).image, 2 * scale) for x in (path, small))
+        height, width = (side // scale for side in soft.shape[-2:])
+        yield "pairs", path.stem.removesuffix("_gt"), _as_a_file(bicubic_to(soft, height, width)), large
+
+
+def _cut(image: Image, multiple: int) -> Image:
+    height, width = (side // multiple * multiple for side in image.shape[-2:])
+    return image[..., :height, :width]
+
+
+def _as_a_file(image: Image) -> Image:
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+def bench_adapted(
+    cases: Iterator[ReducedCase], tools: Toolbox, scale: int, output: Path, report: Callable[[str], None] = print
+) -> list[AdaptedRow]:
+    """Enlarge every case by bicubic and by all tools of this scale; what ``output`` holds already is not done again."""
+    path = output / "results.csv"
+    rows = _read(path)
+    done = {(row.condition, row.scale, row.photo, row.tool) for row in rows}
+    metrics = [m for m in metrics_at_hand(METRICS[name] for name in _MEASURED) if isinstance(m, FullReference)]
+    for tool in tools.values():
+        tool.setup("cpu")
+    output.mkdir(parents=True, exist_ok=True)
+    for condition, photo, small, large in cases:
+        for name in ("bicubic", *(n for n, t in tools.items() if t.spec.scale == scale)):
+            if (condition, scale, photo, name) in done:
+                continue
+            numbers: dict[str, float] = {}
+            start = time.perf_counter()
+            with heard_by(numbers.update):
+                made = bicubic_to(small, *large.shape[-2:]) if name == "bicubic" else tools[name](small)
+            seconds = time.perf_counter() - start
+            scores = {m.name: m.score(made, large) for m in metrics}
+            told = {m: float(scores.get(m, np.nan)) for m in _MEASURED}
+            rows.append(AdaptedRow(condition, scale, photo, name, int(numbers.get("iteration", 0)), seconds, **told))
+            last = rows[-1]
+            report(f"{condition}, x{scale}, {photo}, {name}: {last.psnr:.2f} dB, {last.iterations} in {seconds:.1f} s")
+        _write(path, rows)
+    return rows
+
+
+def _read(path: Path) -> list[AdaptedRow]:
+    if not path.exists():
+        return []
+    kinds = {"scale": int, "iterations": int, "seconds": float, "psnr": float, "ssim": float, "st_lpips": float}
+    with path.open(newline="") as file:
+        return [AdaptedRow(**{k: kinds.get(k, str)(v) for k, v in row.items()}) for row in csv.DictReader(file)]
+
+
+def _write(path: Path, rows: Sequence[AdaptedRow]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(AdaptedRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(path, text.getvalue())
+
+
+def adapted_summary(rows: Sequence[AdaptedRow]) -> list[str]:
+    """For each condition, what a tool gains by being adapted, photo by photo, and where that does harm."""
+    lines: list[str] = []
+    for name in dict.fromkeys(row.tool.removesuffix("_adapted") for row in rows if row.tool.endswith("_adapted")):
+        found = list(dict.fromkeys((row.condition, row.scale) for row in rows if row.tool == name))
+        body = [_compared(rows, name, condition, scale) for condition, scale in found]
+        lines += Grid(f"{name}, alone and adapted", tuple(body[0]), tuple(tuple(x.values()) for x in body)).markdown()
+    return lines
+
+
+def _compared(rows: Sequence[AdaptedRow], name: str, condition: str, scale: int) -> dict[str, str]:
+    """A line of the table, by its headings."""
+    of = {
+        tool: {r.photo: r for r in rows if (r.condition, r.scale, r.tool) == (condition, scale, tool)}
+        for tool in ("bicubic", name, f"{name}_adapted")
+    }
+    bicubic, before, after = ([by_photo[p] for p in sorted(of[name])] for by_photo in of.values())
+    gains = {
+        m: np.array([getattr(b, m) - getattr(a, m) for a, b in zip(before, after, strict=True)]) for m in _MEASURED
+    }
+    psnr = gains["psnr"]
+    low, high = interval(psnr)
+    line = {
+        "reduction": condition,
+        "photos": f"{len(psnr)}",
+        "bicubic": f"{np.mean([r.psnr for r in bicubic]):.2f}",
+        "alone": f"{np.mean([r.psnr for r in before]):.2f}",
+        "adapted": f"{np.mean([r.psnr for r in after]):.2f}",
+        "gain by photo [95 %]": f"{psnr.mean():+.2f} [{low:+.2f}, {high:+.2f}]",
+        "worst photo": f"{psnr.min():+.2f}",
+        f"lowered by {_LOWERED} dB": f"{int((psnr < -_LOWERED).sum())}",
+        "SSIM": f"{gains['ssim'].mean():+.4f}",
+        "ST-LPIPS": f"{gains['st_lpips'].mean():+.4f}",
+        "iterations": f"{np.mean([r.iterations for r in after]):.0f}",
+        "seconds (median)": f"{np.median([r.seconds for r in after]):.1f}",
+    }
+    return line if np.isfinite(gains["st_lpips"]).all() else {k: v for k, v in line.items() if k != "ST-LPIPS"}

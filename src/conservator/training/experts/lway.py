@@ -1,0 +1,227 @@
+"""Train LWay's degradation transfer: one part of a photo degraded, and another part to be degraded in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from conservator.commands import command_line
+from conservator.degradations import (
+    AreaReduction,
+    DefocusBlur,
+    GaussianBlur,
+    JpegCompression,
+    LineBlur,
+    LowResolution,
+    Recipe,
+    degrade,
+)
+from conservator.errors import ConservatorError
+from conservator.image import Image
+from conservator.networks.lway import DegradationTransfer, answer, lesson
+from conservator.networks.store import NetworkStore
+from conservator.photo import find_photos, load_photo
+from conservator.resample import bicubic_to
+from conservator.tools.catalog import make_toolbox
+from conservator.tools.experts import Expert
+from conservator.tools.lway import adapt, load_transfer, look_at
+from conservator.training.data import makes
+from conservator.training.data.crops import Photos, random_crop, training_data, validation_set_of
+from conservator.training.experts.order import CollectionOrder, TransferOrder
+from conservator.training.experts.orders import check_name, in_half, training_scores, write_expert
+from conservator.training.experts.train import Budget, Trained, never, train_network
+from conservator.training.run import Belongs, ship_weights
+
+_SIDES = {2: 64, 4: 48}
+"""Pixels of a small crop, by how many times smaller it is than its picture."""
+_BORDER = 16
+"""Pixels around a small crop that are degraded with it and cut off: JPEG's blocks are as long."""
+NAME = "lway"
+_BATCH = 8
+_EPSILON = 3e-6
+"""Mean square error (55 dB) below which an improvement counts no more: about that of rounding to 8 bits."""
+
+
+@dataclass(frozen=True)
+class Transfers(Dataset[tuple[Tensor, Image]]):
+    """Item ``step`` is the batch of that step: what ``DegradationTransfer`` takes, and what it is to give.
+
+    The photo that shows the degradation is another part of the same photo, degraded in the same way, or the very photo
+    that is wanted, as it is when a photo is enlarged. Every third batch is of pictures four times as large, the others
+    of pictures twice as large.
+    """
+
+    photos: Sequence[Sequence[NDArray[np.uint8]]]
+    batch: int
+    seed: int
+    steps: int
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Image]:
+        scale = 4 if step % 3 == 2 else 2
+        pairs = [self.pair(np.random.default_rng([self.seed, step, i]), scale) for i in range(self.batch)]
+        given, wanted = (torch.cat(images) for images in zip(*pairs, strict=True))
+        return given, wanted
+
+    def pair(self, rng: np.random.Generator, scale: int = 2) -> tuple[Tensor, Image]:
+        """One picture with another one that shows its degradation, and the picture degraded, twice."""
+        side, border = _SIDES[scale] * scale, _BORDER * scale
+        pyramid = self.photos[int(rng.integers(len(self.photos)))]
+        level = pyramid[int(rng.integers(len(pyramid)))]
+        if min(level.shape[:2]) < side + 2 * border:
+            level = pyramid[0]
+        blur, rest = degradation(rng, scale)
+        crops = [random_crop([level], side + 2 * border, rng) for _ in range(2)]
+        reduced = [degrade(crop, (*blur, rest[0])) for crop in crops]
+        done = [_as_a_file(degrade(x, rest[1:])) for x in reduced]
+        shown = int(rng.integers(2))
+        small, other, error = (_inside(x, _BORDER) for x in (done[0], done[shown], done[shown] - reduced[shown]))
+        told = spread(blur, scale), error.std((2, 3))
+        return lesson(other, _inside(crops[0], border)), answer(small, *told)
+
+
+def degradation(rng: np.random.Generator, scale: int) -> tuple[Recipe, Recipe]:
+    """What a photo went through that is to be enlarged by ``scale``: blur; then reduction, noise and JPEG.
+
+    One time in four nothing but the bicubic reduction, as the upscalers were trained. The chances of noise and JPEG are
+    those of LWay's own training (the authors' issue 4).
+    """
+    if rng.random() < 0.25:
+        return (), (LowResolution(scale),)
+    blur = _softness(rng, scale) if rng.random() < 0.8 else ()
+    reduction: Recipe = (AreaReduction(scale),) if rng.random() < 0.15 else (LowResolution(scale),)
+    noise = makes.sensor_noise(rng, 0.5, 15) if rng.random() < 0.5 else ()
+    jpeg = (JpegCompression(int(rng.integers(40, 100)), makes.subsampling(rng)),) if rng.random() < 0.5 else ()
+    return blur, (*reduction, *noise, *jpeg)
+
+
+def _softness(rng: np.random.Generator, scale: int) -> Recipe:
+    """A blur of up to 1.3 small pixels of deviation: alike in all directions, a disk, or drawn out along a line."""
+    make, sigma = rng.random(), scale * rng.uniform(0.15, 1.3)
+    if make < 0.5:
+        return (GaussianBlur(sigma),)
+    if make < 0.65:
+        return (DefocusBlur(2 * sigma, rng.uniform(0.1, 0.6)),)  # a disk's deviation is half its radius
+    length = scale * rng.uniform(0.5, 4)
+    return (LineBlur(length, rng.uniform(-90, 90), 0.0), GaussianBlur(scale * rng.uniform(0.15, 0.9)))
+
+
+def spread(blur: Recipe, scale: int) -> Tensor:
+    """The numbers (1, 3) of a blur before a reduction, as the reconstructor tells them."""
+    reach = 14 * scale  # beyond which no kernel of _softness goes
+    point = torch.zeros(1, 3, 2 * reach + 1, 2 * reach + 1)
+    point[..., reach, reach] = 1
+    kernel = degrade(point, blur)[0, 0].double().numpy()
+    x = (np.arange(-reach, reach + 1)) / scale
+    x, y = np.meshgrid(x, x)
+    xx, yy, xy = (float((kernel * moment).sum() / kernel.sum()) for moment in (x * x, y * y, x * y))
+    values, vectors = np.linalg.eigh([[xx, xy], [xy, yy]])
+    root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
+    return torch.tensor([[root[0, 0], root[1, 1], root[0, 1]]], dtype=torch.float32)
+
+
+def _inside(image: Image, border: int) -> Image:
+    return image[..., border:-border, border:-border]
+
+
+def _as_a_file(image: Image) -> Image:
+    return (image * 255).round() / 255
+
+
+def train_transfer(
+    order: TransferOrder,
+    report: Callable[[str], None] = print,
+    stop: Callable[[], bool] = never,
+) -> Trained:
+    """Train the degradation transfer; resumes where an earlier run with the same folder stopped.
+
+    Its PSNR is that of the photos made again, and of the numbers of blur and noise beside them, as ``answer`` has them.
+    """
+    torch.set_flush_denormal(True)
+    photos, budget = (
+        Photos(order.photos),
+        Budget(steps=order.steps, batch=_BATCH, seed=order.seed, workers=order.workers),
+    )
+    report(f"lway: {len(photos.training)} photos to learn from, {len(photos.held_out)} held out")
+    batches, unseen = (
+        Transfers(pyramids, budget.batch, budget.seed, budget.steps) for pyramids in (photos.training, photos.held_out)
+    )
+    lessons, answers = validation_set_of(unseen.pair, budget.seed, 64)
+    reduced = bicubic_to(F.pixel_shuffle(lessons[:, 3:], 2), *answers.shape[-2:])
+    torch.manual_seed(order.seed)
+    return train_network(
+        DegradationTransfer(),
+        batches,
+        (lessons, answers),
+        order.output / NAME,
+        budget,
+        untreated=answer(reduced, *torch.zeros(2, len(reduced), 3)),
+        epsilon=_EPSILON,
+        belongs=Belongs({"photos": photos.digest, "network": NAME}),
+        stop=stop,
+        report=report,
+    )
+
+
+def ship_transfer(trained: Trained, order: TransferOrder, folder: Path) -> Path:
+    """Write the weights in half precision into ``folder``, with their entry in its manifest; return the file."""
+    given = {"photos": order.photos, "steps": trained.steps, "seed": order.seed}
+    return ship_weights(
+        folder,
+        NAME,
+        in_half(trained.network.state_dict()),
+        data=training_data(order.photos),
+        recipe="docs/lway.md",
+        command=command_line("train", NAME, settings=given),
+        scores=training_scores(trained),
+        made_with={},
+        seed=order.seed,
+    )
+
+
+def adapt_to_collection(order: CollectionOrder, folder: Path, report: Callable[[str], None] = print) -> Path:
+    """Adapt an upscaler to photos of one origin, and make it a tool of the user's in ``folder``; return its record.
+
+    Raises ConservatorError for a tool that cannot be adapted, a name that is taken, and where nothing was won.
+    """
+    tools = make_toolbox("conservator+user")
+    tool = tools[order.tool]
+    if not isinstance(tool, Expert) or tool.spec.scale < 2:
+        fitting = [name for name, one in tools.items() if isinstance(one, Expert) and one.spec.scale > 1]
+        raise ConservatorError(f"{order.tool} is no network that enlarges; choose from {', '.join(fitting)}")
+    check_name(order.name)
+    paths = find_photos(order.photos)
+    if not paths:
+        raise ConservatorError(f"{order.photos} holds no photos; give a folder of photos")
+    rng, networks = np.random.default_rng(order.seed), NetworkStore()
+    chosen = sorted(rng.permutation(len(paths))[: order.most].tolist())
+    network, transfer = tool.network(networks, "cpu"), load_transfer(networks, "cpu")
+    degraded = [look_at(load_photo(paths[i]).working_image(), transfer) for i in chosen]
+    for i, one in zip(chosen, degraded, strict=True):
+        noise = 255 * float(one.noise.mean())
+        report(f"{paths[i].name}: blur of {one.blur:.2f} pixels, noise of {noise:.1f} levels")
+    adapted = adapt(
+        network,
+        tool.spec.scale,
+        degraded,
+        transfer,
+        order.iterations,
+        order.seed,
+        lambda done: report(f"iteration {done} of {order.iterations}") if done % 20 == 0 else None,
+    )
+    told = f"error {adapted.before:.2f} -> {adapted.after:.2f} of 255 in {adapted.iterations} iterations"
+    if not adapted.won:
+        raise ConservatorError(f"nothing was won by adapting {order.tool} ({told}); keep it as it is")
+    report(told)
+    description = f"{tool.spec.description.removesuffix('.')}, adapted by LWay to {len(chosen)} photos of one origin."
+    return write_expert(adapted.network, order.name, tool.spec.removes, tool.network_name, description, folder)
