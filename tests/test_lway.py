@@ -304,6 +304,8 @@ def test_the_record_keeps_how_it_went_and_replays(soft: Image, tmp_path: Path) -
     steps = ("--adapt-steps", 5)
     done = conservator("apply", photo, "--tools", "upscale_x2_adapted", *steps, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
+    assert "as asked" in done.stdout
+    assert "by estimate" not in done.stdout, "there is nothing that an enlarged photo could be compared with"
     path = next((tmp_path / "out").glob("*.json"))
     numbers = load_record(path).treatments[0].numbers
     assert numbers["of"] == 5

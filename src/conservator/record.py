@@ -224,7 +224,7 @@ def verdict(restored: Restored, request: Request) -> str:
     """One sentence that says what was done, and whether more was meant to be."""
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
     if restored.asked_for and restored.toolchain:
-        done += ", as asked; " + estimate_in_words(restored.gain)
+        done += ", as asked" if restored.enlarged else ", as asked; " + estimate_in_words(restored.gain)
     if restored.gave_up:
         return f"{done}, then the policy gave up: {restored.gave_up}"
     if restored.failed:

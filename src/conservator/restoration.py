@@ -123,6 +123,12 @@ class Restored:
         return not self.toolchain
 
     @property
+    def enlarged(self) -> bool:
+        """Whether the photo is larger than it came; then what was gained cannot be estimated."""
+        first, last = self.trajectory.steps[0], self.trajectory.last
+        return not self.untouched and first.image.shape != last.image.shape
+
+    @property
     def failed(self) -> tuple[Treatment, ...]:
         """What was decided, and a tool could not do on the whole photo."""
         return tuple(t for t in self.treatments if t.percept is None)
