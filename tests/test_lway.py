@@ -33,6 +33,7 @@ from conservator.resample import bicubic_to
 from conservator.restorer import Restorer
 from conservator.session.scope import Scope
 from conservator.tools import Toolbox, check_tool, make_toolbox
+from conservator.tools.experts import Shipped
 from conservator.tools.lway import AdaptedTool, adapt, bounded, detail, load_transfer, look_at
 from conservator.training.data.crops import Photos
 from conservator.training.experts.lway import Transfers, adapt_to_collection, spread, train_transfer
@@ -347,6 +348,13 @@ def test_a_collection_gives_a_tool_of_ones_own(soft: Image, large: Image, tmp_pa
     empty.mkdir()
     with pytest.raises(ConservatorError, match="holds no photos"):
         adapt_to_collection(CollectionOrder(empty, "other"), own_home)
+
+
+def test_the_hash_of_its_weights_tells_of_both_networks() -> None:
+    tool = make_toolbox("conservator")["upscale_x2_adapted"]
+    other = AdaptedTool(make_toolbox("experts")["upscale_x2"], weights=Shipped("denoise_light"))  # type: ignore[arg-type]
+    assert len({tool.weights_sha256, other.weights_sha256, make_toolbox("experts")["upscale_x2"].weights_sha256}) == 3
+    assert tool.identity != bounded(make_toolbox("conservator"), 3)["upscale_x2_adapted"].identity
 
 
 def test_only_what_enlarges_can_be_adapted() -> None:

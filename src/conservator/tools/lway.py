@@ -7,6 +7,7 @@ is trained once (networks/lway.py) and stays as it is; a copy of the upscaler is
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -43,7 +44,7 @@ _PATCHES, _HELD_OUT = 64, 8
 _LARGEST = 2_000_000
 """Pixels; of a larger photo only the most telling patches may be chosen."""
 _TRUST = 0.6
-"""Share of the estimated blur that is undone. Chosen on the pairs of City100's Nikon, whose sharp pictures are softer
+"""Share of the estimated blur that is removed. Chosen on the pairs of City100's Nikon, whose sharp pictures are softer
 than those that the transfer learned from: with all of it they lost 0.2 dB (docs/lway.md)."""
 _SHARP = 0.2
 """Pixels of the photo; where the blur before the reduction is estimated to be less, there is nothing to adapt to."""
@@ -66,10 +67,6 @@ class Enlarger(Protocol):
     @property
     def weights_sha256(self) -> str:
         """Hash of the network's weights."""
-
-    @property
-    def identity(self) -> str:
-        """By what a pool knows the tool again."""
 
     def network(self, networks: NetworkStore, device: str) -> nn.Module:
         """Its bare network on a torch device, float32: maps images (B, 3, H, W) to larger ones; it does not clip."""
@@ -302,12 +299,14 @@ class AdaptedTool(Tool):
 
     @property
     def weights_sha256(self) -> str:
-        return self._tool.weights_sha256
+        """Of both networks: what it makes depends on the transfer, too."""
+        hashes = self._tool.weights_sha256, self._weights.sha256
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest() if all(hashes) else ""
 
     @property
     def identity(self) -> str:
-        inner = self._tool.identity
-        return f"{super().identity} {self._weights.sha256} {self._iterations}" if inner else ""
+        known = super().identity
+        return f"{known} {self._iterations}" if known else ""
 
     def sharing(self, networks: NetworkStore) -> AdaptedTool:
         """The same tool, not set up, that takes its networks from a store."""

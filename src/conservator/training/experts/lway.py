@@ -74,7 +74,7 @@ class Transfers(Dataset[tuple[Tensor, Image]]):
         return given, wanted
 
     def pair(self, rng: np.random.Generator, scale: int = 2) -> tuple[Tensor, Image]:
-        """One picture with another one that shows its degradation, and the picture degraded, twice."""
+        """What is given and wanted for one picture: ``lesson`` and ``answer`` of it."""
         side, border = _SIDES[scale] * scale, _BORDER * scale
         pyramid = self.photos[int(rng.integers(len(self.photos)))]
         level = pyramid[int(rng.integers(len(pyramid)))]
@@ -106,7 +106,8 @@ def degradation(rng: np.random.Generator, scale: int) -> tuple[Recipe, Recipe]:
 
 
 def _softness(rng: np.random.Generator, scale: int) -> Recipe:
-    """A blur of up to 1.3 small pixels of deviation: alike in all directions, a disk, or drawn out along a line."""
+    """A blur before the reduction: alike in all directions, a disk (both of up to 1.3 small pixels of deviation), or
+    drawn out along a line of up to 4."""
     make, sigma = rng.random(), scale * rng.uniform(0.15, 1.3)
     if make < 0.5:
         return (GaussianBlur(sigma),)
