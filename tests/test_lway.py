@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 from skimage import data
 from test_cli import conservator
 
+from conservator.adapting import Manner
 from conservator.degradations import (
     BlurredReduction,
     DefocusBlur,
@@ -249,7 +250,7 @@ def test_only_a_large_photo_is_looked_at_in_parts(
 def test_nothing_changes_where_nothing_was_won(transfer: DegradationTransfer, soft: Image) -> None:
     network = make_toolbox("experts")["upscale_x2"].network(NetworkStore(), "cpu")  # type: ignore[attr-defined]
     degraded = look_at(soft, transfer)
-    idle = adapt(network, 2, [degraded], transfer, iterations=0)
+    idle = adapt(network, 2, [degraded], transfer, Manner(iterations=0))
     assert idle.network is network
     assert not idle.won
     assert idle.after == idle.before

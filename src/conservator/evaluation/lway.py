@@ -7,10 +7,12 @@ import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
+from conservator.adapting import Manner
 from conservator.degradations import (
     BlurredReduction,
     GaussianNoise,
@@ -28,6 +30,7 @@ from conservator.metrics.metric import FullReference
 from conservator.photo import find_photos, load_photo
 from conservator.pool.telling import heard_by
 from conservator.resample import bicubic_to
+from conservator.tools.lway import AdaptedTool
 from conservator.tools.tool import Toolbox
 
 _MEASURED = ("psnr", "ssim", "st_lpips")
@@ -44,8 +47,11 @@ class AdaptedRow:
     photo: str
     tool: str
     """"bicubic", or the tool's name."""
+    manner: str
+    """How it was adapted, where not as users get it: "anchor=0.0"; "together" where all photos adapted it once."""
     iterations: int
     seconds: float
+    """Adapting included; of photos that adapted it together, each one's share."""
     psnr: float
     ssim: float
     st_lpips: float
@@ -110,32 +116,58 @@ def _as_a_file(image: Image) -> Image:
 
 
 def bench_adapted(
-    cases: Iterator[ReducedCase], tools: Toolbox, scale: int, output: Path, report: Callable[[str], None] = print
+    cases: Iterator[ReducedCase],
+    tool: str,
+    tools: Toolbox,
+    output: Path,
+    manner: Manner,
+    together: bool = False,
+    report: Callable[[str], None] = print,
 ) -> list[AdaptedRow]:
-    """Enlarge every case by bicubic and by all tools of this scale; what ``output`` holds already is not done again."""
-    path = output / "results.csv"
+    """Enlarge every case by bicubic, by a tool, and by that tool adapted; what ``output`` holds is not done again.
+
+    ``together`` adapts the tool once to all photos of a condition, as to a collection.
+    """
+    path, scale = output / "results.csv", tools[tool].spec.scale
     rows = _read(path)
-    done = {(row.condition, row.scale, row.photo, row.tool) for row in rows}
+    done = {(row.condition, row.scale, row.photo, row.tool, row.manner) for row in rows}
     metrics = [m for m in metrics_at_hand(METRICS[name] for name in _MEASURED) if isinstance(m, FullReference)]
-    for tool in tools.values():
-        tool.setup("cpu")
+    how = ", ".join(filter(None, ("together" if together else "", str(manner))))
     output.mkdir(parents=True, exist_ok=True)
-    for condition, photo, small, large in cases:
-        for name in ("bicubic", *(n for n, t in tools.items() if t.spec.scale == scale)):
-            if (condition, scale, photo, name) in done:
+    for condition, group in groupby(cases, lambda case: case[0]):
+        found = list(group)
+        for name, said in (("bicubic", ""), (tool, ""), (f"{tool}_adapted", how)):
+            left = [case for case in found if (condition, scale, case[1], name, said) not in done]
+            if not left:
                 continue
-            numbers: dict[str, float] = {}
             start = time.perf_counter()
-            with heard_by(numbers.update):
-                made = bicubic_to(small, *large.shape[-2:]) if name == "bicubic" else tools[name](small)
-            seconds = time.perf_counter() - start
-            scores = {m.name: m.score(made, large) for m in metrics}
-            told = {m: float(scores.get(m, np.nan)) for m in _MEASURED}
-            rows.append(AdaptedRow(condition, scale, photo, name, int(numbers.get("iteration", 0)), seconds, **told))
-            last = rows[-1]
-            report(f"{condition}, x{scale}, {photo}, {name}: {last.psnr:.2f} dB, {last.iterations} in {seconds:.1f} s")
-        _write(path, rows)
+            make = _maker(name, tools, manner, [small for _, _, small, _ in found] if together else [])
+            share = (time.perf_counter() - start) / len(found) if together else 0.0
+            for _, photo, small, large in left:
+                numbers: dict[str, float] = {}
+                start = time.perf_counter()
+                with heard_by(numbers.update):
+                    made = make(small)
+                seconds = time.perf_counter() - start + share
+                scores = {m.name: float(m.score(made, large)) for m in metrics}
+                told = {m: scores.get(m, np.nan) for m in _MEASURED}
+                iterations = int(numbers.get("iteration", 0))
+                rows.append(AdaptedRow(condition, scale, photo, name, said, iterations, seconds, **told))
+                report(f"{condition}, x{scale}, {photo}, {name}: {told['psnr']:.2f} dB, {iterations} in {seconds:.1f} s")
+                _write(path, rows)
     return rows
+
+
+def _maker(name: str, tools: Toolbox, manner: Manner, together: Sequence[Image]) -> Callable[[Image], Image]:
+    """What enlarges by that name."""
+    if name == "bicubic":
+        scale = next(iter(tools.values())).spec.scale
+        return lambda small: bicubic_to(small, *(scale * side for side in small.shape[-2:]))
+    tool = tools[name]
+    if isinstance(tool, AdaptedTool):
+        tool = tool.in_manner(manner)
+    tool.setup("cpu")
+    return tool.fitted_to(together) if isinstance(tool, AdaptedTool) and together else tool
 
 
 def _read(path: Path) -> list[AdaptedRow]:
@@ -157,20 +189,24 @@ def _write(path: Path, rows: Sequence[AdaptedRow]) -> None:
 def adapted_summary(rows: Sequence[AdaptedRow]) -> list[str]:
     """For each condition, what a tool gains by being adapted, photo by photo, and where that does harm."""
     lines: list[str] = []
-    for name in dict.fromkeys(row.tool.removesuffix("_adapted") for row in rows if row.tool.endswith("_adapted")):
-        found = list(dict.fromkeys((row.condition, row.scale) for row in rows if row.tool == name))
-        body = [_compared(rows, name, condition, scale) for condition, scale in found]
-        lines += Grid(f"{name}, alone and adapted", tuple(body[0]), tuple(tuple(x.values()) for x in body)).markdown()
+    adapted = (row for row in rows if row.tool.endswith("_adapted"))
+    for name, manner in dict.fromkeys((row.tool.removesuffix("_adapted"), row.manner) for row in adapted):
+        found = dict.fromkeys(
+            (row.condition, row.scale) for row in rows if (row.tool, row.manner) == (f"{name}_adapted", manner)
+        )
+        body = [_compared(rows, name, manner, condition, scale) for condition, scale in found]
+        title = f"{name}, alone and adapted" + (f" ({manner})" if manner else "")
+        lines += Grid(title, tuple(body[0]), tuple(tuple(x.values()) for x in body)).markdown()
     return lines
 
 
-def _compared(rows: Sequence[AdaptedRow], name: str, condition: str, scale: int) -> dict[str, str]:
+def _compared(rows: Sequence[AdaptedRow], name: str, manner: str, condition: str, scale: int) -> dict[str, str]:
     """A line of the table, by its headings."""
-    of = {
-        tool: {r.photo: r for r in rows if (r.condition, r.scale, r.tool) == (condition, scale, tool)}
-        for tool in ("bicubic", name, f"{name}_adapted")
-    }
-    bicubic, before, after = ([by_photo[p] for p in sorted(of[name])] for by_photo in of.values())
+    of = [
+        {r.photo: r for r in rows if (r.condition, r.scale, r.tool, r.manner) == (condition, scale, tool, how)}
+        for tool, how in (("bicubic", ""), (name, ""), (f"{name}_adapted", manner))
+    ]
+    bicubic, before, after = ([by_photo[p] for p in sorted(of[2])] for by_photo in of)
     gains = {
         m: np.array([getattr(b, m) - getattr(a, m) for a, b in zip(before, after, strict=True)]) for m in _MEASURED
     }

@@ -26,8 +26,8 @@ from conservator.resample import bicubic_to
 _LEAK = 0.1
 CODE = 64
 """Numbers that sum up a degradation; DegAE has 512, of frozen features."""
-_WIDEST = 5
-"""Small pixels from the centre of a blur kernel to its edge: 3 deviations of the strongest blur that is learned."""
+_WIDEST = 6
+"""Small pixels from the centre of a blur kernel to its edge: more than 3 deviations of the strongest blur that is learned."""
 _POINT = 0.25
 """Large pixels of deviation that every kernel has, for the gradient of a point would be zero; it blurs by 0.1 %."""
 _TOLD = 0.002, 0.05
@@ -38,6 +38,11 @@ itself is best when it is exactly right for the many photos that were only reduc
 """
 
 
+_SHOWN = 2
+"""Sides of what shows a degradation, by those of the small photo that is made again. A whole photo tells more than the
+crops of a training do: taught by larger ones, the encoder shrinks less towards the mean where it is unsure."""
+
+
 class DegradationEncoder(nn.Module):
     """Maps small photos (B, 3, H, W) to codes (B, CODE): what was done to them, whatever they show.
 
@@ -45,7 +50,7 @@ class DegradationEncoder(nn.Module):
     nothing in a thousand steps but the mean of all degradations.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (48, 96, 160)) -> None:
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128)) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(6, 32, 3, padding=1), nn.LeakyReLU(_LEAK)]
         before = 32
@@ -163,7 +168,7 @@ def convolve_each(image: Image, kernels: Tensor) -> Image:
 class DegradationTransfer(nn.Module):
     """Encoder and reconstructor, as they are trained: a large picture made small in the way another photo was.
 
-    Takes what ``lesson`` lays together (B, 3 + 3 * scale ** 2, H, W); gives three times as many pictures
+    Takes what ``lesson`` lays together (B, 12 + 3 * scale ** 2, H, W); gives three times as many pictures
     (3 * B, 3, H, W), of each the small photo, its blur and its noise, as ``answer`` lays them together.
     """
 
@@ -172,15 +177,17 @@ class DegradationTransfer(nn.Module):
         self.encoder, self.reconstructor = DegradationEncoder(), Reconstructor()
 
     def forward(self, lesson: Tensor) -> Tensor:
-        scale = round(((lesson.shape[1] - 3) / 3) ** 0.5)
-        code = self.encoder(lesson[:, :3])
-        small = self.reconstructor(F.pixel_shuffle(lesson[:, 3:], scale), code, scale)
+        shown, picture = lesson.split((3 * _SHOWN**2, lesson.shape[1] - 3 * _SHOWN**2), 1)
+        scale = round((picture.shape[1] / 3) ** 0.5)
+        code = self.encoder(F.pixel_shuffle(shown, _SHOWN))
+        small = self.reconstructor(F.pixel_shuffle(picture, scale), code, scale)
         return answer(small, self.reconstructor.spread(code), self.reconstructor.deviation(code))
 
 
 def lesson(shown: Image, picture: Image) -> Tensor:
-    """Lay photos (B, 3, H, W) that show a degradation and pictures (B, 3, H * scale, W * scale) to degrade together."""
-    return torch.cat([shown, F.pixel_unshuffle(picture, picture.shape[-1] // shown.shape[-1])], 1)
+    """Lay photos (B, 3, 2 * H, 2 * W) that show a degradation and pictures (B, 3, H * scale, W * scale) together."""
+    scale = _SHOWN * picture.shape[-1] // shown.shape[-1]
+    return torch.cat([F.pixel_unshuffle(shown, _SHOWN), F.pixel_unshuffle(picture, scale)], 1)
 
 
 def answer(small: Image, spread: Tensor, deviation: Tensor) -> Tensor:

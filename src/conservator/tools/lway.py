@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from conservator.adapting import Manner
 from conservator.errors import ConservatorError
 from conservator.image import Image, luma
 from conservator.networks.lway import DegradationTransfer
@@ -28,14 +29,6 @@ from conservator.pool import tell
 from conservator.tools.experts import EXPERTS, Shipped, WeightsSource
 from conservator.tools.tool import Tool, Toolbox, ToolSpec
 
-ITERATIONS = 40
-"""At most, where the user gives no number: there the gain on blurred photos levels off (docs/lway.md)."""
-_RATE = 5e-4
-"""Of Adam. The authors' 2e-6 to 5e-5 are for networks of millions of parameters, and for hundreds of iterations."""
-_ANCHOR = 0.1
-"""Weight of the mean distance from what the upscaler made at first, beside the error of the photo made again."""
-_FLAT = 0.1
-"""Weight of the flattest places, where the most detailed ones have 1."""
 _SIDE, _EDGE = 48, 6
 """Pixels of a patch, and of its margin that does not count, because more than the patch would be needed to know it."""
 _BATCH = 8
@@ -43,16 +36,13 @@ _PATCHES, _HELD_OUT = 64, 8
 """Patches of a photo that are learned from, and those that only say when to stop."""
 _LARGEST = 2_000_000
 """Pixels; of a larger photo only the most telling patches may be chosen."""
-_TRUST = 0.6
-"""Share of the estimated blur that is removed. Chosen on the pairs of City100's Nikon, whose sharp pictures are softer
-than those that the transfer learned from: with all of it they lost 0.2 dB (docs/lway.md)."""
 _SHARP = 0.2
 """Pixels of the photo; where the blur before the reduction is estimated to be less, there is nothing to adapt to."""
 _SILENT = 1 / 255
 """Deviation below which noise is taken for none: rounding to 8 bits is a third of it."""
-_LOOK, _PATIENCE, _STALLED = 5, 2, 0.02
-"""After so many iterations the held-out patches are looked at. So many times in a row may their error fall by less than
-this share of what it fell before; then no more is to be had."""
+_LOOK, _STALLED = 5, 0.02
+"""After so many iterations the held-out patches are looked at, and whether their error fell by more than this share of
+what it fell before."""
 _WON = 0.95
 """Share of the error at first that must not be exceeded in the end; otherwise nothing was won, and nothing changes."""
 
@@ -86,6 +76,7 @@ def detail(photo: Image) -> Tensor:
 
 
 _SHIPPED = Shipped("lway")
+_USUAL = Manner()
 
 
 def load_transfer(networks: NetworkStore, device: str, weights: WeightsSource = _SHIPPED) -> DegradationTransfer:
@@ -149,7 +140,7 @@ def adapt(
     scale: int,
     degraded: Sequence[Degraded],
     transfer: DegradationTransfer,
-    iterations: int,
+    manner: Manner,
     seed: int = 0,
     progress: Callable[[int], None] = lambda iteration: None,
 ) -> Adapted:
@@ -160,10 +151,10 @@ def adapt(
     must come out: their errors are then independent (Pang et al., "Recorrupted-to-Recorrupted", CVPR 2021).
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    chosen = [_Patches.of(photo, network, rng) for photo in degraded]
+    chosen = [_Patches.of(photo, network, manner.flat, rng) for photo in degraded]
     training, held_out = (_Patches.together([pair[i] for pair in chosen]) for i in range(2))
     adapted = copy.deepcopy(network).train().requires_grad_(True)
-    optimizer = torch.optim.Adam(adapted.parameters(), lr=_RATE)
+    optimizer = torch.optim.Adam(adapted.parameters(), lr=manner.rate)
 
     def again(patches: _Patches, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
         """Patches enlarged, and how far each pixel, made again of them, is from what it should be."""
@@ -171,7 +162,7 @@ def adapt(
         with torch.autocast(patches.photo.device.type, torch.bfloat16, enabled=_fast_in_half()):
             enlarged = adapted(patches.photo + z)
         enlarged = enlarged.float()
-        missed = transfer.reconstructor(enlarged, patches.code, scale, _TRUST) - (patches.photo - z)
+        missed = transfer.reconstructor(enlarged, patches.code, scale, manner.trust) - (patches.photo - z)
         return enlarged, missed[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
 
     def held_out_error() -> float:
@@ -181,16 +172,16 @@ def adapt(
 
     before = best = held_out_error()
     kept, stalled, done = copy.deepcopy(adapted.state_dict()), 0, 0
-    while done < iterations and stalled < _PATIENCE:
+    while done < manner.iterations and stalled < manner.patience:
         few = training.few(rng.choice(len(training.photo), min(_BATCH, len(training.photo)), replace=False))
         enlarged, missed = again(few, generator)
-        loss = (few.weights * missed.abs()).mean() + _ANCHOR * (enlarged - few.first).abs().mean()
+        loss = (few.weights * missed.abs()).mean() + manner.anchor * (enlarged - few.first).abs().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         done += 1
         progress(done)
-        if done % _LOOK == 0 or done == iterations:
+        if done % _LOOK == 0 or done == manner.iterations:
             now = held_out_error()
             stalled = stalled + 1 if best - now < _STALLED * (before - best) else 0
             if now < best:
@@ -222,9 +213,11 @@ class _Patches:
     """What the network as it was given makes of each."""
 
     @classmethod
-    def of(cls, degraded: Degraded, network: nn.Module, rng: np.random.Generator) -> tuple[_Patches, _Patches]:
+    def of(
+        cls, degraded: Degraded, network: nn.Module, flat: float, rng: np.random.Generator
+    ) -> tuple[_Patches, _Patches]:
         """Those of one photo to learn from, and those that are held out; the more a place shows, the likelier."""
-        photo, weights = degraded.photo, _FLAT + (1 - _FLAT) * detail(degraded.photo)
+        photo, weights = degraded.photo, flat + (1 - flat) * detail(degraded.photo)
         side = min(_SIDE, *photo.shape[-2:])
         corners, chances = _corners(weights, side)
         held_out = _draw(corners, chances, _HELD_OUT, rng)
@@ -280,7 +273,7 @@ class AdaptedTool(Tool):
     def __init__(
         self,
         tool: Enlarger,
-        iterations: int = ITERATIONS,
+        manner: Manner = _USUAL,
         weights: WeightsSource = _SHIPPED,
         networks: NetworkStore | None = None,
     ) -> None:
@@ -291,9 +284,9 @@ class AdaptedTool(Tool):
             tool.spec,
             name=f"{tool.spec.name}_adapted",
             description=f"{tool.spec.description.removesuffix('.')}, adapted to each photo by LWay.",
-            cost=float(iterations),
+            cost=float(manner.iterations),
         )
-        self._tool, self._iterations, self._weights, self._networks = tool, iterations, weights, networks
+        self._tool, self._manner, self._weights, self._networks = tool, manner, weights, networks
         self._network: nn.Module | None = None
         self._transfer: DegradationTransfer | None = None
 
@@ -306,15 +299,19 @@ class AdaptedTool(Tool):
     @property
     def identity(self) -> str:
         known = super().identity
-        return f"{known} {self._iterations}" if known else ""
+        return f"{known} {self._manner!r}" if known else ""
 
     def sharing(self, networks: NetworkStore) -> AdaptedTool:
         """The same tool, not set up, that takes its networks from a store."""
-        return AdaptedTool(self._tool, self._iterations, self._weights, networks)
+        return AdaptedTool(self._tool, self._manner, self._weights, networks)
+
+    def in_manner(self, manner: Manner) -> AdaptedTool:
+        """The same tool, not set up, that adapts in another manner."""
+        return AdaptedTool(self._tool, manner, self._weights, self._networks)
 
     def bounded(self, iterations: int) -> AdaptedTool:
         """The same tool, not set up, with other iterations at most."""
-        return AdaptedTool(self._tool, iterations, self._weights, self._networks)
+        return self.in_manner(replace(self._manner, iterations=iterations))
 
     def setup(self, device: str) -> None:
         """Load both networks."""
@@ -326,22 +323,25 @@ class AdaptedTool(Tool):
 
     def fitted(self, image: Image) -> Tool:
         """Adapt to a photo; tells how many iterations, the errors before and after, the blur and noise, the seconds."""
+        return self.fitted_to([image])
+
+    def fitted_to(self, images: Sequence[Image]) -> Tool:
+        """The same, adapted to photos that were degraded alike."""
         if self._network is None or self._transfer is None:
             raise ConservatorError(f"tool {self.spec.name} has no weights yet; call setup(device) first")
         start, network = time.perf_counter(), self._network
         device = next(network.parameters()).device
         with torch.inference_mode(False):
-            photo = image.to(device).clone()
-            if min(photo.shape[-2:]) < 4 * _EDGE:
-                tell(iteration=0, of=0)
-                return _Enlarging(self.spec, network)
-            degraded = look_at(photo, self._transfer)
-            of = self._iterations if degraded.blur >= _SHARP else 0
-            tell(iteration=0, of=of, blur=degraded.blur, noise=255 * float(degraded.noise.mean()))
+            photos = [image.to(device).clone() for image in images if min(image.shape[-2:]) >= 4 * _EDGE]
+            degraded = [look_at(photo, self._transfer) for photo in photos]
+            worth = [photo for photo in degraded if photo.blur >= _SHARP]
+            of = self._manner.iterations if worth else 0
+            tell(iteration=0, of=of, **_mean_of(degraded))
             if of:
                 with torch.enable_grad():
                     adapted = adapt(
-                        network, self.spec.scale, [degraded], self._transfer, of, progress=lambda i: tell(iteration=i)
+                        *(network, self.spec.scale, worth, self._transfer, self._manner),
+                        progress=lambda i: tell(iteration=i),
                     )
                 network = adapted.network
                 tell(error_before=adapted.before, error_after=adapted.after, won=float(adapted.won))
@@ -350,6 +350,16 @@ class AdaptedTool(Tool):
 
     def restore(self, image: Image) -> Image:
         raise ConservatorError(f"{self.spec.name} adapts to a whole photo; call the tool, or fitted(photo) first")
+
+
+def _mean_of(degraded: Sequence[Degraded]) -> dict[str, float]:
+    """What is told of photos: the blur in pixels, the noise in levels of 255."""
+    if not degraded:
+        return {}
+    return {
+        "blur": float(np.mean([one.blur for one in degraded])),
+        "noise": 255 * float(np.mean([float(one.noise.mean()) for one in degraded])),
+    }
 
 
 class _Enlarging(Tool):

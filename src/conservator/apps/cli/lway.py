@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from conservator.adapting import Manner
 from conservator.apps.cli.bench import bench_app
 from conservator.apps.cli.options import with_options
 from conservator.apps.cli.train import Into, train_app
@@ -38,6 +39,7 @@ def adapt_lway(*, order: CollectionOrder) -> None:
 
 
 @bench_app.command("lway")
+@with_options(Manner, "manner")
 def bench_lway(
     photos: Annotated[Path, typer.Argument(help="Folder of clean photos; with --pairs, of NAME_lr and NAME_gt.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
@@ -48,31 +50,30 @@ def bench_lway(
     prefix: Annotated[str, typer.Option(help="Of pairs, only those whose names begin so.")] = "",
     only: Annotated[list[str] | None, typer.Option(help="Only this way of reducing; may be given again.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
-    iterations: Annotated[int | None, typer.Option(min=0, help="Iterations at most (default: the tool's).")] = None,
+    together: Annotated[bool, typer.Option("--together", help="Adapt once to all photos reduced in one way.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
+    *,
+    manner: Manner,
 ) -> None:
     """What an upscaler gains by LWay: on photos reduced in known ways, or on real pairs.
 
-    Writes results.csv and summary.md; resumes.
+    Writes results.csv and summary.md; resumes. Another manner of adapting adds its rows to those that are there.
     """
     import torch
 
     from conservator.evaluation.lway import adapted_summary, bench_adapted, paired_cases, reduced_cases
     from conservator.files import write_text
     from conservator.tools import make_toolbox
-    from conservator.tools.lway import bounded
 
     torch.set_num_threads(threads)
-    tools = bounded(make_toolbox("conservator+user").only(tool, f"{tool}_adapted"), iterations)
+    tools = make_toolbox("conservator+user").only(tool, f"{tool}_adapted")
     scale = tools[tool].spec.scale
     cases = paired_cases(photos, scale, prefix) if pairs else reduced_cases(photos, scale, only or (), limit)
-    rows = bench_adapted(cases, tools, scale, output, typer.echo)
+    rows = bench_adapted(cases, tool, tools, output, manner, together, typer.echo)
     command = command_line(
         *("bench", "lway", shown_path(photos)),
         **{"tool": tool, "pairs": pairs, "prefix": prefix or None, "only": only, "limit": limit},
-        iterations=iterations,
-        threads=threads,
-        output=output,
+        **{"together": together, **manner.changed(), "threads": threads, "output": output},
     )
     lines = ["# LWay", "", f"`{command}`", "", *adapted_summary(rows)]
     write_text(output / "summary.md", "\n".join(lines))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from conservator.adapting import Manner
 from conservator.commands import command_line
 from conservator.degradations import (
     AreaReduction,
@@ -41,7 +42,7 @@ from conservator.training.experts.train import Budget, Trained, never, train_net
 from conservator.training.run import Belongs, ship_weights
 
 _SIDES = {2: 64, 4: 48}
-"""Pixels of a small crop, by how many times smaller it is than its picture."""
+"""Pixels of a small crop that is made again, by how many times smaller it is than its picture."""
 _BORDER = 16
 """Pixels around a small crop that are degraded with it and cut off: JPEG's blocks are as long."""
 NAME = "lway"
@@ -75,30 +76,34 @@ class Transfers(Dataset[tuple[Tensor, Image]]):
 
     def pair(self, rng: np.random.Generator, scale: int = 2) -> tuple[Tensor, Image]:
         """What is given and wanted for one picture: ``lesson`` and ``answer`` of it."""
-        side, border = _SIDES[scale] * scale, _BORDER * scale
+        side, around = _SIDES[scale], 2 * _BORDER
         pyramid = self.photos[int(rng.integers(len(self.photos)))]
         level = pyramid[int(rng.integers(len(pyramid)))]
-        if min(level.shape[:2]) < side + 2 * border:
+        if min(level.shape[:2]) < (2 * side + around) * scale:
             level = pyramid[0]
         blur, rest = degradation(rng, scale)
-        crops = [random_crop([level], side + 2 * border, rng) for _ in range(2)]
-        reduced = [degrade(crop, (*blur, rest[0])) for crop in crops]
-        done = [_as_a_file(degrade(x, rest[1:])) for x in reduced]
-        shown = int(rng.integers(2))
-        small, other, error = (_inside(x, _BORDER) for x in (done[0], done[shown], done[shown] - reduced[shown]))
-        told = spread(blur, scale), error.std((2, 3))
-        return lesson(other, _inside(crops[0], border)), answer(small, *told)
+        shows = random_crop([level], (2 * side + around) * scale, rng)
+        reduced = degrade(shows, (*blur, rest[0]))
+        shown = _as_a_file(degrade(reduced, rest[1:]))
+        if rng.random() < 0.5:
+            picture = _middle(shows, (side + around) * scale)
+            small = _middle(shown, side)
+        else:
+            picture = random_crop([level], (side + around) * scale, rng)
+            small = _middle(_as_a_file(degrade(picture, (*blur, *rest))), side)
+        told = spread(blur, scale), _middle(shown - reduced, 2 * side).std((2, 3))
+        return lesson(_middle(shown, 2 * side), _middle(picture, side * scale)), answer(small, *told)
 
 
 def degradation(rng: np.random.Generator, scale: int) -> tuple[Recipe, Recipe]:
     """What a photo went through that is to be enlarged by ``scale``: blur; then reduction, noise and JPEG.
 
-    One time in four nothing but the bicubic reduction, as the upscalers were trained. The chances of noise and JPEG are
+    One time in six nothing but the bicubic reduction, as the upscalers were trained. The chances of noise and JPEG are
     those of LWay's own training (the authors' issue 4).
     """
-    if rng.random() < 0.25:
+    if rng.random() < 1 / 6:
         return (), (LowResolution(scale),)
-    blur = _softness(rng, scale) if rng.random() < 0.8 else ()
+    blur = _softness(rng, scale) if rng.random() < 0.85 else ()
     reduction: Recipe = (AreaReduction(scale),) if rng.random() < 0.15 else (LowResolution(scale),)
     noise = makes.sensor_noise(rng, 0.5, 15) if rng.random() < 0.5 else ()
     jpeg = (JpegCompression(int(rng.integers(40, 100)), makes.subsampling(rng)),) if rng.random() < 0.5 else ()
@@ -106,9 +111,9 @@ def degradation(rng: np.random.Generator, scale: int) -> tuple[Recipe, Recipe]:
 
 
 def _softness(rng: np.random.Generator, scale: int) -> Recipe:
-    """A blur before the reduction: alike in all directions, a disk (both of up to 1.3 small pixels of deviation), or
+    """A blur before the reduction: alike in all directions, a disk (both of up to 1.8 small pixels of deviation), or
     drawn out along a line of up to 4."""
-    make, sigma = rng.random(), scale * rng.uniform(0.15, 1.3)
+    make, sigma = rng.random(), scale * rng.uniform(0.15, 1.8)
     if make < 0.5:
         return (GaussianBlur(sigma),)
     if make < 0.65:
@@ -131,8 +136,9 @@ def spread(blur: Recipe, scale: int) -> Tensor:
     return torch.tensor([[root[0, 0], root[1, 1], root[0, 1]]], dtype=torch.float32)
 
 
-def _inside(image: Image, border: int) -> Image:
-    return image[..., border:-border, border:-border]
+def _middle(image: Image, side: int) -> Image:
+    top, left = ((n - side) // 2 for n in image.shape[-2:])
+    return image[..., top : top + side, left : left + side]
 
 
 def _as_a_file(image: Image) -> Image:
@@ -158,7 +164,7 @@ def train_transfer(
         Transfers(pyramids, budget.batch, budget.seed, budget.steps) for pyramids in (photos.training, photos.held_out)
     )
     lessons, answers = validation_set_of(unseen.pair, budget.seed, 64)
-    reduced = bicubic_to(F.pixel_shuffle(lessons[:, 3:], 2), *answers.shape[-2:])
+    reduced = bicubic_to(F.pixel_shuffle(lessons[:, -12:], 2), *answers.shape[-2:])
     torch.manual_seed(order.seed)
     return train_network(
         DegradationTransfer(),
@@ -216,7 +222,7 @@ def adapt_to_collection(order: CollectionOrder, folder: Path, report: Callable[[
         tool.spec.scale,
         degraded,
         transfer,
-        order.iterations,
+        Manner(iterations=order.iterations),
         order.seed,
         lambda done: report(f"iteration {done} of {order.iterations}") if done % 20 == 0 else None,
     )
