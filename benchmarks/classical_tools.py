@@ -21,7 +21,7 @@ from conservator.degradations.degradation import Recipe, degrade
 from conservator.degradations.light import LowLight
 from conservator.degradations.noise import GaussianNoise
 from conservator.degradations.weather import Haze, Rain
-from conservator.image import Image
+from conservator.image import Image, in_8_bits
 from conservator.kinds import Kind
 from conservator.metrics.fidelity import TABLE_CAP, psnr
 from conservator.photo import find_photos, load_photo
@@ -91,7 +91,7 @@ def measure(tool: Tool, cleans: Sequence[Image], seed: int) -> str:
             for name, recipe in table[kind].items():
                 if kind is Kind.LOW_RESOLUTION and name != f"x{tool.spec.scale}":
                     continue
-                damaged = to_8_bits(degrade(clean, recipe))
+                damaged = in_8_bits(degrade(clean, recipe))
                 start = time.perf_counter()
                 result = tool(damaged)
                 seconds += time.perf_counter() - start
@@ -102,11 +102,6 @@ def measure(tool: Tool, cleans: Sequence[Image], seed: int) -> str:
     untouched = [psnr(tool(clean), clean, TABLE_CAP) for clean in cleans] if tool.spec.scale == 1 else [float("nan")]
     clean_cell = f"clean: {np.mean(untouched):.0f} ({min(untouched):.0f})"
     return f"{tool.spec.name:26s} {cells}  {clean_cell}  {seconds / megapixels:.2f} s/MP"
-
-
-def to_8_bits(image: Image) -> Image:
-    """Round to the levels of a file."""
-    return (image * 255).round() / 255
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from conservator.degradations import (
     degrade,
 )
 from conservator.errors import ConservatorError
-from conservator.image import Image, to_array, to_image
+from conservator.image import Image, in_8_bits, to_array, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.networks.lway import DegradationTransfer, Reconstructor, answer, lesson
 from conservator.networks.store import NetworkStore
@@ -51,14 +51,10 @@ def large() -> Image:
     return crop(data.astronaut(), 0, 120, 256)
 
 
-def of_a_file(image: Image) -> Image:
-    return (image * 255).round() / 255
-
-
 @pytest.fixture(scope="module")
 def soft(large: Image) -> Image:
     """Half as large, through a blur of 1.2 pixels that no upscaler was told of."""
-    return of_a_file(degrade(large, (BlurredReduction(2, 1.2, 1.2, 0.0),)))
+    return in_8_bits(degrade(large, (BlurredReduction(2, 1.2, 1.2, 0.0),)))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +160,7 @@ def test_a_short_training_learns_to_make_photos_again(clean: Path, tmp_path: Pat
 def test_the_encoder_tells_blur_and_noise(transfer: DegradationTransfer, large: Image) -> None:
     def seen(sigma: float, noise: float = 0.0) -> tuple[float, float]:
         small = degrade(large, (BlurredReduction(2, sigma, sigma, 0.0), GaussianNoise(noise / 255, 1)))
-        degraded = look_at(of_a_file(small), transfer)
+        degraded = look_at(in_8_bits(small), transfer)
         return 2 * degraded.blur, 255 * float(degraded.noise.mean())
 
     blurs = [seen(sigma)[0] for sigma in (0.0, 1.0, 2.0)]
@@ -183,7 +179,7 @@ def test_parts_of_one_photo_have_more_alike_codes_than_other_damages(transfer: D
         (BlurredReduction(2, 1.6, 1.6, 0.0),),
         (LowResolution(2), GaussianNoise(0.04, 3)),
     ):
-        small = of_a_file(degrade(picture, recipe))
+        small = in_8_bits(degrade(picture, recipe))
         codes.append(torch.cat([transfer.encoder(part) for part in (small[..., :128, :128], small[..., 128:, 128:])]))
     within = max(float((pair[0] - pair[1]).norm()) for pair in codes)
     between = [float((a.mean(0) - b.mean(0)).norm()) for a, b in ((codes[0], codes[1]), (codes[0], codes[2]))]
@@ -198,13 +194,13 @@ def test_an_adapted_upscaler_gains_on_a_blurred_photo(tools: Toolbox, soft: Imag
 
 
 def test_nothing_is_adapted_to_a_photo_that_was_only_reduced(tools: Toolbox, large: Image) -> None:
-    small = of_a_file(degrade(large, (LowResolution(2),)))
+    small = in_8_bits(degrade(large, (LowResolution(2),)))
     alone, adapted = (psnr(tool(small), large) for tool in tools.values())
     assert adapted == pytest.approx(alone, abs=0.05)
 
 
 def test_a_noisy_photo_is_not_sharpened_into_more_noise(tools: Toolbox, large: Image) -> None:
-    noisy = of_a_file(degrade(large, (BlurredReduction(2, 1.2, 1.2, 0.0), GaussianNoise(8 / 255, 2))))
+    noisy = in_8_bits(degrade(large, (BlurredReduction(2, 1.2, 1.2, 0.0), GaussianNoise(8 / 255, 2))))
     alone, adapted = (psnr(tool(noisy), large) for tool in tools.values())
     assert adapted > alone + 0.3
 

@@ -28,7 +28,7 @@ from conservator import (
 from conservator.batch import FileRestorer, Job, Task
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import InvalidActionError, ToolFailedError
-from conservator.image import Image, to_image
+from conservator.image import Image, in_8_bits, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.perception import StatisticalPerception, study
 from conservator.policies.fixed import FixedOrder
@@ -39,7 +39,7 @@ from conservator.session.trajectory import made_by
 from conservator.tools import make_toolbox
 
 CLEAN = to_image(data.coffee())
-NOISY = (degrade(CLEAN, parse_recipe("noise:high", 3)) * 255).round() / 255
+NOISY = in_8_bits(degrade(CLEAN, parse_recipe("noise:high", 3)))
 PERCEPTION = StatisticalPerception.load()
 CLASSICAL = make_toolbox("classical")
 
@@ -112,7 +112,7 @@ def test_the_record_tells_of_both_plans_and_replays(tmp_path: Path) -> None:
         again = restorer.replay(load_photo(task.source), load_record(task.record).toolchain)
     record = load_record(task.record)
     assert outcome.status == "restored"
-    assert torch.equal(load_photo(task.target).image, (again.image * 255).round() / 255)
+    assert torch.equal(load_photo(task.target).image, in_8_bits(again.image))
     taken_back = [step for step in record.steps if step.action == "rollback"]
     assert [step.reason for step in taken_back] == ["on_small changed nothing on the whole photo"]
     assert record.steps[record.steps[-1].parent or 0].id > taken_back[0].id

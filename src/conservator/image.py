@@ -62,6 +62,11 @@ def to_array(
     return levels
 
 
+def in_8_bits(image: Image) -> Image:
+    """The image as a file of 8 bits a channel would give it back."""
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
 def luma(image: Image) -> Tensor:
     """Full-range BT.601 luma, (B, 1, H, W) in [0, 1]."""
     r, g, b = image.unbind(1)

@@ -236,20 +236,25 @@ def _treated_table(record: Record) -> str:
     """Each treatment of the whole photo with its figures."""
     if not record.treatments:
         return ""
+    told_any = any(t.numbers for t in record.treatments)
     rows = "".join(
         f'<tr><th scope="row">{escape(t.tool)}</th><td>{f"{t.gain:+.2f}" if t.kept and t.gain is not None else ""}</td>'
         f"<td>{t.seconds:.2f}</td><td>{'kept' if t.kept else escape(t.note) or 'not kept'}</td>"
-        f"<td>{escape(t.source)}, {escape(t.license)}</td></tr>"
+        f"<td>{escape(t.source)}, {escape(t.license)}</td>{f'<td>{_numbers(t)}</td>' if told_any else ''}</tr>"
         for t in record.treatments
     )
-    head = "".join(
-        f'<th scope="col">{n}</th>' for n in ("Treatment", "Estimated gain, dB", "Seconds", "Fate", "Source")
-    )
+    names = ["Treatment", "Estimated gain, dB", "Seconds", "Fate", "Source", *(["The tool says"] if told_any else [])]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     told = (
         '<p class="soft">The treatments of the whole photo, each beside the one before it. Together they need not gain '
         "what they gain one by one: the estimated gain above is that of the result beside the photo as it came.</p>"
     )
     return told + scrolled("Treatments of the whole photo", f"<table><tr>{head}</tr>{rows}</table>")
+
+
+def _numbers(treatment: TreatmentRecord) -> str:
+    """What the tool told of its work: blur 0.62, iteration 33 (docs/lway.md)."""
+    return escape(", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in treatment.numbers.items()))
 
 
 def _cost(usage: Usage) -> str:

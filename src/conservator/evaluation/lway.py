@@ -24,7 +24,7 @@ from conservator.degradations import (
 from conservator.errors import ConservatorError
 from conservator.evaluation.tables import Grid, interval
 from conservator.files import write_text
-from conservator.image import Image
+from conservator.image import Image, in_8_bits
 from conservator.metrics.catalog import METRICS, metrics_at_hand
 from conservator.metrics.metric import FullReference
 from conservator.photo import find_photos, load_photo
@@ -92,7 +92,7 @@ def reduced_cases(
             continue
         for path in find_photos(photos)[:limit]:
             large = _cut(load_photo(path).image, scale)
-            yield name, path.stem, _as_a_file(degrade(large, recipe)), large
+            yield name, path.stem, in_8_bits(degrade(large, recipe)), large
 
 
 def paired_cases(photos: Path, scale: int, prefix: str = "") -> Iterator[ReducedCase]:
@@ -103,7 +103,7 @@ def paired_cases(photos: Path, scale: int, prefix: str = "") -> Iterator[Reduced
         small = path.with_name(path.name.replace("_gt", "_lr"))
         large, soft = (_cut(load_photo(x).image, 2 * scale) for x in (path, small))
         height, width = (side // scale for side in soft.shape[-2:])
-        yield "pairs", path.stem.removesuffix("_gt"), _as_a_file(bicubic_to(soft, height, width)), large
+        yield "pairs", path.stem.removesuffix("_gt"), in_8_bits(bicubic_to(soft, height, width)), large
 
 
 def _cut(image: Image, multiple: int) -> Image:
@@ -111,24 +111,20 @@ def _cut(image: Image, multiple: int) -> Image:
     return image[..., :height, :width]
 
 
-def _as_a_file(image: Image) -> Image:
-    return (image.clamp(0, 1) * 255).round() / 255
-
-
 def bench_adapted(
     cases: Iterator[ReducedCase],
-    tool: str,
     tools: Toolbox,
     output: Path,
     manner: Manner,
     together: bool = False,
     report: Callable[[str], None] = print,
 ) -> list[AdaptedRow]:
-    """Enlarge every case by bicubic, by a tool, and by that tool adapted; what ``output`` holds is not done again.
+    """Enlarge every case by bicubic and by tools of one scale; what ``output`` holds already is not done again.
 
-    ``together`` adapts the tool once to all photos of a condition, as to a collection.
+    ``manner`` is that of tools that adapt themselves; with ``together`` each is adapted once to all photos of a
+    condition, as to a collection.
     """
-    path, scale = output / "results.csv", tools[tool].spec.scale
+    path, scale = output / "results.csv", next(iter(tools.values())).spec.scale
     rows = _read(path)
     done = {(row.condition, row.scale, row.photo, row.tool, row.manner) for row in rows}
     metrics = [m for m in metrics_at_hand(METRICS[name] for name in _MEASURED) if isinstance(m, FullReference)]
@@ -136,7 +132,8 @@ def bench_adapted(
     output.mkdir(parents=True, exist_ok=True)
     for condition, group in groupby(cases, lambda case: case[0]):
         found = list(group)
-        for name, said in (("bicubic", ""), (tool, ""), (f"{tool}_adapted", how)):
+        for name in ("bicubic", *tools):
+            said = how if isinstance(tools.get(name), AdaptedTool) else ""
             left = [case for case in found if (condition, scale, case[1], name, said) not in done]
             if not left:
                 continue
@@ -153,7 +150,9 @@ def bench_adapted(
                 told = {m: scores.get(m, np.nan) for m in _MEASURED}
                 iterations = int(numbers.get("iteration", 0))
                 rows.append(AdaptedRow(condition, scale, photo, name, said, iterations, seconds, **told))
-                report(f"{condition}, x{scale}, {photo}, {name}: {told['psnr']:.2f} dB, {iterations} in {seconds:.1f} s")
+                report(
+                    f"{condition}, x{scale}, {photo}, {name}: {told['psnr']:.2f} dB, {iterations} in {seconds:.1f} s"
+                )
                 _write(path, rows)
     return rows
 
@@ -184,6 +183,29 @@ def _write(path: Path, rows: Sequence[AdaptedRow]) -> None:
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     write_text(path, text.getvalue())
+
+
+def tools_summary(rows: Sequence[AdaptedRow], title: str) -> list[str]:
+    """What each tool gains over bicubic, by condition; each in the manner that it was measured in last."""
+    by = {(row.condition, row.photo, row.tool): row for row in rows}
+    conditions = list(dict.fromkeys(row.condition for row in rows))
+    names = [name for name in dict.fromkeys(row.tool for row in rows) if name != "bicubic"]
+    body = []
+    for name in names:
+        cells = [name]
+        for condition in conditions:
+            photos = sorted(p for c, p, tool in by if (c, tool) == (condition, name))
+            if not photos:
+                cells.append("")
+                continue
+            gains = np.array([by[condition, p, name].psnr - by[condition, p, "bicubic"].psnr for p in photos])
+            low, high = interval(gains)
+            cells.append(f"{gains.mean():+.2f} [{low:+.2f}, {high:+.2f}], worst {gains.min():+.2f}")
+        seconds = np.median([row.seconds for row in rows if row.tool == name])
+        body.append((*cells, f"{seconds:.1f}"))
+    bicubic = [np.mean([r.psnr for r in rows if (r.tool, r.condition) == ("bicubic", c)]) for c in conditions]
+    first = ("bicubic, dB", *(f"{value:.2f}" for value in bicubic), "")
+    return Grid(title, ("tool", *conditions, "seconds (median)"), (first, *body)).markdown()
 
 
 def adapted_summary(rows: Sequence[AdaptedRow]) -> list[str]:

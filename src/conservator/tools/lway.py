@@ -31,6 +31,8 @@ from conservator.tools.tool import Tool, Toolbox, ToolSpec
 
 _SIDE, _EDGE = 48, 6
 """Pixels of a patch, and of its margin that does not count, because more than the patch would be needed to know it."""
+SMALLEST = 4 * _EDGE
+"""Pixels of the shorter side of a photo that can be adapted to."""
 _BATCH = 8
 _PATCHES, _HELD_OUT = 64, 8
 """Patches of a photo that are learned from, and those that only say when to stop."""
@@ -38,6 +40,8 @@ _LARGEST = 2_000_000
 """Pixels; of a larger photo only the most telling patches may be chosen."""
 _SHARP = 0.2
 """Pixels of the photo; where the blur before the reduction is estimated to be less, there is nothing to adapt to."""
+_SEEN = 4 / 255
+"""Of the detail bands: two levels between neighbours. Where nothing in a photo is more, it shows no blur."""
 _SILENT = 1 / 255
 """Deviation below which noise is taken for none: rounding to 8 bits is a third of it."""
 _LOOK, _STALLED = 5, 0.02
@@ -68,11 +72,14 @@ def detail(photo: Image) -> Tensor:
     The norm of the three detail bands of a Haar transform of the luminance, as the authors of LWay have it; enlarged
     bilinearly, divided by its 99th percentile and clipped, which is ours.
     """
-    _, bands = pywt.dwt2(luma(photo)[0, 0].cpu().numpy(), "haar")
-    strength = torch.from_numpy(np.sqrt(sum(band.astype(np.float32) ** 2 for band in bands)))[None, None]
-    strength = F.interpolate(strength, photo.shape[-2:], mode="bilinear", align_corners=False)
+    strength = F.interpolate(_strength(photo), photo.shape[-2:], mode="bilinear", align_corners=False)
     most = max(1e-4, float(np.quantile(strength.numpy(), 0.99)))
     return (strength / most).clamp(0, 1).to(photo.device)
+
+
+def _strength(photo: Image) -> Tensor:
+    _, bands = pywt.dwt2(luma(photo)[0, 0].cpu().numpy(), "haar")
+    return torch.from_numpy(np.sqrt(sum(band.astype(np.float32) ** 2 for band in bands)))[None, None]
 
 
 _SHIPPED = Shipped("lway")
@@ -94,6 +101,11 @@ class Degraded:
     """Deviation of the blur before the reduction, pixels of the photo; the mean of all directions."""
     noise: Tensor
     """Deviation (1, 3, 1, 1) of the noise in red, green and blue; 0 where it is negligible."""
+
+    @property
+    def worth_adapting(self) -> bool:
+        """Whether there is blur, and anything that shows it."""
+        return self.blur >= _SHARP and _strength(self.photo).amax().item() >= _SEEN
 
 
 def look_at(photo: Image, transfer: DegradationTransfer) -> Degraded:
@@ -332,9 +344,9 @@ class AdaptedTool(Tool):
         start, network = time.perf_counter(), self._network
         device = next(network.parameters()).device
         with torch.inference_mode(False):
-            photos = [image.to(device).clone() for image in images if min(image.shape[-2:]) >= 4 * _EDGE]
+            photos = [image.to(device).clone() for image in images if min(image.shape[-2:]) >= SMALLEST]
             degraded = [look_at(photo, self._transfer) for photo in photos]
-            worth = [photo for photo in degraded if photo.blur >= _SHARP]
+            worth = [photo for photo in degraded if photo.worth_adapting]
             of = self._manner.iterations if worth else 0
             tell(iteration=0, of=of, **_mean_of(degraded))
             if of:

@@ -69,7 +69,7 @@ def bench_lway(
     tools = make_toolbox("conservator+user").only(tool, f"{tool}_adapted")
     scale = tools[tool].spec.scale
     cases = paired_cases(photos, scale, prefix) if pairs else reduced_cases(photos, scale, only or (), limit)
-    rows = bench_adapted(cases, tool, tools, output, manner, together, typer.echo)
+    rows = bench_adapted(cases, tools, output, manner, together, typer.echo)
     command = command_line(
         *("bench", "lway", shown_path(photos)),
         **{"tool": tool, "pairs": pairs, "prefix": prefix or None, "only": only, "limit": limit},

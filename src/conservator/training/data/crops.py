@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from conservator.degradations import Kind, Recipe, degrade
 from conservator.errors import ConservatorError
-from conservator.image import Image, luma, to_array, to_image
+from conservator.image import Image, in_8_bits, luma, to_array, to_image
 from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_resize
 
@@ -152,7 +152,7 @@ class Crops(Dataset[tuple[Image, Image]]):
     def pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
         """One damaged crop, of 8 bits as files are, and the clean one."""
         damaged, clean = self._pair(rng)
-        return (damaged * 255).round() / 255, clean
+        return in_8_bits(damaged), clean
 
     def _pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
         photo = self.photos[int(rng.integers(len(self.photos)))]

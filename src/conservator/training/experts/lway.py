@@ -26,14 +26,14 @@ from conservator.degradations import (
     degrade,
 )
 from conservator.errors import ConservatorError
-from conservator.image import Image
+from conservator.image import Image, in_8_bits
 from conservator.networks.lway import DegradationTransfer, answer, lesson
 from conservator.networks.store import NetworkStore
 from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_to
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import Expert
-from conservator.tools.lway import adapt, load_transfer, look_at
+from conservator.tools.lway import SMALLEST, adapt, load_transfer, look_at
 from conservator.training.data import makes
 from conservator.training.data.crops import Photos, random_crop, training_data, validation_set_of
 from conservator.training.experts.order import CollectionOrder, TransferOrder
@@ -84,13 +84,13 @@ class Transfers(Dataset[tuple[Tensor, Image]]):
         blur, rest = degradation(rng, scale)
         shows = random_crop([level], (2 * side + around) * scale, rng)
         reduced = degrade(shows, (*blur, rest[0]))
-        shown = _as_a_file(degrade(reduced, rest[1:]))
+        shown = in_8_bits(degrade(reduced, rest[1:]))
         if rng.random() < 0.5:
             picture = _middle(shows, (side + around) * scale)
             small = _middle(shown, side)
         else:
             picture = random_crop([level], (side + around) * scale, rng)
-            small = _middle(_as_a_file(degrade(picture, (*blur, *rest))), side)
+            small = _middle(in_8_bits(degrade(picture, (*blur, *rest))), side)
         told = spread(blur, scale), _middle(shown - reduced, 2 * side).std((2, 3))
         return lesson(_middle(shown, 2 * side), _middle(picture, side * scale)), answer(small, *told)
 
@@ -139,10 +139,6 @@ def spread(blur: Recipe, scale: int) -> Tensor:
 def _middle(image: Image, side: int) -> Image:
     top, left = ((n - side) // 2 for n in image.shape[-2:])
     return image[..., top : top + side, left : left + side]
-
-
-def _as_a_file(image: Image) -> Image:
-    return (image * 255).round() / 255
 
 
 def train_transfer(
@@ -213,10 +209,17 @@ def adapt_to_collection(order: CollectionOrder, folder: Path, report: Callable[[
     rng, networks = np.random.default_rng(order.seed), NetworkStore()
     chosen = sorted(rng.permutation(len(paths))[: order.most].tolist())
     network, transfer = tool.network(networks, "cpu"), load_transfer(networks, "cpu")
-    degraded = [look_at(load_photo(paths[i]).working_image(), transfer) for i in chosen]
-    for i, one in zip(chosen, degraded, strict=True):
-        noise = 255 * float(one.noise.mean())
-        report(f"{paths[i].name}: blur of {one.blur:.2f} pixels, noise of {noise:.1f} levels")
+    degraded = []
+    for path in (paths[i] for i in chosen):
+        photo = load_photo(path).working_image()
+        if min(photo.shape[-2:]) < SMALLEST:
+            report(f"{path.name}: left out, it has fewer than {SMALLEST} pixels a side")
+            continue
+        one = look_at(photo, transfer)
+        report(f"{path.name}: blur of {one.blur:.2f} pixels, noise of {255 * float(one.noise.mean()):.1f} levels")
+        degraded += [one] if one.worth_adapting else []
+    if not degraded:
+        raise ConservatorError(f"no photo of {order.photos} shows a blur that {order.tool} could be adapted to")
     adapted = adapt(
         network,
         tool.spec.scale,
@@ -230,5 +233,5 @@ def adapt_to_collection(order: CollectionOrder, folder: Path, report: Callable[[
     if not adapted.won:
         raise ConservatorError(f"nothing was won by adapting {order.tool} ({told}); keep it as it is")
     report(told)
-    description = f"{tool.spec.description.removesuffix('.')}, adapted by LWay to {len(chosen)} photos of one origin."
+    description = f"{tool.spec.description.removesuffix('.')}, adapted by LWay to {len(degraded)} photos of one origin."
     return write_expert(adapted.network, order.name, tool.spec.removes, tool.network_name, description, folder)
