@@ -27,7 +27,7 @@ _LEAK = 0.1
 CODE = 64
 """Numbers that sum up a degradation; DegAE has 512, of frozen features."""
 _WIDEST = 6
-"""Small pixels from the centre of a blur kernel to its edge: more than 3 deviations of the strongest blur that is learned."""
+"""Small pixels from the centre of a blur kernel to its edge: over 3 deviations of the strongest that is learned."""
 _POINT = 0.25
 """Large pixels of deviation that every kernel has, for the gradient of a point would be zero; it blurs by 0.1 %."""
 _TOLD = 0.002, 0.05
