@@ -28,6 +28,7 @@ from conservator.networks.lway import DegradationTransfer, Reconstructor, answer
 from conservator.networks.store import NetworkStore
 from conservator.perception.perception import Percept
 from conservator.pool import LocalPool, MemoPool, listen, numbers_of
+from conservator.pool.telling import heard_by
 from conservator.record import load_record
 from conservator.request import Request
 from conservator.resample import bicubic_to
@@ -113,11 +114,12 @@ def test_the_numbers_of_a_blur_are_its_standard_deviations() -> None:
 
 def test_lessons_come_apart_again(large: Image) -> None:
     network = DegradationTransfer()
-    small = degrade(large, (LowResolution(2),))
-    pair = lesson(small, large)
-    assert pair.shape == (1, 15, 128, 128)
+    shown = degrade(large, (LowResolution(2),))
+    large = large[..., 100:228, :128]
+    pair = lesson(shown, large)
+    assert pair.shape == (1, 12 + 12, 64, 64)
     made = network(pair)
-    code = network.encoder(small)
+    code = network.encoder(shown)
     parts = network.reconstructor(large, code, 2), network.reconstructor.spread(code)
     assert torch.allclose(made, answer(*parts, network.reconstructor.deviation(code)), atol=1e-5)
 
@@ -137,7 +139,7 @@ def test_a_lesson_shows_the_degradation_that_it_asks_for(clean: Path) -> None:
     photos = Photos(clean)
     for scale, side in ((2, 64), (4, 48)):
         given, wanted = Transfers(photos.training, 1, 0, 10).pair(np.random.default_rng(3), scale)
-        assert given.shape == (1, 3 + 3 * scale**2, side, side)
+        assert given.shape == (1, 12 + 3 * scale**2, side, side)
         assert wanted.shape == (3, 3, side, side)
         assert bool((255 * wanted[0] == (255 * wanted[0]).round()).all()), "a file holds 8 bits"
         assert wanted[1].std((1, 2)).tolist() == [0, 0, 0]
@@ -243,6 +245,16 @@ def test_only_a_large_photo_is_looked_at_in_parts(
     assert set(shapes) == {(512, 512)}
 
 
+@pytest.mark.parametrize("picture", ["flat", "tiny"])
+def test_what_shows_no_blur_is_not_adapted_to(tools: Toolbox, picture: str) -> None:
+    photo = torch.full((1, 3, 90, 120), 0.4) if picture == "flat" else crop(data.coffee(), 100, 100, 20)
+    heard: list[dict[str, float]] = []
+    with heard_by(lambda numbers: heard.append(dict(numbers))):
+        made = tools["upscale_x2_adapted"](photo)
+    assert torch.equal(made, tools["upscale_x2"](photo))
+    assert all(numbers.get("of", 0) == 0 for numbers in heard)
+
+
 def test_nothing_changes_where_nothing_was_won(transfer: DegradationTransfer, soft: Image) -> None:
     network = make_toolbox("experts")["upscale_x2"].network(NetworkStore(), "cpu")  # type: ignore[attr-defined]
     degraded = look_at(soft, transfer)
@@ -299,7 +311,7 @@ def test_a_policy_enlarges_by_the_adapted_tool_where_that_is_allowed(soft: Image
 def test_the_record_keeps_how_it_went_and_replays(soft: Image, tmp_path: Path) -> None:
     photo = tmp_path / "soft.png"
     PillowImage.fromarray(to_array(soft, np.uint8)).save(photo)
-    steps = ("--adapt-steps", 5)
+    steps = ("--adapt-steps", 5, "--report")
     done = conservator("apply", photo, "--tools", "upscale_x2_adapted", *steps, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "as asked" in done.stdout
@@ -309,6 +321,9 @@ def test_the_record_keeps_how_it_went_and_replays(soft: Image, tmp_path: Path) -
     assert numbers["of"] == 5
     assert 0 < numbers["iteration"] <= 5
     assert 0.3 < numbers["blur"] < 0.9
+    page = next((tmp_path / "out").glob("*.html")).read_text()
+    assert "The tool says" in page
+    assert f"blur {numbers['blur']:g}" in page
     again = conservator("replay", path)
     assert again.returncode == 0, again.stdout + again.stderr
 
@@ -341,6 +356,11 @@ def test_a_collection_gives_a_tool_of_ones_own(soft: Image, large: Image, tmp_pa
     sharp = tmp_path / "sharp"
     sharp.mkdir()
     PillowImage.fromarray(to_array(bicubic_to(large, 128, 128), np.uint8)).save(sharp / "0.png")
+    PillowImage.fromarray(to_array(bicubic_to(large, 16, 16), np.uint8)).save(sharp / "1.png")
+    told: list[str] = []
+    with pytest.raises(ConservatorError, match=r"no photo of .* shows a blur"):
+        adapt_to_collection(CollectionOrder(sharp, "other"), own_home, told.append)
+    assert "1.png: left out, it has fewer than 24 pixels a side" in told
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ConservatorError, match="holds no photos"):
@@ -372,6 +392,9 @@ def test_the_bench_compares_photo_by_photo_and_resumes(tmp_path: Path, large: Im
     assert "upscale_x2, alone and adapted" in (output / "summary.md").read_text()
     assert conservator(*asked).stdout.count(" dB, ") == 0
     assert (output / "results.csv").read_bytes() == before
+    assert conservator(*asked, "--together", "--anchor", 0).returncode == 0
+    assert "upscale_x2, alone and adapted (together, anchor=0.0)" in (output / "summary.md").read_text()
+    assert len((output / "results.csv").read_bytes().splitlines()) == 1 + 2 * 3 + 2
     wrong = conservator("bench", "lway", folder, "-o", output, "--only", "fog")
     assert wrong.returncode == 2
     assert "no condition fog" in wrong.stderr

@@ -15,6 +15,7 @@ from conservator.networks.upscaler import Upscaler
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "unet": ResidualUNet,
+    "unet_deblur": partial(ResidualUNet, images=4),  # the photo, and what three filters make of it (tools/deblur.py)
     "bilateral": BilateralNet,  # of the weights that ship, until those of today's courses replace them
     "bilateral_leaky": partial(BilateralNet, slope=0.1),
     "upscaler_x2": lambda: Upscaler(2, width=32, depth=8),

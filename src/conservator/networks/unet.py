@@ -40,11 +40,13 @@ class Encoder(nn.Module):
     the image.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 192), depth: int = 1, middle: int = 2) -> None:
-        """``depth`` residual blocks at each level but the lowest, ``middle`` there."""
+    def __init__(
+        self, widths: Sequence[int] = (32, 64, 128, 192), depth: int = 1, middle: int = 2, images: int = 1
+    ) -> None:
+        """``depth`` residual blocks at each level but the lowest, ``middle`` there; it sees ``images`` at once."""
         super().__init__()
         *upper, lowest = widths
-        self.enter = nn.Conv2d(12, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(12 * images, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(blocks(width, depth) for width in upper)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
         self.middle = blocks(lowest, middle)
@@ -63,12 +65,15 @@ class Encoder(nn.Module):
 class ResidualUNet(Encoder):
     """Maps images (B, 3, H, W), H and W multiples of 16, to images of the same size: the input plus a residual.
 
-    As initialised it is the identity.
+    As initialised it is the identity. With ``images`` it takes so many versions of each image, (B, 3 * images, H, W),
+    and adds to the first of them.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 192), depth: int = 1, middle: int = 2) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (32, 64, 128, 192), depth: int = 1, middle: int = 2, images: int = 1
+    ) -> None:
         """``depth`` residual blocks before and after each step in resolution, ``middle`` at the lowest."""
-        super().__init__(widths, depth, middle)
+        super().__init__(widths, depth, middle, images)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(blocks(width, depth) for width in widths[:-1])
         self.leave = nn.Conv2d(widths[0], 12, 3, padding=1)
@@ -79,4 +84,4 @@ class ResidualUNet(Encoder):
         *skips, x = self.levels(image)
         for decode, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             x = decode(F.pixel_shuffle(up(x), 2) + skips.pop())
-        return image + F.pixel_shuffle(self.leave(x), 2)
+        return image[:, :3] + F.pixel_shuffle(self.leave(x), 2)

@@ -54,6 +54,8 @@ class BlurModel:
     level: float
     slope: float
     noise: float
+    misfit: float
+    """What the kernel leaves of the misfit of "no blur"."""
 
 
 def estimate_blur(image: Image, family: Family) -> BlurModel | None:
@@ -74,7 +76,8 @@ def estimate_blur(image: Image, family: Family) -> BlurModel | None:
         best = int(misfit[1:].argmin()) + 1
         limit = min(_LARGEST_MISFIT, family.convincing * float(misfit[0]))
         if bins >= family.least_bins and float(misfit[best]) < limit:
-            return BlurModel(kernels[best - 1], math.exp(float(level[best])), float(slope[best]), noise)
+            left = float(misfit[best] / misfit[0])
+            return BlurModel(kernels[best - 1], math.exp(float(level[best])), float(slope[best]), noise, left)
     return None
 
 

@@ -32,7 +32,7 @@ class _Deblur(MeasuringTool[BlurModel]):
 
     def measure(self, image: Image) -> BlurModel | None:
         model = estimate_blur(image, self._family)
-        return None if model is None else _settled(model, image)
+        return None if model is None else settled(model, image)
 
     @abstractmethod
     def treat(self, image: Image, found: BlurModel) -> Image:
@@ -53,13 +53,13 @@ class RichardsonLucyDeblur(_Deblur):
 
     def treat(self, image: Image, found: BlurModel) -> Image:
         height, width = image.shape[-2:]
-        observed = _periodic(image, 2 * found.kernel.shape[-1]).clamp_min(1e-3)
+        observed = periodic(image, 2 * found.kernel.shape[-1]).clamp_min(1e-3)
         transfer = transfer_function(found.kernel, *observed.shape[-2:])
         estimate = guess = observed
         last_step = torch.zeros_like(observed)
         for _ in range(self._iterations):
-            ratio = observed / _filtered(guess, transfer).clamp_min(1e-3)
-            improved = guess * _filtered(ratio, transfer.conj())
+            ratio = observed / filtered(guess, transfer).clamp_min(1e-3)
+            improved = guess * filtered(ratio, transfer.conj())
             improved = (improved / (1 - 0.6 * found.noise * _curvature(improved))).clamp(1e-3, 1.2)
             step = improved - guess
             momentum = ((step * last_step).sum() / last_step.square().sum().clamp_min(1e-9)).clamp(0, 0.95)
@@ -71,8 +71,8 @@ class RichardsonLucyDeblur(_Deblur):
 def wiener(model: BlurModel, image: Tensor, caution: float) -> Tensor:
     """Wiener filter of (B, C, H, W) for the model, its noise taken ``caution`` times as strong; not clipped."""
     height, width = image.shape[-2:]
-    periodic = _periodic(image, 2 * model.kernel.shape[-1])
-    rows, columns = periodic.shape[-2:]
+    extended = periodic(image, 2 * model.kernel.shape[-1])
+    rows, columns = extended.shape[-2:]
     transfer = transfer_function(model.kernel, rows, columns)
     frequency = torch.hypot(
         *torch.broadcast_tensors(torch.fft.fftfreq(rows)[:, None], torch.fft.rfftfreq(columns)[None])
@@ -81,10 +81,10 @@ def wiener(model: BlurModel, image: Tensor, caution: float) -> Tensor:
     noise = max(caution * model.noise, _LEAST_NOISE) ** 2
     gain = transfer.conj() / (transfer.abs().square() + noise / scene)
     gain[0, 0] = 1
-    return _filtered(periodic, gain)[..., :height, :width]
+    return filtered(extended, gain)[..., :height, :width]
 
 
-def _settled(model: BlurModel, image: Image) -> BlurModel | None:
+def settled(model: BlurModel, image: Image) -> BlurModel | None:
     """The model, or the one with the kernel turned by 180 degrees if that gives the plainer image; None if both ring.
 
     The power spectrum cannot tell the two apart, but the wrong one leaves echoes and values beyond black and white.
@@ -108,13 +108,13 @@ def _excess(y: Tensor) -> float:
     return float((y - y.clamp(0, 1)).abs().mean())
 
 
-def _filtered(image: Tensor, gain: Tensor) -> Tensor:
+def filtered(image: Tensor, gain: Tensor) -> Tensor:
     """Filter a periodic image (B, C, H, W) with a gain (H, W // 2 + 1)."""
-    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * gain, s=image.shape[-2:])
-    return filtered
+    found: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * gain, s=image.shape[-2:])
+    return found
 
 
-def _periodic(image: Tensor, margin: int) -> Tensor:
+def periodic(image: Tensor, margin: int) -> Tensor:
     """Append at least ``margin`` rows and columns that lead from the last back to the first, for the transform."""
     from scipy.fft import next_fast_len
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from conservator.degradations import Kind, Recipe, degrade
@@ -23,6 +24,7 @@ from conservator.errors import ConservatorError
 from conservator.image import Image, in_8_bits, luma, to_array, to_image
 from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_resize
+from conservator.tools.deblur import views
 
 Item = TypeVar("Item")
 
@@ -34,6 +36,8 @@ class Lesson:
     recipe: Recipe
     left: Recipe = ()
     """Damage of the scene (darkness, haze, rain) that stays in the target: a denoiser must not brighten."""
+    known: Recipe = ()
+    """The blur as an estimator would know it, roughly, where an expert sees what filters make of the crop."""
 
 
 Damage: TypeAlias = Callable[[np.random.Generator], Lesson]
@@ -51,6 +55,8 @@ _REACH = {Kind.JPEG: 8, Kind.GAUSSIAN_BLUR: 16, Kind.DEFOCUS_BLUR: 16, Kind.MOTI
 
 Noise, streaks and light need none: they know no border.
 """
+_RINGING = 32
+"""Pixels around a crop that is filtered: what filters make of its border is not what they make of a whole photo."""
 _TONED = 0.08
 """Of the crops are black and white or sepia, as old photos are."""
 _REDUCED = (0.9, 0.09, 0.01)
@@ -150,9 +156,9 @@ class Crops(Dataset[tuple[Image, Image]]):
         return damaged, clean
 
     def pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
-        """One damaged crop, of 8 bits as files are, and the clean one."""
+        """One damaged crop, of 8 bits as files are, with what filters make of it if a blur is known; and the clean."""
         damaged, clean = self._pair(rng)
-        return in_8_bits(damaged), clean
+        return torch.cat([in_8_bits(damaged[:, :3]), damaged[:, 3:]], 1), clean
 
     def _pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
         photo = self.photos[int(rng.integers(len(self.photos)))]
@@ -167,15 +173,32 @@ class Crops(Dataset[tuple[Image, Image]]):
             return _pair(random_crop(photo, self.side * self.scale, rng), self.damage(rng), rng)
         lesson = self.damage(rng)
         border = max((_REACH.get(damage.kind, 0) for damage in lesson.recipe), default=0)
-        reduced = int(rng.choice([1, 2, 4], p=_REDUCED))
+        if lesson.known:
+            border = max(border, _RINGING)
+        reduced = 1 if lesson.known else int(rng.choice([1, 2, 4], p=_REDUCED))
         if min(photo[0].shape[:2]) < reduced * (self.side + 2 * border):
             reduced = 1
         damaged, clean = _pair(random_crop(photo, reduced * (self.side + 2 * border), rng), lesson, rng)
         if reduced > 1:
             damaged, clean = (bicubic_resize(x, 1 / reduced).clamp(0, 1) for x in (damaged, clean))
+        if lesson.known:
+            damaged = views(in_8_bits(damaged), kernel_of(lesson.known))
         # half of the time the crop starts where a JPEG's blocks do, as it does in a whole photo
         top, left = (border // 16 * 16 + _shift(rng, border) for _ in range(2))
         return tuple(x[..., top : top + self.side, left : left + self.side] for x in (damaged, clean))  # type: ignore[return-value]
+
+
+def kernel_of(blur: Recipe, reach: int = 40) -> Tensor:
+    """The kernel of a blur, as a BlurModel has it: what it makes of a point, turned; (k, k), k odd.
+
+    Of a blur that goes no further than ``reach`` pixels; weights below a thousandth of the largest are left out.
+    """
+    point = torch.zeros(1, 3, 2 * reach + 1, 2 * reach + 1)
+    point[..., reach, reach] = 1
+    kernel = degrade(point, blur)[0, 0].flip(0, 1)
+    far = (kernel > 1e-3 * kernel.max()).nonzero().sub(reach).abs().max()
+    inside = slice(reach - int(far), reach + int(far) + 1)
+    return kernel[inside, inside] / kernel[inside, inside].sum()
 
 
 def _shift(rng: np.random.Generator, border: int) -> int:

@@ -12,6 +12,7 @@ from conservator.degradations import (
     AreaReduction,
     CameraNoise,
     DefocusBlur,
+    Degradation,
     Downpour,
     FilmGrain,
     GaussianBlur,
@@ -34,6 +35,7 @@ from conservator.degradations import (
     VeiledRain,
 )
 from conservator.degradations.noise import draw_seed
+from conservator.errors import ConservatorError
 
 
 def any_severity(rng: np.random.Generator) -> Severity:
@@ -94,6 +96,26 @@ def defocus(rng: np.random.Generator) -> Recipe:
     if rng.random() < 0.65:
         return (DefocusBlur(rng.uniform(0.8, 7), rng.uniform(0.1, 0.6)),)
     return (GaussianBlur(rng.uniform(0.3, 4)),)
+
+
+def roughly(blur: Degradation, rng: np.random.Generator) -> Degradation:
+    """A blur as it would be estimated: its direction 2 degrees off, its extent 8 %, or a fifth of a pixel of a disk."""
+    share, turn = 1 + rng.uniform(-0.08, 0.08), rng.uniform(-2, 2)
+    match blur:
+        case MotionBlur():
+            return replace(blur, sigma=blur.sigma * share, angle=_turned(blur.angle, turn))
+        case LineBlur():
+            fade = min(1.0, max(0.0, blur.fade + rng.uniform(-0.2, 0.2)))
+            return replace(blur, length=blur.length * share, angle=_turned(blur.angle, turn), fade=fade)
+        case DefocusBlur():
+            return replace(blur, radius=max(0.5, blur.radius + rng.uniform(-0.2, 0.2)))
+        case GaussianBlur():
+            return replace(blur, sigma=blur.sigma * share)
+    raise ConservatorError(f"{blur} is no blur that is estimated")
+
+
+def _turned(angle: float, by: float) -> float:
+    return (angle + by + 180) % 360 - 180
 
 
 def rain(rng: np.random.Generator) -> Recipe:

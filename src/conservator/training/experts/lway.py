@@ -35,7 +35,7 @@ from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import Expert
 from conservator.tools.lway import SMALLEST, adapt, load_transfer, look_at
 from conservator.training.data import makes
-from conservator.training.data.crops import Photos, random_crop, training_data, validation_set_of
+from conservator.training.data.crops import Photos, kernel_of, random_crop, training_data, validation_set_of
 from conservator.training.experts.order import CollectionOrder, TransferOrder
 from conservator.training.experts.orders import check_name, in_half, training_scores, write_expert
 from conservator.training.experts.train import Budget, Trained, never, train_network
@@ -125,12 +125,10 @@ def _softness(rng: np.random.Generator, scale: int) -> Recipe:
 def spread(blur: Recipe, scale: int) -> Tensor:
     """The numbers (1, 3) of a blur before a reduction, as the reconstructor tells them."""
     reach = 14 * scale  # beyond which no kernel of _softness goes
-    point = torch.zeros(1, 3, 2 * reach + 1, 2 * reach + 1)
-    point[..., reach, reach] = 1
-    kernel = degrade(point, blur)[0, 0].double().numpy()
-    x = (np.arange(-reach, reach + 1)) / scale
+    kernel = kernel_of(blur, reach).double().numpy()
+    x = (np.arange(len(kernel)) - len(kernel) // 2) / scale
     x, y = np.meshgrid(x, x)
-    xx, yy, xy = (float((kernel * moment).sum() / kernel.sum()) for moment in (x * x, y * y, x * y))
+    xx, yy, xy = (float((kernel * moment).sum()) for moment in (x * x, y * y, x * y))
     values, vectors = np.linalg.eigh([[xx, xy], [xy, yy]])
     root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
     return torch.tensor([[root[0, 0], root[1, 1], root[0, 1]]], dtype=torch.float32)

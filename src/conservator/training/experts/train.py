@@ -162,7 +162,8 @@ def train_network(
         report(f"resumes at step {run.progress.step}, {run.progress.seconds / 60:.1f} minutes")
     damaged, clean = (x.to(device) for x in held_out)
     if untreated is None:
-        untreated = damaged if damaged.shape == clean.shape else bicubic_to(damaged, *clean.shape[-2:])
+        given = damaged[:, :3]
+        untreated = given if given.shape == clean.shape else bicubic_to(given, *clean.shape[-2:])
     return run.train(batches, damaged, clean, _psnr(untreated.to(device), clean), folder, stop, report)
 
 
