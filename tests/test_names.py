@@ -72,3 +72,12 @@ def test_words_of_names() -> None:
     assert _words("EyeJudge") == ["eye", "judge"]
     assert _words("TABLE_CAP") == ["table", "cap"]
     assert _words("stale_is_an_error") == ["stale", "is", "an", "error"]
+
+
+def test_no_merge_was_left_half_done() -> None:
+    root = SOURCE.parents[1]
+    texts = [path for kind in ("*.md", "*.py", "*.toml", "*.yml") for path in root.rglob(kind) if path.is_file()]
+    texts = [path for path in texts if not {".venv", "build", "out", ".git"} & set(path.relative_to(root).parts)]
+    assert len(texts) > 200, f"{root} is no checkout"
+    marked = [path for path in texts if any(f"\n{sign * 7} " in path.read_text("utf-8") for sign in "<>")]
+    assert not marked
