@@ -2,15 +2,16 @@
 
 python benchmarks/lway_rivals.py train --photos train/free -o out/rivals
 python benchmarks/lway_rivals.py bench --photos val/Set14 -o out/rivals [--pairs --prefix nikon]
+python benchmarks/lway_rivals.py picture -o out/rivals
 
 - supervised: upscale_x2, which ships, trained on bicubic pairs.
 - at random: the same network, trained further on the degradations that LWay's transfer learns, drawn at random. It
   stands for training on unpaired data: all that is known of the photo's degradation is its distribution.
-- self-supervised alone: a small network that learns from the one photo, from nothing (Shocher et al., "Zero-Shot"
-  Super-Resolution using Deep Internal Learning, CVPR 2018): to enlarge the photo reduced into the photo.
+- self-supervised alone: a small network that learns from the one photo, from nothing (ZSSR: Shocher et al.,
+  CVPR 2018): to enlarge the photo reduced into the photo.
 - LWay: supervised, then adapted to the photo. Also after the training at random, and on a plain wider network.
 
-The first command resumes; the second does not measure again what it has.
+The first command resumes; the second does not measure again what it has; the third draws docs/images/lway_rivals.webp.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image as Picture
+from PIL import ImageDraw
+from skimage import data
 from torch import nn
 
 from conservator.adapting import Manner
+from conservator.degradations import BlurredReduction, degrade
 from conservator.evaluation.lway import bench_adapted, paired_cases, reduced_cases, tools_summary
-from conservator.image import Image
+from conservator.image import Image, in_8_bits, to_array, to_image
 from conservator.kinds import Kind
+from conservator.metrics.fidelity import psnr
 from conservator.networks.store import NetworkStore
 from conservator.networks.upscaler import Upscaler
 from conservator.resample import bicubic_to
@@ -152,11 +158,31 @@ def rivals(output: Path) -> Toolbox:
     return Toolbox(*ships.values(), *(made for tool in own for made in (tool, AdaptedTool(tool))), ZeroShot())
 
 
+def draw(tools: Toolbox, path: Path) -> None:
+    """A part of scikit-image's astronaut, reduced through a blur, enlarged by each; at 100 %."""
+    side, edge = 200, 4
+    large = to_image(np.ascontiguousarray(data.astronaut()))
+    small = in_8_bits(degrade(large, (BlurredReduction(SCALE, 1.8, 1.8, 0.0),)))
+    made = {"bicubic": bicubic_to(small, *large.shape[-2:])}
+    for name, tool in tools.items():
+        tool.setup("cpu")
+        made[name] = tool(small)
+    columns = 4
+    sheet = Picture.new("RGB", (columns * (side + edge), -(-(len(made) + 1) // columns) * (side + 24)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, (name, image) in enumerate([*made.items(), ("reference", large)]):
+        x, y = place % columns * (side + edge), place // columns * (side + 24)
+        sheet.paste(Picture.fromarray(to_array(image[..., 40 : 40 + side, 150 : 150 + side], np.uint8)), (x, y))
+        figure = "" if image is large else f", {psnr(image, large):.2f} dB"
+        pen.text((x, y + side + 3), name + figure, fill="black", font_size=13)
+    sheet.save(path, quality=88, method=6)
+
+
 def main() -> None:
-    """Train, or measure."""
+    """Train, measure or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train", "bench"])
-    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("what", choices=["train", "bench", "picture"])
+    parser.add_argument("--photos", type=Path, default=Path())
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--pairs", action="store_true")
     parser.add_argument("--prefix", default="")
@@ -169,6 +195,9 @@ def main() -> None:
         for name in ("at_random", "wider"):
             done = trained(name, photos, options.output)
             print(f"{name}: {done.psnr_out:.2f} dB after {done.steps} steps, {done.minutes:.0f} minutes")
+        return
+    if options.what == "picture":
+        draw(rivals(options.output), Path(__file__).resolve().parents[1] / "docs" / "images" / "lway_rivals.webp")
         return
     cases = (
         paired_cases(options.photos, SCALE, options.prefix)
