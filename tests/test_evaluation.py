@@ -14,7 +14,8 @@ from skimage import data
 from conservator.errors import ConservatorError
 from conservator.evaluation.perception import Graded, bench_perception, grading_summary, reliability
 from conservator.evaluation.quality import Assessed, balanced, bench_quality, quality_table
-from conservator.evaluation.tools import PROTOCOLS, bench_tools, fitting, score_tool, size, tool_report
+from conservator.evaluation.tool_protocols import PROTOCOLS
+from conservator.evaluation.tools import bench_tools, fitting, score_tool, size, tool_report
 from conservator.perception import NetworkPerception, StatisticalPerception
 from conservator.tools import Toolbox, make_toolbox
 
@@ -40,6 +41,41 @@ def test_noise_of_sigma_25_is_what_it_says(folder: Path) -> None:
     assert 20.1 < row.psnr_in < 20.9  # 20.17 dB, and a little more for what is clipped
     assert row.psnr_out > row.psnr_in
     assert row.worst == pytest.approx(row.psnr_out - row.psnr_in)
+
+
+def test_inputs_are_what_a_file_holds_but_for_the_noise_of_papers(folder: Path) -> None:
+    for row in PROTOCOLS:
+        if not row.name.startswith(("CBSD68", "CID22")):
+            continue
+        damaged, clean = next(iter(row.pairs(folder)))
+        assert damaged.shape == clean.shape, row.name
+        levels = 255 * damaged
+        assert bool((levels == levels.round()).all()) == row.clipped, row.name
+        assert (float(damaged.amin()) < 0) == (not row.clipped), row.name
+    unclipped = score_tool(BoxBlur(), protocol("CBSD68 noise 50 unclipped"), folder)
+    assert unclipped.psnr_in == pytest.approx(14.15, abs=0.05), "20 log10(255 / 50), nothing lost at black and white"
+    assert unclipped.psnr_out > unclipped.psnr_in + 3
+
+
+def test_no_protocol_opens_a_test_part() -> None:
+    names = [row.name for row in PROTOCOLS]
+    assert len(set(names)) == len(names)
+    assert {row.make for row in PROTOCOLS} == {"trained", "held out", "real"}
+    assert not [name for name in names if "Canon80D" in name or name in ("Nam_sub", "PolyU_sub")]
+
+
+def test_pairs_are_chosen_by_camera_and_number(tmp_path: Path) -> None:
+    picture = PillowImage.fromarray(data.coffee()[:64, :64])
+    (tmp_path / "PolyU_sub").mkdir()
+    for camera in ("Canon5D2", "Canon80D"):
+        for end in ("lq", "gt"):
+            picture.save(tmp_path / "PolyU_sub" / f"{camera}_1_{end}.png")
+    for part in ("noisy", "GT"):
+        (tmp_path / "Nam_sub" / part).mkdir(parents=True)
+        for number in (5, 6, 7, 12):
+            picture.save(tmp_path / "Nam_sub" / part / f"{number:02d}_x.png")
+    assert len(list(protocol("PolyU_sub Canon5D2").pairs(tmp_path))) == 1
+    assert len(list(protocol("Nam_sub 01 to 06").pairs(tmp_path))) == 2
 
 
 def test_equal_pairs_have_the_best_score(folder: Path) -> None:
@@ -69,7 +105,7 @@ def test_the_report_is_markdown(folder: Path) -> None:
     lines: list[str] = []
     report = bench_tools(Toolbox(BoxBlur()), folder, "CID22 clean", lines.append)
     assert len(lines) == 1
-    assert any(line.startswith("### CID22 clean: 1 images") for line in report)
+    assert any(line.startswith("### CID22 clean (trained): 1 images") for line in report)
 
 
 def test_size_counts_a_networks_work() -> None:
@@ -137,7 +173,7 @@ def test_a_tool_that_fails_everywhere_is_last_and_stops_nothing(folder: Path) ->
     rows = [score_tool(tool, protocol("CBSD68 noise 25"), folder) for tool in (Broken(), BoxBlur())]
     assert (rows[0].images, rows[0].failures) == (0, 1)
     lines = tool_report(rows, {})
-    assert lines[0].startswith("### CBSD68 noise 25: 1 images")
+    assert lines[0].startswith("### CBSD68 noise 25 (trained): 1 images")
     assert [line.split("|")[1].strip() for line in lines[4:6]] == [BoxBlur.spec.name, "broken (1 failed)"]
 
 

@@ -4,53 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from conservator.degradations import (
-    GaussianNoise,
-    JpegCompression,
-    Kind,
-    LowResolution,
-    Recipe,
-    degrade,
-    mio_recipe,
-)
 from conservator.errors import ConservatorError, ToolFailedError
-from conservator.image import Image
+from conservator.evaluation.tables import Grid, interval
+from conservator.evaluation.tool_protocols import PROTOCOLS, ToolProtocol
+from conservator.image import Image, decibels
 from conservator.metrics.fidelity import psnr, psnr_y, ssim
-from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_to
+from conservator.tools.tiling import pad_to_fit
 from conservator.tools.tool import Tool, Toolbox
 
-Pairs: TypeAlias = Callable[[Path], Iterator[tuple[Image, Image]]]
-"""(folder of validation data) -> damaged and clean images."""
-
-
+_LOWERED = 0.1
+"""dB that an image may lose before it counts as lowered."""
 _CAP = 60.0
 """dB; of a picture that is exactly right, or nearly: a quarter of a level of 8 bits. The tables of single tools
 are means of few pictures, in which a clean one must not outweigh all others."""
-
-
-@dataclass(frozen=True)
-class ToolProtocol:
-    """One row of damage, and the tools it is for."""
-
-    name: str
-    pairs: Pairs = field(repr=False)
-    removes: frozenset[Kind]
-    """Tools that remove one of these are tried."""
-    channel: str = "RGB"
-    """What PSNR is measured on: RGB, or Y of YCbCr."""
-    scale: int = 1
-    border: int = 0
-    """Pixels cut off before measuring, as super-resolution papers do."""
 
 
 @dataclass(frozen=True)
@@ -63,94 +38,19 @@ class ToolScore:
     psnr_in: float
     psnr_out: float
     ssim: float
-    worst: float
-    """The least gain of any image, dB."""
+    gains: tuple[float, ...]
+    """Of each image, dB."""
     milliseconds: float
     """Per megapixel of the input."""
     failures: int = 0
     """Images that the tool could not restore."""
+    make: str = "trained"
+    """As its protocol has it."""
 
-
-def _folder(name: str, recipe: Callable[[np.random.Generator], Recipe]) -> Pairs:
-    def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
-        for i, path in enumerate(_photos(data, name)):
-            clean = load_photo(path).image
-            yield degrade(clean, recipe(np.random.default_rng([0, i]))), clean
-
-    return pairs
-
-
-def _reduced(name: str, factor: int) -> Pairs:
-    def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
-        for path in _photos(data, name):
-            clean = load_photo(path).image
-            height, width = (side // factor * factor for side in clean.shape[-2:])
-            clean = clean[..., :height, :width]
-            yield degrade(clean, (LowResolution(factor),)), clean
-
-    return pairs
-
-
-def _pairs(name: str, damaged: str, clean: str) -> Pairs:
-    def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
-        targets, inputs = _photos(data, f"{name}/{clean}"), _photos(data, f"{name}/{damaged}")
-        for target, image in zip(targets, inputs, strict=True):
-            clean_image = load_photo(target).image
-            spoilt = load_photo(image).image
-            if spoilt.shape != clean_image.shape:  # SOTS keeps a frame around the clean photo
-                top, left = ((a - b) // 2 for a, b in zip(clean_image.shape[-2:], spoilt.shape[-2:], strict=True))
-                clean_image = clean_image[..., top : top + spoilt.shape[-2], left : left + spoilt.shape[-1]]
-            yield spoilt, clean_image
-
-    return pairs
-
-
-def _photos(data: Path, name: str) -> list[Path]:
-    if not (data / name).is_dir():
-        raise ConservatorError(
-            f"{data / name} is not there; give the folder that holds CBSD68, CID22_val and the others"
-        )
-    return find_photos(data / name, recursive=False)
-
-
-def _noise(sigma: float) -> Callable[[np.random.Generator], Recipe]:
-    return lambda rng: (GaussianNoise(sigma / 255, int(rng.integers(2**32))),)
-
-
-def _jpeg(quality: int) -> Callable[[np.random.Generator], Recipe]:
-    return lambda rng: (JpegCompression(quality),)
-
-
-def _mio(kind: Kind, *more: Callable[[np.random.Generator], Recipe]) -> Callable[[np.random.Generator], Recipe]:
-    return lambda rng: (*mio_recipe((kind,), rng), *(d for recipe in more for d in recipe(rng)))
-
-
-PROTOCOLS: tuple[ToolProtocol, ...] = (
-    *(ToolProtocol(f"CBSD68 noise {s}", _folder("CBSD68", _noise(s)), frozenset({Kind.NOISE})) for s in (15, 25, 50)),
-    *(
-        ToolProtocol(f"LIVE1_10 JPEG {q}", _folder("LIVE1_10", _jpeg(q)), frozenset({Kind.JPEG}))
-        for q in (10, 20, 30, 40)
-    ),
-    *(
-        ToolProtocol(f"CID22 {kind.label}{name}", _folder("CID22_val", _mio(kind, *more)), frozenset({kind}))
-        for kind in (Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR)
-        for name, more in (("", ()), (" + JPEG 20", (_jpeg(20),)), (" + noise 10", (_noise(10),)))
-    ),
-    ToolProtocol("CID22 rain", _folder("CID22_val", _mio(Kind.RAIN)), frozenset({Kind.RAIN})),
-    ToolProtocol("RainFu_sub", _pairs("RainFu_sub", "input", "target"), frozenset({Kind.RAIN})),
-    ToolProtocol("Rain100H_sub", _pairs("Rain100H_sub", "input", "target"), frozenset({Kind.RAIN})),
-    ToolProtocol("CID22 haze", _folder("CID22_val", _mio(Kind.HAZE)), frozenset({Kind.HAZE})),
-    ToolProtocol("SOTS_indoor_sub", _pairs("SOTS_indoor_sub", "hazy", "GT"), frozenset({Kind.HAZE})),
-    ToolProtocol("CID22 low light", _folder("CID22_val", _mio(Kind.LOW_LIGHT)), frozenset({Kind.LOW_LIGHT})),
-    ToolProtocol("Nam_sub", _pairs("Nam_sub", "noisy", "GT"), frozenset({Kind.NOISE})),
-    ToolProtocol("FiveK9", _pairs("FiveK9", "input", "label"), frozenset({Kind.LOW_LIGHT})),
-    *(
-        ToolProtocol(f"{name} x4", _reduced(name, 4), frozenset({Kind.LOW_RESOLUTION}), "Y", 4, 4)
-        for name in ("Set5", "Set14")
-    ),
-    ToolProtocol("CID22 clean", _folder("CID22_val", lambda rng: ()), frozenset(Kind) - {Kind.LOW_RESOLUTION}),
-)
-"""Fixed seeds; noise is clipped to [0, 1], for a photo holds nothing beyond, so sigma 50 is not quite the papers'."""
+    @property
+    def worst(self) -> float:
+        """The least gain of any image, dB."""
+        return min(self.gains, default=math.nan)
 
 
 def score_tool(tool: Tool, protocol: ToolProtocol, data: Path) -> ToolScore:
@@ -163,7 +63,7 @@ def score_tool(tool: Tool, protocol: ToolProtocol, data: Path) -> ToolScore:
     for damaged, clean in protocol.pairs(data):
         start = time.perf_counter()
         try:
-            restored = tool(damaged)
+            restored = tool(damaged) if protocol.clipped else _unchecked(tool, damaged)
         except ToolFailedError:
             failures += 1
             continue
@@ -173,17 +73,36 @@ def score_tool(tool: Tool, protocol: ToolProtocol, data: Path) -> ToolScore:
         if protocol.scale > 1:
             before = bicubic_to(damaged, *clean.shape[-2:]).clamp(0, 1)
         before, after, target = (_cut(x, protocol.border) for x in (before, restored, clean))
-        rows.append((*(measure(x, target, _CAP) for x in (before, after)), ssim(after, target)))
+        untreated = measure(before, target, _CAP) if protocol.clipped else _any_psnr(before, target)
+        rows.append((untreated, measure(after, target, _CAP), ssim(after, target)))
     if not rows and not failures:
         raise ConservatorError(f"{protocol.name}: there are no images in {data}")
-    if not rows:
-        return ToolScore(protocol.name, tool.spec.name, 0, *(math.nan,) * 5, failures=failures)
-    values = np.array(rows)
-    least = float((values[:, 1] - values[:, 0]).min())
-    means = values.mean(0)
-    per_megapixel = 1000 * seconds / pixels * 1e6
-    before_all, after_all, likeness = map(float, means)
-    return ToolScore(protocol.name, tool.spec.name, len(rows), before_all, after_all, likeness, least, per_megapixel)
+    values = np.array(rows) if rows else np.full((1, 3), math.nan)
+    before_all, after_all, likeness = map(float, values.mean(0))
+    return ToolScore(
+        protocol.name,
+        tool.spec.name,
+        len(rows),
+        before_all,
+        after_all,
+        likeness,
+        tuple(float(after - before) for before, after, _ in rows),
+        1000 * seconds / pixels * 1e6 if rows else math.nan,
+        failures,
+        protocol.make,
+    )
+
+
+def _any_psnr(image: Image, target: Image) -> float:
+    return float(decibels((image - target).square().mean(), _CAP))
+
+
+def _unchecked(tool: Tool, image: Image) -> Image:
+    """What a tool makes of an image that no file could hold: beyond black and white, as papers add noise."""
+    height, width = image.shape[-2:]
+    with torch.inference_mode():
+        fitting_sides = pad_to_fit(image, tool.spec.multiple_of)
+        return tool.fitted(fitting_sides).restore(fitting_sides)[..., :height, :width].clamp(0, 1)
 
 
 def _cut(image: Image, border: int) -> Image:
@@ -227,22 +146,27 @@ def tool_report(scores: list[ToolScore], sizes: Mapping[str, tuple[float, float]
     for name in dict.fromkeys(s.protocol for s in scores):
         rows = [s for s in scores if s.protocol == name]
         most = max(rows, key=lambda s: s.images)  # a tool may have failed on some
-        lines += [
-            f"### {name}: {most.images} images, input {most.psnr_in:.2f} dB",
-            "",
-            "| tool | PSNR out | gain | worst image | SSIM | ms/MP |",
-            "|---|---|---|---|---|---|",
-        ]
-        for s in sorted(rows, key=lambda s: (math.isnan(s.psnr_out), -s.psnr_out)):
-            gain = s.psnr_out - s.psnr_in
-            tool = f"{s.tool} ({s.failures} failed)" if s.failures else s.tool
-            lines.append(
-                f"| {tool} | {s.psnr_out:.2f} | {gain:+.2f} | {s.worst:+.2f} | {s.ssim:.4f} | {s.milliseconds:.0f} |"
-            )
-        lines.append("")
-    lines += ["### Size", "", "| tool | million parameters | kMAC/pixel |", "|---|---|---|"]
-    lines += [f"| {name} | {p:.2f} | {m:.1f} |" for name, (p, m) in sizes.items() if not math.isnan(p)]
-    return lines
+        body = [_told(s) for s in sorted(rows, key=lambda s: (math.isnan(s.psnr_out), -s.psnr_out))]
+        title = f"{name} ({most.make}): {most.images} images, input {most.psnr_in:.2f} dB"
+        lines += Grid(title, tuple(body[0]), tuple(tuple(row.values()) for row in body)).markdown()
+    measured = {name: numbers for name, numbers in sizes.items() if not math.isnan(numbers[0])}
+    body_of_sizes = tuple((name, f"{p:.2f}", f"{m:.1f}") for name, (p, m) in measured.items())
+    return [*lines, *Grid("Size", ("tool", "million parameters", "kMAC/pixel"), body_of_sizes).markdown()]
+
+
+def _told(s: ToolScore) -> dict[str, str]:
+    """A line of the table, by its headings."""
+    gains = np.array(s.gains)
+    low, high = interval(gains) if s.gains else (math.nan, math.nan)
+    return {
+        "tool": f"{s.tool} ({s.failures} failed)" if s.failures else s.tool,
+        "PSNR out": f"{s.psnr_out:.2f}",
+        "gain [95 %]": f"{s.psnr_out - s.psnr_in:+.2f} [{low:+.2f}, {high:+.2f}]",
+        "worst image": f"{s.worst:+.2f}",
+        f"lowered by {_LOWERED} dB": f"{int((gains < -_LOWERED).sum())}",
+        "SSIM": f"{s.ssim:.4f}",
+        "ms/MP": f"{s.milliseconds:.0f}",
+    }
 
 
 def bench_tools(
