@@ -44,7 +44,7 @@ from conservator.training.experts.lway import degradation
 from conservator.training.experts.train import Budget, Trained, train_expert
 
 SCALE = 2
-STEPS, BATCH, SIDE = 4000, 16, 48  # of both trainings; the upscaler that ships had 20,000 of as many crops
+STEPS, BATCH, SIDE = 2000, 16, 48  # of both trainings; the upscaler that ships had 20,000 of as many crops
 CONDITIONS = ("bicubic", "blur 1.8", "blur 1.2, noise 6", "blur 1.2, JPEG 75")
 
 

@@ -166,7 +166,8 @@ def test_the_encoder_tells_blur_and_noise(transfer: DegradationTransfer, large: 
         return 2 * degraded.blur, 255 * float(degraded.noise.mean())
 
     blurs = [seen(sigma)[0] for sigma in (0.0, 1.0, 2.0)]
-    assert blurs[0] < 0.3 < blurs[1] < 1 < blurs[2]
+    assert blurs[0] < 0.3
+    assert blurs[1:] == pytest.approx([1, 2], abs=0.4)
     noises = [seen(1.0, noise)[1] for noise in (0, 5, 10)]
     assert noises[0] < 1.5
     assert noises[1] == pytest.approx(5, abs=2)
@@ -174,18 +175,19 @@ def test_the_encoder_tells_blur_and_noise(transfer: DegradationTransfer, large: 
 
 
 def test_parts_of_one_photo_have_more_alike_codes_than_other_damages(transfer: DegradationTransfer) -> None:
-    picture = to_image(data.astronaut())
-    codes = []
-    for recipe in (
-        (LowResolution(2),),
-        (BlurredReduction(2, 1.6, 1.6, 0.0),),
-        (LowResolution(2), GaussianNoise(0.04, 3)),
-    ):
-        small = in_8_bits(degrade(picture, recipe))
-        codes.append(torch.cat([transfer.encoder(part) for part in (small[..., :128, :128], small[..., 128:, 128:])]))
-    within = max(float((pair[0] - pair[1]).norm()) for pair in codes)
-    between = [float((a.mean(0) - b.mean(0)).norm()) for a, b in ((codes[0], codes[1]), (codes[0], codes[2]))]
-    assert within < min(between)
+    within, between = [], []
+    for photo in (data.astronaut(), data.coffee(), data.rocket()):
+        codes = []
+        for recipe in (
+            (LowResolution(2),),
+            (BlurredReduction(2, 1.6, 1.6, 0.0),),
+            (LowResolution(2), GaussianNoise(0.04, 3)),
+        ):
+            small = in_8_bits(degrade(to_image(photo), recipe))[..., :192]
+            codes.append(torch.cat([transfer.encoder(part) for part in (small[..., :96], small[..., 96:])]))
+        within += [float((pair[0] - pair[1]).norm()) for pair in codes]
+        between += [float((codes[i][k] - codes[j][k]).norm()) for i, j in ((0, 1), (0, 2), (1, 2)) for k in (0, 1)]
+    assert np.mean(within) < 0.6 * np.mean(between)
 
 
 def test_an_adapted_upscaler_gains_on_a_blurred_photo(tools: Toolbox, soft: Image, large: Image) -> None:
@@ -360,7 +362,7 @@ def test_a_collection_gives_a_tool_of_ones_own(soft: Image, large: Image, tmp_pa
     told: list[str] = []
     with pytest.raises(ConservatorError, match=r"no photo of .* shows a blur"):
         adapt_to_collection(CollectionOrder(sharp, "other"), own_home, told.append)
-    assert "1.png: left out, it has fewer than 24 pixels a side" in told
+    assert "1.png: left out, it has fewer than 64 pixels a side" in told
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ConservatorError, match="holds no photos"):
@@ -393,7 +395,7 @@ def test_the_bench_compares_photo_by_photo_and_resumes(tmp_path: Path, large: Im
     assert conservator(*asked).stdout.count(" dB, ") == 0
     assert (output / "results.csv").read_bytes() == before
     assert conservator(*asked, "--together", "--anchor", 0).returncode == 0
-    assert "upscale_x2, alone and adapted (together, anchor=0.0)" in (output / "summary.md").read_text()
+    assert "upscale_x2, alone and adapted (together, iterations=4, anchor=0.0)" in (output / "summary.md").read_text()
     assert len((output / "results.csv").read_bytes().splitlines()) == 1 + 2 * 3 + 2
     wrong = conservator("bench", "lway", folder, "-o", output, "--only", "fog")
     assert wrong.returncode == 2

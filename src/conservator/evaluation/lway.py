@@ -137,11 +137,13 @@ def bench_adapted(
             left = [case for case in found if (condition, scale, case[1], name, said) not in done]
             if not left:
                 continue
+            shared: dict[str, float] = {}
             start = time.perf_counter()
-            make = _maker(name, tools, manner, [small for _, _, small, _ in found] if together else [])
+            with heard_by(shared.update):
+                make = _maker(name, tools, manner, [small for _, _, small, _ in found] if together else [])
             share = (time.perf_counter() - start) / len(found) if together else 0.0
             for _, photo, small, large in left:
-                numbers: dict[str, float] = {}
+                numbers = dict(shared)
                 start = time.perf_counter()
                 with heard_by(numbers.update):
                     made = make(small)

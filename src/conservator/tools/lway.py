@@ -31,8 +31,8 @@ from conservator.tools.tool import Tool, Toolbox, ToolSpec
 
 _SIDE, _EDGE = 48, 6
 """Pixels of a patch, and of its margin that does not count, because more than the patch would be needed to know it."""
-SMALLEST = 4 * _EDGE
-"""Pixels of the shorter side of a photo that can be adapted to."""
+SMALLEST = 64
+"""Pixels of the shorter side of a photo that can be adapted to: room for a patch, and for one that is held out."""
 _BATCH = 8
 _PATCHES, _HELD_OUT = 64, 8
 """Patches of a photo that are learned from, and those that only say when to stop."""

@@ -48,7 +48,7 @@ class TransferOrder:
     """Folder of clean photos, searched recursively."""
     output: Path = Path("out/train")
     """Folder of checkpoints and curves; the transfer's is the subfolder lway."""
-    steps: int = field(default=7000, metadata={"min": 1})
+    steps: int = field(default=6000, metadata={"min": 1})
     """Steps of eight pairs of crops."""
     seed: int = field(default=0, metadata={"min": 0})
     """Seed of everything random."""
