@@ -54,11 +54,11 @@ weights-status: $(READY)
 RL = $(BIN)/conservator train
 SHIP = --into src/conservator/weights
 rl-restore: $(READY) photos
-	$(RL) rl-restore-tools --photos "$(PHOTOS)" --base 6000 --steps 1000
+	$(RL) rl-restore-tools --photos "$(PHOTOS)" --base 60000 --steps 10000
 	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore.safetensors --steps 8000 $(SHIP)
 	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn/agent.safetensors \
 		--tools out/train/rl_restore.safetensors --mixture mixed --steps 700 --output out/train/joint_paper $(SHIP)
-	$(RL) rl-restore-tools --photos "$(PHOTOS)" --architecture compact --base 6000 --steps 2000
+	$(RL) rl-restore-tools --photos "$(PHOTOS)" --architecture compact --base 60000 --steps 20000
 	$(RL) dqn --photos "$(PHOTOS)" --toolbox rl-restore:out/train/rl_restore_compact.safetensors --steps 8000 \
 		--output out/train/dqn_compact
 	$(RL) joint --photos "$(PHOTOS)" --agent out/train/dqn_compact/agent.safetensors \

@@ -22,11 +22,13 @@ from typer.testing import CliRunner
 from conservator.apps.cli import app as cli
 from conservator.degradations import GaussianNoise
 from conservator.errors import ConservatorError
+from conservator.tools.rl_restore_own import Architecture
 from conservator.training.data.crops import Lesson, Photos
 from conservator.training.experts import queue
 from conservator.training.experts.courses import COURSES, Course
 from conservator.training.experts.order import Order
 from conservator.training.experts.orders import hashes_beside, ship, train
+from conservator.training.experts.rl_restore import TOOLBOX_NAMES, RestoreToolsOrder, networks_of, train_tools
 from conservator.weights.chain import links
 
 
@@ -53,6 +55,7 @@ def small_courses(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(COURSES, name)
     monkeypatch.setitem(COURSES, "base", Course(noisy, steps=4, side=32, batch=2))
     monkeypatch.setitem(COURSES, "second", Course(noisier, "base", 4, side=32, batch=2))
+    monkeypatch.setattr(queue, "QUEUED_TOOLBOXES", ())
 
 
 def work(
@@ -116,6 +119,39 @@ def test_a_course_that_draws_other_damage_goes_on_only_when_told_and_says_so(
     (change,) = state["changes"]
     assert change["step"] == "4"
     assert change["draws"] != state["identity"]["draws"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_courses")
+def test_toolboxes_are_trained_after_the_courses_and_can_be_paused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(architecture: Architecture, photos: Path, into: Path) -> RestoreToolsOrder:
+        return RestoreToolsOrder(photos, into / TOOLBOX_NAMES[architecture], architecture, base=3, steps=1, workers=0)
+
+    class InTheBase(threading.Event):
+        """Asked to end when the first step of the toolbox is done."""
+
+        def is_set(self) -> bool:
+            return (tmp_path / "rl_restore_plain").exists() and next(calls) > 0
+
+    calls = iter(range(1000))
+    monkeypatch.setattr(queue, "QUEUED_TOOLBOXES", ("plain",))
+    monkeypatch.setattr(queue, "toolbox_order", small)
+    work(folder, tmp_path, InTheBase())
+    assert queue.done(tmp_path, "second") == 4
+    assert not (tmp_path / "rl_restore_plain" / "rl_plain").exists()
+    work(folder, tmp_path)
+    order = small("plain", folder, tmp_path)
+    assert len(networks_of(queue.toolbox_order("paper", folder, tmp_path))) == 14
+    wanted = networks_of(order)
+    assert {name: queue.done(order.output, name) for name in wanted} == wanted
+    lines: list[str] = []
+    trained = train_tools(order, lines.append)
+    assert trained is not None
+    tensors, _ = trained
+    assert {key.split(".")[0] for key in tensors} == {"rl_plain"}
+    assert not [line for line in lines if line.startswith("step")], "the command finds all trained"
 
 
 @pytest.mark.usefixtures("small_courses")

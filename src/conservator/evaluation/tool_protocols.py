@@ -29,6 +29,7 @@ from conservator.degradations import (
     mio_recipe,
 )
 from conservator.degradations import GaussianNoise as Noise
+from conservator.degradations.patches import DrawRecipe
 from conservator.errors import ConservatorError
 from conservator.image import Image, in_8_bits
 from conservator.kinds import Severity
@@ -36,7 +37,6 @@ from conservator.photo import find_photos, load_photo
 
 Pairs: TypeAlias = Callable[[Path], Iterator[tuple[Image, Image]]]
 """(folder of validation data) -> damaged and clean images."""
-Draw: TypeAlias = Callable[[np.random.Generator], Recipe]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ToolProtocol:
     """Whether images hold what a file can: 8 bits from black to white. Papers on denoising mostly do not."""
 
 
-def _each(name: str, draw: Draw, keep: Draw = lambda rng: ()) -> Pairs:
+def _each(name: str, draw: DrawRecipe, keep: DrawRecipe = lambda rng: ()) -> Pairs:
     """The photos of a folder, damaged; ``keep`` is the damage that stays in what they are compared with."""
 
     def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
@@ -80,7 +80,7 @@ def _unclipped(name: str, sigma: float) -> Pairs:
     return pairs
 
 
-def _reduced(name: str, factor: int, blur: Draw | None = None) -> Pairs:
+def _reduced(name: str, factor: int, blur: DrawRecipe | None = None) -> Pairs:
     def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
         for i, path in enumerate(_photos(data, name)):
             clean = load_photo(path).image
@@ -138,19 +138,19 @@ def _photos(data: Path, name: str) -> list[Path]:
     return find_photos(data / name, recursive=False)
 
 
-def _noise(sigma: float) -> Draw:
+def _noise(sigma: float) -> DrawRecipe:
     return lambda rng: (Noise(sigma / 255, int(rng.integers(2**32))),)
 
 
-def _jpeg(quality: int) -> Draw:
+def _jpeg(quality: int) -> DrawRecipe:
     return lambda rng: (JpegCompression(quality),)
 
 
-def _mio(kind: Kind, *more: Draw) -> Draw:
+def _mio(kind: Kind, *more: DrawRecipe) -> DrawRecipe:
     return lambda rng: (*mio_recipe((kind,), rng), *(d for recipe in more for d in recipe(rng)))
 
 
-def _any(make: type[Degradation]) -> Draw:
+def _any(make: type[Degradation]) -> DrawRecipe:
     """One of the make, of any severity, each as likely."""
     return lambda rng: (make.sample(Severity(int(rng.integers(1, 5))), rng),)
 

@@ -1,4 +1,4 @@
-"""``conservator train queue``: every expert, in the background."""
+"""``conservator train queue``: every expert and RL-Restore's toolboxes, in the background."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import typer
 from conservator.apps.cli.train import Output, PhotosOption, train_app
 from conservator.errors import ConservatorError
 
-queue_app = typer.Typer(help="Train every expert in the background; pause, and go on later.", no_args_is_help=True)
+queue_app = typer.Typer(
+    help="Train every expert and RL-Restore's toolboxes in the background; pause, and go on later.",
+    no_args_is_help=True,
+)
 train_app.add_typer(queue_app, name="queue")
 
 _Threads = Annotated[int, typer.Option(min=1, help="Threads of each training; more than 1 only on an idle machine.")]
@@ -49,7 +52,8 @@ def pause_queue(output: Output = _OUTPUT) -> None:
 def show_queue(output: Output = _OUTPUT) -> None:
     """What is trained, what runs, what waits."""
     from conservator.training.experts.courses import COURSES
-    from conservator.training.experts.queue import working
+    from conservator.training.experts.queue import QUEUED_TOOLBOXES, done, toolbox_order, working
+    from conservator.training.experts.rl_restore import networks_of
     from conservator.training.run import read_curve
 
     running = working(output)
@@ -61,6 +65,11 @@ def show_queue(output: Output = _OUTPUT) -> None:
             line = f"{name:16} {steps:7.0f} of {course.steps:7} steps"
             line += f"  {minutes:8.1f} min  {60 * minutes / max(1, steps):.3f} s/step  {psnr:.2f} dB"
         typer.echo(line)
+    for architecture in QUEUED_TOOLBOXES:
+        order = toolbox_order(architecture, Path(), output)
+        networks = networks_of(order)
+        steps = sum(min(done(order.output, name), wanted) for name, wanted in networks.items())
+        typer.echo(f"{order.output.name:16} {steps:7} of {sum(networks.values()):7} steps  {len(networks)} networks")
 
 
 @queue_app.command("work", hidden=True)

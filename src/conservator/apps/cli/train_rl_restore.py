@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 ToolboxOption = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
 Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, mixed (none clean, none single), or paper.")]
 _OUTPUT = Path("out/train")
-_NAMES = {"paper": "rl_restore", "compact": "rl_restore_compact", "plain": "rl_restore_plain"}
-"""What the weights of an architecture are called."""
 
 
 @train_app.command("rl-restore-tools")
@@ -42,11 +40,13 @@ def train_rl_restore_tools(
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Train twelve tools for four ranges of blur, noise and JPEG; the same command again goes on."""
-    from conservator.training.experts.rl_restore import RestoreToolsOrder, train_tools, write_tools
+    from conservator.training.experts.rl_restore import TOOLBOX_NAMES, RestoreToolsOrder, train_tools, write_tools
 
-    name = _NAMES[architecture]
+    name = TOOLBOX_NAMES[architecture]
     order = RestoreToolsOrder(photos, output / name, architecture, base, steps, 1e-3, others, seed, workers, device)
-    tensors, scores = train_tools(order, typer.echo)
+    trained = train_tools(order, typer.echo)
+    assert trained is not None, "nothing asks it to stop"
+    tensors, scores = trained
     options = {"architecture": architecture, "base": base, "steps": steps, "others": others, "seed": seed}
     typer.echo(
         f"use it with: --toolbox rl-restore:{write_tools(output / f'{name}.safetensors', tensors, architecture)}"
@@ -150,7 +150,7 @@ def train_joint_command(
     from conservator.policies import load_agent
     from conservator.training.data.patches import PatchSource
     from conservator.training.data.recipes import mixture as damage
-    from conservator.training.experts.rl_restore import write_tools
+    from conservator.training.experts.rl_restore import TOOLBOX_NAMES, write_tools
     from conservator.training.rl.joint import JointSettings, train_joint, trainable_tools
     from conservator.training.run import hashes_of_weights
 
@@ -163,7 +163,7 @@ def train_joint_command(
     tuned = train_joint(picker, modules, source, output, settings, typer.echo, identity, workers)
     path = write_tools(output / "tools.safetensors", tuned.tensors, architecture)
     typer.echo(f"use it with: --toolbox rl-restore:{path}")
-    name = _NAMES[architecture]
+    name = TOOLBOX_NAMES[architecture]
     options = {"agent": agent, "tools": tools, "steps": steps, "loss": loss, "mixture": mixture, "seed": seed}
     command = command_line("train", "joint", settings=options, photos=photos)
     _ship(into, name, tuned.tensors, photos, command, {"gain": tuned.gain}, {"architecture": architecture}, made_with)

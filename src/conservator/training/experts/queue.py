@@ -1,4 +1,4 @@
-"""All trainings in the background: processes that share the courses out, can be paused, and go on where they were."""
+"""All trainings in the background: processes that share them out, can be paused, and go on where they were."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from conservator.errors import ConservatorError
+from conservator.tools.rl_restore_own import Architecture
 from conservator.training.data.crops import Photos
 from conservator.training.experts.courses import COURSES
 from conservator.training.experts.order import Order
 from conservator.training.experts.orders import is_of, started_from_others, train
+from conservator.training.experts.rl_restore import TOOLBOX_NAMES, RestoreToolsOrder, networks_of, train_tools
 from conservator.training.run import read_curve
 
 _LOCK = "lock"
@@ -28,6 +31,16 @@ _PATIENCE = 600.0
 """Seconds that a paused process has for its step, its checkpoint and its curve."""
 _POLL = 20.0
 """Seconds after which a process that waits for another's course looks again."""
+
+
+QUEUED_TOOLBOXES: tuple[Architecture, ...] = ("paper", "compact")
+"""Of RL-Restore's kind, trained after the experts."""
+
+
+def toolbox_order(architecture: Architecture, photos: Path, folder: Path) -> RestoreToolsOrder:
+    """How the queue trains a toolbox: ten times as long as the first ones were (``make rl-restore`` takes the same)."""
+    steps = {"paper": (60_000, 10_000), "compact": (60_000, 20_000), "plain": (60_000, 20_000)}[architecture]
+    return RestoreToolsOrder(photos, folder / TOOLBOX_NAMES[architecture], architecture, *steps)
 
 
 def done(folder: Path, name: str) -> int:
@@ -41,48 +54,75 @@ def finished(order: Order, photos: str) -> bool:
     return done(order.output, order.name) >= COURSES[order.name].steps and is_of(order, photos)
 
 
+@dataclass(frozen=True)
+class _Expert:
+    """A course of the queue."""
+
+    order: Order
+    photos: Photos
+
+    @property
+    def start(self) -> str | None:
+        return COURSES[self.order.name].start
+
+    def finished(self) -> bool:
+        return finished(self.order, self.photos.digest)
+
+    def train(self, report: Callable[[str], None], stop: Callable[[], bool]) -> None:
+        trained = train(self.order, report, stop, self.photos)
+        report(f"{self.order.name}: {trained.steps} steps, {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB")
+
+
+@dataclass(frozen=True)
+class _Toolbox:
+    """A toolbox of the queue."""
+
+    order: RestoreToolsOrder
+    start = None
+
+    def finished(self) -> bool:
+        return all(done(self.order.output, name) >= steps for name, steps in networks_of(self.order).items())
+
+    def train(self, report: Callable[[str], None], stop: Callable[[], bool]) -> None:
+        train_tools(self.order, report, stop)
+
+
 def work(
     photos: Path, folder: Path, *, changed: bool, report: Callable[[str], None], asked: threading.Event
 ) -> list[str]:
-    """Train every course that nobody else trains, in their order, until all are finished or ``asked`` to end.
+    """Train all that nobody else trains, courses first, in their order, until it is finished or ``asked`` to end.
 
     A course waits for the one that it starts from. An end that was asked for leaves a checkpoint. ``changed`` lets a
-    checkpoint go on although its course draws other damage now. Returns the courses that could not be trained, each of
-    which was reported, as was what starts from it.
+    checkpoint go on although its course draws other damage now. Returns what could not be trained, each of which was
+    reported, as was what starts from it.
     """
     loaded, failed = Photos(photos), list[str]()
-    orders = {name: Order(name, photos, folder, device="cpu", changed=changed) for name in COURSES}
+    courses = {name: _Expert(Order(name, photos, folder, device="cpu", changed=changed), loaded) for name in COURSES}
+    toolboxes = {TOOLBOX_NAMES[a]: _Toolbox(toolbox_order(a, photos, folder)) for a in QUEUED_TOOLBOXES}
+    trainings: dict[str, _Expert | _Toolbox] = {**courses, **toolboxes}
     while not asked.is_set():
-        waiting = [name for name in COURSES if name not in failed and not finished(orders[name], loaded.digest)]
+        waiting = [name for name, one in trainings.items() if name not in failed and not one.finished()]
         if not waiting:
             break
         for name in waiting:
-            start = COURSES[name].start
+            start = trainings[name].start
             if start in failed:
                 report(f"{name}: cannot begin, for it starts from {start}")
                 failed.append(name)
                 break
-            if start is not None and not finished(orders[start], loaded.digest):
+            if start is not None and not trainings[start].finished():
                 continue
             with _held(folder / name / _LOCK) as free:
-                if free and not finished(orders[name], loaded.digest):
-                    if not _trained(orders[name], loaded, report, asked):
+                if free and not trainings[name].finished():
+                    try:
+                        trainings[name].train(report, asked.is_set)
+                    except ConservatorError as error:
+                        report(f"{name}: {error}")
                         failed.append(name)
                     break
         else:
             asked.wait(_POLL)
     return failed
-
-
-def _trained(order: Order, photos: Photos, report: Callable[[str], None], asked: threading.Event) -> bool:
-    """Train one course, and report how it ended; False where it could not be trained."""
-    try:
-        trained = train(order, report, asked.is_set, photos)
-    except ConservatorError as error:
-        report(f"{order.name}: {error}")
-        return False
-    report(f"{order.name}: {trained.steps} steps, {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB")
-    return True
 
 
 def set_aside(order: Order) -> Path | None:

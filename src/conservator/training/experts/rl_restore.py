@@ -21,7 +21,7 @@ from conservator.tools.rl_restore_own import Architecture, own_network, own_spec
 from conservator.training.data.crops import Photos
 from conservator.training.data.patches import PatchBatches, PatchSource, patch_photos
 from conservator.training.data.recipes import band_damage, mixture
-from conservator.training.experts.train import Budget, Trained, train_network
+from conservator.training.experts.train import Budget, Trained, never, train_network
 from conservator.training.run import Belongs
 
 _SIDE, _BATCH, _HELD_OUT = 64, 16, 128
@@ -51,13 +51,31 @@ class RestoreToolsOrder:
     device: str = "cpu"
 
 
+TOOLBOX_NAMES: Mapping[str, str] = {
+    "paper": "rl_restore",
+    "compact": "rl_restore_compact",
+    "plain": "rl_restore_plain",
+}
+"""What the weights of an architecture are called."""
+_BASES = "base_weak", "base_strong"
+
+
+def networks_of(order: RestoreToolsOrder) -> dict[str, int]:
+    """The subfolders of an order's networks, and the steps that each is trained for."""
+    specs = own_specs(order.architecture)
+    sizes = {strength(index) for index in range(len(specs))}
+    bases = {_BASES[size]: order.base for size in sorted(sizes)} if order.base else {}
+    return {**bases, **{spec.name: order.steps for spec in specs}}
+
+
 def train_tools(
-    order: RestoreToolsOrder, report: Callable[[str], None] = print
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+    order: RestoreToolsOrder, report: Callable[[str], None] = print, stop: Callable[[], bool] = never
+) -> tuple[dict[str, Tensor], dict[str, float]] | None:
     """Train the tools one after another and return their tensors, and their PSNR before and after in dB.
 
     Resumes where an earlier run with the same folder and settings stopped; a tool that is done is not trained again.
-    Raises ConservatorError for a folder of photos or a checkpoint that will not do.
+    None where ``stop`` ended it, which is asked before each step. Raises ConservatorError for a folder of photos or a
+    checkpoint that will not do.
     """
     torch.set_flush_denormal(True)
     photos = patch_photos(order.photos)
@@ -71,12 +89,16 @@ def train_tools(
             _start_near_identity(network)
         if order.base:
             if size not in bases:
-                trained = _train(order, network, ("base_weak", "base_strong")[size], mixture(_COMMON), photos, report)
+                trained = _train(order, network, _BASES[size], mixture(_COMMON), photos, report, stop)
+                if trained is None:
+                    return None
                 bases[size] = trained.network.state_dict()
             network.load_state_dict(bases[size])
         kind, band = list(DAMAGE_BANDS)[index // 4], index % 4
         draw = mixture(_COMMON) if order.architecture == "plain" else band_damage(kind, band, order.others)
-        trained = _train(order, network, spec.name, draw, photos, report)
+        trained = _train(order, network, spec.name, draw, photos, report, stop)
+        if trained is None:
+            return None
         tensors |= named(spec.name, trained.network)
         scores |= {f"{spec.name}_in": trained.psnr_in, f"{spec.name}_out": trained.psnr_out}
     return tensors, scores
@@ -89,8 +111,9 @@ def _train(
     draw: DrawRecipe,
     photos: Photos,
     report: Callable[[str], None],
-) -> Trained:
-    base = name.startswith("base")
+    stop: Callable[[], bool],
+) -> Trained | None:
+    base = name in _BASES
     steps = order.base if base else order.steps
     identity = {"tool": name, "architecture": order.architecture, "photos": photos.digest, "base": str(order.base)}
     identity |= {} if base else {"others": str(order.others)}
@@ -103,8 +126,11 @@ def _train(
         Budget(steps=steps, rate=order.rate, side=_SIDE, batch=_BATCH, seed=order.seed, workers=order.workers),
         device=order.device,
         belongs=Belongs(identity),
+        stop=stop,
         report=report,
     )
+    if trained.steps < steps:
+        return None
     report(f"{name}: {trained.psnr_in:.2f} -> {trained.psnr_out:.2f} dB in {trained.minutes:.1f} minutes")
     return trained
 
