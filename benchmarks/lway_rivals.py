@@ -44,7 +44,7 @@ from conservator.training.experts.lway import degradation
 from conservator.training.experts.train import Budget, Trained, train_expert
 
 SCALE = 2
-STEPS = {"at_random": 4000, "wider": 2000}  # the upscaler that ships had 20,000 of as many crops
+STEPS = {"at_random": 4000, "wider": 1000}  # the upscaler that ships had 20,000 of as many crops
 BATCH, SIDE = 16, 48
 CONDITIONS = ("bicubic", "blur 1.8", "blur 1.2, noise 6", "blur 1.2, JPEG 75")
 
