@@ -51,6 +51,7 @@ def test_cases_are_the_same_in_every_run(folder: Path) -> None:
     first, again = cases[0].make(), make_cases("mio", folder, seed=3)[0].make()
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], make_cases("mio", folder, seed=4)[0].make()[0])
+    assert torch.equal((255 * first[0]).round(), 255 * first[0]), "what a file holds"
     assert len(make_cases("restoreagent", folder, seed=0)) == 7
 
 

@@ -1,4 +1,7 @@
-"""The cases of a benchmark: which pictures are damaged how. Seed, combination and a photo's place fix every pixel."""
+"""The cases of a benchmark: which pictures are damaged how. Seed, combination and a photo's place fix every pixel.
+
+Damaged pictures are what a file of 8 bits holds.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Recipe, degrade, mio_recipe
 from conservator.degradations.protocols import Combination
 from conservator.errors import ConservatorError, name_not_found
-from conservator.image import Image
+from conservator.image import Image, in_8_bits
 from conservator.photo import find_photos, load_photo
 
 
@@ -68,7 +71,7 @@ def _damaged(path: Path, combination: Combination, seed: tuple[int, ...]) -> Cal
     def make() -> tuple[Image, Image | None]:
         recipe: Recipe = mio_recipe(combination, np.random.default_rng(seed))
         clean = load_photo(path).image
-        return degrade(clean, recipe), clean
+        return in_8_bits(degrade(clean, recipe)), clean
 
     return make
 

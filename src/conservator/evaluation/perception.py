@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Severity, degrade, mio_recipe
 from conservator.degradations.protocols import Combination
 from conservator.errors import ConservatorError
-from conservator.image import Image
+from conservator.image import Image, in_8_bits
 from conservator.perception.perception import GRADED_KINDS, Perception
 from conservator.perception.study import study
 from conservator.photo import load_photo
@@ -42,7 +42,7 @@ def graded_cases(photos: list[Path], seed: int) -> Iterator[tuple[Image, dict[Ki
         yield clean, {}
         for c, combination in enumerate(COMBINATIONS):
             recipe = mio_recipe(combination, np.random.default_rng([seed, c, p]))
-            yield degrade(clean, recipe), {degradation.kind: degradation.severity for degradation in recipe}
+            yield in_8_bits(degrade(clean, recipe)), {degradation.kind: degradation.severity for degradation in recipe}
 
 
 def grade_all(perceptions: Mapping[str, Perception], photos: list[Path], seed: int = 0) -> dict[str, Graded]:

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from conservator.degradations import Kind, degrade, mio_recipe
 from conservator.errors import ConservatorError, ToolFailedError
 from conservator.evaluation.perception import COMBINATIONS
-from conservator.image import Image
+from conservator.image import Image, in_8_bits
 from conservator.metrics import DEFAULT_NO_REFERENCE, METRICS, NoReference
 from conservator.metrics.fidelity import TABLE_CAP, psnr, ssim
 from conservator.perception.perception import Look, Perception
@@ -96,7 +96,7 @@ def assessed(
             recipe = mio_recipe(COMBINATIONS[c], np.random.default_rng([seed, c, p]))
             if Kind.LOW_RESOLUTION in COMBINATIONS[c]:
                 continue
-            damaged = degrade(clean, recipe)
+            damaged = in_8_bits(degrade(clean, recipe))
             states = _states(study(damaged), frozenset(COMBINATIONS[c]), toolbox, rng)
             if len(states) > 2:
                 yield _assess(states, study(clean, like=damaged), perception), False

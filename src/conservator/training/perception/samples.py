@@ -18,7 +18,7 @@ from conservator.degradations import LowResolution, Recipe, degrade
 from conservator.errors import ToolFailedError
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing
-from conservator.image import Image, decibels
+from conservator.image import Image, decibels, in_8_bits
 from conservator.kinds import Kind, Severity
 from conservator.metrics.fidelity import ssim
 from conservator.networks.encoder import CropEncoder
@@ -64,7 +64,7 @@ class _Walk:
 
     def __init__(self, clean: Image, recipe: Recipe, measure: NetworkMeasuring) -> None:
         self.clean, self.recipe, self.measure = clean, recipe, measure
-        self.damaged = degrade(clean, recipe)
+        self.damaged = in_8_bits(degrade(clean, recipe))
         self.reference = self.after(tuple(d for d in recipe if isinstance(d, LowResolution)))
         self.states: list[Measured] = []
         self.left: list[dict[Kind, Severity]] = []

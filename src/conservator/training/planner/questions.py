@@ -22,7 +22,7 @@ from conservator.degradations import Recipe, degrade
 from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing, write_text
-from conservator.image import Image, digest, to_array
+from conservator.image import Image, digest, in_8_bits, to_array
 from conservator.kinds import OBJECTIVES, Kind, Objective
 from conservator.perception.perception import Gain, Look, Percept, Perception
 from conservator.photo import find_photos, load_photo
@@ -109,7 +109,7 @@ def _lessons(
     rng = np.random.default_rng([order.seed, number, 31])
     recipe = with_kinds(order.always, without_resizing(random_recipe(rng)), rng)
     clean = random_part(load_photo(photo).image, rng)[..., :CROP_SIDE, :CROP_SIDE].contiguous()
-    damaged = degrade(clean, recipe)
+    damaged = in_8_bits(degrade(clean, recipe))
     present = frozenset(degradation.kind for degradation in recipe)
     usable = plannable(specs)
     treatable = frozenset[Kind]().union(*(spec.removes for spec in usable))

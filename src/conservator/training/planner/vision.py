@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from conservator.degradations import degrade
 from conservator.files import replacing
-from conservator.image import Image
+from conservator.image import Image, in_8_bits
 from conservator.perception.perception import GRADED_KINDS
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.training.data.crops import Photos, ahead, random_crop
@@ -57,7 +57,7 @@ class Damaged(Dataset[tuple[Image, Tensor]]):
         clean = random_crop(self.photos[int(rng.integers(len(self.photos)))], self.order.side, rng)
         recipe = without_resizing(random_recipe(rng))
         found = severities(recipe)
-        return degrade(clean, recipe), torch.tensor([int(found.get(kind, 0)) for kind in GRADED_KINDS])
+        return in_8_bits(degrade(clean, recipe)), torch.tensor([int(found.get(kind, 0)) for kind in GRADED_KINDS])
 
 
 class Sight(nn.Module):
