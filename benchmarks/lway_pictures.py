@@ -32,7 +32,8 @@ from conservator.networks.store import NetworkStore
 from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_to
 from conservator.tools import make_toolbox
-from conservator.tools.lway import adapt, load_transfer, look_at
+from conservator.tools.degraded import load_transfer, look_at
+from conservator.tools.lway import adapt
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 DAMAGES: dict[str, tuple[Recipe, str]] = {

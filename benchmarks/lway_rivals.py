@@ -201,7 +201,7 @@ def main() -> None:
         draw(rivals(options.output), Path(__file__).resolve().parents[1] / "docs" / "images" / "lway_rivals.webp")
         return
     cases = (
-        paired_cases(options.photos, SCALE, options.prefix)
+        paired_cases(options.photos, SCALE, options.prefix, options.limit)
         if options.pairs
         else reduced_cases(options.photos, SCALE, CONDITIONS, options.limit)
     )

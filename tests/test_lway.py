@@ -35,8 +35,10 @@ from conservator.resample import bicubic_to
 from conservator.restorer import Restorer
 from conservator.session.scope import Scope
 from conservator.tools import Toolbox, check_tool, make_toolbox
+from conservator.tools.degraded import detail, load_transfer, look_at
 from conservator.tools.experts import Shipped
-from conservator.tools.lway import AdaptedTool, adapt, bounded, detail, load_transfer, look_at
+from conservator.tools.lway import AdaptedTool, adapt, bounded
+from conservator.tools.periodic import periodicity
 from conservator.training.data.crops import Photos
 from conservator.training.experts.lway import Transfers, adapt_to_collection, spread, train_transfer
 from conservator.training.experts.order import CollectionOrder, TransferOrder
@@ -247,14 +249,53 @@ def test_only_a_large_photo_is_looked_at_in_parts(
     assert set(shapes) == {(512, 512)}
 
 
-@pytest.mark.parametrize("picture", ["flat", "tiny"])
-def test_what_shows_no_blur_is_not_adapted_to(tools: Toolbox, picture: str) -> None:
-    photo = torch.full((1, 3, 90, 120), 0.4) if picture == "flat" else crop(data.coffee(), 100, 100, 20)
-    heard: list[dict[str, float]] = []
-    with heard_by(lambda numbers: heard.append(dict(numbers))):
-        made = tools["upscale_x2_adapted"](photo)
-    assert torch.equal(made, tools["upscale_x2"](photo))
-    assert all(numbers.get("of", 0) == 0 for numbers in heard)
+def stripes(period: float, contrast: float = 0.8) -> Image:
+    """Slanting ones, sharp; period in pixels of the large picture."""
+    y, x = np.mgrid[:240, :240]
+    wave = 0.5 + 0.5 * contrast * np.sin(2 * np.pi * (0.9 * x + 0.4 * y) / period)
+    return to_image(wave.astype(np.float32))
+
+
+def checks(width: int, height: int) -> Image:
+    """Black and white ones."""
+    y, x = np.mgrid[:240, :240]
+    return to_image(((x // width + y // height) % 2).astype(np.float32))
+
+
+UNTOLD = {
+    "flat": torch.full((1, 3, 90, 120), 0.4),
+    "tiny": crop(data.coffee(), 100, 100, 20),
+    "stripes": in_8_bits(degrade(stripes(7), (LowResolution(2),))),
+    "fine stripes": in_8_bits(degrade(stripes(4.5), (LowResolution(2),))),
+    "checks": in_8_bits(degrade(checks(4, 16), (LowResolution(2),))),
+}
+
+
+@pytest.mark.parametrize("picture", sorted(UNTOLD))
+def test_what_tells_no_blur_is_not_adapted_to(tools: Toolbox, picture: str) -> None:
+    heard: dict[str, float] = {}
+    with heard_by(heard.update):
+        made = tools["upscale_x2_adapted"](UNTOLD[picture])
+    assert torch.equal(made, tools["upscale_x2"](UNTOLD[picture]))
+    assert heard["of"] == 0
+    assert "won" not in heard
+
+
+def test_patterns_repeat_and_photos_do_not() -> None:
+    def repeats(image: Image) -> float:
+        parts = image[..., :192, :192].unfold(2, 48, 48).unfold(3, 48, 48)
+        return periodicity(parts.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 48, 48))
+
+    noise = torch.rand(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    for pattern in (stripes(3), stripes(9, 0.2), stripes(20), checks(5, 5), checks(3, 9)):
+        assert repeats(pattern) > 0.6
+        assert (
+            repeats((pattern + 0.04 * (noise[..., :240] - 0.5).repeat(1, 1, 2, 2)[..., :240, :240]).clamp(0, 1)) > 0.5
+        )
+    for photo in (data.astronaut(), data.coffee(), data.page(), data.brick(), data.grass()):
+        assert repeats(to_image(photo)) < 0.35
+    assert repeats(noise) < 0.35
+    assert repeats(torch.full((1, 3, 192, 192), 0.5)) == 0
 
 
 def test_nothing_changes_where_nothing_was_won(transfer: DegradationTransfer, soft: Image) -> None:
@@ -282,8 +323,11 @@ def test_a_pool_passes_on_what_a_tool_tells(soft: Image) -> None:
     assert heard[-1] == 6
     assert heard == sorted(heard)
     numbers = numbers_of(call)
-    assert {"iteration", "of", "blur", "noise", "error_before", "error_after", "won", "seconds"} == set(numbers)
-    assert numbers["error_after"] < numbers["error_before"]
+    assert {
+        *("iteration", "of", "blur_in_pixels", "noise_in_levels", "pattern"),
+        *("squared_error_before", "squared_error_after", "won", "seconds"),
+    } == set(numbers)
+    assert numbers["squared_error_after"] < numbers["squared_error_before"]
     assert numbers_of(again) == numbers, "what is remembered still tells how it was made"
 
 
@@ -322,12 +366,19 @@ def test_the_record_keeps_how_it_went_and_replays(soft: Image, tmp_path: Path) -
     numbers = load_record(path).treatments[0].numbers
     assert numbers["of"] == 5
     assert 0 < numbers["iteration"] <= 5
-    assert 0.3 < numbers["blur"] < 0.9
+    assert 0.3 < numbers["blur_in_pixels"] < 0.9
     page = next((tmp_path / "out").glob("*.html")).read_text()
     assert "The tool says" in page
-    assert f"blur {numbers['blur']:g}" in page
+    assert f"blur in pixels {numbers['blur_in_pixels']:g}" in page
     again = conservator("replay", path)
     assert again.returncode == 0, again.stdout + again.stderr
+    for command, why in (
+        (("restore", photo, *steps), "allow them by --upscale"),
+        (("apply", photo, "--tools", "denoise_light", *steps), "name one, say upscale_x2_adapted"),
+    ):
+        idle = conservator(*command, "-o", tmp_path / "none")
+        assert idle.returncode == 2
+        assert why in idle.stderr
 
 
 def test_a_collection_gives_a_tool_of_ones_own(soft: Image, large: Image, tmp_path: Path, own_home: Path) -> None:
@@ -348,9 +399,12 @@ def test_a_collection_gives_a_tool_of_ones_own(soft: Image, large: Image, tmp_pa
     assert psnr(tool(soft), large) > psnr(plain(soft), large) + 0.3, "what is like the collection is enlarged better"
     for wrong, why in (
         ({"name": "upscale_x2"}, "cannot be called 'upscale_x2'"),
+        ({"name": "my_scanner"}, "there is a tool my_scanner of yours already"),
+        ({"name": "mine_adapted"}, "names in _adapted are those of adapted twins"),
+        ({"name": "other", "tool": "upscale_x2_adapted"}, "upscale_x2_adapted is no upscaler that can be adapted"),
         (
             {"name": "other", "tool": "denoise_light"},
-            "denoise_light is no network that enlarges; choose from upscale_x4",
+            "denoise_light is no upscaler that can be adapted; choose from upscale_x4",
         ),
     ):
         with pytest.raises(ConservatorError, match=why):
@@ -359,10 +413,15 @@ def test_a_collection_gives_a_tool_of_ones_own(soft: Image, large: Image, tmp_pa
     sharp.mkdir()
     PillowImage.fromarray(to_array(bicubic_to(large, 128, 128), np.uint8)).save(sharp / "0.png")
     PillowImage.fromarray(to_array(bicubic_to(large, 16, 16), np.uint8)).save(sharp / "1.png")
+    PillowImage.fromarray(np.full((80, 90, 3), 99, np.uint8)).save(sharp / "2.png")
+    (sharp / "3.png").write_bytes((sharp / "0.png").read_bytes()[:400])
     told: list[str] = []
     with pytest.raises(ConservatorError, match=r"no photo of .* shows a blur"):
         adapt_to_collection(CollectionOrder(sharp, "other"), own_home, told.append)
-    assert "1.png: left out, it has fewer than 64 pixels a side" in told
+    assert told[0].startswith("0.png: blur of 0.")
+    assert told[0].endswith("; left out, it is sharp")
+    assert told[1:3] == ["1.png: left out, it has fewer than 64 pixels a side", "2.png: left out, it is flat"]
+    assert told[3].startswith("3.png: left out, cannot read")
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ConservatorError, match="holds no photos"):

@@ -78,7 +78,7 @@ class Request:
     upscale: bool = False
     """Enlarge photos of less than 300 pixels."""
     adapt_steps: int | None = None
-    """Adapt what enlarges to each photo, in so many iterations at most (0: not even the tools that --tools names)."""
+    """Adapt the tools that enlarge to each photo, in so many iterations at most."""
     tonal_confidence: float = TONAL_CONFIDENCE
     """Treat haze and low light only where perception is this sure of them in the photo as it came."""
     max_steps: int = 12

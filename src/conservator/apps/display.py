@@ -110,7 +110,9 @@ def print_tools(toolbox: Toolbox, device: str | None) -> None:
     table.add_column("source", no_wrap=True, overflow="ellipsis", ratio=1)
     for name, tool in toolbox.items():
         speed = ""
-        if device is not None:
+        if tool.spec.cost > 1:
+            speed = "adapts"  # its time is not that of its pixels
+        elif device is not None:
             tool.setup(device)
             image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
             try:

@@ -61,7 +61,8 @@ class AdaptedRow:
 def conditions(scale: int) -> dict[str, Recipe]:
     """The ways in which photos are reduced; the sigmas of blurs are pixels of the large photo.
 
-    All but the first are a make that no training draws as such; trainings of the transfer draw what is like it.
+    The round Gaussian blurs are like those that trainings of the transfer draw; the slanting one is of a make that none
+    draws.
     """
     noise, jpeg = GaussianNoise(6 / 255, seed=0), JpegCompression(75, "4:2:0")
     blurs = {f"blur {s}": (BlurredReduction(scale, s, s, 0.0),) for s in (0.6, 1.2, 1.8, 2.4)}
@@ -95,11 +96,10 @@ def reduced_cases(
             yield name, path.stem, in_8_bits(degrade(large, recipe)), large
 
 
-def paired_cases(photos: Path, scale: int, prefix: str = "") -> Iterator[ReducedCase]:
+def paired_cases(photos: Path, scale: int, prefix: str = "", limit: int | None = None) -> Iterator[ReducedCase]:
     """Pairs NAME_lr and NAME_gt of one size, as City100 has them: the first reduced, to be the second when enlarged."""
-    for path in find_photos(photos):
-        if not (path.stem.startswith(prefix) and path.stem.endswith("_gt")):
-            continue
+    sharp = [p for p in find_photos(photos) if p.stem.startswith(prefix) and p.stem.endswith("_gt")]
+    for path in sharp[:limit]:
         small = path.with_name(path.name.replace("_gt", "_lr"))
         large, soft = (_cut(load_photo(x).image, 2 * scale) for x in (path, small))
         height, width = (side // scale for side in soft.shape[-2:])

@@ -33,8 +33,9 @@ _POINT = 0.25
 _TOLD = 0.002, 0.05
 """By which the numbers of blur and noise are multiplied where they are taught, beside errors of pixels from 0 to 1.
 
-So small that their loss, the logarithm of the error and of what counts no more, is nearly the square: the logarithm by
-itself is best when it is exactly right for the many photos that were only reduced, and far off for all others.
+The loss is the logarithm of the error plus a floor. With factors this small the floor is the larger of the two, and the
+loss is nearly the squared error. With larger ones it was lowest for a network that is exactly right on the many photos
+that were only reduced, and far off on all others.
 """
 
 

@@ -3,7 +3,8 @@
 The kernel is found on the whole photo, as by the classical tools; where noise or JPEG hides it, on a copy that another
 expert has cleaned. A Wiener filter trusts one strength of noise in all of the photo; the network sees three strengths
 beside the photo, and takes from each what is good (as Dong et al., "Deep Wiener Deconvolution", NeurIPS 2020, do with
-features). So it needs neither find the blur in a patch nor learn how each of thousands of kernels is undone.
+features). The network then has neither to find the blur in a patch nor to learn how each of thousands of kernels is
+undone.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _NOISES = (1e-3, 1e-2, 1e-1)
 """Power of the noise over that of the scene at the highest frequency, as the three filters assume it; it rises with the
 square of the frequency, since scenes fall so."""
 _CLEANERS = Shipped("denoise_medium"), Shipped("dejpeg_severe")
-"""Of copies on which a kernel is looked for. With noise of sigma 25 on a motion of 15 pixels none is found on a photo,
-and on the denoised copy the right one on 7 photos of 10 (CID22_val, November 2026)."""
+"""They clean the copies on which a kernel is looked for, too. With noise of sigma 25 on a motion of 15 pixels none is
+found on a photo, and on the denoised copy the right one on 7 photos of 10 (CID22_val, November 2026)."""
 
 
 def views(image: Image, kernel: Tensor) -> Tensor:

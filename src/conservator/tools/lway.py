@@ -10,45 +10,40 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeAlias, cast
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
-import pywt
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from conservator.adapting import Manner
 from conservator.errors import ConservatorError
-from conservator.image import Image, luma
+from conservator.image import Image
 from conservator.networks.lway import DegradationTransfer
 from conservator.networks.store import NetworkStore
 from conservator.pool import tell
-from conservator.tools.experts import EXPERTS, Shipped, WeightsSource
+from conservator.tools.degraded import (
+    EDGE,
+    SHIPPED_TRANSFER,
+    Degraded,
+    Patches,
+    load_transfer,
+    look_at,
+    shows_too_little,
+)
+from conservator.tools.experts import EXPERTS, WeightsSource
 from conservator.tools.tool import Tool, Toolbox, ToolSpec
 
-_SIDE, _EDGE = 48, 6
-"""Pixels of a patch, and of its margin that does not count, because more than the patch would be needed to know it."""
-SMALLEST = 64
-"""Pixels of the shorter side of a photo that can be adapted to: room for a patch, and for one that is held out."""
 _BATCH = 8
-_PATCHES, _HELD_OUT = 64, 8
-"""Patches of a photo that are learned from, and those that only say when to stop."""
-_LARGEST = 2_000_000
-"""Pixels; of a larger photo only the most telling patches may be chosen."""
-_SHARP = 0.2
-"""Pixels of the photo; where the blur before the reduction is estimated to be less, there is nothing to adapt to."""
-_SEEN = 4 / 255
-"""Of the detail bands: two levels between neighbours. Where nothing in a photo is more, it shows no blur."""
-_SILENT = 1 / 255
-"""Deviation below which noise is taken for none: rounding to 8 bits is a third of it."""
+"""Patches of an iteration."""
 _LOOK, _STALLED = 5, 0.02
-"""After so many iterations the held-out patches are looked at, and whether their error fell by more than this share of
-what it fell before."""
+"""After so many iterations the error of the held-out patches is measured again. Where it fell by less than this share
+of what it fell before, it stalls."""
 _WON = 0.95
-"""Share of the error at first that must not be exceeded in the end; otherwise nothing was won, and nothing changes."""
+"""Share of the error at first that must not be exceeded in the end; otherwise nothing was won, and nothing changes.
+
+Noise is in both: of a noisy photo more than a twentieth of what can be won must be won."""
 
 
 class Enlarger(Protocol):
@@ -66,64 +61,7 @@ class Enlarger(Protocol):
         """Its bare network on a torch device, float32: maps images (B, 3, H, W) to larger ones; it does not clip."""
 
 
-def detail(photo: Image) -> Tensor:
-    """How much a photo (1, 3, H, W) shows at each place, 0 to 1: (1, 1, H, W).
-
-    The norm of the three detail bands of a Haar transform of the luminance, as the authors of LWay have it; enlarged
-    bilinearly, divided by its 99th percentile and clipped, which is ours.
-    """
-    strength = F.interpolate(_strength(photo), photo.shape[-2:], mode="bilinear", align_corners=False)
-    most = max(1e-4, float(np.quantile(strength.numpy(), 0.99)))
-    return (strength / most).clamp(0, 1).to(photo.device)
-
-
-def _strength(photo: Image) -> Tensor:
-    _, bands = pywt.dwt2(luma(photo)[0, 0].cpu().numpy(), "haar")
-    return torch.from_numpy(np.sqrt(sum(band.astype(np.float32) ** 2 for band in bands)))[None, None]
-
-
-_SHIPPED = Shipped("lway")
 _USUAL = Manner()
-
-
-def load_transfer(networks: NetworkStore, device: str, weights: WeightsSource = _SHIPPED) -> DegradationTransfer:
-    """The degradation transfer on a torch device, from a store."""
-    return cast("DegradationTransfer", networks.load("lway", weights.sha256, weights.tensors, device))
-
-
-@dataclass(frozen=True)
-class Degraded:
-    """A photo, and what the encoder says of it."""
-
-    photo: Image
-    code: Tensor
-    blur: float
-    """Deviation of the blur before the reduction, pixels of the photo; the mean of all directions."""
-    noise: Tensor
-    """Deviation (1, 3, 1, 1) of the noise in red, green and blue; 0 where it is negligible."""
-
-    @property
-    def worth_adapting(self) -> bool:
-        """Whether there is blur, and anything that shows it."""
-        return self.blur >= _SHARP and _strength(self.photo).amax().item() >= _SEEN
-
-
-def look_at(photo: Image, transfer: DegradationTransfer) -> Degraded:
-    """Say how a photo (1, 3, H, W) was degraded; of a large one, by its most telling parts."""
-    height, width = photo.shape[-2:]
-    parts = [photo]
-    if height * width > _LARGEST:
-        side = 512
-        weights = F.avg_pool2d(detail(photo), side)
-        best = weights.flatten().argsort(descending=True, stable=True)[: _LARGEST // side**2]
-        corners = [divmod(int(i), weights.shape[-1]) for i in best]
-        parts = [photo[..., side * y : side * (y + 1), side * x : side * (x + 1)] for y, x in corners]
-    with torch.no_grad():
-        code = torch.stack([transfer.encoder(part) for part in parts]).mean(0)
-        a, b, c = (float(number) for number in transfer.reconstructor.spread(code)[0])
-        noise = transfer.reconstructor.deviation(code).clamp(min=0)[..., None, None]
-    blur = ((a * a + b * b) / 2 + c * c) ** 0.5
-    return Degraded(photo, code, blur, torch.where(noise < _SILENT, torch.zeros_like(noise), noise))
 
 
 @dataclass(frozen=True)
@@ -163,19 +101,19 @@ def adapt(
     must come out: their errors are then independent (Pang et al., "Recorrupted-to-Recorrupted", CVPR 2021).
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    chosen = [_Patches.of(photo, network, manner.flat, rng) for photo in degraded]
-    training, held_out = (_Patches.together([pair[i] for pair in chosen]) for i in range(2))
+    chosen = [Patches.of(photo, network, manner.flat, rng) for photo in degraded]
+    training, held_out = (Patches.together([pair[i] for pair in chosen]) for i in range(2))
     adapted = copy.deepcopy(network).train().requires_grad_(True)
     optimizer = torch.optim.Adam(adapted.parameters(), lr=manner.rate)
 
-    def again(patches: _Patches, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+    def again(patches: Patches, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
         """Patches enlarged, and how far each pixel, made again of them, is from what it should be."""
         z = patches.noise * torch.randn(patches.photo.shape, generator=drawn).to(patches.photo)
         with torch.autocast(patches.photo.device.type, torch.bfloat16, enabled=_fast_in_half()):
             enlarged = adapted(patches.photo + z)
         enlarged = enlarged.float()
         missed = transfer.reconstructor(enlarged, patches.code, scale, manner.trust) - (patches.photo - z)
-        return enlarged, missed[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
+        return enlarged, missed[..., EDGE:-EDGE, EDGE:-EDGE]
 
     def held_out_error() -> float:
         with torch.no_grad():
@@ -209,76 +147,6 @@ def _fast_in_half() -> bool:
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
-_Corners: TypeAlias = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Patches:
-    """Patches (N, 3, S, S) of photos, with all that their error depends on."""
-
-    photo: Image
-    weights: Tensor
-    """Of the pixels whose error counts."""
-    code: Tensor
-    noise: Tensor
-    first: Image
-    """What the network as it was given makes of each."""
-
-    @classmethod
-    def of(
-        cls, degraded: Degraded, network: nn.Module, flat: float, rng: np.random.Generator
-    ) -> tuple[_Patches, _Patches]:
-        """Those of one photo to learn from, and those that are held out; the more a place shows, the likelier."""
-        photo, weights = degraded.photo, flat + (1 - flat) * detail(degraded.photo)
-        side = min(_SIDE, *photo.shape[-2:])
-        corners, chances = _corners(weights, side)
-        held_out = _draw(corners, chances, _HELD_OUT, rng)
-        apart = (np.abs(corners[:, None] - held_out[None]).max(2) >= side).all(1)
-        if apart.sum() >= len(held_out):  # otherwise the photo is too small to hold a part of it out
-            corners, chances = corners[apart], chances[apart]
-        parts = []
-        for places in (_draw(corners, chances, _PATCHES, rng), held_out):
-            cut = [(..., slice(y, y + side), slice(x, x + side)) for y, x in places.tolist()]
-            patches = torch.cat([photo[place] for place in cut])
-            with torch.no_grad():
-                first = torch.cat([network(few) for few in patches.split(_BATCH)])
-            code, noise = (x.expand(len(cut), *x.shape[1:]) for x in (degraded.code, degraded.noise))
-            counts = torch.cat([weights[place] for place in cut])[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
-            parts.append(cls(patches, counts, code, noise, first))
-        return parts[0], parts[1]
-
-    @classmethod
-    def together(cls, parts: Sequence[_Patches]) -> _Patches:
-        """Those of several photos, as large as the smallest of them."""
-        side = min(part.photo.shape[-1] for part in parts)
-        scale = parts[0].first.shape[-1] // parts[0].photo.shape[-1]
-        sizes = {"photo": side, "weights": side - 2 * _EDGE, "first": scale * side}
-        cut = {name: torch.cat([getattr(p, name)[..., :n, :n] for p in parts]) for name, n in sizes.items()}
-        told = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("code", "noise")}
-        return cls(**cut, **told)
-
-    def few(self, numbers: NDArray[np.int64]) -> _Patches:
-        """Some of them."""
-        index = torch.from_numpy(numbers).to(self.photo.device)
-        return _Patches(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
-
-
-def _corners(weights: Tensor, side: int) -> tuple[_Corners, NDArray[np.float64]]:
-    """Corners (N, 2) of patches that half overlap, and how much each shows; of a large photo only the best."""
-    step = max(1, side // 2)
-    mean = F.avg_pool2d(weights, side, step)[0, 0].cpu().numpy()
-    corners = step * np.stack(np.meshgrid(*map(np.arange, mean.shape), indexing="ij"), -1).reshape(-1, 2)
-    chances = mean.reshape(-1).astype(np.float64)
-    most = _LARGEST // step**2
-    best = np.argsort(-chances, kind="stable")[:most]
-    return corners[best], chances[best]
-
-
-def _draw(corners: _Corners, chances: NDArray[np.float64], count: int, rng: np.random.Generator) -> _Corners:
-    count = min(count, len(corners))
-    return corners[rng.choice(len(corners), count, replace=False, p=chances / chances.sum())]
-
-
 class AdaptedTool(Tool):
     """A tool that enlarges, its network adapted to each photo; the network that was given stays as it is."""
 
@@ -286,7 +154,7 @@ class AdaptedTool(Tool):
         self,
         tool: Enlarger,
         manner: Manner = _USUAL,
-        weights: WeightsSource = _SHIPPED,
+        weights: WeightsSource = SHIPPED_TRANSFER,
         networks: NetworkStore | None = None,
     ) -> None:
         """``weights`` are those of a DegradationTransfer; ``networks`` is where it takes its networks from."""
@@ -344,19 +212,19 @@ class AdaptedTool(Tool):
         start, network = time.perf_counter(), self._network
         device = next(network.parameters()).device
         with torch.inference_mode(False):
-            photos = [image.to(device).clone() for image in images if min(image.shape[-2:]) >= SMALLEST]
+            photos = [image.to(device).clone() for image in images if not shows_too_little(image)]
             degraded = [look_at(photo, self._transfer) for photo in photos]
-            worth = [photo for photo in degraded if photo.worth_adapting]
-            of = self._manner.iterations if worth else 0
+            fitting = [one for one in degraded if not one.left_alone]
+            of = self._manner.iterations if fitting else 0
             tell(iteration=0, of=of, **_mean_of(degraded))
             if of:
                 with torch.enable_grad():
                     adapted = adapt(
-                        *(network, self.spec.scale, worth, self._transfer, self._manner),
+                        *(network, self.spec.scale, fitting, self._transfer, self._manner),
                         progress=lambda i: tell(iteration=i),
                     )
                 network = adapted.network
-                tell(error_before=adapted.before, error_after=adapted.after, won=float(adapted.won))
+                tell(squared_error_before=adapted.before, squared_error_after=adapted.after, won=float(adapted.won))
         tell(seconds=time.perf_counter() - start)
         return _Enlarging(self.spec, network)
 
@@ -365,12 +233,13 @@ class AdaptedTool(Tool):
 
 
 def _mean_of(degraded: Sequence[Degraded]) -> dict[str, float]:
-    """What is told of photos: the blur in pixels, the noise in levels of 255."""
+    """What is told of photos: their blur in pixels, their noise in levels of 255, how much of them repeats."""
     if not degraded:
         return {}
     return {
-        "blur": float(np.mean([one.blur for one in degraded])),
-        "noise": 255 * float(np.mean([float(one.noise.mean()) for one in degraded])),
+        "blur_in_pixels": float(np.mean([one.blur for one in degraded])),
+        "noise_in_levels": 255 * float(np.mean([float(one.noise.mean()) for one in degraded])),
+        "pattern": float(np.mean([one.pattern for one in degraded])),
     }
 
 

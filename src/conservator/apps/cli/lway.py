@@ -12,6 +12,7 @@ from conservator.apps.cli.bench import bench_app
 from conservator.apps.cli.options import with_options
 from conservator.apps.cli.train import Into, train_app
 from conservator.commands import command_line, shown_path
+from conservator.errors import ConservatorError
 from conservator.training.experts.order import CollectionOrder, TransferOrder
 
 adapt_app = typer.Typer(help="Adapt tools to the photos of one camera or scanner.", no_args_is_help=True)
@@ -65,10 +66,12 @@ def bench_lway(
     from conservator.files import write_text
     from conservator.tools import make_toolbox
 
+    if pairs and only:
+        raise ConservatorError("--only names ways of reducing clean photos; leave it out with --pairs")
     torch.set_num_threads(threads)
     tools = make_toolbox("conservator+user").only(tool, f"{tool}_adapted")
     scale = tools[tool].spec.scale
-    cases = paired_cases(photos, scale, prefix) if pairs else reduced_cases(photos, scale, only or (), limit)
+    cases = paired_cases(photos, scale, prefix, limit) if pairs else reduced_cases(photos, scale, only or (), limit)
     rows = bench_adapted(cases, tools, output, manner, together, typer.echo)
     command = command_line(
         *("bench", "lway", shown_path(photos)),

@@ -89,6 +89,8 @@ def restore(
         from conservator.policies.endpoint import read_request
 
         request = replace(request, chat=replace(chat, request=read_request(added)))
+    if request.adapt_steps is not None and not request.upscale:
+        raise ConservatorError("--adapt-steps is for tools that enlarge; allow them by --upscale, or leave it out")
     with Restorer(request) as restorer:
         raise typer.Exit(_previewed(paths, restorer, where, True) if dry_run else _restored(paths, restorer, where))
 
@@ -104,6 +106,7 @@ def apply(
 ) -> None:
     """Treat photos with tools that you name. It is done whatever is seen, and what is thought of the result is said."""
     from conservator.restorer import Restorer
+    from conservator.tools.lway import adapting
 
     chosen = tuple(filter(None, (name.strip() for name in tools.split(","))))
     if not chosen:
@@ -111,6 +114,10 @@ def apply(
     with Restorer(replace(request, policy="none")) as restorer:
         for tool in chosen:
             _ = restorer.toolbox[tool]  # a name that does not exist costs no photo
+        if request.adapt_steps is not None and not set(chosen) & set(adapting(restorer.toolbox)):
+            raise ConservatorError(
+                "--adapt-steps is for tools that adapt themselves; name one, say upscale_x2_adapted, or leave it out"
+            )
         raise typer.Exit(_restored(paths, restorer, where, chosen))
 
 

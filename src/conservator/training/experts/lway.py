@@ -25,15 +25,17 @@ from conservator.degradations import (
     Recipe,
     degrade,
 )
-from conservator.errors import ConservatorError
+from conservator.errors import ConservatorError, PhotoError
 from conservator.image import Image, in_8_bits
 from conservator.networks.lway import DegradationTransfer, answer, lesson
 from conservator.networks.store import NetworkStore
 from conservator.photo import find_photos, load_photo
 from conservator.resample import bicubic_to
 from conservator.tools.catalog import make_toolbox
+from conservator.tools.degraded import Degraded, load_transfer, look_at, shows_too_little
 from conservator.tools.experts import Expert
-from conservator.tools.lway import SMALLEST, adapt, load_transfer, look_at
+from conservator.tools.lway import adapt
+from conservator.tools.user import added_as
 from conservator.training.data import makes
 from conservator.training.data.crops import Photos, kernel_of, random_crop, training_data, validation_set_of
 from conservator.training.experts.order import CollectionOrder, TransferOrder
@@ -193,29 +195,27 @@ def ship_transfer(trained: Trained, order: TransferOrder, folder: Path) -> Path:
 def adapt_to_collection(order: CollectionOrder, folder: Path, report: Callable[[str], None] = print) -> Path:
     """Adapt an upscaler to photos of one origin, and make it a tool of the user's in ``folder``; return its record.
 
-    Raises ConservatorError for a tool that cannot be adapted, a name that is taken, and where nothing was won.
+    Photos that cannot be read, or that show no blur, are reported and left out. Raises ConservatorError for a tool that
+    cannot be adapted, a name that is taken, and where nothing was won.
     """
     tools = make_toolbox("conservator+user")
-    tool = tools[order.tool]
-    if not isinstance(tool, Expert) or tool.spec.scale < 2:
-        fitting = [name for name, one in tools.items() if isinstance(one, Expert) and one.spec.scale > 1]
-        raise ConservatorError(f"{order.tool} is no network that enlarges; choose from {', '.join(fitting)}")
+    fitting = {name: one for name, one in tools.items() if isinstance(one, Expert) and one.spec.scale > 1}
+    if order.tool not in fitting:
+        raise ConservatorError(f"{order.tool} is no upscaler that can be adapted; choose from {', '.join(fitting)}")
+    tool = fitting[order.tool]
     check_name(order.name)
+    if added_as(order.name) is not None:
+        raise ConservatorError(
+            f"there is a tool {order.name} of yours already; choose another name, or remove it first"
+        )
     paths = find_photos(order.photos)
     if not paths:
         raise ConservatorError(f"{order.photos} holds no photos; give a folder of photos")
     rng, networks = np.random.default_rng(order.seed), NetworkStore()
     chosen = sorted(rng.permutation(len(paths))[: order.most].tolist())
     network, transfer = tool.network(networks, "cpu"), load_transfer(networks, "cpu")
-    degraded = []
-    for path in (paths[i] for i in chosen):
-        photo = load_photo(path).working_image()
-        if min(photo.shape[-2:]) < SMALLEST:
-            report(f"{path.name}: left out, it has fewer than {SMALLEST} pixels a side")
-            continue
-        one = look_at(photo, transfer)
-        report(f"{path.name}: blur of {one.blur:.2f} pixels, noise of {255 * float(one.noise.mean()):.1f} levels")
-        degraded += [one] if one.worth_adapting else []
+    found = [_looked_at(paths[i], transfer, report) for i in chosen]
+    degraded = [one for one in found if one is not None]
     if not degraded:
         raise ConservatorError(f"no photo of {order.photos} shows a blur that {order.tool} could be adapted to")
     adapted = adapt(
@@ -227,9 +227,26 @@ def adapt_to_collection(order: CollectionOrder, folder: Path, report: Callable[[
         order.seed,
         lambda done: report(f"iteration {done} of {order.iterations}") if done % 20 == 0 else None,
     )
-    told = f"error {adapted.before:.2f} -> {adapted.after:.2f} of 255 in {adapted.iterations} iterations"
+    fell = f"{adapted.before:.2f} -> {adapted.after:.2f} levels squared"
+    told = f"error of photos made again {fell}, in {adapted.iterations} iterations"
     if not adapted.won:
         raise ConservatorError(f"nothing was won by adapting {order.tool} ({told}); keep it as it is")
     report(told)
     description = f"{tool.spec.description.removesuffix('.')}, adapted by LWay to {len(degraded)} photos of one origin."
     return write_expert(adapted.network, order.name, tool.spec.removes, tool.network_name, description, folder)
+
+
+def _looked_at(path: Path, transfer: DegradationTransfer, report: Callable[[str], None]) -> Degraded | None:
+    """How a photo was degraded; None where it is left out, which is reported."""
+    try:
+        photo = load_photo(path).working_image()
+    except PhotoError as error:
+        report(f"{path.name}: left out, {error}")
+        return None
+    if why := shows_too_little(photo):
+        report(f"{path.name}: left out, {why}")
+        return None
+    one = look_at(photo, transfer)
+    told = f"blur of {one.blur:.2f} pixels, noise of {255 * float(one.noise.mean()):.1f} levels"
+    report(f"{path.name}: {told}{f'; left out, {one.left_alone}' if one.left_alone else ''}")
+    return None if one.left_alone else one

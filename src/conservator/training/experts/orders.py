@@ -200,6 +200,8 @@ def check_name(name: str) -> None:
     """Raise ConservatorError where an expert of the user's own cannot have a name."""
     if name in shipped_names() or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConservatorError(f"an expert cannot be called {name!r}; use a new name of small letters, digits and _")
+    if name.endswith("_adapted"):
+        raise ConservatorError(f"an expert cannot be called {name!r}; names in _adapted are those of adapted twins")
     if added_as(name) not in (None, "expert"):
         raise ConservatorError(f"there is a tool {name} of yours already; choose another name")
 
