@@ -37,7 +37,7 @@ _SEEN = 4 / 255
 """Of the detail bands: two levels between neighbours. Where nothing in a photo is more, it shows no blur."""
 _PATTERN = 0.5
 """Periodicity beyond which blur and noise are not believed: sharp stripes were told to be blurred by 0.7 pixels, and
-lost 6 dB by it, while held-out patches agreed, which show the same. Photos have 0.33 at most."""
+lost 6 dB by it, while held-out patches agreed, which show the same. Photos have 0.45 at most."""
 _SILENT = 1 / 255
 """Deviation below which noise is taken for none: rounding to 8 bits is a third of it."""
 
@@ -121,7 +121,7 @@ _Corners: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Patches:
+class PhotoPatches:
     """Patches (N, 3, S, S) of photos, with all that their error depends on."""
 
     photo: Image
@@ -135,7 +135,7 @@ class Patches:
     @classmethod
     def of(
         cls, degraded: Degraded, network: nn.Module, flat: float, rng: np.random.Generator
-    ) -> tuple[Patches, Patches]:
+    ) -> tuple[PhotoPatches, PhotoPatches]:
         """Those of one photo to learn from, and those that are held out; the more a place shows, the likelier.
 
         ``flat`` is the weight of the flattest places. A photo too small to hold parts of it out holds none out.
@@ -156,14 +156,14 @@ class Patches:
         return parts[0], parts[1]
 
     @classmethod
-    def together(cls, parts: Sequence[Patches]) -> Patches:
+    def together(cls, parts: Sequence[PhotoPatches]) -> PhotoPatches:
         """Those of several photos."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
-    def few(self, numbers: NDArray[np.int64]) -> Patches:
+    def few(self, numbers: NDArray[np.int64]) -> PhotoPatches:
         """Some of them."""
         index = torch.from_numpy(numbers).to(self.photo.device)
-        return Patches(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        return PhotoPatches(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
 def _cut(image: Tensor, places: _Corners) -> Tensor:

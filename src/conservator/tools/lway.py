@@ -27,7 +27,7 @@ from conservator.tools.degraded import (
     EDGE,
     SHIPPED_TRANSFER,
     Degraded,
-    Patches,
+    PhotoPatches,
     load_transfer,
     look_at,
     shows_too_little,
@@ -101,12 +101,12 @@ def adapt(
     must come out: their errors are then independent (Pang et al., "Recorrupted-to-Recorrupted", CVPR 2021).
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    chosen = [Patches.of(photo, network, manner.flat, rng) for photo in degraded]
-    training, held_out = (Patches.together([pair[i] for pair in chosen]) for i in range(2))
+    chosen = [PhotoPatches.of(photo, network, manner.flat, rng) for photo in degraded]
+    training, held_out = (PhotoPatches.together([pair[i] for pair in chosen]) for i in range(2))
     adapted = copy.deepcopy(network).train().requires_grad_(True)
     optimizer = torch.optim.Adam(adapted.parameters(), lr=manner.rate)
 
-    def again(patches: Patches, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+    def again(patches: PhotoPatches, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
         """Patches enlarged, and how far each pixel, made again of them, is from what it should be."""
         z = patches.noise * torch.randn(patches.photo.shape, generator=drawn).to(patches.photo)
         with torch.autocast(patches.photo.device.type, torch.bfloat16, enabled=_fast_in_half()):
