@@ -112,7 +112,7 @@ def adapt(
         with torch.autocast(patches.photo.device.type, torch.bfloat16, enabled=_fast_in_half()):
             enlarged = adapted(patches.photo + z)
         enlarged = enlarged.float()
-        missed = transfer.reconstructor(enlarged, patches.code, scale, manner.trust) - (patches.photo - z)
+        missed = transfer.reconstructor(enlarged, patches.code, scale, manner.share(scale)) - (patches.photo - z)
         return enlarged, missed[..., EDGE:-EDGE, EDGE:-EDGE]
 
     def held_out_error() -> float:
