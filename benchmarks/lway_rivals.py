@@ -29,6 +29,7 @@ from torch import nn
 
 from conservator.adapting import Manner
 from conservator.degradations import BlurredReduction, degrade
+from conservator.errors import ConservatorError
 from conservator.evaluation.lway import bench_adapted, paired_cases, reduced_cases, tools_summary
 from conservator.image import Image, in_8_bits, to_array, to_image
 from conservator.kinds import Kind
@@ -108,7 +109,7 @@ class ZeroShot(Tool):
         return OwnNetwork(self.spec.name, self.spec.description, _OnEnlarged(network))
 
     def restore(self, image: Image) -> Image:
-        raise NotImplementedError("it learns from a whole photo; call the tool")
+        raise ConservatorError(f"{self.spec.name} learns from a whole photo; call the tool, or fitted(photo) first")
 
 
 class _OnEnlarged(nn.Module):

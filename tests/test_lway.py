@@ -329,6 +329,13 @@ def test_a_pool_passes_on_what_a_tool_tells(soft: Image) -> None:
     assert numbers_of(again) == numbers, "what is remembered still tells how it was made"
 
 
+def test_the_share_of_the_blur_that_is_removed_depends_on_the_scale_unless_it_is_given() -> None:
+    assert [Manner().share(scale) for scale in (2, 4)] == [0.6, 0.8]
+    assert [Manner(trust=0.0).share(scale) for scale in (2, 4)] == [0.0, 0.0]
+    assert str(Manner(anchor=0.0, trust=1.0)) == "anchor=0.0, trust=1.0"
+    assert not Manner().changed()
+
+
 def test_adapting_is_the_users_to_allow() -> None:
     spec = make_toolbox("conservator")["upscale_x2_adapted"].spec
     assert not Scope.of(Request(upscale=True)).offers(spec, Percept())
