@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.image import Image, luma
 from conservator.kinds import Kind
 from conservator.networks.encoder import AXES
 from conservator.perception.perception import GRADED_KINDS
+from conservator.tools.classical.basics import block_mean
 
 # of native crops: the mean over them, the value of the calmest one, the value of the busiest one
 _LOCAL = [
@@ -201,9 +201,9 @@ def changes(before: Measured, after: Measured, treated: frozenset[Kind]) -> Tens
     """What a treatment changed, (C,): each feature, how far pixels and large areas moved, what it is meant for."""
     difference = after.image - before.image
     side = min(16, *difference.shape[-2:])
-    moved = (difference, F.avg_pool2d(difference, side), luma(difference))
+    moved = (difference, block_mean(difference, side), luma(difference))
     rest = [
-        *(math.log10(float(d.pow(2).mean().sqrt()) + 1e-4) for d in moved),
+        *(math.log10(float(d.square().mean().sqrt()) + 1e-4) for d in moved),
         float(difference.mean()),
         *(float(kind in treated) for kind in (*GRADED_KINDS, Kind.LOW_RESOLUTION)),
     ]

@@ -68,12 +68,12 @@ class TrainedPerception(Perception):
         severities: dict[Kind, Severity] = {}
         confidences: dict[Kind, float] = {}
         probabilities = torch.cummin(logits[0].cpu().sigmoid(), dim=1).values
-        for kind, probability, threshold in zip(GRADED_KINDS, probabilities, loaded.thresholds, strict=True):
-            present = float(probability[0])
+        for kind, probability, threshold in zip(GRADED_KINDS, probabilities.tolist(), loaded.thresholds, strict=True):
+            present = probability[0]
             # as odds against the threshold, so that 0.5 is where "present" begins
             odds = present / max(1e-6, 1 - present) * (1 - threshold) / threshold
             confidences[kind] = odds / (1 + odds)
-            level = max(1, int((probability > 0.5).sum())) if present > threshold else 0
+            level = max(1, sum(p > 0.5 for p in probability)) if present > threshold else 0
             severities[kind] = Severity(level)
         severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = _smallness(image)
         return _MeasuredPercept(severities, confidences, float(quality[0]), measures, self.features, features)

@@ -22,7 +22,8 @@ _OPPONENT = torch.tensor(
 
 def to_opponent(image: Image) -> Tensor:
     """Rotate RGB (B, 3, H, W) to intensity, red-blue and green-magenta; white noise stays white, sigma the same."""
-    return torch.einsum("oc,bchw->bohw", _OPPONENT.to(image), image)
+    opponent: Tensor = (_OPPONENT.to(image) @ image.flatten(2)).unflatten(2, image.shape[2:])
+    return opponent
 
 
 def from_opponent(opponent: Tensor) -> Image:
@@ -41,6 +42,21 @@ def box_mean(image: Tensor, radius: int) -> Tensor:
     side = 2 * radius + 1
     rows = F.avg_pool2d(image, (side, 1), 1, (radius, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, side), 1, (0, radius), count_include_pad=False)
+
+
+def block_mean(planes: Tensor, side: int) -> Tensor:
+    """Mean of every whole block of ``side`` x ``side`` pixels, (..., H, W) to (..., H // side, W // side).
+
+    What does not fill a block at the right and at the bottom is left out. As ``avg_pool2d``, in a fraction of the time:
+    whole rows are added before columns are.
+    """
+    height, width = (length // side * side for length in planes.shape[-2:])
+    planes = planes[..., :height, :width]
+    if side == 2:  # a sum over an axis of two elements is slow
+        rows = planes[..., ::2, :] + planes[..., 1::2, :]
+        return (rows[..., ::2] + rows[..., 1::2]) * 0.25
+    sums: Tensor = planes.unflatten(-2, (-1, side)).sum(-2).unflatten(-1, (-1, side)).sum(-1)
+    return sums / side**2
 
 
 def guided_filter(guide: Tensor, target: Tensor, radius: int, epsilon: float) -> Tensor:

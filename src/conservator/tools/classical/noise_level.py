@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.image import Image
-from conservator.tools.classical.basics import dct_basis, to_opponent
+from conservator.tools.classical.basics import block_mean, dct_basis, to_opponent
 
 _BLOCK = 16
 _QUANTILE = 0.1
@@ -27,15 +27,15 @@ def estimate_sigma(image: Image) -> Tensor:
     16 x 16 pixels; a low quantile over the blocks keeps texture out, and blocks that are clipped to black or white,
     where noise cannot show, are left out. An image below 32 x 32 pixels is measured as one block.
     """
-    opponent = to_opponent(image)
-    b, c, h, w = opponent.shape
+    b, c, h, w = image.shape
     if min(h, w) < 3:
         return torch.zeros(b, c)
+    opponent = to_opponent(image)
     residual = opponent.diff(n=2, dim=-1).diff(n=2, dim=-2) / 6  # his mask, as two second differences: much faster
     side = _BLOCK if min(h, w) >= 2 * _BLOCK + 2 else min(h, w) - 2
-    deviation = F.avg_pool2d(residual**2, side).sqrt().flatten(2)
-    clipped = ((image <= 0.5 / 255) | (image >= 254.5 / 255)).float().amax(1, keepdim=True)
-    usable = F.avg_pool2d(clipped[..., 1:-1, 1:-1], side).flatten(1) < 0.1
+    deviation = block_mean(residual.square(), side).sqrt().flatten(2)
+    clipped = ((image.amin(1) <= 0.5 / 255) | (image.amax(1) >= 254.5 / 255)).float()
+    usable = block_mean(clipped[..., 1:-1, 1:-1], side).flatten(1) < 0.1
     sigma = [
         torch.quantile(item[:, keep] if keep.any() else item, _QUANTILE, dim=1)
         for item, keep in zip(deviation, usable, strict=True)
