@@ -106,11 +106,15 @@ def by_stratum(rows: Rows) -> Grid | None:
 
 def touched(rows: Rows) -> list[Grid]:
     """What became of undamaged photos: all but those with film grain, and each stratum."""
-    summed = [row for row in rows if row.combination != FILM_GRAIN]
+    summed = _summed(rows)
     found = [tabulate("Undamaged photos", ("policy",), by_policy(summed), _TOUCHED_COLUMNS)] if summed else []
     if len(combinations_of(rows)) > 1 and (parts := _strata([row for row in rows if row.policy != "none"])):
         found.append(tabulate("Undamaged photos, each stratum", ("stratum", "policy"), parts, _TOUCHED_COLUMNS))
     return found
+
+
+def _summed(rows: Rows) -> Rows:
+    return [row for row in rows if row.combination != FILM_GRAIN]
 
 
 def _strata(rows: Rows) -> dict[tuple[str, ...], Rows]:
@@ -135,6 +139,7 @@ def differences(rows: Rows, against: str | None = None) -> Grid | None:
     one = against or next((policy for policy in policies if not is_baseline(policy)), None)
     if one is None or len(policies) < 2:
         return None
+    rows = _summed(rows) if is_clean(rows) else rows
     known = {row.case: row for row in rows if row.policy == one}
     pairs: dict[tuple[str, ...], _Paired] = {
         (policy,): [(row, known[row.case]) for row in rows if row.policy == policy and row.case in known]

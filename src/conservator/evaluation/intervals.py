@@ -51,13 +51,16 @@ def _exact(true: int, count: int) -> tuple[float, float]:
 
 
 def mean_cell(values: NDArray[np.float64], origins: Sequence[str], form: str = "+.2f") -> str:
-    """A mean with its interval by origin, "+1.20 (+0.31, +2.15)"; NaN is left out, and all NaN is an empty cell."""
+    """A mean with its interval by origin, "+1.20 (+0.31, +2.15)"; NaN is left out, and all NaN is an empty cell.
+
+    There is no interval where origins are few, nor where all values are equal, for then a bootstrap knows none.
+    """
     known = ~np.isnan(values)
     if not known.any():
         return ""
     kept = [origin for origin, there in zip(origins, known, strict=True) if there]
     mean = format(float(values[known].mean()), form)
-    if len(set(kept)) < FEWEST:
+    if len(set(kept)) < FEWEST or not np.ptp(values[known]):
         return mean
     low, high = interval(values[known], origins=kept)
     return f"{mean} ({low:{form}}, {high:{form}})"

@@ -168,9 +168,9 @@ _FLAGS = {"output": "--output -o", "why": "--open"}
 MeasuredPhotos = Annotated[Path, typer.Option(help="Folder of photos; with --part, the one of train/research and val.")]
 MeasuredFolder = Annotated[Path, typer.Option(help="Folder of photos; for pairs, of an input and a target folder.")]
 DataRoot = Annotated[Path, typer.Argument(help="The folder that holds train/research and val.", exists=True)]
-PartOption = Annotated[
-    Literal["development", "calibration", "test_1", "test_2"], typer.Option(help="The part of the photos.")
-]
+PartName = Literal["development", "calibration", "test_1", "test_2"]
+WholePart = Annotated[PartName, typer.Option("--part", help="The part of the photos.")]
+PerhapsPart = Annotated[PartName | None, typer.Option("--part", help="The part of the photos, instead of a folder.")]
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _damaged_by_seed(benchmark: str) -> None:
 
     @bench_app.command(benchmark, help=BENCHMARK_HELP[benchmark] + _WRITES)
     @with_options(Comparison, "asked", flags=_FLAGS)
-    def command(photos: MeasuredPhotos, part: PartOption | None = None, *, asked: Comparison) -> None:
+    def command(photos: MeasuredPhotos, part: PerhapsPart = None, *, asked: Comparison) -> None:
         _run(benchmark, photos, part, asked)
 
 
@@ -234,7 +234,7 @@ def _of_one_folder(benchmark: str) -> None:
 
 @bench_app.command("real", help=BENCHMARK_HELP["real"] + _WRITES)
 @with_options(Comparison, "asked", flags=_FLAGS)
-def bench_real_command(data: DataRoot, part: PartOption, *, asked: Comparison) -> None:
+def bench_real_command(data: DataRoot, part: WholePart, *, asked: Comparison) -> None:
     """Real pairs of a part."""
     _run("real", data, part, asked)
 
@@ -245,7 +245,7 @@ def bench_clean_command(
     data: Annotated[
         Path, typer.Argument(help="Folder of photos; with --part, the one of train/research and val.", exists=True)
     ],
-    part: PartOption | None = None,
+    part: PerhapsPart = None,
     *,
     asked: Comparison,
 ) -> None:
