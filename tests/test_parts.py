@@ -18,7 +18,16 @@ from conservator.evaluation import parts
 from conservator.evaluation.cases import Case, make_cases
 from conservator.evaluation.drawings import DRAWINGS
 from conservator.evaluation.pairs import find_pairs
-from conservator.evaluation.parts import PAIR_SETS, PARTS, opening, pairs_of, part_of, photos_of, rain_targets
+from conservator.evaluation.parts import (
+    PAIR_SETS,
+    PARTS,
+    opened_part,
+    opening,
+    pairs_of,
+    part_of,
+    photos_of,
+    rain_targets,
+)
 from conservator.evaluation.undamaged import FILM_GRAIN
 from conservator.image import Image
 
@@ -348,6 +357,26 @@ def test_a_test_part_opens_with_a_reason_and_a_line_for_the_page() -> None:
     page = Path(parts.__file__).parents[3] / "docs" / "results" / "openings.md"
     head = next(row for row in page.read_text("utf-8").splitlines() if row.startswith("| date"))
     assert len(re.findall(r"(?<!\\)\|", line)) == head.count("|")
+
+
+def test_a_folder_of_test_photos_is_an_opening_too(root: Path, tmp_path: Path) -> None:
+    val, research = root / "val", root / "train" / "research"
+    opened = [*(val / "PolyU_sub").glob("Canon80D*"), *(val / "Nam_sub").rglob("07_*")]
+    opened += [*(val / "City100_sub").glob("iphone*")]
+    assert len(opened) == 4 + 2 + 2
+    assert {opened_part([path]) for path in opened} == {"test_1"}
+    closed = [*(val / "PolyU_sub").glob("Canon5D2*"), *(val / "Nam_sub").rglob("06_*"), *val.glob("CBSD68/*")]
+    assert {opened_part([path]) for path in closed} == {None}
+    assert {opened_part([path]) or "calibration" for path in research.rglob("*.*")} == set(PARTS[1:])
+    assert opened_part([tmp_path / "Canon80D_1_lq.jpg"]) is None  # somebody's own folder
+    for command in (
+        ("bench", "pairs", "--photos", val / "PolyU_sub", "--policies", "none", "-o", tmp_path / "out"),
+        ("bench", "lway", val / "City100_sub", "--pairs", "--prefix", "iphone", "-o", tmp_path / "out"),
+    ):
+        refused = conservator(*command)
+        assert refused.returncode == 2
+        assert "test_1 is a test part" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_opens_a_test_part_only_with_a_reason(root: Path, tmp_path: Path) -> None:

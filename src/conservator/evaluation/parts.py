@@ -191,6 +191,21 @@ def _folder(data: Path, name: str) -> Path:
     return data / name
 
 
+def opened_part(files: Iterable[Path]) -> str | None:
+    """The test part that one of the files belongs to, known by its folder and its name; None where none does.
+
+    Whoever gives a folder of a set instead of a part opens the test pairs in it all the same.
+    """
+    for path in files:
+        place = path.resolve()
+        for known in PAIR_SETS:
+            if known.part in TEST_PARTS and known.folder in place.parts[:-1] and place.name.startswith(known.begin):
+                return known.part
+        if place.parent.parent.parts[-2:] == ("train", "research") and part_of(place.name) in TEST_PARTS:
+            return part_of(place.name)
+    return None
+
+
 def opening(part: str | None, why: str | None, command: str) -> str | None:
     """The line of docs/results/openings.md for a command that opens a test part; None for any other part.
 

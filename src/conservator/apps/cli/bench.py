@@ -227,7 +227,7 @@ def _of_one_folder(benchmark: str) -> None:
     """Make ``conservator bench BENCHMARK`` of the photos of one folder."""
 
     @bench_app.command(benchmark, help=BENCHMARK_HELP[benchmark] + _WRITES)
-    @with_options(Comparison, "asked", flags=_FLAGS, leave_out={"why"})
+    @with_options(Comparison, "asked", flags=_FLAGS)
     def command(photos: MeasuredFolder, *, asked: Comparison) -> None:
         _run(benchmark, photos, None, asked)
 
@@ -313,7 +313,7 @@ def _run(benchmark: str, photos: Path, part: str | None, asked: Comparison) -> N
     from conservator.apps.bench_report import benchmark_command, write_summary
     from conservator.evaluation.cases import make_cases
     from conservator.evaluation.evaluate import evaluate
-    from conservator.evaluation.parts import opening
+    from conservator.evaluation.parts import opened_part, opening
     from conservator.evaluation.rows import content_of
     from conservator.restorer import Restorer
 
@@ -321,11 +321,12 @@ def _run(benchmark: str, photos: Path, part: str | None, asked: Comparison) -> N
     policies, settings, output = asked.policies.split(","), asked.settings(benchmark, photos, part), asked.output
     if asked.against is not None and asked.against not in policies:
         raise name_not_found("policy", asked.against, policies)
-    opened = opening(part, asked.why, benchmark_command(settings, policies, shown_path(photos), output))
     cases = make_cases(benchmark, photos, settings.seed, settings.limit, part)
+    files = list(dict.fromkeys(path for case in cases for path in case.files))
+    command = benchmark_command(settings, policies, shown_path(photos), output)
+    opened = opening(part or opened_part(files), asked.why, command)
     told, restorer = Telling(), Restorer(Request(toolbox=settings.toolbox, perception=settings.perception))
     toolbox, perception = restorer.toolbox, restorer.perception
-    files = list(dict.fromkeys(path for case in cases for path in case.files))
     content = content_of(files, photos, toolbox, settings.toolbox, output)
     content = _with_file(content, settings.perception)
     if opened:
