@@ -19,6 +19,7 @@ from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.cases import Case, make_cases
 from conservator.evaluation.evaluate import evaluate
+from conservator.evaluation.intervals import interval
 from conservator.evaluation.rows import (
     BenchmarkRow,
     BenchmarkSettings,
@@ -28,7 +29,7 @@ from conservator.evaluation.rows import (
     read_rows,
     read_settings,
 )
-from conservator.evaluation.tables import grids, interval, share_of
+from conservator.evaluation.tables import grids, share_of
 from conservator.image import Image
 from conservator.metrics import FullReference, NoReference, make_metric
 from conservator.perception import StatisticalPerception
@@ -213,7 +214,8 @@ def test_the_table_tells_gain_harm_rank_and_the_oracles_share() -> None:
     assert greedy["gain, dB (95 % CI)"].startswith("+0.90")
     assert greedy["of oracle's"] == "30%"  # of 3 dB
     assert greedy["rank"] == "37.5%"
-    assert (greedy["0.1 dB worse"], greedy["0.3 dB worse"], greedy["untouched"]) == ("50.0%", "0.0%", "50%")
+    harm = [greedy[heading] for heading in ("treated", "0.1 dB worse", "0.5 dB worse", "worst, dB")]
+    assert harm == ["50.0% (1.3, 98.7)", "50.0% (1.3, 98.7)", "0.0% (0.0, 84.2)", "-0.20: y"]
 
 
 def test_the_oracles_share_is_of_the_cases_that_both_have() -> None:
@@ -264,13 +266,14 @@ def test_the_interval_holds_the_mean_and_shrinks_with_photos() -> None:
 @pytest.mark.slow
 def test_the_command_writes_its_tables(folder: Path, tmp_path: Path) -> None:
     result = conservator(
-        *("bench", "clean", "--photos", folder, "-o", tmp_path / "out", "--policies", "none,rules"),
+        *("bench", "clean", folder, "-o", tmp_path / "out", "--policies", "none,rules"),
         *("--toolbox", "classical", "--perception", "statistics"),
     )
     assert result.returncode == 0, result.stderr
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert f"--output {tmp_path.name}/out" in summary
-    assert "| none | 1 | 100.00 | 100.00 |" in summary
+    assert f"`conservator bench clean {'/'.join(folder.parts[-2:])} --policies none,rules" in summary
+    assert "| none | 1 | 1 | 0.0% (0.0, 97.5) | 0.0% (0.0, 97.5) | 0.0% (0.0, 97.5) |" in summary
     with (tmp_path / "out" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [r["policy"] for r in rows] == ["none", "rules"]

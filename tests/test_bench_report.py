@@ -98,9 +98,9 @@ def test_photos_without_reference_are_all_shown_and_do_not_tell_whose_they_are(t
     noise = np.random.default_rng(0).normal(0, 40, photo.shape)
     PillowImage.fromarray((photo * 0.3 + noise).clip(0, 255).astype(np.uint8)).save(folder / "noisy.png")
     toolbox = make_toolbox("classical").only("wavelet_denoise", "deblock", "gamma_brighten", "shift_brighten")
-    settings = BenchmarkSettings("real", folder.name, "classical", "statistics", 0)
+    settings = BenchmarkSettings("unpaired", folder.name, "classical", "statistics", 0)
     names = ["none", "random_both", "predefined"]
-    evaluate(make_cases("real", folder, 0), names, toolbox, StatisticalPerception.load(), settings, tmp_path)
+    evaluate(make_cases("unpaired", folder, 0), names, toolbox, StatisticalPerception.load(), settings, tmp_path)
     with (tmp_path / "results.csv").open() as file:
         made = {row["toolchain"] for row in csv.DictReader(file)} - {""}
     assert made

@@ -22,7 +22,7 @@ from conservator.degradations import (
     parse_recipe,
 )
 from conservator.degradations.patches import single
-from conservator.evaluation.tables import interval
+from conservator.evaluation.intervals import interval
 from conservator.image import Image
 from conservator.perception import Look, StatisticalPerception, study
 from conservator.perception.perception import OBJECTIVES, Gain

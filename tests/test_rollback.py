@@ -139,11 +139,11 @@ def test_the_table_tells_shares_of_the_right_cases() -> None:
     lines = repair_summary(rows, cases=16)
     rules, none = cells(lines, "rules"), cells(lines, "none")
     assert rules["cases"] == "4"
-    assert rules["rolled back (95 % CI)"] == "50% (0%, 100%)"
-    assert rules["repaired (95 % CI)"] == "50% (0%, 100%)"
-    assert rules["repeated, of those rolled back (95 % CI)"] == "50% (0%, 100%)"
+    assert rules["rolled back (95 % CI)"] == "50.0% (6.8, 93.2)"
+    assert rules["repaired (95 % CI)"] == "50.0% (6.8, 93.2)"
+    assert rules["repeated, of those rolled back (95 % CI)"] == "50.0% (1.3, 98.7)"
     assert (rules["PSNR in"], rules["harmed"], rules["end"]) == ("20.00", "18.00", "19.36")
-    assert none["rolled back (95 % CI)"] == "0%"
+    assert none["rolled back (95 % CI)"] == "0.0% (0.0, 97.5)"
     assert none["repeated, of those rolled back (95 % CI)"] == "–"
     assert any(line.startswith("4 of 16 cases") for line in lines)
     assert "| shift_brighten | 4 |" in lines

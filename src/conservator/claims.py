@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,15 +67,21 @@ class Identity:
 def claim(folder: Path, identity: Identity, beside: Mapping[str, str] | None = None) -> None:
     """Make ``folder`` the run's: write ``settings.json`` into it, or find that it is the run's already.
 
-    ``beside`` is written with the versions, the first time, and never compared. Raises ConservatorError, which names
-    what differs, the old and the new, for the folder of another run.
+    ``beside`` is written with the versions and the commit, the first time, and never compared; the commit of a run that
+    goes on with other source is added. Raises ConservatorError, which names what differs, the old and the new, for the
+    folder of another run.
     """
     path = folder / CLAIM
+    commit = source_commit()
     if path.exists():
-        check_same(folder, read_claim(folder)[0].facts(), identity.facts())
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {**(beside or {}), "versions": package_versions(), "started": time.strftime("%Y-%m-%d")}
+        found, about = read_claim(folder)
+        check_same(folder, found.facts(), identity.facts())
+        if commit is None or commit in about.get("commits", []):
+            return
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {**(beside or {}), "versions": package_versions(), "started": time.strftime("%Y-%m-%d")}
+    about = about | {"commits": [*about.get("commits", []), *([commit] if commit else [])]}
     write_text(path, json.dumps(dataclasses.asdict(identity) | {"beside": about}, indent=2) + "\n")
 
 
@@ -107,6 +115,24 @@ def check_same(where: Path, was: Mapping[str, str], now: Mapping[str, str]) -> N
 def package_versions() -> dict[str, str]:
     """Of what computes: this package and torch."""
     return {name: version(name) for name in ("conservator", "torch")}
+
+
+@cache
+def source_commit() -> str | None:
+    """The commit of this package's source, "+" after it where files differ from it; None where it is no checkout."""
+    source = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", source, *words], capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if not git("ls-files", Path(__file__).name):  # a package that is merely installed below a checkout is not its
+        return None
+    commit = git("rev-parse", "--short=10", "HEAD")
+    return commit and commit + ("+" if git("status", "--porcelain", "--", ".") else "")
 
 
 def hashes_of(paths: Sequence[Path], root: Path, cache: Path | None = None) -> dict[str, str]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case, make_cases
+from conservator.evaluation.grid import policies_of
 from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings
-from conservator.evaluation.tables import policies_of
 from conservator.image import Image
 from conservator.photo import Photo
 from conservator.request import Request
@@ -55,7 +55,8 @@ def find_examples(rows: Sequence[BenchmarkRow], settings: BenchmarkSettings, pho
     Toolchains are replayed, so the pictures are those that were measured. Raises ConservatorError where the folder
     lacks a case of the results.
     """
-    cases = {case.name: case for case in make_cases(settings.benchmark, photos, settings.seed, settings.limit)}
+    made = make_cases(settings.benchmark, photos, settings.seed, settings.limit, settings.part)
+    cases = {case.name: case for case in made}
     for row in rows:
         if row.case not in cases:
             raise ConservatorError(f"{photos} does not make {row.case}; give the folder that was measured on")

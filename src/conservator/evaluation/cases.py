@@ -1,20 +1,25 @@
 """The cases of a benchmark: which pictures are damaged how. Seed, combination and a photo's place fix every pixel.
 
+Photos are those of any folder, or those of a part of the photos (parts.py), of which the folder is the data's root.
 Damaged pictures are what a file of 8 bits holds.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Recipe, degrade, mio_recipe
 from conservator.degradations.protocols import Combination
 from conservator.errors import ConservatorError, name_not_found
+from conservator.evaluation.pairs import Pair, find_pairs, names_of
+from conservator.evaluation.parts import pairs_of, photos_of
+from conservator.evaluation.undamaged import undamaged_of
 from conservator.image import Image, in_8_bits
 from conservator.photo import find_photos, load_photo
 
@@ -32,6 +37,10 @@ class Case:
     """What is wrong with it; None where nobody knows."""
     referenced: bool = True
     """Whether there is an undamaged image."""
+    scene: str = ""
+    """The photograph that it is a part of, where several photos are parts of one; else ``photo`` is one of its own."""
+    files: tuple[Path, ...] = ()
+    """The files that it is made from."""
 
     @property
     def name(self) -> str:
@@ -39,115 +48,140 @@ class Case:
         return f"{self.group}/{self.combination}/{self.photo}"
 
 
-def _named(folder: Path, limit: int | None) -> dict[str, Path]:
-    """The photos by name: that of the file, or the path below the folder where two files share it."""
-    paths = find_photos(folder)[:limit]
-    shared = Counter(path.stem for path in paths)
-    return {path.stem if shared[path.stem] == 1 else path.relative_to(folder).as_posix(): path for path in paths}
-
-
-def mio_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+def mio_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
     """AgenticIR's 16 combinations in groups A, B and C, its test ranges, haze by a made-up depth."""
     for g, (group, combinations) in enumerate(MIO_GROUPS.items()):
-        yield from _combinations(group, combinations, folder, limit, (seed, g))
+        yield from _combinations(group, combinations, _photos(folder, limit, part), (seed, g))
 
 
-def restoreagent_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+def restoreagent_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
     """RestoreAgent's seven combinations with the ranges of the MiO protocol, for its own were not published."""
-    return _combinations("restoreagent", RESTOREAGENT_COMBINATIONS, folder, limit, (seed, len(MIO_GROUPS)))
+    photos = _photos(folder, limit, part)
+    return _combinations("restoreagent", RESTOREAGENT_COMBINATIONS, photos, (seed, len(MIO_GROUPS)))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An undamaged photo to damage."""
+
+    name: str
+    path: Path
+    load: Callable[[], Image]
+
+
+def _photos(folder: Path, limit: int | None, part: str | None) -> list[_Source]:
+    if part is not None:
+        return [_Source(f"{i.set}/{i.name}", i.path, i.load) for i in photos_of(folder, part)[:limit]]
+    return [_Source(name, path, _loading(path)) for name, path in _named(folder, limit).items()]
+
+
+def _named(folder: Path, limit: int | None) -> dict[str, Path]:
+    """The first photos of a folder by name."""
+    return names_of(find_photos(folder)[:limit], folder)
+
+
+def _loading(path: Path) -> Callable[[], Image]:
+    return lambda: load_photo(path).image
 
 
 def _combinations(
-    group: str, combinations: Sequence[Combination], folder: Path, limit: int | None, seed: tuple[int, ...]
+    group: str, combinations: Sequence[Combination], photos: Sequence[_Source], seed: tuple[int, ...]
 ) -> Iterator[Case]:
     for c, combination in enumerate(combinations):
         label = "+".join(kind.label for kind in combination)
-        for p, (name, path) in enumerate(_named(folder, limit).items()):
-            make = _damaged(path, combination, (*seed, c, p))
-            yield Case(group, label, name, make, frozenset(combination))
+        for p, photo in enumerate(photos):
+            make = _damaged(photo, combination, (*seed, c, p))
+            yield Case(group, label, photo.name, make, frozenset(combination), files=(photo.path,))
 
 
-def _damaged(path: Path, combination: Combination, seed: tuple[int, ...]) -> Callable[[], tuple[Image, Image | None]]:
-    def make() -> tuple[Image, Image | None]:
+def _damaged(photo: _Source, combination: Combination, seed: tuple[int, ...]) -> Callable[[], tuple[Image, Image]]:
+    def make() -> tuple[Image, Image]:
         recipe: Recipe = mio_recipe(combination, np.random.default_rng(seed))
-        clean = load_photo(path).image
+        clean = photo.load()
         return in_8_bits(degrade(clean, recipe)), clean
 
     return make
 
 
-def clean_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
-    """Photos that need nothing: whatever is done to them is harm."""
-    for name, path in _named(folder, limit).items():
-        yield Case("clean", "clean", name, _itself(path), frozenset())
+def clean_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
+    """Photos that need nothing: whatever is done to them is harm.
+
+    Of a part they are of many kinds (undamaged.py), ``limit`` of each at most.
+    """
+    if part is None:
+        for photo in _photos(folder, limit, None):
+            yield Case("clean", "photos", photo.name, _itself(photo.load), frozenset(), files=(photo.path,))
+    else:
+        for one in undamaged_of(folder, part, seed, limit):
+            yield Case("clean", one.stratum, one.name, _itself(one.make), frozenset(), files=one.files)
 
 
-def _itself(path: Path) -> Callable[[], tuple[Image, Image | None]]:
-    def make() -> tuple[Image, Image | None]:
-        image = load_photo(path).image
+def _itself(load: Callable[[], Image]) -> Callable[[], tuple[Image, Image]]:
+    def make() -> tuple[Image, Image]:
+        image = in_8_bits(load())
         return image, image
 
     return make
 
 
-def pairs_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
-    """Photos that were really damaged: two subfolders, input (or noisy, hazy) and target (or GT, label).
-
-    The first by name in one belongs to the first by name in the other, which may be larger by a whole factor.
-    """
-    damaged = _subfolder(folder, ("input", "noisy", "hazy", "damaged"))
-    undamaged = _subfolder(folder, ("target", "GT", "label", "clean"))
-    inputs, targets = _named(damaged, None), find_photos(undamaged)
-    if len(inputs) != len(targets):
-        raise ConservatorError(f"{damaged} holds {len(inputs)} photos and {undamaged} {len(targets)}, expected as many")
-    for (name, path), target in list(zip(inputs.items(), targets, strict=True))[:limit]:
-        yield Case("pairs", folder.name, name, _both(path, target))
+def pairs_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
+    """Photos that were really damaged, with references, in one folder (pairs.py)."""
+    _refuse_part("pairs", part)
+    for pair in find_pairs(folder)[:limit]:
+        yield _pair("pairs", folder.name, pair)
 
 
-def _subfolder(folder: Path, names: Sequence[str]) -> Path:
-    for name in names:
-        if (folder / name).is_dir():
-            return folder / name
-    raise ConservatorError(f"{folder} has no subfolder {' or '.join(names)}")
+def real_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
+    """The pairs of a part, set by set, ``limit`` of each at most."""
+    if part is None:
+        raise ConservatorError("real pairs are those of a part; say which: development, calibration or test_1")
+    for name, pairs in groupby(pairs_of(folder, part), lambda pair: pair.set):
+        for pair in list(pairs)[:limit]:
+            yield _pair("real", name, pair)
 
 
-def _both(damaged: Path, undamaged: Path) -> Callable[[], tuple[Image, Image | None]]:
-    def make() -> tuple[Image, Image | None]:
-        pair = load_photo(damaged).image, load_photo(undamaged).image
-        (height, width), (whole_height, whole_width) = (image.shape[-2:] for image in pair)
-        factor = max(1, whole_width // width)  # the damaged photo may have been reduced
-        if (whole_height, whole_width) != (factor * height, factor * width):
-            sizes = f"{width}x{height} and {whole_width}x{whole_height} pixels"
-            raise ConservatorError(
-                f"{damaged} and {undamaged} have {sizes}, expected as many, or a multiple; what is measured is kept"
-            )
-        return pair
-
-    return make
+def _pair(group: str, stratum: str, pair: Pair) -> Case:
+    return Case(group, stratum, pair.name, pair.load, scene=pair.scene, files=(pair.damaged, pair.undamaged))
 
 
-def real_cases(folder: Path, seed: int, limit: int | None = None) -> Iterator[Case]:
+def unpaired_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
     """Photos that were really damaged, without a reference."""
+    _refuse_part("unpaired", part)
     for name, path in _named(folder, limit).items():
-        yield Case("real", folder.name, name, _alone(path), referenced=False)
+        yield Case("unpaired", folder.name, name, _alone(path), referenced=False, files=(path,))
 
 
-def _alone(path: Path) -> Callable[[], tuple[Image, Image | None]]:
+def _alone(path: Path) -> Callable[[], tuple[Image, None]]:
     return lambda: (load_photo(path).image, None)
 
 
-BENCHMARKS: Mapping[str, Callable[[Path, int, int | None], Iterator[Case]]] = {
+def _refuse_part(name: str, part: str | None) -> None:
+    if part is not None:
+        raise ConservatorError(f"{name} takes the photos of one folder and no part; leave the part out")
+
+
+class _Maker(Protocol):
+    def __call__(self, folder: Path, seed: int, limit: int | None, part: str | None) -> Iterator[Case]: ...
+
+
+BENCHMARKS: Mapping[str, _Maker] = {
     "mio": mio_cases,
     "restoreagent": restoreagent_cases,
     "clean": clean_cases,
     "pairs": pairs_cases,
     "real": real_cases,
+    "unpaired": unpaired_cases,
 }
-"""(folder, seed, at most so many photos) -> cases."""
+BY_PART = frozenset({"clean", "real"})
+"""Benchmarks whose sets are those of a part, so that their commands take the data's root first."""
 
 
-def make_cases(name: str, folder: Path, seed: int, limit: int | None = None) -> list[Case]:
-    """The cases of a benchmark by name; raises NameNotFoundError with the nearest names."""
+def make_cases(name: str, folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> list[Case]:
+    """The cases of a benchmark by name; raises NameNotFoundError with the nearest names.
+
+    With a ``part`` its photos or pairs are taken, and ``folder`` is the data's root; ConservatorError where a benchmark
+    knows of none, or needs one.
+    """
     if name not in BENCHMARKS:
         raise name_not_found("benchmark", name, BENCHMARKS)
-    return list(BENCHMARKS[name](folder, seed, limit))
+    return list(BENCHMARKS[name](folder, seed, limit, part))

@@ -147,6 +147,7 @@ class _Trial:
             group=self.case.group,
             combination=self.case.combination,
             photo=self.case.photo,
+            scene=self.case.scene,
             policy=name,
             toolchain=">".join(restored.toolchain),
             calls=[*stages, counted.calls][2],
@@ -169,11 +170,12 @@ class _Trial:
     def _scope(self, name: str) -> Scope:
         """What a policy may do: all of it, where its toolchain was fixed elsewhere, or by the truth.
 
-        The baselines that look and choose, chance among them, are held by the same rule as what they are compared with.
+        All others, chance among them, may do what they may for a user: nothing is switched on for them because the
+        truth is known.
         """
         if name in ("generalist", "best", "oracle") or is_derived(name):
             return replace(ANYTHING, upscale=name != "oracle" or self._enlarging)
-        return Scope(self._reduced, tonal_confidence=self.settings.tonal_confidence)
+        return Scope(self.settings.upscale, tonal_confidence=self.settings.tonal_confidence)
 
     def _policy(self, name: str, pool: Pool) -> tuple[Policy, float]:
         """A policy, or the toolchain of a strategy that follows from one, and the seconds that this took."""
@@ -198,14 +200,10 @@ class _Trial:
         return PolicyContext(pool, self.perception, objective, seed, reference, toolbox=self.toolbox)
 
     @property
-    def _reduced(self) -> bool:
-        """Whether the photo was made smaller, so that enlarging is asked for."""
-        return self.clean is not None and self.clean.shape != self.damaged.shape
-
-    @property
     def _enlarging(self) -> bool:
-        """Whether an oracle can tell what enlarging gains: only where it sees the whole photo."""
-        return self._reduced and study(self.damaged).shape == self.damaged.shape
+        """Whether an oracle can tell what enlarging gains: of a photo that was reduced, where it sees the whole."""
+        reduced = self.clean is not None and self.clean.shape != self.damaged.shape
+        return reduced and study(self.damaged).shape == self.damaged.shape
 
     def _reference(self) -> Image:
         if self.clean is None:

@@ -22,7 +22,8 @@ from conservator.degradations import (
     degrade,
 )
 from conservator.errors import ConservatorError
-from conservator.evaluation.tables import Grid, interval
+from conservator.evaluation.grid import Grid
+from conservator.evaluation.intervals import interval
 from conservator.files import write_text
 from conservator.image import Image, in_8_bits
 from conservator.metrics.catalog import METRICS, metrics_at_hand

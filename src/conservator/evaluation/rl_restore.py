@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from conservator.degradations.patches import UNDAMAGED_PSNR, Patches
-from conservator.evaluation.tables import interval
+from conservator.evaluation.intervals import interval
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception.perception import Blind

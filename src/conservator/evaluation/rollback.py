@@ -16,9 +16,10 @@ import numpy as np
 
 from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import AnyUpTo, enumerate_toolchains, mean_scores
+from conservator.evaluation.grid import Grid
+from conservator.evaluation.intervals import share_cell
 from conservator.evaluation.ranking import file_name, study_of_reference
 from conservator.evaluation.rows import BenchmarkSettings, Content, ResultsTable, claim_results, read_rows
-from conservator.evaluation.tables import Grid, interval
 from conservator.image import Image
 from conservator.metrics.fidelity import TABLE_CAP
 from conservator.perception.perception import Perception
@@ -208,7 +209,7 @@ def repair_summary(rows: Sequence[Repair], cases: int) -> list[str]:
     notes = [
         f"{harms.total()} of {cases} cases have a tool that costs {HARMFUL:g} dB or more; one of these was applied.",
         f"Repaired: the end is at most {NEAR:g} dB below the untouched input, whatever is still in effect.",
-        "PSNR (RGB) in dB on the study. The bootstrap knows no interval for a share of 0 % or 100 %.",
+        "PSNR (RGB) in dB on the study. Intervals are by photo: all cases of one are resampled together.",
     ]
     return [*_policies(rows).markdown(), *notes, "", *steps.markdown()]
 
@@ -229,21 +230,15 @@ def _policies(rows: Sequence[Repair]) -> Grid:
             (
                 policy,
                 str(len(part)),
-                _share([row.rolled_back for row in part]),
-                _share([row.repaired for row in part]),
-                _share([row.repeated for row in part if row.rolled_back]),
+                _share(part, "rolled_back"),
+                _share(part, "repaired"),
+                _share([row for row in part if row.rolled_back], "repeated"),
                 *(f"{np.mean([getattr(row, level) for row in part]):.2f}" for level in levels),
             )
         )
     return Grid("After a harmful step", (*head, *levels.values()), tuple(lines))
 
 
-def _share(held: Sequence[bool]) -> str:
-    """A share with its bootstrap interval over cases, where it has one; a dash where there are no cases."""
-    if not held:
-        return "–"
-    values = np.array(held, np.float64)
-    if len(set(held)) == 1:
-        return f"{values.mean():.0%}"
-    low, high = interval(values)
-    return f"{values.mean():.0%} ({low:.0%}, {high:.0%})"
+def _share(rows: Sequence[Repair], field: str) -> str:
+    """A share with its interval by photo; a dash where there are no cases."""
+    return share_cell([getattr(row, field) for row in rows], [row.photo for row in rows]) or "–"

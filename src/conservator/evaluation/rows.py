@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
@@ -59,6 +59,8 @@ class BenchmarkRow:
     """The share of all enumerated toolchains that this one beats or equals, 0 to 1."""
     toolchains: int = 0
     """How many were enumerated."""
+    scene: str = ""
+    """The photograph that its photo is a part of, where several are parts of one."""
 
     @property
     def seconds(self) -> float:
@@ -69,6 +71,16 @@ class BenchmarkRow:
     def gain(self) -> float:
         """PSNR (RGB, dB) gained over the untouched input; NaN without a reference."""
         return self.score("psnr") - self.score("psnr_in")
+
+    @property
+    def treated(self) -> bool:
+        """Whether any tool's effect is in the result."""
+        return bool(self.toolchain)
+
+    @property
+    def origin(self) -> str:
+        """What chance drew as one: the photograph. Rows of one origin are never independent."""
+        return self.scene or self.photo
 
     @property
     def case(self) -> str:
@@ -97,6 +109,10 @@ class BenchmarkSettings:
     """The metrics that are measured: all that are at hand."""
     tonal_confidence: float = TONAL_CONFIDENCE
     """How sure perception must be of haze or low light for a policy to treat it."""
+    part: str | None = None
+    """The part of the photos, where they are those of one; ``photos`` is then the data's root."""
+    upscale: bool = False
+    """Whether policies may enlarge."""
 
 
 @dataclass(frozen=True)
@@ -246,17 +262,18 @@ _READ: Mapping[str, Callable[[str], Any]] = {
 def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
     """The rows of a results file, none where there is no file; a line that a killed run left half written is not one.
 
-    Raises ConservatorError where the columns are not this version's.
+    A column that has a default may lack. Raises ConservatorError where the columns are not this version's.
     """
     scores = next((field.name for field in fields(kind) if str(field.type) == "Scores"), None)
     readers = {field.name: _READ[str(field.type)] for field in fields(kind) if field.name != scores}
+    needed = {field.name for field in fields(kind) if field.default is MISSING} - {scores}
     rows = []
     for line in csv.DictReader(whole_lines(path)):
         others = line.keys() - readers.keys()
-        if readers.keys() - line.keys() or (others and scores is None):
+        if needed - line.keys() or (others and scores is None):
             raise ConservatorError(f"{path} has not the columns of this version; use another folder")
         try:
-            values = {name: read(line[name]) for name, read in readers.items()}
+            values = {name: read(line[name]) for name, read in readers.items() if name in line}
             if scores is not None:
                 values[scores] = {name: _number(line[name]) for name in line if name in others}
             rows.append(kind(**values))

@@ -62,6 +62,11 @@ def is_derived(name: str) -> bool:
     return name.partition(":")[0] in DERIVED
 
 
+def is_baseline(name: str) -> bool:
+    """Whether a name is of something to compare policies with: chance, one fixed order, the truth, the untouched."""
+    return name == "none" or name in _AS_THEY_ARE or is_derived(name)
+
+
 def derive(name: str, toolchain: tuple[str, ...], toolbox: Toolbox, picture: Image, seed: int) -> tuple[str, ...]:
     """The toolchain of a derived strategy from what its policy decided on a picture (B, 3, H, W)."""
     rng = photo_rng(picture, seed)

@@ -31,6 +31,7 @@ from conservator.degradations import (
 from conservator.degradations import GaussianNoise as Noise
 from conservator.degradations.patches import DrawRecipe
 from conservator.errors import ConservatorError
+from conservator.evaluation.parts import pair_set
 from conservator.image import Image, in_8_bits
 from conservator.kinds import Severity
 from conservator.photo import find_photos, load_photo
@@ -92,33 +93,9 @@ def _reduced(name: str, factor: int, blur: DrawRecipe | None = None) -> Pairs:
     return pairs
 
 
-def _pairs(name: str, damaged: str, clean: str, numbers: range | None = None) -> Pairs:
-    """Pairs of two subfolders in the order of their names; of numbered ones those of ``numbers`` alone."""
-
-    def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
-        targets, inputs = _photos(data, f"{name}/{clean}"), _photos(data, f"{name}/{damaged}")
-        for target, image in zip(targets, inputs, strict=True):
-            if numbers is not None and int(image.stem.split("_")[0]) not in numbers:
-                continue
-            clean_image = load_photo(target).image
-            spoilt = load_photo(image).image
-            if spoilt.shape != clean_image.shape:  # SOTS keeps a frame around the clean photo
-                top, left = ((a - b) // 2 for a, b in zip(clean_image.shape[-2:], spoilt.shape[-2:], strict=True))
-                clean_image = clean_image[..., top : top + spoilt.shape[-2], left : left + spoilt.shape[-1]]
-            yield spoilt, clean_image
-
-    return pairs
-
-
-def _beside(name: str, camera: str) -> Pairs:
-    """Pairs NAME_lq and NAME_gt of one camera in one folder."""
-
-    def pairs(data: Path) -> Iterator[tuple[Image, Image]]:
-        for path in _photos(data, name):
-            if path.stem.startswith(camera) and path.stem.endswith("_lq"):
-                yield load_photo(path).image, load_photo(path.with_name(path.name.replace("_lq", "_gt"))).image
-
-    return pairs
+def _real(name: str, make: str, removes: frozenset[Kind]) -> ToolProtocol:
+    """A set of pairs of parts.py."""
+    return ToolProtocol(name, lambda data: (pair.load() for pair in pair_set(name).pairs(data)), removes, make)
 
 
 def _with_depth(data: Path) -> Iterator[tuple[Image, Image]]:
@@ -176,8 +153,8 @@ PROTOCOLS: tuple[ToolProtocol, ...] = (
         for s in (15, 25, 50)
     ),
     *_held_out(Kind.NOISE, "CBSD68", EnlargedNoise, RowBanding),
-    ToolProtocol("PolyU_sub Canon5D2", _beside("PolyU_sub", "Canon5D2"), _NOISE, "real"),
-    ToolProtocol("Nam_sub 01 to 06", _pairs("Nam_sub", "noisy", "GT", range(1, 7)), _NOISE, "real"),
+    _real("PolyU_sub Canon5D2", "real", _NOISE),
+    _real("Nam_sub 01 to 06", "real", _NOISE),
     *(ToolProtocol(f"LIVE1_10 JPEG {q}", _each("LIVE1_10", _jpeg(q)), _JPEG) for q in (10, 20, 30, 40)),
     *_held_out(Kind.JPEG, "LIVE1_10", ReducedJpeg, WebpCompression),
     *(
@@ -193,14 +170,14 @@ PROTOCOLS: tuple[ToolProtocol, ...] = (
     *_held_out(Kind.MOTION_BLUR, "CID22_val", ShakenHand),
     *_held_out(Kind.DEFOCUS_BLUR, "CID22_val", HexagonBlur),
     ToolProtocol("CID22 rain", _each("CID22_val", _mio(Kind.RAIN)), _RAIN),
-    ToolProtocol("RainFu_sub", _pairs("RainFu_sub", "input", "target"), _RAIN, "held out"),
-    ToolProtocol("Rain100H_sub", _pairs("Rain100H_sub", "input", "target"), _RAIN, "held out"),
+    _real("RainFu_sub", "held out", _RAIN),
+    _real("Rain100H_sub", "held out", _RAIN),
     ToolProtocol("CID22 haze", _each("CID22_val", _mio(Kind.HAZE)), _HAZE),
     ToolProtocol("haze by real depth", _with_depth, _HAZE, "held out"),
-    ToolProtocol("SOTS_indoor_sub", _pairs("SOTS_indoor_sub", "hazy", "GT"), _HAZE, "held out"),
+    _real("SOTS_indoor_sub", "held out", _HAZE),
     ToolProtocol("CID22 low light", _each("CID22_val", _mio(Kind.LOW_LIGHT)), _DARK),
     *_held_out(Kind.LOW_LIGHT, "CID22_val", Underexposure),
-    ToolProtocol("FiveK9", _pairs("FiveK9", "input", "label"), _DARK, "real"),
+    _real("FiveK9", "real", _DARK),
     *(
         ToolProtocol(f"{name} x4", _reduced(name, 4), _SMALL, channel="Y", scale=4, border=4)
         for name in ("Set5", "Set14")

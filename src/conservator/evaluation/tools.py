@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from conservator.errors import ConservatorError, ToolFailedError
-from conservator.evaluation.tables import Grid, interval
+from conservator.evaluation.grid import Grid
+from conservator.evaluation.intervals import interval
 from conservator.evaluation.tool_protocols import PROTOCOLS, ToolProtocol
 from conservator.image import Image, decibels
 from conservator.metrics.fidelity import psnr, psnr_y, ssim

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from conservator.apps.cli.options import with_options
 from conservator.commands import command_line, shown_path
+from conservator.errors import name_not_found
+from conservator.kinds import Objective
 from conservator.request import TONAL_CONFIDENCE, Request
 
 if TYPE_CHECKING:
@@ -154,52 +157,106 @@ def bench_rollback_command(
 BENCHMARK_HELP = {
     "mio": "AgenticIR's 16 combinations of two and three damages (MiO), on clean photos damaged by seed.",
     "restoreagent": "RestoreAgent's seven combinations of two to four damages, on clean photos damaged by seed.",
-    "clean": "Photos that need nothing: whatever is done to them is harm.",
+    "clean": "Undamaged pictures of many kinds, or those of a folder: whatever is done to them is harm.",
     "pairs": "Photos that were really damaged, in a folder with subfolders input and target.",
-    "real": "Photos that were really damaged, without references: what is done, its cost, no-reference scores.",
+    "real": "Photos that were really damaged, with references: the sets of a part of the photos (docs/data.md).",
+    "unpaired": "Photos that were really damaged, without references: what is done, its cost, no-reference scores.",
 }
 """The policy benchmarks, evaluation/cases.py makes them; each is a command."""
+_WRITES = " Writes results.csv, settings.json and summary.md; resumes."
+_FLAGS = {"output": "--output -o", "why": "--open"}
+MeasuredPhotos = Annotated[Path, typer.Option(help="Folder of photos; with --part, the one of train/research and val.")]
+MeasuredFolder = Annotated[Path, typer.Option(help="Folder of photos; for pairs, of an input and a target folder.")]
+DataRoot = Annotated[Path, typer.Argument(help="The folder that holds train/research and val.", exists=True)]
+PartName = Literal["development", "calibration", "test_1", "test_2"]
+WholePart = Annotated[PartName, typer.Option("--part", help="The part of the photos.")]
+PerhapsPart = Annotated[PartName | None, typer.Option("--part", help="The part of the photos, instead of a folder.")]
 
 
-def _register(benchmark: str, told: str) -> None:
-    """Make ``conservator bench BENCHMARK``."""
+@dataclass(frozen=True)
+class Comparison:
+    """The options that all policy benchmarks have."""
 
-    @bench_app.command(benchmark, help=told + " Writes results.csv, settings.json and summary.md; resumes.")
-    def command(
-        photos: Annotated[Path, typer.Option(help="Folder of photos; for pairs, of an input and a target folder.")],
-        output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; the same again resumes.")],
-        policies: Annotated[
-            str, typer.Option(help="Policies and strategies, joined by commas; random_order:greedy derives one.")
-        ] = "none,rules,greedy",
-        toolbox: Annotated[str, typer.Option(help="Toolboxes, joined by +.")] = "conservator",
-        perception: PerceptionOption = "perception",
-        rank: Annotated[
-            bool, typer.Option("--rank", help="Enumerate all toolchains of each case and rank each policy's.")
-        ] = False,
-        objective: Annotated[
-            Literal["fidelity", "balanced", "perceptual"], typer.Option(help="What toolchains are ranked by.")
-        ] = "balanced",
-        seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
-        limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
-        tonal_confidence: Annotated[
-            float, typer.Option(min=0, max=1, help="Treat haze and low light only where perception is this sure.")
-        ] = TONAL_CONFIDENCE,
-        threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
-    ) -> None:
-        import torch
+    output: Path
+    """Folder of results; the same again resumes."""
+    policies: str = "none,rules,greedy"
+    """Policies and strategies, joined by commas; random_order:greedy derives one."""
+    against: str | None = None
+    """The policy that the others are compared with, photo by photo (default: the first that ships)."""
+    toolbox: str = "conservator"
+    """Toolboxes, joined by +."""
+    perception: str = "perception"
+    """What looks at the photos: perception or statistics, which ship, or a file of weights."""
+    rank: bool = False
+    """Enumerate all toolchains of each case and rank each policy's."""
+    objective: Objective = "balanced"
+    """What toolchains are ranked by."""
+    seed: int = field(default=0, metadata={"min": 0})
+    """Seed of damage and drawings."""
+    limit: int | None = field(default=None, metadata={"min": 1})
+    """Use the first photos only, of each set or stratum where there are several."""
+    tonal_confidence: float = field(default=TONAL_CONFIDENCE, metadata={"min": 0, "max": 1})
+    """Treat haze and low light only where perception is this sure."""
+    upscale: bool = False
+    """Let every policy enlarge, as users may; else none does."""
+    threads: int = field(default=2, metadata={"min": 1})
+    """Threads that compute."""
+    why: str | None = None
+    """Why a test part is opened, which is refused without a reason."""
 
+    def settings(self, benchmark: str, photos: Path, part: str | None) -> BenchmarkSettings:
+        """What the results depend on."""
         from conservator.evaluation.rows import BenchmarkSettings
         from conservator.metrics import metrics_at_hand
 
-        torch.set_num_threads(threads)
-        ranked, metrics = objective if rank else None, tuple(metric.name for metric in metrics_at_hand())
-        asked = toolbox, perception, seed, limit, ranked, metrics, tonal_confidence
-        settings = BenchmarkSettings(benchmark, photos.name, *asked)
-        _run(settings, photos, output, policies)
+        ranked, metrics = self.objective if self.rank else None, tuple(metric.name for metric in metrics_at_hand())
+        asked = self.toolbox, self.perception, self.seed, self.limit, ranked, metrics, self.tonal_confidence
+        return BenchmarkSettings(benchmark, photos.name, *asked, part=part, upscale=self.upscale)
 
 
-for _name, _told in BENCHMARK_HELP.items():
-    _register(_name, _told)
+def _damaged_by_seed(benchmark: str) -> None:
+    """Make ``conservator bench BENCHMARK`` of undamaged photos, which may be those of a part."""
+
+    @bench_app.command(benchmark, help=BENCHMARK_HELP[benchmark] + _WRITES)
+    @with_options(Comparison, "asked", flags=_FLAGS)
+    def command(photos: MeasuredPhotos, part: PerhapsPart = None, *, asked: Comparison) -> None:
+        _run(benchmark, photos, part, asked)
+
+
+def _of_one_folder(benchmark: str) -> None:
+    """Make ``conservator bench BENCHMARK`` of the photos of one folder."""
+
+    @bench_app.command(benchmark, help=BENCHMARK_HELP[benchmark] + _WRITES)
+    @with_options(Comparison, "asked", flags=_FLAGS)
+    def command(photos: MeasuredFolder, *, asked: Comparison) -> None:
+        _run(benchmark, photos, None, asked)
+
+
+@bench_app.command("real", help=BENCHMARK_HELP["real"] + _WRITES)
+@with_options(Comparison, "asked", flags=_FLAGS)
+def bench_real_command(data: DataRoot, part: WholePart, *, asked: Comparison) -> None:
+    """Real pairs of a part."""
+    _run("real", data, part, asked)
+
+
+@bench_app.command("clean", help=BENCHMARK_HELP["clean"] + _WRITES)
+@with_options(Comparison, "asked", flags=_FLAGS)
+def bench_clean_command(
+    data: Annotated[
+        Path, typer.Argument(help="Folder of photos; with --part, the one of train/research and val.", exists=True)
+    ],
+    part: PerhapsPart = None,
+    *,
+    asked: Comparison,
+) -> None:
+    """Undamaged pictures of a part, or the photos of a folder."""
+    _run("clean", data, part, asked)
+
+
+for _name in ("mio", "restoreagent"):
+    _damaged_by_seed(_name)
+for _name in ("pairs", "unpaired"):
+    _of_one_folder(_name)
 
 
 @bench_app.command("report")
@@ -208,11 +265,14 @@ def bench_report_command(
     photos: Annotated[
         Path | None, typer.Option(help="The folder of photos that was used: examples are made from it again.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The policy that the others are compared with (default: the first that ships).")
+    ] = None,
 ) -> None:
     """One HTML page (report.html) and Markdown tables (summary.md) of a benchmark's results, plots, examples."""
     from conservator.apps.bench_report import save_bench_report
 
-    typer.echo(save_bench_report(results, photos))
+    typer.echo(save_bench_report(results, photos, against))
 
 
 class Telling:
@@ -246,21 +306,30 @@ def _with_file(content: Content, perception: str) -> Content:
     return replace(content, weights={**content.weights, path.name: sha256(path)})
 
 
-def _run(settings: BenchmarkSettings, photos: Path, output: Path, policies: str) -> None:
+def _run(benchmark: str, photos: Path, part: str | None, asked: Comparison) -> None:
     """Measure policies, telling each result as it comes, then the tables."""
-    from conservator.apps.bench_report import write_summary
+    import torch
+
+    from conservator.apps.bench_report import benchmark_command, write_summary
     from conservator.evaluation.cases import make_cases
     from conservator.evaluation.evaluate import evaluate
+    from conservator.evaluation.parts import opened_part, opening
     from conservator.evaluation.rows import content_of
-    from conservator.photo import find_photos
     from conservator.restorer import Restorer
 
-    cases = make_cases(settings.benchmark, photos, settings.seed, settings.limit)
+    torch.set_num_threads(asked.threads)
+    policies, settings, output = asked.policies.split(","), asked.settings(benchmark, photos, part), asked.output
+    if asked.against is not None and asked.against not in policies:
+        raise name_not_found("policy", asked.against, policies)
+    cases = make_cases(benchmark, photos, settings.seed, settings.limit, part)
+    files = list(dict.fromkeys(path for case in cases for path in case.files))
+    command = benchmark_command(settings, policies, shown_path(photos), output)
+    opened = opening(part or opened_part(files), asked.why, command)
     told, restorer = Telling(), Restorer(Request(toolbox=settings.toolbox, perception=settings.perception))
     toolbox, perception = restorer.toolbox, restorer.perception
-    # of pairs all, since both of each must stay as they are
-    limit = None if settings.benchmark == "pairs" else settings.limit
-    content = content_of(find_photos(photos)[:limit], photos, toolbox, settings.toolbox, output)
+    content = content_of(files, photos, toolbox, settings.toolbox, output)
     content = _with_file(content, settings.perception)
-    evaluate(cases, policies.split(","), toolbox, perception, settings, output, told.result, told.enumeration, content)
-    typer.echo("\n".join(write_summary(output)))
+    if opened:
+        typer.echo(f"Add this line to docs/results/openings.md:\n{opened}")
+    evaluate(cases, policies, toolbox, perception, settings, output, told.result, told.enumeration, content)
+    typer.echo("\n".join(write_summary(output, asked.against)))

@@ -51,6 +51,9 @@ def bench_lway(
     prefix: Annotated[str, typer.Option(help="Of pairs, only those whose names begin so.")] = "",
     only: Annotated[list[str] | None, typer.Option(help="Only this way of reducing; may be given again.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
+    why: Annotated[
+        str | None, typer.Option("--open", help="Why a test part is opened, which is refused without a reason.")
+    ] = None,
     together: Annotated[bool, typer.Option("--together", help="Adapt once to all photos reduced in one way.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
     *,
@@ -63,21 +66,26 @@ def bench_lway(
     import torch
 
     from conservator.evaluation.lway import adapted_summary, bench_adapted, paired_cases, reduced_cases
+    from conservator.evaluation.parts import opened_part, opening
     from conservator.files import write_text
+    from conservator.photo import find_photos
     from conservator.tools import make_toolbox
 
     if pairs and only:
         raise ConservatorError("--only names ways of reducing clean photos; leave it out with --pairs")
     torch.set_num_threads(threads)
-    tools = make_toolbox("conservator+user").only(tool, f"{tool}_adapted")
-    scale = tools[tool].spec.scale
-    cases = paired_cases(photos, scale, prefix, limit) if pairs else reduced_cases(photos, scale, only or (), limit)
-    rows = bench_adapted(cases, tools, output, manner, together, typer.echo)
     command = command_line(
         *("bench", "lway", shown_path(photos)),
         **{"tool": tool, "pairs": pairs, "prefix": prefix or None, "only": only, "limit": limit},
         **{"together": together, **manner.changed(), "threads": threads, "output": output},
     )
+    files = [path for path in find_photos(photos) if not pairs or path.name.startswith(prefix)]
+    if line := opening(opened_part(files), why, command):
+        typer.echo(f"Add this line to docs/results/openings.md:\n{line}")
+    tools = make_toolbox("conservator+user").only(tool, f"{tool}_adapted")
+    scale = tools[tool].spec.scale
+    cases = paired_cases(photos, scale, prefix, limit) if pairs else reduced_cases(photos, scale, only or (), limit)
+    rows = bench_adapted(cases, tools, output, manner, together, typer.echo)
     lines = ["# LWay", "", f"`{command}`", "", *adapted_summary(rows)]
     write_text(output / "summary.md", "\n".join(lines))
     typer.echo("\n".join(lines))

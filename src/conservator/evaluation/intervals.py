@@ -1,0 +1,75 @@
+"""95 % intervals of means and of shares, where what chance drew are photos and not the cases made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FEWEST = 6
+"""Photos below which a bootstrap is not shown: of four or five it is far too narrow, and would be believed."""
+_DRAWS = 2000
+
+
+def interval(values: ArrayLike, seed: int = 0, origins: Sequence[str] | None = None) -> tuple[float, float]:
+    """95 % bootstrap confidence interval of the mean.
+
+    ``origins`` names what chance drew for each value, say its photo: values of one origin are drawn together. Without
+    it each value is drawn by itself.
+    """
+    numbers = np.asarray(values, np.float64)
+    _, places = np.unique(np.arange(len(numbers)) if origins is None else np.array(origins), return_inverse=True)
+    sums, counts = np.bincount(places, numbers), np.bincount(places)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(_DRAWS, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def share_interval(held: ArrayLike, origins: Sequence[str]) -> tuple[float, float]:
+    """95 % interval of the share of values that are true, each value's origin as ``interval`` has it.
+
+    It is exact (Clopper and Pearson, 1934) where each origin has one value. Where some have several, origins are
+    resampled; where all values agree, which says nothing to a bootstrap, it is the exact interval of as many origins.
+    NaN where there are fewer origins than a bootstrap needs.
+    """
+    true = np.asarray(held, bool)
+    count = len(set(origins))
+    if count == len(true):
+        return _exact(int(true.sum()), count)
+    if true.all() or not true.any():
+        return _exact(count * int(true.all()), count)
+    return interval(true, origins=origins) if count >= FEWEST else (math.nan, math.nan)
+
+
+def _exact(true: int, count: int) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    found = binomtest(true, count).proportion_ci(0.95, "exact")
+    return float(found.low), float(found.high)
+
+
+def mean_cell(values: NDArray[np.float64], origins: Sequence[str], form: str = "+.2f") -> str:
+    """A mean with its interval by origin, "+1.20 (+0.31, +2.15)"; NaN is left out, and all NaN is an empty cell.
+
+    There is no interval where origins are few, nor where all values are equal, for then a bootstrap knows none.
+    """
+    known = ~np.isnan(values)
+    if not known.any():
+        return ""
+    kept = [origin for origin, there in zip(origins, known, strict=True) if there]
+    mean = format(float(values[known].mean()), form)
+    if len(set(kept)) < FEWEST or not np.ptp(values[known]):
+        return mean
+    low, high = interval(values[known], origins=kept)
+    return f"{mean} ({low:{form}}, {high:{form}})"
+
+
+def share_cell(held: Sequence[bool], origins: Sequence[str]) -> str:
+    """A share with its interval, "6.2% (3.1, 11.0)"; an empty cell where there are no values."""
+    if not len(held):
+        return ""
+    low, high = share_interval(held, origins)
+    share = f"{np.mean(held):.1%}"
+    return share if math.isnan(low) else f"{share} ({100 * low:.1f}, {100 * high:.1f})"
