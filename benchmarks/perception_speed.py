@@ -28,7 +28,7 @@ from conservator.perception import Look, NetworkPerception, measuring, statistic
 from conservator.perception.experts import AskedExperts
 
 RECIPES = ("noise:high", "jpeg:high", "defocus:high", "motion:high", "rain:high", "haze:high", "dark:high")
-GROUPS = ("_local", "_noise", "_blocks", "_blur", "_spectrum", "streaks", "_kernels", "_light", "_summed_up")
+GROUPS = ("_local", "_noise", "_blocks", "_blur", "_spectrum", "streak_statistics", "_kernels", "_light", "_summed_up")
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("grade", NetworkPerception, "grade"),
     ("  statistics", measuring, "statistics"),

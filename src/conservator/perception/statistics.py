@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.image import Image, luma
-from conservator.perception.streaks import streaks
+from conservator.perception.streaks import streak_statistics
 from conservator.perception.windows import five_pixel_mean, logarithm, quantiles, seven_pixel_minimum, surroundings
 from conservator.tools.classical.basics import block_mean
 from conservator.tools.classical.blur_model import blur_evidence, mean_power
@@ -63,7 +63,7 @@ def _local(native: Image, y: Tensor) -> dict[str, Tensor]:
     planes = torch.cat([y, (b[:, None] - y) * 0.564, (r[:, None] - y) * 0.713], 1)  # luma, then chroma
     coarse = block_mean(planes, 2)
     blur = _blur(y, coarse[:, :1])
-    return _noise(planes, coarse) | _blocks(planes) | blur | _spectrum(y) | streaks(y)
+    return _noise(planes, coarse) | _blocks(planes) | blur | _spectrum(y) | streak_statistics(y)
 
 
 def _summed_up(local: dict[str, Tensor]) -> dict[str, float]:

@@ -21,7 +21,7 @@ _TOGETHER, _SHIFTS = 16, 8
 """Filters that PyTorch runs at full speed, and how many shifted copies of each of the others it gets (see below)."""
 
 
-def streaks(y: Tensor) -> dict[str, Tensor]:
+def streak_statistics(y: Tensor) -> dict[str, Tensor]:
     """Thin bright lines that run one way all over the picture, as rain does.
 
     The responses of line filters are divided by their local strength, so that a few strong edges do not outweigh the

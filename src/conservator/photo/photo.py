@@ -25,6 +25,7 @@ from conservator.photo.carried import Block
 from conservator.photo.color import color_space, profile_name
 from conservator.photo.meta import has_thumbnail, patched_exif, still_xmp, with_prefix
 from conservator.photo.optional import EXTRA_OF
+from conservator.photo.quantisation import JpegTables
 from conservator.photo.read import FORMATS, Decoded, decode
 from conservator.photo.write import WRITABLE
 from conservator.resample import bicubic_to
@@ -70,6 +71,9 @@ class Photo:
     lost: tuple[str, ...] = ()
     """In words, what else the file holds and no result can: further pages, a video, a signature. A file that holds such
     a thing is never replaced by its own result."""
+    jpeg: JpegTables | None = None
+    """How coarsely a JPEG was rounded; None for other files, for one that had to be turned upright, whose blocks lie
+    elsewhere now, and for one that stores neither gray nor YCbCr."""
 
     def with_image(self, image: Image) -> Photo:
         """Return this photo with another image; alpha is resized to it, and where the photo is gray, the image made so.
@@ -193,6 +197,7 @@ def _to_photo(decoded: Decoded, path: Path) -> Photo:
         whole=decoded.whole,
         blocks=tuple(decoded.carried.blocks),
         lost=tuple(dict.fromkeys(decoded.carried.lost + decoded.carried.told)),
+        jpeg=decoded.jpeg if decoded.orientation == 1 else None,
     )
 
 

@@ -34,6 +34,7 @@ from conservator.photo.directories import (
 from conservator.photo.heif import BRANDS, HDR_CURVES, hdr_note, heif_carried, heif_levels, open_heif
 from conservator.photo.meta import orientation, quiet
 from conservator.photo.png import check_png, decode_png, png_carried, png_depth
+from conservator.photo.quantisation import JpegTables, tables_of
 from conservator.photo.raw import develop, has_raw_mark
 from conservator.photo.segments import Frame, is_whole, jpeg_carried, jpeg_frame
 from conservator.photo.tiff import TiffTagsOfPhoto, decode_tiff
@@ -64,6 +65,7 @@ class Decoded:
     """Pages or frames in the file, of which this is one."""
     whole: bool = True
     carried: Carried = field(default_factory=Carried)
+    jpeg: JpegTables | None = None
 
 
 def decode(file: BinaryIO, max_pixels: int, lenient: bool) -> Decoded:
@@ -197,7 +199,8 @@ def _decode_other(file: BinaryIO, prefix: bytes, max_pixels: int, lenient: bool)
     exif, xmp = _bytes(image, "exif"), _bytes(image, "xmp")
     icc, dpi = _bytes(image, "icc_profile"), image.info.get("dpi")
     turn = orientation(exif, xmp)
-    return Decoded(pixels, name, image.mode, lossless, turn, icc, exif, xmp, dpi, notes, frames, carried=carried)
+    jpeg = tables_of(image)
+    return Decoded(pixels, name, image.mode, lossless, turn, icc, exif, xmp, dpi, notes, frames, True, carried, jpeg)
 
 
 def _decode_deep_jpeg(file: BinaryIO, frame: Frame, max_pixels: int, lenient: bool) -> Decoded:
