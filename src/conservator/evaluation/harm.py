@@ -62,7 +62,9 @@ def _lowered(rows: Rows, decibel: float) -> str:
 
 def _worst_gain(rows: Rows) -> str:
     worst = min(_referenced(rows), key=lambda row: row.gain, default=None)
-    return "" if worst is None else f"{worst.gain:+.2f}: {worst.photo}"
+    if worst is None:
+        return ""
+    return f"{worst.gain:+.2f}: {worst.photo}" if worst.gain < 0 else "none lowered"
 
 
 def _below(rows: Rows, decibel: float) -> str:

@@ -51,7 +51,7 @@ def noise_structure(before: Image, after: Image) -> float:
     black or white, where noise cannot show, do not count. Texture that fills the picture looks like noise. NaN where
     nothing changed. Raises ImageError for pictures of two sizes.
     """
-    check_both(before, after)
+    _check_both(before, after)
     if min(before.shape[-2:]) < _SIDE:
         return math.nan
     energy = F.avg_pool2d((before - after).square().sum(1, keepdim=True), _SIDE).flatten()
@@ -72,7 +72,7 @@ def streaks(before: Image, after: Image) -> float:
     it. Bright parallel lines that belong to the scene are taken for rain. NaN where nothing changed. Raises ImageError
     for pictures of two sizes.
     """
-    check_both(before, after)
+    _check_both(before, after)
     if min(before.shape[-2:]) < _STREAK + 2:
         return math.nan
     change = luma(before - after).double()
@@ -103,7 +103,7 @@ def jpeg_cells(before: Image, after: Image, tables: JpegTables, top: int = 0, le
     black or white in a channel do not count: the decoder cut them. Tables of Y alone leave the colours out. NaN where
     no block is left. Raises ImageError for pictures of two sizes.
     """
-    check_both(before, after)
+    _check_both(before, after)
     height, width = ((side - start) // 16 * 16 for side, start in zip(before.shape[-2:], (top, left), strict=True))
     if min(height, width) <= 0:
         return math.nan
@@ -120,7 +120,7 @@ def jpeg_cells(before: Image, after: Image, tables: JpegTables, top: int = 0, le
     return outside / count if count else math.nan
 
 
-def check_both(before: Image, after: Image) -> None:
+def _check_both(before: Image, after: Image) -> None:
     """Raise ImageError unless both are images or studies of the same shape."""
     check_image(before)
     check_image(after)

@@ -6,15 +6,21 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_LARGEST = 1024
+"""Pixels a side above which matrices are no gain: they grow with the square of it, and the work with the cube."""
 
 
 def surroundings(planes: Tensor, radius: int, step: int = 1) -> Tensor:
-    """Mean over a square of side ``2 * radius + 1``, inside the image only, at every ``step``-th pixel of (..., H, W).
+    """Mean over a square of side ``2 * radius + 1``, inside the image only, at every ``step``-th pixel of (B, C, H, W).
 
-    As products with matrices, ten times as fast as pooling where squares overlap.
+    As products with matrices, ten times as fast as pooling where squares overlap and planes are small.
     """
     height, width = planes.shape[-2:]
+    if max(height, width) > _LARGEST:
+        return F.avg_pool2d(planes, 2 * radius + 1, step, radius, count_include_pad=False)
     return _averaging(height, radius)[::step] @ planes @ _averaging(width, radius)[::step].T
 
 
