@@ -3,7 +3,7 @@
 from conservator.session.scope import ANYTHING, TONAL, Scope
 from conservator.session.session import Observation, Policy, Session, run
 from conservator.session.together import TogetherPolicy, decide_together, run_together, step_together
-from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory, Usage
+from conservator.session.trajectory import Action, Apply, Decision, Refusal, Rollback, Step, Stop, Trajectory, Usage
 
 __all__ = [
     "ANYTHING",
@@ -13,6 +13,7 @@ __all__ = [
     "Decision",
     "Observation",
     "Policy",
+    "Refusal",
     "Rollback",
     "Scope",
     "Session",

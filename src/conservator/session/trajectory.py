@@ -8,6 +8,7 @@ from typing import TypeAlias
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.perception.perception import Percept
+from conservator.perception.risk import Verdict
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,25 @@ class Stop:
 
 
 Action: TypeAlias = Apply | Rollback | Stop
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A treatment that a policy wanted, and that risk control did not admit."""
+
+    tool: str
+    verdict: Verdict
+    gain: float
+    """What it was estimated to gain, dB; NaN where nobody estimated it."""
+    before: Image = field(repr=False, compare=False)
+    """The picture (or study) that it would have treated."""
+    after: Image = field(repr=False, compare=False)
+    """What it made of it."""
+
+    @property
+    def words(self) -> str:
+        """Why it was not done, in words."""
+        return f"{self.tool} was not admitted: {self.verdict.words}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,8 @@ class Decision:
     """What this decision cost, where a model was asked for it."""
     by: str = ""
     """The policy whose plan this is, by name: only that one goes on with it."""
+    refused: tuple[Refusal, ...] = field(default=(), compare=False)
+    """Treatments that it would have preferred, had risk control admitted them; the best first."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.thought, str):
@@ -89,6 +111,8 @@ class Step:
     percept: Percept = field(repr=False)
     seconds: float = field(default=0.0, compare=False)
     error: str | None = None
+    refusal: Refusal | None = field(default=None, compare=False)
+    """The treatment of this step, where risk control did not admit it; ``error`` then says so."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +134,18 @@ class Trajectory:
     def usage(self) -> Usage:
         """What all decisions cost together."""
         return sum((step.decision.usage for step in self.steps if step.decision is not None), Usage())
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What risk control did not admit and no later step did after all, in the order in which it was wanted.
+
+        Of a tool that was refused more than once, the last refusal.
+        """
+        found: dict[str, Refusal] = {}
+        for step in self.steps:
+            wanted = step.decision.refused if step.decision is not None else ()
+            found |= {refusal.tool: refusal for refusal in (*wanted, *([step.refusal] if step.refusal else []))}
+        return tuple(refusal for tool, refusal in found.items() if tool not in self.toolchain())
 
     def toolchain(self, step: Step | None = None) -> tuple[str, ...]:
         """The tools that made this step's image from the input, first to last; rolled-back ones are not in it."""

@@ -1,0 +1,134 @@
+"""Risk control: a treatment is done only where the chance that it harms is below what a user allows.
+
+One number orders all treatments: the chance of harm that a network estimates from a picture before and after (harm.py).
+What chance may be admitted is not chosen by hand: it follows from what happened to the calibration photos at each
+threshold, by conformal risk control (Angelopoulos et al., "Conformal Risk Control", ICLR 2024, arXiv 2208.02814,
+equation 4). docs/risk.md says what is promised, and what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from conservator.errors import ConservatorError
+from conservator.kinds import Kind, Objective
+from conservator.perception.perception import Look
+
+HARM = 0.1
+"""dB of PSNR that a photo may lose before it counts as harmed: a difference that no viewer sees."""
+
+
+class HarmEstimate(Protocol):
+    """Estimates how likely a treatment did harm, without any reference."""
+
+    def chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+        """The chance, 0 to 1, that ``after`` is worse than ``before`` by more than HARM; ``treated`` was meant to go.
+
+        Both pictures are images or studies of one size, at the same places.
+        """
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a treatment is admitted, and the evidence."""
+
+    chance: float
+    """Of harm, 0 to 1; of several pictures that were compared, the greatest."""
+    threshold: float
+    """The chance that may be admitted."""
+    where: str = ""
+    """What showed that chance, in words: "beside the photo as it came", say."""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the treatment may be done."""
+        return self.chance <= self.threshold
+
+    @property
+    def words(self) -> str:
+        """The verdict as part of a sentence."""
+        where = f" {self.where}" if self.where else ""
+        return f"the chance that it harms is put at {self.chance:.0%}{where}; at most {self.threshold:.1%} is admitted"
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Risk control at one threshold: what a session, its policy and the treatment of the whole photo are held to."""
+
+    estimate: HarmEstimate
+    threshold: float
+    """The largest chance of harm that is admitted, 0 to 1."""
+
+    def judge(
+        self, start: Look, before: Look, after: Look, treated: frozenset[Kind], since_start: frozenset[Kind]
+    ) -> Verdict:
+        """Judge a treatment of ``treated`` that made ``after`` of ``before``; ``start`` is the photo as it came.
+
+        Both the treatment and all that was done since the start, which treated ``since_start``, must be admitted: a
+        photo that gained much must not lose it again, and what comes out must be no worse than what went in. Pictures
+        of two sizes cannot be compared; such a treatment, which the user asked for, has no chance of harm.
+        """
+        chance, where = self._chance(before, after, treated), ""
+        if before is not start:
+            whole = self._chance(start, after, since_start)
+            if whole > chance:
+                chance, where = whole, "beside the photo as it came"
+        return Verdict(chance, self.threshold, where)
+
+    def _chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+        if before.image.shape != after.image.shape:
+            return 0.0
+        return self.estimate.chance(before, after, treated)
+
+
+@dataclass(frozen=True)
+class RiskCurve:
+    """What became of the calibration photos at each threshold: what every risk is certified by."""
+
+    photos: int
+    """How many photos there were; each counts once."""
+    thresholds: tuple[float, ...]
+    """Chances of harm, ascending; with 0 nothing is admitted."""
+    harmed: tuple[float, ...]
+    """How many photos came out worse at that threshold or a lower one: it never falls."""
+
+    def threshold(self, risk: float) -> float:
+        """The largest threshold at which the share of harmed photos is below ``risk`` for one more photo like these.
+
+        That is where (harmed + 1) / (photos + 1) <= risk. 0, which admits nothing, where no threshold is low enough.
+        Raises ConservatorError, which names the least that can be certified, for a risk below 1 / (photos + 1).
+        """
+        if risk * (self.photos + 1) < 1:
+            raise ConservatorError(
+                f"a risk of {risk:g} cannot be certified by {self.photos} calibration photos; the least that can is "
+                f"{self.least:g} (risk 1 switches risk control off)"
+            )
+        fits = [t for t, harmed in zip(self.thresholds, self.harmed, strict=True) if harmed + 1 <= risk * (self.photos + 1)]
+        return max(fits, default=0.0)
+
+    @property
+    def least(self) -> float:
+        """The least risk that these photos certify, rounded up to four digits."""
+        return math.ceil(1e4 / (self.photos + 1)) / 1e4
+
+
+@dataclass(frozen=True)
+class RiskControl:
+    """Thresholds for every objective and risk, and what they were made with."""
+
+    curves: Mapping[Objective, RiskCurve]
+    policy: str
+    """The policy whose restorations were counted."""
+    toolbox: str
+    """The toolbox that it had, as asked for."""
+    made_with: Mapping[str, str]
+    """Hashes of the weights that the thresholds are of, by name."""
+    name: str = "risk"
+    """Where it comes from: a name of the package's weights, or a file."""
+
+    def admission(self, estimate: HarmEstimate, objective: Objective, risk: float) -> Admission:
+        """Risk control at the threshold of a risk; errors as in ``RiskCurve.threshold``."""
+        return Admission(estimate, self.curves[objective].threshold(risk))
