@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -26,4 +28,4 @@ class HarmNetwork(nn.Module):
 
     def chance(self, known: Tensor) -> Tensor:
         """Map (B, inputs) to one chance of harm each, (B,): of the members' mean log odds."""
-        return self(known).mean(1).sigmoid()
+        return cast("Tensor", self(known)).mean(1).sigmoid()

@@ -106,7 +106,9 @@ class RiskCurve:
                 f"a risk of {risk:g} cannot be certified by {self.photos} calibration photos; the least that can is "
                 f"{self.least:g} (risk 1 switches risk control off)"
             )
-        fits = [t for t, harmed in zip(self.thresholds, self.harmed, strict=True) if harmed + 1 <= risk * (self.photos + 1)]
+        fits = [
+            t for t, harmed in zip(self.thresholds, self.harmed, strict=True) if harmed + 1 <= risk * (self.photos + 1)
+        ]
         return max(fits, default=0.0)
 
     @property

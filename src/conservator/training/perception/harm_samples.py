@@ -1,15 +1,16 @@
 """What the network of harm learns from: photos, damaged or not, and what tools made of them, measured by the truth.
 
-Photos are those that train what ships. A third of them is undamaged, since most photos of the world are; some scenes are
-dark, hazy or without colour by nature, in the truth as well: what brightens or clears them does harm.
+Photos are those that train what ships. A third of them is undamaged, since most photos of the world are; some scenes
+are dark, hazy or without colour by nature, in the truth as well: what brightens or clears them does harm.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from conservator.image import Image, decibels, in_8_bits, luma
 from conservator.kinds import NATURE, Kind
 from conservator.metrics.fidelity import ssim
 from conservator.networks.store import NetworkStore
-from conservator.perception.harm import HARM_FACTS, harm_inputs
+from conservator.perception.harm import HARM_FACTS, HARM_INPUTS, harm_inputs
 from conservator.perception.network import NetworkPerception
 from conservator.perception.perception import Look
 from conservator.perception.study import study
@@ -38,8 +39,8 @@ from conservator.training.data.parts import random_part
 from conservator.training.data.recipes import random_recipe, without_resizing
 
 _SHARES = {"undamaged": 0.33, "single": 0.27, "mixed": 0.2, "protocol": 0.2}
-"""Of what befalls the photos: nothing, one make of damage, two or three, or ``random_recipe``, half of which is from the
-ranges of public protocols."""
+"""Of what befalls the photos: nothing, one make of damage, two or three, or ``random_recipe``, half of which is from
+the ranges of public protocols."""
 _NATURAL = 0.12
 """Of all photos that are dark or hazy by nature; most are dark."""
 _GRAY = 0.1
@@ -50,14 +51,14 @@ _TRIED = 5
 """Tools that are tried on a state at most, two of them whatever perception sees."""
 _SHARD = 40
 
-_MAKES = {
+_MAKES: Mapping[Kind, Callable[[np.random.Generator], Recipe]] = {
     Kind.LOW_LIGHT: makes.darkness,
     Kind.HAZE: makes.haze,
     Kind.RAIN: makes.rain,
     Kind.DEFOCUS_BLUR: makes.defocus,
     Kind.MOTION_BLUR: makes.motion,
-    Kind.NOISE: lambda rng: makes.sensor_noise(rng, 1, 55),
-    Kind.JPEG: lambda rng: makes.jpeg(rng, 5, 95),
+    Kind.NOISE: partial(makes.sensor_noise, low=1, high=55),
+    Kind.JPEG: partial(makes.jpeg, low=5, high=95),
 }
 
 
@@ -100,41 +101,71 @@ def make_harm_sample(path: Path, seed: int, tools: Toolbox, perception: NetworkP
         photo = luma(photo).expand(-1, 3, -1, -1).contiguous()
     truth = in_8_bits(degrade(photo, scene))
     damaged = in_8_bits(degrade(truth, recipe))
-    reference = study(truth, like=damaged)
-    specs = [tool.spec for tool in tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
-    start = _look(study(damaged), perception)
-    state, toolchain, treated = start, "", frozenset[Kind]()
-    inputs, scores, names = list[Tensor](), list[tuple[float, float, float, float]](), list[str]()
+    trial = _Trial(study(damaged), study(truth, like=damaged), tools, perception)
+    state = _State(trial.start)
     for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))):
-        children = []
-        for spec in _candidates(specs, state, rng):
-            try:
-                image = tools[spec.name](state.image)
-            except ToolFailedError:
-                continue
-            if torch.equal(image, state.image):
-                continue
-            child, name = _look(image, perception), f"{toolchain}>{spec.name}".strip(">")
-            children.append((child, spec, name))
-            pairs = [(state, spec.removes)] if state is start else [(state, spec.removes), (start, treated | spec.removes)]
-            for before, kinds in pairs:
-                inputs.append(harm_inputs(perception, before, child, kinds))
-                scores.append((*_scores(before.image, reference), *_scores(child.image, reference)))
-                names.append(name)
+        children = trial.treated(state, _candidates(trial.specs, state.look, rng))
         if not children:
             break
-        quality = [_scores(child.image, reference)[0] for child, _, _ in children]
+        quality = [trial.scores(child.look.image)[0] for child in children]
         place = int(np.argmax(quality)) if rng.random() < 0.7 else int(rng.integers(len(children)))
-        state, spec, toolchain = children[place]
-        treated |= spec.removes
-    width = len(HARM_FACTS)
-    return HarmSample(
-        torch.stack(inputs) if inputs else torch.zeros(0, width),
-        torch.tensor(scores).reshape(-1, 4),
-        share,
-        bool(scene),
-        ",".join(names),
-    )
+        state = children[place]
+    return trial.sample(share, bool(scene))
+
+
+@dataclass(frozen=True)
+class _State:
+    """A picture, and what was done to the photo to get it."""
+
+    look: Look
+    toolchain: tuple[str, ...] = ()
+    treated: frozenset[Kind] = frozenset()
+
+
+class _Trial:
+    """The treatments of one photo as they come about."""
+
+    def __init__(self, damaged: Image, reference: Image, tools: Toolbox, perception: NetworkPerception) -> None:
+        self._reference, self._tools, self._perception = reference, tools, perception
+        self.start = Look(damaged, perception.grade(damaged))
+        self.specs = [tool.spec for tool in tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
+        self._inputs: list[Tensor] = []
+        self._scores: list[tuple[float, ...]] = []
+        self._names: list[str] = []
+
+    def treated(self, state: _State, specs: Sequence[ToolSpec]) -> list[_State]:
+        """What these tools make of a state, each noted beside it and beside the start."""
+        children = []
+        for spec in specs:
+            try:
+                image = self._tools[spec.name](state.look.image)
+            except ToolFailedError:
+                continue
+            if torch.equal(image, state.look.image):
+                continue
+            look = Look(image, self._perception.grade(image))
+            child = _State(look, (*state.toolchain, spec.name), state.treated | spec.removes)
+            children.append(child)
+            self._note(state.look, child, spec.removes)
+            if state.toolchain:
+                self._note(self.start, child, child.treated)
+        return children
+
+    def _note(self, before: Look, after: _State, kinds: frozenset[Kind]) -> None:
+        self._inputs.append(harm_inputs(self._perception, before, after.look, kinds))
+        self._scores.append((*self.scores(before.image), *self.scores(after.look.image)))
+        self._names.append(">".join(after.toolchain))
+
+    def scores(self, image: Image) -> tuple[float, float]:
+        """PSNR (RGB, dB, at most 100) and mean SSIM of all pictures of a study, to the truth."""
+        structure = [ssim(*pair) for pair in zip(image.split(1), self._reference.split(1), strict=True)]
+        error = (image - self._reference).square().mean().double()
+        return float(decibels(error, 100.0)), sum(structure) / len(structure)
+
+    def sample(self, share: str, natural: bool) -> HarmSample:
+        """All of it."""
+        inputs = torch.stack(self._inputs) if self._inputs else torch.zeros(0, HARM_INPUTS)
+        return HarmSample(inputs, torch.tensor(self._scores).reshape(-1, 4), share, natural, ",".join(self._names))
 
 
 def _candidates(specs: Sequence[ToolSpec], state: Look, rng: np.random.Generator) -> list[ToolSpec]:
@@ -142,20 +173,10 @@ def _candidates(specs: Sequence[ToolSpec], state: Look, rng: np.random.Generator
     suspected = {kind for kind, confidence in state.percept.confidences.items() if confidence > _SUSPICION}
     fitting = [spec for spec in specs if spec.removes & suspected]
     others = [spec for spec in specs if spec not in fitting]
-    rng.shuffle(fitting)  # type: ignore[arg-type]
-    rng.shuffle(others)  # type: ignore[arg-type]
+    rng.shuffle(fitting)
+    rng.shuffle(others)
     first = fitting[: _TRIED - 2]
     return [*first, *others[: min(2, _TRIED - len(first))]]
-
-
-def _look(image: Image, perception: NetworkPerception) -> Look:
-    return Look(image, perception.grade(image))
-
-
-def _scores(image: Image, reference: Image) -> tuple[float, float]:
-    """PSNR (RGB, dB, at most 100) and mean SSIM of all pictures of a study."""
-    pairs = zip(image.split(1), reference.split(1), strict=True)
-    return float(decibels((image - reference).square().mean().double(), 100.0)), sum(ssim(*p) for p in pairs) / len(image)
 
 
 _WORKER: tuple[Toolbox, NetworkPerception] | None = None
