@@ -55,8 +55,7 @@ def noisy(clean: Image) -> Image:
 
 
 def session(image: Image, pool: Pool, *tools: str, max_steps: int = 12) -> Session:
-    scope = Scope(tonal_confidence=0.0)  # what is only suspected may be treated, too
-    return Session(image, TOOLBOX.only(*tools), pool, EYE, max_steps, scope)
+    return Session(image, TOOLBOX.only(*tools), pool, EYE, max_steps)
 
 
 def actions(trajectory: Trajectory) -> list[Action | None]:

@@ -39,6 +39,9 @@ NATURE = (
 TAUGHT = tuple(kind for kind in NATURE if kind is not Kind.SNOW)
 """What perception and the experts that ship have learned. Snow came later: docs/mllm.md adds it as a user would."""
 
+TONAL = frozenset({Kind.HAZE, Kind.LOW_LIGHT})
+"""Damage whose treatment changes what the scene looks like. A veil or darkness may be the scene's own."""
+
 
 class Severity(IntEnum):
     """How wrong: AgenticIR's five levels, its "very low" being our NONE (nothing a viewer would notice)."""

@@ -20,7 +20,6 @@ from conservator.photo import Photo
 from conservator.photo.write import WRITABLE
 from conservator.request import Request
 from conservator.restoration import Restored
-from conservator.session.scope import TONAL
 from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Trajectory, Usage
 from conservator.tools.tool import Toolbox
 
@@ -123,7 +122,7 @@ _ASKING_LIMITS = ("allow_upload", "max_calls", "timeout", "retries", "backoff")
 class Record(_Model):
     """The whole record; ``format_version`` changes when a reader would misread."""
 
-    format_version: Literal[1, 2]
+    format_version: Literal[1, 2, 3]
     made: str
     versions: dict[str, str]
     request: Annotated[Request, Field(validation_alias=AliasChoices("request", "settings")), PlainSerializer(_plain)]
@@ -144,11 +143,15 @@ class Record(_Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_version_1(cls, values: Any) -> Any:
-        """Version 1 had no rule on haze and low light: whatever was seen was treated."""
-        if isinstance(values, dict) and values.get("format_version") == 1 and isinstance(values.get("settings"), dict):
-            return {**values, "settings": {**values["settings"], "tonal_confidence": 0.0}}
-        return values
+    def _before_risk_control(cls, values: Any) -> Any:
+        """Before version 3 there was no risk control, but from version 2 on a rule on haze and low light."""
+        if not isinstance(values, dict) or values.get("format_version") not in (1, 2):
+            return values
+        name = "request" if "request" in values else "settings"
+        if not isinstance(values.get(name), dict):
+            return values
+        kept = {field: value for field, value in values[name].items() if field != "tonal_confidence"}
+        return {**values, name: {**kept, "risk": 1}}
 
     @property
     def estimated_gain(self) -> float | None:
@@ -187,13 +190,13 @@ def make_record(
     if digest != input_sha256 and written is not None:  # a copy stays what it is, whatever its name says
         form, depth = written.name, min(restored.photo.bit_depth, written.depth)
     return Record(
-        format_version=2,
+        format_version=3,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         request=request,
         input=_file(source, source.path, source.format, source.bit_depth, input_sha256),
         output=_file(restored.photo, output, form, depth, digest),
-        verdict=verdict(restored, request),
+        verdict=verdict(restored),
         toolchain=list(restored.toolchain),
         before=_seen(restored.before, measures=True),
         after=_seen(restored.after, measures=True),
@@ -216,11 +219,11 @@ def make_record(
         ],
         gain=_number(restored.gain),
         seconds={stage: round(seconds, 4) for stage, seconds in restored.seconds.items()},
-        notes=list(dict.fromkeys(notes)),
+        notes=list(dict.fromkeys((*notes, *restored.notes))),
     )
 
 
-def verdict(restored: Restored, request: Request) -> str:
+def verdict(restored: Restored) -> str:
     """One sentence that says what was done, and whether more was meant to be."""
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
     if restored.asked_for and restored.toolchain:
@@ -235,18 +238,13 @@ def verdict(restored: Restored, request: Request) -> str:
         return f"left as it was: {'; '.join(t.told for t in restored.treatments)}"
     if restored.treatments:
         return "left untouched: on the whole photo no treatment helped"
-    return f"left untouched: {why_untouched(restored.trajectory, request)}"
+    return f"left untouched: {why_untouched(restored.trajectory)}"
 
 
-def why_untouched(trajectory: Trajectory, request: Request) -> str:
-    """Why a policy chose no treatment, in words: what was not sure enough to be treated, or what the policy thought."""
-    seen = trajectory.steps[0].percept
-    unsure = [
-        kind for kind in seen.present if kind in TONAL and seen.confidences.get(kind, 1) < request.tonal_confidence
-    ]
-    if unsure and set(seen.damages) == set(unsure):
-        told = " and ".join(f"{kind.label} ({seen.confidences[kind]:.0%} sure)" for kind in unsure)
-        return f"{told} is treated only where it is {request.tonal_confidence:.0%} sure"
+def why_untouched(trajectory: Trajectory) -> str:
+    """Why a policy chose no treatment, in words: what was not admitted, or what the policy thought."""
+    if refusals := trajectory.refusals:
+        return refusals[0].words
     thought = trajectory.last.decision.thought if trajectory.last.decision else ""
     return thought or "no treatment was chosen"
 

@@ -14,14 +14,8 @@ from typing import Any, get_args
 from conservator.errors import ConservatorError, name_not_found
 from conservator.kinds import Kind, Objective
 
-TONAL_CONFIDENCE = 0.9
-"""Confidence that haze or low light must have in the photo as it came before it may be treated.
-
-Chosen in November 2026 in a trial on real pairs with camera noise (28 photos of PolyU_sub, 13 of Nam_sub) and soft
-optics (16 of City100_sub): without it ``greedy`` lost 10.1, 2.2 and 3.8 dB there, with 0.5 it lost 1.2, 0.6 and 2.1 dB,
-with 0.9 it gained 1.5 and 1.2 dB and lost 0.1 dB. The price was 1.3 dB of the gain on held-out mixtures of the MiO
-protocol. docs/results/real_pairs.md has that trial, and a measurement of today's program.
-"""
+OWN = "own:"
+"""Begins the names of what was given as an object, which no catalog knows."""
 
 BASE_URL = "OPENAI_BASE_URL"
 """The environment variable of the endpoint that the policy ``chat`` asks, for those who name none."""
@@ -79,8 +73,10 @@ class Request:
     """Enlarge photos of less than 300 pixels."""
     adapt_steps: int | None = None
     """Adapt the tools that enlarge to each photo, in so many iterations at most."""
-    tonal_confidence: float = TONAL_CONFIDENCE
-    """Treat haze and low light only where perception is this sure of them in the photo as it came."""
+    risk: float = 0.02
+    """Of photos like the calibration photos, at most this share may come out worse; 1 switches the check off."""
+    thresholds: str = "risk"
+    """Risk thresholds: those that ship, or a file made by conservator calibrate."""
     max_steps: int = 12
     """Decisions per photo at most."""
     seed: int = 0
@@ -97,11 +93,13 @@ class Request:
     def __post_init__(self) -> None:
         _check_choice("objective", self.objective, get_args(Objective))
         _check_range("strength", self.strength, 0, 1)
-        _check_range("tonal_confidence", self.tonal_confidence, 0, 1)
+        _check_range("risk", self.risk, 0, 1)
+        if self.risk == 0:
+            raise ConservatorError("risk is 0, which no photo can promise; expected more than 0, at most 1")
         for name, least in {"max_steps": 1, "seed": 0, "max_pixels": 1}.items():
             _check_range(name, getattr(self, name), least)
             _check_type(name, getattr(self, name), int)
-        for name in ("policy", "toolbox", "perception", "device"):
+        for name in ("policy", "toolbox", "perception", "thresholds", "device"):
             _check_type(name, getattr(self, name), str)
         for name in ("upscale", "allow_truncated"):
             _check_type(name, getattr(self, name), bool)

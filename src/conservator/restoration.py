@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -13,19 +14,62 @@ import torch.nn.functional as F
 
 from conservator.errors import ConservatorError, ToolFailedError
 from conservator.image import Image
-from conservator.kinds import Objective
+from conservator.kinds import Kind, Objective
 from conservator.perception.perception import ENLARGED_GAIN, Gain, Look, Percept, Perception
-from conservator.perception.study import study
+from conservator.perception.risk import Admission, Verdict
+from conservator.perception.study import most_changed, study
 from conservator.photo import Photo, copy_photo, save_photo
 from conservator.pool import Pool, listen, numbers_of
 from conservator.session.session import Policy, Session, run
-from conservator.session.trajectory import Stop, Trajectory
+from conservator.session.trajectory import Refusal, Stop, Trajectory
 from conservator.tools.tiling import out_of_memory
 from conservator.tools.tool import Toolbox
 
 _ERROR_OF_PERCEPTION = 0.3
-"""dB; the whole photo may look this much worse than its previous state before a treatment is taken back. Set by
-judgement when the core was built, and never measured: a calibrated check of the result is to replace it."""
+"""dB; where risk control is off, the whole photo may look this much worse than its previous state before a treatment is
+taken back. Set by judgement when the core was built, and never measured: it catches tools that spoil a whole photo
+whose study they treated well."""
+_PART = 256
+"""Side in pixels of the part of the whole photo that is judged beside its study: as large as the study's crops."""
+_SUGGESTIONS = 3
+"""Suggestions at most: what is told beyond these is not read."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A treatment that the policy wanted, and that risk control did not admit: the user may ask for it by name."""
+
+    tool: str
+    treats: frozenset[Kind]
+    """The kinds of damage that it is for."""
+    toolchain: tuple[str, ...]
+    """What ``Restorer.apply`` would be given: the tools that were kept, and this one after them."""
+    chance: float
+    """The chance that it harms, 0 to 1, by estimate."""
+    gain: float
+    """What it is estimated to gain, dB; NaN where nobody estimated it."""
+    before: Image = field(repr=False, compare=False)
+    """The study of the photo (or the photo, where it is small) that it would have treated."""
+    after: Image = field(repr=False, compare=False)
+    """What it made of it."""
+
+
+def suggestions(refusals: Iterable[Refusal], kept: Sequence[str], toolbox: Toolbox) -> tuple[Suggestion, ...]:
+    """What to suggest of that which was refused, beside the tools that were kept: the most promising first.
+
+    Left out is what a kept tool treated in another way, and of two tools for the same damages the one that promises
+    less.
+    """
+    treated = frozenset[Kind]().union(*(toolbox[tool].spec.removes for tool in kept))
+    enlarging = [tool for tool in kept if toolbox[tool].spec.scale > 1]  # what follows it would be no treatment of this
+    first = [tool for tool in kept if tool not in enlarging]
+    found: dict[frozenset[Kind], Suggestion] = {}
+    for refusal in sorted(refusals, key=lambda refusal: math.inf if math.isnan(refusal.gain) else -refusal.gain):
+        if not refusal.treats & treated and refusal.treats not in found:
+            toolchain = (*first, refusal.tool, *enlarging)
+            chance, looks = refusal.verdict.chance, (refusal.before, refusal.after)
+            found[refusal.treats] = Suggestion(refusal.tool, refusal.treats, toolchain, chance, refusal.gain, *looks)
+    return tuple(found.values())[:_SUGGESTIONS]
 
 
 @dataclass(frozen=True)
@@ -37,6 +81,8 @@ class Plan:
     """What the toolchain is estimated to gain on the study, dB by objective."""
     seconds: dict[str, float] = field(repr=False, compare=False)
     """Wall-clock seconds ``loading`` (where models were loaded for it), ``examining`` and ``deciding``."""
+    suggestions: tuple[Suggestion, ...] = ()
+    """What the policy wanted to do and risk control did not admit, the most promising first."""
 
     @property
     def toolchain(self) -> tuple[str, ...]:
@@ -78,6 +124,8 @@ class Treatment:
     """What perception estimates that it gained on the whole, dB."""
     numbers: Mapping[str, float] = field(default_factory=dict, compare=False)
     """What the tool told of its work: a tool that adapts itself, how long it did and how far it came."""
+    refusal: Refusal | None = field(default=None, repr=False, compare=False)
+    """Why it was taken back, where risk control did not admit it on the whole photo."""
 
     @property
     def told(self) -> str:
@@ -101,6 +149,11 @@ class Restored:
     that is shown. 0 for an untouched photo."""
     seconds: dict[str, float]
     """Wall-clock seconds ``loading`` (where models were loaded for it), ``examining``, ``deciding``, ``treating``."""
+    suggestions: tuple[Suggestion, ...] = ()
+    """What the policy wanted to do and risk control did not admit, on the study or on the whole photo; the most
+    promising first."""
+    notes: tuple[str, ...] = ()
+    """What else a reader of its record must know, as sentences."""
 
     @property
     def before(self) -> Percept:
@@ -213,6 +266,9 @@ class Treater:
     pool: Pool
     perception: Perception
     objective: Objective
+    admission: Admission | None = None
+    """What each whole picture is held to, beside the photo as it came and the state before; None: to the estimated gain
+    alone."""
 
     def treat(
         self,
@@ -223,16 +279,16 @@ class Treater:
     ) -> tuple[Image, tuple[Treatment, ...]]:
         """Apply a toolchain to an image; where a tool of it does not hold on the whole, it is decided again from there.
 
-        That is a tool that fails, that changes nothing, or after which the whole looks clearly worse than before. With
-        tools that are ``listed``, those are applied, none is taken back, and nothing is decided again. ``progress`` is
-        told each tool's name.
+        That is a tool that fails, that changes nothing, or after which the whole is not admitted (without risk control:
+        looks clearly worse than before). With tools that are ``listed``, those are applied, none is taken back, and
+        nothing is decided again. ``progress`` is told each tool's name.
         """
         treatments: list[Treatment] = []
         start = state = _State(image, image, Look(study(image), deciding.before))
         done, ahead = list[str](), list(deciding.toolchain if listed is None else listed)
         while ahead:
             progress(ahead[0])
-            treatment, state = self._apply(ahead.pop(0), state, progress, take_back=listed is None)
+            treatment, state = self._apply(ahead.pop(0), start, state, progress, take_back=listed is None)
             treatments.append(treatment)
             if treatment.kept:
                 done.append(treatment.tool)
@@ -245,39 +301,66 @@ class Treater:
         return state.image, tuple(treatments)
 
     def _apply(
-        self, tool: str, state: _State, progress: Callable[[str], None], take_back: bool
+        self, tool: str, start: _State, state: _State, progress: Callable[[str], None], take_back: bool
     ) -> tuple[Treatment, _State]:
         """Treat the whole, and look at it again."""
-        start = time.perf_counter()
+        begun = time.perf_counter()
         call = self.pool.submit(tool, state.image)
         listen(call, lambda numbers: progress(_stage(tool, numbers)))
         try:
             treated = call.result()
         except ToolFailedError as error:
-            return Treatment(tool, time.perf_counter() - start, None, False, str(error)), state
-        treatment, state = self._looked_at(tool, time.perf_counter() - start, state, treated, take_back)
+            return Treatment(tool, time.perf_counter() - begun, None, False, str(error)), state
+        seconds = time.perf_counter() - begun
+        treatment, state = self._looked_at(tool, seconds, start, state, treated, take_back)
         return replace(treatment, numbers=numbers_of(call)), state
 
     def _looked_at(
-        self, tool: str, seconds: float, state: _State, treated: Image, take_back: bool
+        self, tool: str, seconds: float, start: _State, state: _State, treated: Image, take_back: bool
     ) -> tuple[Treatment, _State]:
         """Whether a tool's picture is kept, and the state after it."""
         if torch.equal(treated, state.image):
             percept = state.look.percept
             return Treatment(tool, seconds, percept, False, "changed nothing on the whole photo"), state
-        enlarged = treated.shape != state.image.shape
+        spec, enlarged = self.toolbox[tool].spec, treated.shape != state.image.shape
         places = treated if enlarged else state.places
-        small = study(treated, like=places)
-        look = Look(small, self.perception.grade(small))
+        look = self._look(study(treated, like=places))
+        after = _State(treated, places, look, state.treated | spec.removes)
         if enlarged:  # studies of two sizes show different places: there is nothing to compare
             gain = ENLARGED_GAIN
         else:
-            weighed = self.perception.weigh(state.look, look, self.toolbox[tool].spec.removes)
-            gain = weighed.cautious(self.objective)
-        if gain < -_ERROR_OF_PERCEPTION and take_back:
+            gain = self.perception.weigh(state.look, look, spec.removes).cautious(self.objective)
+        note, refusal = "", None
+        if take_back and self.admission is not None:
+            verdict = self._verdict(self.admission, start, state, after, spec.removes)
+            if not verdict.admitted:
+                note = f"was taken back: {verdict.words}"
+                refusal = Refusal(tool, spec.removes, verdict, gain, state.look.image, look.image)
+        elif take_back and gain < -_ERROR_OF_PERCEPTION:
             note = f"was taken back: on the whole photo it did harm ({gain:+.1f} dB by estimate)"
-            return Treatment(tool, seconds, look.percept, False, note), state
-        return Treatment(tool, seconds, look.percept, True, gain=gain), _State(treated, places, look)
+        if note:
+            return Treatment(tool, seconds, look.percept, False, note, refusal=refusal), state
+        return Treatment(tool, seconds, look.percept, True, gain=gain), after
+
+    def _verdict(
+        self, admission: Admission, start: _State, before: _State, after: _State, treated: frozenset[Kind]
+    ) -> Verdict:
+        """Judge a whole picture on its study, and on the part that changed most: what shows the greater chance counts.
+
+        A photo that is its own study has no other part, and one that was enlarged cannot be compared.
+        """
+        verdict = admission.judge(start.look, before.look, after.look, treated, after.treated)
+        if start.look.image is start.image or start.image.shape != after.image.shape:
+            return verdict
+        top, left = most_changed(start.image, after.image, _PART)
+        first = self._look(_part(start.image, top, left))
+        was = first if before is start else self._look(_part(before.image, top, left))
+        now = self._look(_part(after.image, top, left))
+        there = admission.judge(first, was, now, treated, after.treated)
+        return verdict if there.chance <= verdict.chance else replace(there, where="on the part that changed most")
+
+    def _look(self, image: Image) -> Look:
+        return Look(image, self.perception.grade(image))
 
 
 @dataclass(frozen=True)
@@ -289,6 +372,12 @@ class _State:
     """The picture of the same size on which the places of the study were picked."""
     look: Look
     """Its study, and what was seen in it."""
+    treated: frozenset[Kind] = frozenset()
+    """The kinds of damage that were treated so far."""
+
+
+def _part(image: Image, top: int, left: int) -> Image:
+    return image[..., top : top + _PART, left : left + _PART]
 
 
 def _stage(tool: str, numbers: Mapping[str, float]) -> str:

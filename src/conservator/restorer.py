@@ -19,6 +19,7 @@ from typing import Any, Self, cast
 
 import torch
 
+from conservator.admitting import admission_for, uncertified
 from conservator.errors import ConservatorError
 from conservator.forking import computes_here, renew_in_children
 from conservator.image import Image
@@ -26,12 +27,13 @@ from conservator.kinds import Kind
 from conservator.networks.store import NetworkStore
 from conservator.perception import load_perception, study
 from conservator.perception.perception import Look, Percept, Perception
+from conservator.perception.risk import Admission, RiskControl
 from conservator.photo import Photo, load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
 from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool, MemoPool, Pool, RenamedPool, check_device, host
-from conservator.request import Request
-from conservator.restoration import Deciding, Plan, Restored, Treater, Treatment, blend, study_like
+from conservator.request import OWN, Request
+from conservator.restoration import Deciding, Plan, Restored, Treater, Treatment, blend, study_like, suggestions
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
 from conservator.tools.catalog import make_toolbox
@@ -74,21 +76,23 @@ class Restorer:
         pool: Pool | None = None,
         scope: Scope | None = None,
         max_batch: int = 1,
+        admission: Admission | None = None,
     ) -> None:
         """Raises ConservatorError for a policy, a toolbox or a device that there is not.
 
-        ``scope`` replaces what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets
-        waiting calls of a tool run as one batch: for training and studies, since results then depend in the last bits
-        on what else is running.
+        ``admission`` is what decisions are held to, in place of the request's risk and thresholds. ``scope`` replaces
+        what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets waiting calls of a
+        tool run as one batch: for training and studies, since results then depend in the last bits on what else is
+        running.
         """
-        self._arguments = request, toolbox, perception, policy, pool, scope, max_batch
-        self.request = _as_given(request, toolbox, perception, policy)
+        self._arguments = request, toolbox, perception, policy, pool, scope, max_batch, admission
+        self.request = _as_given(request, toolbox, perception, policy, admission)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
         tools = make_toolbox(request.toolbox) if toolbox is None else toolbox
         self.toolbox = sharing(bounded(tools, request.adapt_steps), self._networks)
         self.scope = Scope.of(request) if scope is None else scope
-        self._given_pool, self._max_batch = pool, max_batch
+        self._given_pool, self._given_admission, self._max_batch = pool, admission, max_batch
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
         self._loaded: set[str] = set()
         self._closed = False
@@ -118,6 +122,26 @@ class Restorer:
     def policy(self) -> Policy:
         """Who decides."""
         return cast("Policy", self._once("policy", self._make_policy))
+
+    @property
+    def admission(self) -> Admission | None:
+        """What its decisions are held to, on the study and on the whole photo; None where nothing is.
+
+        That is at risk 1, and for the policy none, which does nothing. Raises ConservatorError where the thresholds are
+        not of this perception, or cannot certify the risk.
+        """
+        if not self._controlled:
+            return self._given_admission
+        return cast("Admission", self._once("admission", self._make_admission))
+
+    @property
+    def _controlled(self) -> bool:
+        """Whether decisions are held to the thresholds that the request names."""
+        return self._given_admission is None and self.request.risk < 1 and self.request.policy != "none"
+
+    @property
+    def _control(self) -> RiskControl:
+        return cast("RiskControl", self._once("control", self._make_control))
 
     @property
     def pool(self) -> Pool:
@@ -158,6 +182,14 @@ class Restorer:
             toolbox=self.toolbox,
         )
         return make_policy(request.policy, context)
+
+    def _make_control(self) -> RiskControl:
+        from conservator.perception.risk_files import load_risk
+
+        return load_risk(self.request.thresholds)
+
+    def _make_admission(self) -> Admission:
+        return admission_for(self.request, self.perception, self._control)
 
     def _make_studies(self) -> RenamedPool:
         return RenamedPool(self._memo, {name: f"study:{name}" for name in adapting(self.toolbox)})
@@ -200,11 +232,12 @@ class Restorer:
             return self._planned(self._decide(photo.working_image(), progress))
 
     def restore(self, photo: Photo, progress: Progress = _silent) -> Restored:
-        """Plan, treat the whole photo once, look again, and take back what clearly did harm.
+        """Plan, treat the whole photo once, look again, and take back what risk control does not admit there.
 
         A tool that fails on the whole photo, changes nothing there or is taken back is left out, and what is still to
-        do is planned again. ``progress`` is told the stage that begins. What a tool cannot do stands in
-        ``Restored.failed``.
+        do is planned again. With risk 1 a tool is taken back where the whole clearly looks worse than before.
+        ``progress`` is told the stage that begins. What a tool cannot do stands in ``Restored.failed``, what was not
+        admitted in ``Restored.suggestions``.
         """
         with self._working():
             image = photo.working_image()
@@ -252,13 +285,15 @@ class Restorer:
         start = time.perf_counter()
         progress("examining")
         steps = self.request.max_steps if max_steps is None else max_steps
-        session = Session(study(image), self.toolbox, self.pool, self.perception, steps, scope or self.scope)
+        held_to = self.admission if policy is None else None
+        scope = self.scope if scope is None else scope
+        session = Session(study(image), self.toolbox, self.pool, self.perception, steps, scope, held_to)
         seconds["examining"] = time.perf_counter() - start
         progress("deciding")
         return Deciding(policy or self.policy, session, seconds)
 
     def _ready(self, progress: Progress, policy: bool) -> dict[str, float]:
-        """Load perception, and the ``policy`` if it is needed, at the first photo; the seconds that took."""
+        """Load perception, and the ``policy`` and its risk control if needed, at the first photo; the seconds taken."""
         with self._lock:
             wanted = {"perception", "policy"} if policy else {"perception"}
             if wanted <= self._loaded:
@@ -267,7 +302,7 @@ class Restorer:
             progress("loading")
             self.perception.setup()
             if policy:
-                _ = self.policy
+                _ = self.policy, self.admission
             self._loaded |= wanted
             return {"loading": time.perf_counter() - start}
 
@@ -276,7 +311,8 @@ class Restorer:
         first, last = trajectory.steps[0], trajectory.last
         treated = self._removed_by(trajectory.toolchain())
         gain = self.perception.weigh(Look(first.image, first.percept), Look(last.image, last.percept), treated)
-        return Plan(trajectory, gain, dict(deciding.seconds))
+        suggested = suggestions(trajectory.refusals, trajectory.toolchain(), self.toolbox)
+        return Plan(trajectory, gain, dict(deciding.seconds), suggested)
 
     def _treat(
         self,
@@ -291,7 +327,8 @@ class Restorer:
         start = time.perf_counter()
         its_own_study = deciding.trajectory.steps[0].image is image  # then its treatments are known
         pool = self._memo if its_own_study else self.models
-        treater = Treater(self.toolbox, pool, self.perception, request.objective)
+        held_to = self.admission if listed is None else None
+        treater = Treater(self.toolbox, pool, self.perception, request.objective, held_to)
         result, treatments = image, tuple[Treatment, ...]()
         if request.strength > 0:
             result, treatments = treater.treat(image, deciding, progress, listed)
@@ -312,7 +349,16 @@ class Restorer:
         treating = time.perf_counter() - start - (deciding.seconds["deciding"] - decided)
         plan = self._planned(deciding)
         seconds = plan.seconds | {"treating": treating}
-        return Restored(photo, plan, after, listed is not None, treatments, gain, seconds)
+        refused = (*plan.trajectory.refusals, *(t.refusal for t in treatments if t.refusal is not None))
+        suggested = suggestions(refused, [treatment.tool for treatment in kept], self.toolbox)
+        notes = self._notes if listed is None else ()
+        return Restored(photo, plan, after, listed is not None, treatments, gain, seconds, suggested, notes)
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        """What every record of a decision says."""
+        told = uncertified(self.request, self.toolbox, self._control) if self._controlled else ""
+        return (told,) if told else ()
 
     def _removed_by(self, toolchain: Sequence[str]) -> frozenset[Kind]:
         return frozenset[Kind]().union(*(self.toolbox[tool].spec.removes for tool in toolchain))
@@ -342,12 +388,12 @@ class Restorer:
         self.close()
 
 
-OWN = "own:"
-"""Begins the names of what was given as an object, which no catalog knows."""
-
-
 def _as_given(
-    request: Request, toolbox: Toolbox | None, perception: Perception | None, policy: Policy | None
+    request: Request,
+    toolbox: Toolbox | None,
+    perception: Perception | None,
+    policy: Policy | None,
+    admission: Admission | None,
 ) -> Request:
     """The request, telling what was given as an object in place of what it names; so do records."""
     own: dict[str, str] = {}
@@ -357,11 +403,12 @@ def _as_given(
         own["perception"] = OWN + type(perception).__name__
     if policy is not None:
         own["policy"] = OWN + policy.name
+    if admission is not None:
+        own["thresholds"] = OWN + type(admission.estimate).__name__
     return replace(request, **own)  # type: ignore[arg-type]
 
 
 def _again(request: Request, toolbox: Toolbox | None, *more: Any) -> Restorer:
-    perception, policy, pool, scope, max_batch = more
-    return Restorer(
-        request, toolbox=toolbox, perception=perception, policy=policy, pool=pool, scope=scope, max_batch=max_batch
-    )
+    perception, policy, pool, scope, max_batch, admission = more
+    given = {"perception": perception, "policy": policy, "pool": pool, "scope": scope, "admission": admission}
+    return Restorer(request, toolbox=toolbox, max_batch=max_batch, **given)

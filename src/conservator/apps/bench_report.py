@@ -34,7 +34,7 @@ from conservator.files import write_text
 from conservator.kinds import OBJECTIVE_WEIGHTS
 from conservator.metrics import known_metrics
 from conservator.pages import jpeg_bytes, make_page, picture_uri, scrolled, sized
-from conservator.request import TONAL_CONFIDENCE
+from conservator.request import Request
 
 _NO_EXAMPLES = "<p>None: give <code>--photos</code> to have them made again.</p>"
 
@@ -106,7 +106,7 @@ def benchmark_command(settings: BenchmarkSettings, policies: Sequence[str], phot
         limit=settings.limit,
         rank=settings.rank is not None,
         objective=settings.rank,
-        tonal_confidence=None if settings.tonal_confidence == TONAL_CONFIDENCE else settings.tonal_confidence,
+        risk=None if settings.risk == Request.risk else settings.risk,
         upscale=settings.upscale,
     )
 

@@ -10,7 +10,8 @@ from conservator.errors import ConservatorError
 from conservator.files import sha256
 from conservator.photo import copy_photo, save_photo
 from conservator.record import load_record
-from conservator.restorer import OWN, Restorer
+from conservator.request import OWN
+from conservator.restorer import Restorer
 
 
 def replay_record(record_path: Path, photo_path: Path | None, output: Path | None, overwrite: bool) -> tuple[bool, str]:

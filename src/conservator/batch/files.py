@@ -104,6 +104,7 @@ class FileRestorer:
         record = make_record(restored, photo, picture, restorer.request, restorer.toolbox, notes, taken)
         if record.output.sha256 != taken:  # what had to change on the way in did change
             notes = tuple(dict.fromkeys((*restored.photo.notes, *notes)))
+        notes = (*notes, *restored.notes)
         output = record.output.model_copy(update={"path": printable(task.target)})
         return record.model_copy(update={"output": output, "notes": list(notes)})
 

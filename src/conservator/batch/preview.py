@@ -73,7 +73,7 @@ def preview(restorer: Restorer, path: Path, progress: Progress) -> Preview:
         photo = restorer.load(path)
         plan = restorer.plan(photo, progress)
         gain = plan.gain.cautious(restorer.request.objective)
-        return Preview(path, photo, plan, gain, why_untouched(plan.trajectory, restorer.request))
+        return Preview(path, photo, plan, gain, why_untouched(plan.trajectory))
     except ConservatorError as error:
         return Preview(path, error=str(error))
 

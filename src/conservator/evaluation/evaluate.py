@@ -13,6 +13,7 @@ from typing import cast
 
 from torch import Tensor
 
+from conservator.admitting import admission_for
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import Enumeration
@@ -26,11 +27,12 @@ from conservator.evaluation.rows import (
     measured,
     read_rows,
 )
-from conservator.evaluation.strategies import check_names, derive, is_derived, perception_for
+from conservator.evaluation.strategies import check_names, derive, is_baseline, is_derived, perception_for
 from conservator.image import Image
 from conservator.kinds import Objective
 from conservator.metrics import FullReference, Metric, make_metric
 from conservator.perception.perception import Perception
+from conservator.perception.risk import Admission
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
@@ -70,6 +72,7 @@ def evaluate(
     enumerating: Callable[[str, int, int, float], None] = lambda case, done, total, left: None,
     content: Content | None = None,
     metrics: Sequence[Metric] | None = None,
+    admission: Admission | None = None,
 ) -> list[BenchmarkRow]:
     """Run every policy or strategy on every case that ``output`` does not hold yet; return all rows.
 
@@ -78,7 +81,8 @@ def evaluate(
     NameNotFoundError for an unknown policy. ``progress`` is told how many of how many rows are there, and the newest;
     ``enumerating`` the case, how many of how many toolchains are scored, and about how many seconds are left.
     ``content`` says of which photos and tools the results are; ``metrics`` are those that ``settings.metrics`` names,
-    of the catalog unless they are given.
+    of the catalog unless they are given. ``admission`` is what policies are held to, in place of the thresholds that
+    ship at the settings' risk.
     """
     policies = list(dict.fromkeys(policies))
     check_names(policies, cases, toolbox, settings.rank is not None)
@@ -90,6 +94,8 @@ def evaluate(
     done = {(row.case, row.policy) for row in rows} & asked
     finished, total = len(done), len(asked)
     progress(finished, total, None)
+    if admission is None and settings.risk < 1 and not all(map(is_baseline, policies)):
+        admission = _usual_admission(settings, perception)
     restorer = Restorer(toolbox=toolbox, perception=perception)
     with restorer, ResultsTable(output / "results.csv", BenchmarkRow) as table:
         pool = restorer.models
@@ -102,7 +108,7 @@ def evaluate(
             waiting = [policy for policy in policies if (case.name, policy) not in done]
             if not waiting:
                 continue
-            trial = _Trial(case, *case.make(), toolbox, perception, pool, settings, metrics, ranking)
+            trial = _Trial(case, *case.make(), toolbox, perception, pool, settings, metrics, ranking, admission)
             for policy in waiting:
                 row = trial.run(policy)
                 rows.append(row)
@@ -110,6 +116,18 @@ def evaluate(
                 finished += 1
                 progress(finished, total, row)
     return rows
+
+
+def _usual_admission(settings: BenchmarkSettings, perception: Perception) -> Admission:
+    """What policies are held to for a user who wants what a benchmark wants."""
+    from conservator.perception.risk_files import load_risk
+
+    request = Request(perception=settings.perception, objective=_objective(settings), risk=settings.risk)
+    return admission_for(request, perception, load_risk(request.thresholds))
+
+
+def _objective(settings: BenchmarkSettings) -> Objective:
+    return cast("Objective", settings.rank or Request.objective)
 
 
 @dataclass(frozen=True)
@@ -125,6 +143,7 @@ class _Trial:
     settings: BenchmarkSettings
     metrics: Sequence[Metric]
     ranking: Ranking | None
+    admission: Admission | None
 
     def run(self, name: str) -> BenchmarkRow:
         """What a policy or strategy makes of the case."""
@@ -139,6 +158,7 @@ class _Trial:
             policy=policy,
             pool=memo,
             scope=self._scope(name),
+            admission=self._held_to(name),
         )
         restored = restorer.restore(Photo(self.damaged), progress=lambda stage: stages.append(counted.calls))
         rank, toolchains = self._rank(restored.toolchain)
@@ -161,11 +181,11 @@ class _Trial:
     @property
     def _request(self) -> Request:
         """The defaults, but for what the benchmark asks for: what toolchains are ranked by is what policies aim at."""
-        return Request(objective=self._objective, seed=self.settings.seed)
+        return Request(objective=_objective(self.settings), risk=1, seed=self.settings.seed)  # _held_to has the check
 
-    @property
-    def _objective(self) -> Objective:
-        return cast("Objective", self.settings.rank or Request.objective)
+    def _held_to(self, name: str) -> Admission | None:
+        """What a policy is held to: as users are, but for what is carried out as it is."""
+        return None if is_baseline(name) else self.admission
 
     def _scope(self, name: str) -> Scope:
         """What a policy may do: all of it, where its toolchain was fixed elsewhere, or by the truth.
@@ -175,7 +195,7 @@ class _Trial:
         """
         if name in ("generalist", "best", "oracle") or is_derived(name):
             return replace(ANYTHING, upscale=name != "oracle" or self._enlarging)
-        return Scope(self.settings.upscale, tonal_confidence=self.settings.tonal_confidence)
+        return Scope(self.settings.upscale)
 
     def _policy(self, name: str, pool: Pool) -> tuple[Policy, float]:
         """A policy, or the toolchain of a strategy that follows from one, and the seconds that this took."""
@@ -189,14 +209,15 @@ class _Trial:
         inner = name.partition(":")[2]
         picture = study(self.damaged)
         start = time.perf_counter()
-        session = Session(picture, self.toolbox, pool, self.perception, scope=self._scope(inner))
+        scope, held_to = self._scope(inner), self._held_to(inner)
+        session = Session(picture, self.toolbox, pool, self.perception, scope=scope, admission=held_to)
         decided = run(make_policy(inner, self._context(inner, pool)), session).toolchain()
         toolchain = derive(name, decided, self.toolbox, picture, self.settings.seed)
         return FixedOrder(*toolchain, name=name), time.perf_counter() - start
 
     def _context(self, name: str, pool: Pool) -> PolicyContext:
         reference = study_and_reference(self.damaged, self._reference())[1] if name == "oracle" else None
-        objective, seed = self._objective, self.settings.seed
+        objective, seed = _objective(self.settings), self.settings.seed
         return PolicyContext(pool, self.perception, objective, seed, reference, toolbox=self.toolbox)
 
     @property

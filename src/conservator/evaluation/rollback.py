@@ -28,7 +28,6 @@ from conservator.policies import PolicyContext, make_policy
 from conservator.policies.strategies import photo_rng
 from conservator.pool import Pool
 from conservator.restorer import Restorer
-from conservator.session.scope import Scope
 from conservator.session.session import Policy, Session, run
 from conservator.session.trajectory import Apply, Decision, Rollback, Trajectory
 from conservator.tools.tool import Toolbox, is_specialist
@@ -137,7 +136,7 @@ class _Trial:
 
     def run(self, name: str, policy: Policy) -> Repair:
         """Let a policy go on after the harmful step, and see what it does."""
-        session = Session(self.picture, self.toolbox, self.pool, self.perception, scope=Scope(tonal_confidence=0.0))
+        session = Session(self.picture, self.toolbox, self.pool, self.perception)
         session.step(Decision(Apply(self.harm)))
         trajectory = run(policy, session)
         before, harmed = (step.image for step in trajectory.steps[:2])

@@ -22,7 +22,7 @@ from conservator.evaluation.journal import whole_lines
 from conservator.files import sha256
 from conservator.image import Image
 from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, FullReference, Metric
-from conservator.request import TONAL_CONFIDENCE
+from conservator.request import Request
 from conservator.resample import bicubic_to
 from conservator.tools.tool import Tool, Toolbox
 from conservator.tools.user import user_tool_dir
@@ -107,8 +107,8 @@ class BenchmarkSettings:
     """The objective by which toolchains are ranked; None where they are not."""
     metrics: tuple[str, ...] = (*DEFAULT_FULL_REFERENCE[:3], *DEFAULT_NO_REFERENCE)
     """The metrics that are measured: all that are at hand."""
-    tonal_confidence: float = TONAL_CONFIDENCE
-    """How sure perception must be of haze or low light for a policy to treat it."""
+    risk: float = Request.risk
+    """The risk that policies are held to, as users are; 1: to none."""
     part: str | None = None
     """The part of the photos, where they are those of one; ``photos`` is then the data's root."""
     upscale: bool = False

@@ -38,7 +38,8 @@ def _perceptron(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Se
     )
 
 
-def _members(count: int, inputs: int, hidden: int, outputs: int, dropout: float) -> nn.ModuleList:
+def ensemble(count: int, inputs: int, hidden: int, outputs: int, dropout: float) -> nn.ModuleList:
+    """So many perceptrons of two hidden layers, which differ by what chance began them with."""
     return nn.ModuleList(_perceptron(inputs, hidden, outputs, dropout) for _ in range(count))
 
 
@@ -56,9 +57,9 @@ class AssessmentNetwork(nn.Module):
         self.kinds, self.objectives = kinds, objectives
         self.picture = Standardise(features)
         self.change = Standardise(changes)
-        self.severity = _members(3, features, hidden, kinds * 4, dropout)
+        self.severity = ensemble(3, features, hidden, kinds * 4, dropout)
         self.quality = _perceptron(features, hidden, 1, dropout)
-        self.gains = _members(5, features + changes + 2 * (kinds * 4 + 1), hidden, objectives, dropout)
+        self.gains = ensemble(5, features + changes + 2 * (kinds * 4 + 1), hidden, objectives, dropout)
 
     def grade(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, features) to logits (B, kinds, 4), "severity is at least 1 to 4", and to a quality (B,) in dB."""

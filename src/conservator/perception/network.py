@@ -85,7 +85,7 @@ class TrainedPerception(Perception):
         if torch.equal(before.image, after.image):
             return Gain.sure(0.0)
         assessment = self._loaded().assessment
-        first, then = self._measured(before), self._measured(after)
+        first, then = self.measured(before), self.measured(after)
         change = changes(first, then, treated)[None]
         with torch.inference_mode():
             assessed = first.features[None].to(self._device), change.to(self._device)
@@ -93,8 +93,8 @@ class TrainedPerception(Perception):
         means, deviations = gains[0].mean(0).tolist(), gains[0].std(0).tolist()
         return Gain(dict(zip(OBJECTIVES, means, strict=True)), dict(zip(OBJECTIVES, deviations, strict=True)))
 
-    def _measured(self, look: Look) -> Measured:
-        """The features of a look; those that another perception graded by are of no use here."""
+    def measured(self, look: Look) -> Measured:
+        """The features of a look: those that it was graded by, unless another perception did."""
         seen = look.percept
         if isinstance(seen, _MeasuredPercept) and seen.names == self.features:
             return Measured(look.image, seen.features)

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from conservator.errors import ConservatorError
 from conservator.kinds import Kind, Objective
 from conservator.perception.perception import Look
@@ -69,19 +71,21 @@ class Admission:
 
         Both the treatment and all that was done since the start, which treated ``since_start``, must be admitted: a
         photo that gained much must not lose it again, and what comes out must be no worse than what went in. Pictures
-        of two sizes cannot be compared; such a treatment, which the user asked for, has no chance of harm.
+        of two sizes cannot be compared; such a treatment, which the user asked for, has no chance of harm. An estimate
+        that is no number counts as certain harm.
         """
         chance, where = self._chance(before, after, treated), ""
-        if before is not start:
+        if before.image is not start.image:
             whole = self._chance(start, after, since_start)
             if whole > chance:
                 chance, where = whole, "beside the photo as it came"
         return Verdict(chance, self.threshold, where)
 
     def _chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
-        if before.image.shape != after.image.shape:
+        if before.image.shape != after.image.shape or torch.equal(before.image, after.image):
             return 0.0
-        return self.estimate.chance(before, after, treated)
+        chance = self.estimate.chance(before, after, treated)
+        return 1.0 if math.isnan(chance) else chance
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ class RiskCurve:
                 f"a risk of {risk:g} cannot be certified by {self.photos} calibration photos; the least that can is "
                 f"{self.least:g} (risk 1 switches risk control off)"
             )
-        fits = [t for t, harmed in zip(self.thresholds, self.harmed, strict=True) if harmed + 1 <= risk * (self.photos + 1)]
+        fits = [
+            t for t, harmed in zip(self.thresholds, self.harmed, strict=True) if harmed + 1 <= risk * (self.photos + 1)
+        ]
         return max(fits, default=0.0)
 
     @property

@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conservator.errors import ImageError
 from conservator.image import Image, check_image, luma
 from conservator.tools.classical.basics import block_mean
 
 _GRID = 16  # crops keep the phase of JPEG's 8 and 16 pixel blocks
+_STRIP = 32
+"""Rows of the grid that are compared at once."""
 
 
 def study(image: Image, views: int = 4, side: int = 256, like: Image | None = None) -> Image:
@@ -27,6 +30,25 @@ def study(image: Image, views: int = 4, side: int = 256, like: Image | None = No
     padded = _pad_to(image, side)
     crops = [padded[..., top : top + side, left : left + side] for top, left in places]
     return torch.cat([overview, *crops]).clamp(0, 1)
+
+
+def most_changed(before: Image, after: Image, side: int = 256) -> tuple[int, int]:
+    """Top left corner of the native ``side`` x ``side`` part where two images of one size differ most (mean square).
+
+    Corners are multiples of 16 pixels, as those of a study's crops are. Of an image that is smaller one way or the
+    other, the part has all of it that way.
+    """
+    height, width = check_image(before).shape[-2:]
+    if after.shape != before.shape:
+        raise ImageError(f"{tuple(after.shape)} cannot be compared with {tuple(before.shape)}; give images of one size")
+    grid = min(_GRID, height, width)
+    rows = range(0, height // grid * grid, _STRIP * grid)  # strips of the photo: its squares would take as much again
+    strips = ((image[..., top : top + _STRIP * grid, :] for image in (before, after)) for top in rows)
+    change = torch.cat([F.avg_pool2d((a - b).square().mean(1, keepdim=True), grid) for a, b in strips], 2)
+    box = [min(side // grid, length) for length in change.shape[-2:]]
+    sums = F.avg_pool2d(change, box, stride=1)[0, 0]
+    place = int(sums.argmax())
+    return place // sums.shape[1] * grid, place % sums.shape[1] * grid
 
 
 def _pad_to(image: Image, side: int) -> Image:

@@ -139,7 +139,7 @@ class DqnPolicy:
 
     def _decide(self, observation: Observation, values: Tensor) -> Decision:
         last = observation.trajectory.last
-        if last.error is not None:
+        if last.error is not None and last.refusal is None:
             return Decision(Stop(), thought=f"the last tool failed: {last.error}")
         if len(observation.trajectory.toolchain()) >= LONGEST:
             return Decision(Stop(), thought=f"{LONGEST} tools are enough")

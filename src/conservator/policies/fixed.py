@@ -11,7 +11,7 @@ from conservator.kinds import Kind, Severity
 from conservator.perception.perception import Look, Objective, Perception
 from conservator.policies.planning import left_of_plan
 from conservator.session.session import Observation
-from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory
+from conservator.session.trajectory import Apply, Decision, Rollback, Stop, Trajectory, made_by
 from conservator.tools.tool import ToolSpec, is_specialist
 
 EXPERT_ORDER = (
@@ -121,13 +121,15 @@ class Rules:
     def _next_tool(
         self, kind: Kind, severity: Severity, tools: Sequence[ToolSpec], trajectory: Trajectory
     ) -> str | None:
-        """The first tool for this damage that was not tried yet; None when one worked or enough were tried."""
+        """The first tool for this damage that was not tried yet; None when one worked or enough were tried.
+
+        One that was not admitted, and is therefore offered no more, counts as tried.
+        """
         fitting = [spec.name for spec in made_for(kind, severity, tools)]
         if set(fitting) & set(trajectory.toolchain()):
             return None
-        tried = [
-            s.decision.action.tool for s in trajectory.steps if s.decision and isinstance(s.decision.action, Apply)
-        ]
-        if sum(tool in fitting for tool in tried) >= self._tries:
+        refused = [step.refusal.tool for step in trajectory.steps if step.refusal and kind in step.refusal.treats]
+        tried = [tool for step in trajectory.steps if (tool := made_by(step))]
+        if len(refused) + sum(tool in fitting for tool in tried) >= self._tries:
             return None
         return next((tool for tool in fitting if tool not in tried), None)

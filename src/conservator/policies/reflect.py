@@ -79,7 +79,8 @@ class Reflect:
 
     def _standing(self, steps: Sequence[Step], tools: Sequence[ToolSpec]) -> _Standing:
         """Read the work so far out of the steps, whoever took them."""
-        treats = {spec.name: spec.removes for spec in tools}
+        refused = {step.refusal.tool: step.refusal.treats for step in steps if step.refusal is not None}
+        treats = refused | {spec.name: spec.removes for spec in tools}
         scheduled = frozenset(kind for kind in Kind if _severity(steps[0], kind) > _ENOUGH)
         standing = self._settle(_Standing(steps[0], scheduled), steps[:1], tools)
         for step in steps[1:]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -12,15 +12,14 @@ import torch.nn.functional as F
 
 from conservator.errors import ToolFailedError
 from conservator.image import Image, decibels
-from conservator.kinds import Kind, Severity
+from conservator.kinds import TONAL, Kind, Severity
 from conservator.metrics.fidelity import TABLE_CAP
 from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.policies.planning import enlarger
 from conservator.pool import Pool
 from conservator.resample import bicubic_to
-from conservator.session.scope import TONAL
 from conservator.session.session import Observation
-from conservator.session.trajectory import Apply, Decision, Stop
+from conservator.session.trajectory import Apply, Decision, Refusal, Stop
 from conservator.tools.tool import ToolSpec, is_specialist
 
 _MARGIN = 0.4
@@ -52,11 +51,29 @@ class State:
     gain: float = 0.0
     required: float = 0.0
     """What its tools had to promise together, dB."""
+    treated: frozenset[Kind] = frozenset()
+    """The kinds of damage that were treated since the photo came."""
 
     @property
     def worth(self) -> float:
         """The gain beyond what is required."""
         return self.gain - self.required
+
+    @classmethod
+    def now(cls, observation: Observation) -> State:
+        """The current picture, where a search starts."""
+        toolchain = observation.trajectory.toolchain()
+        return cls(observation.image, observation.percept, toolchain, treated=observation.treated)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What can be done in a state."""
+
+    children: Sequence[State]
+    """The states after one treatment more."""
+    refused: Sequence[Refusal] = ()
+    """Treatments that promised enough, and that risk control does not admit."""
 
 
 Scoring: TypeAlias = Callable[[State, ToolSpec, Image, Percept], float]
@@ -140,31 +157,20 @@ class Greedy:
 
     def act(self, observation: Observation) -> Decision:
         """Try the candidates on the current image and take the best, if it gains enough."""
-        state = State(observation.image, observation.percept, observation.trajectory.toolchain())
-        children = self.expand(state, observation.tools)
-        if not children:
-            return Decision(Stop(), thought=_nothing(observation.percept))
-        best = max(children, key=lambda child: child.worth)
+        expansion = self.expand(State.now(observation), observation)
+        children, refused = expansion.children, _wanted({(): expansion.refused}, ())
+        best = max(children, key=lambda child: child.worth, default=None)
+        if best is None or best.worth < 0:
+            return Decision(Stop(), thought=_why_not(best, refused, observation.percept), refused=refused)
         tool = best.toolchain[-1]
-        if best.worth < 0:
-            if best.gain <= 0:
-                return Decision(Stop(), thought="no treatment is estimated to gain anything")
-            nearest = f"{tool} comes nearest, with {best.gain:+.2f} of the {best.required:.2f} dB that are asked"
-            return Decision(Stop(), thought=f"no treatment is estimated to gain enough; {nearest}")
         among = f", the most of {len(children)} treatments tried" if len(children) > 1 else ""
-        return Decision(Apply(tool), thought=f"{tool} is estimated to gain {best.gain:+.1f} dB{among}")
+        thought = f"{tool} is estimated to gain {best.gain:+.1f} dB{among}"
+        return Decision(Apply(tool), thought=thought, refused=refused)
 
-    def expand(self, state: State, tools: Sequence[ToolSpec]) -> list[State]:
-        """Apply every candidate to a state; what fails or is forbidden is left out."""
-        if {spec.name for spec in tools if spec.scale > 1} & set(state.toolchain):
-            return []  # an enlarged photo looks blurred to perception; nothing must sharpen what was never there
-        spent = {spec.name for kinds in _ONCE for spec in _done_once(kinds, tools, state)}
-        if self._suspects:  # perception compares no sizes: of what enlarges one is enough
-            best = enlarger(tools)
-            spent |= {spec.name for spec in tools if spec.scale > 1 and spec.name != best}
-        candidates = [spec for spec in tools if self._fits(spec, state) and spec.name not in spent]
-        calls = [(spec, self._pool.submit(spec.name, state.image)) for spec in candidates]
-        children = []
+    def expand(self, state: State, observation: Observation) -> Expansion:
+        """Apply every candidate to a state; what fails, is forbidden or is not admitted is no child of it."""
+        calls = [(spec, self._pool.submit(spec.name, state.image)) for spec in self._candidates(state, observation)]
+        children, refused = list[State](), list[Refusal]()
         for spec, call in calls:
             try:
                 image = call.result()
@@ -174,11 +180,27 @@ class Greedy:
                 continue
             percept = self._perception.grade(image)
             gain = self._scoring(state, spec, image, percept)
+            if not gain > float("-inf"):
+                continue
             required = self._margin + (_beyond(spec, state.percept) if self._suspects else 0.0)
-            if gain > float("-inf"):
-                toolchain = (*state.toolchain, spec.name)
-                children.append(State(image, percept, toolchain, state.gain + gain, state.required + required))
-        return children
+            gains, toolchain = (state.gain + gain, state.required + required), (*state.toolchain, spec.name)
+            child = State(image, percept, toolchain, *gains, treated=state.treated | spec.removes)
+            if (refusal := _refusal(spec, state, child, observation)) is None:
+                children.append(child)
+            elif gain >= required:
+                refused.append(refusal)
+        return Expansion(children, refused)
+
+    def _candidates(self, state: State, observation: Observation) -> list[ToolSpec]:
+        """The tools to try in a state."""
+        tools = observation.tools
+        if {spec.name for spec in tools if spec.scale > 1} & set(state.toolchain):
+            return []  # an enlarged photo looks blurred to perception; nothing must sharpen what was never there
+        spent = {spec.name for kinds in _ONCE for spec in _done_once(kinds, tools, state)}
+        if self._suspects:  # perception compares no sizes: of what enlarges one is enough
+            best = enlarger(tools)
+            spent |= {spec.name for spec in tools if spec.scale > 1 and spec.name != best}
+        return [spec for spec in tools if self._fits(spec, state) and spec.name not in spent]
 
     def _fits(self, spec: ToolSpec, state: State) -> bool:
         if state.toolchain.count(spec.name) >= 2 or state.toolchain[-1:] == (spec.name,):
@@ -203,10 +225,47 @@ def _beyond(spec: ToolSpec, percept: Percept) -> float:
     return _SURE_MARGIN - _MARGIN if chance > _SURE and spec.scale == 1 and not spec.removes & TONAL else 0.0
 
 
+def _refusal(spec: ToolSpec, before: State, after: State, observation: Observation) -> Refusal | None:
+    """The refusal of a treatment; None where it is admitted."""
+    if observation.admission is None:
+        return None
+    was, now = (Look(state.image, state.percept) for state in (before, after))
+    start = observation.trajectory.steps[0].look
+    verdict = observation.admission.judge(start, was, now, spec.removes, after.treated)
+    if verdict.admitted:
+        return None
+    return Refusal(spec.name, spec.removes, verdict, after.gain - before.gain, before.image, after.image)
+
+
+def _wanted(refused: Mapping[tuple[str, ...], Sequence[Refusal]], toolchain: tuple[str, ...]) -> tuple[Refusal, ...]:
+    """What was refused on the way to a toolchain, the most promising first; one for each set of kinds, the latest."""
+    found: dict[frozenset[Kind], Refusal] = {}
+    for done in sorted((chain for chain in refused if toolchain[: len(chain)] == chain), key=len):
+        found |= {refusal.treats: refusal for refusal in sorted(refused[done], key=lambda refusal: refusal.gain)}
+    return tuple(sorted(found.values(), key=lambda refusal: -refusal.gain))
+
+
 def _done_once(kinds: frozenset[Kind], tools: Sequence[ToolSpec], state: State) -> list[ToolSpec]:
     """The tools for these kinds, if one of them is in the toolchain."""
     for_them = [spec for spec in tools if is_specialist(spec) and spec.removes & kinds]
     return for_them if any(spec.name in state.toolchain for spec in for_them) else []
+
+
+@dataclass
+class _Found:
+    """What a search has found so far."""
+
+    best: State
+    count: int = 0
+    """How many toolchains were tried."""
+    refused: dict[tuple[str, ...], Sequence[Refusal]] = field(default_factory=dict)
+    """What was not admitted, by the toolchain after which it was tried."""
+
+    def note(self, state: State, expansion: Expansion) -> Sequence[State]:
+        """Count what a state was expanded to; its children."""
+        self.count += len(expansion.children)
+        self.refused[state.toolchain] = expansion.refused
+        return expansion.children
 
 
 class _Planner(ABC):
@@ -223,18 +282,19 @@ class _Planner(ABC):
             if not plan:
                 return Decision(Stop(), thought="the plan is carried out", by=self.name)
             return Decision(Apply(plan[0]), plan[1:], "as planned", by=self.name)
-        start = State(observation.image, observation.percept, observation.trajectory.toolchain())
-        best, count = self._search(start, observation)
-        plan = best.toolchain[len(start.toolchain) :]
+        start = State.now(observation)
+        found = self._search(start, observation)
+        refused = _wanted(found.refused, found.best.toolchain)
+        plan = found.best.toolchain[len(start.toolchain) :]
         if not plan:
-            thought = "no treatment is estimated to gain enough" if count else _nothing(observation.percept)
-            return Decision(Stop(), thought=thought, by=self.name)
-        thought = f"the best of {count} toolchains tried is estimated to gain {best.gain:+.1f} dB"
-        return Decision(Apply(plan[0]), plan[1:], thought, by=self.name)
+            thought = "no treatment is estimated to gain enough" if found.count else _nothing(observation.percept)
+            return Decision(Stop(), thought=refused[0].words if refused else thought, by=self.name, refused=refused)
+        thought = f"the best of {found.count} toolchains tried is estimated to gain {found.best.gain:+.1f} dB"
+        return Decision(Apply(plan[0]), plan[1:], thought, by=self.name, refused=refused)
 
     @abstractmethod
-    def _search(self, start: State, observation: Observation) -> tuple[State, int]:
-        """The best state found from ``start`` on, and how many toolchains were tried."""
+    def _search(self, start: State, observation: Observation) -> _Found:
+        """Search from ``start`` on."""
 
 
 class Beam(_Planner):
@@ -244,17 +304,18 @@ class Beam(_Planner):
         """``greedy`` expands states and says what each tool must add; ``depth`` bounds the toolchain."""
         self.name, self._greedy, self._width, self._depth = name, greedy, width, depth
 
-    def _search(self, start: State, observation: Observation) -> tuple[State, int]:
-        front, best, count = [start], start, 0
+    def _search(self, start: State, observation: Observation) -> _Found:
+        front, found = [start], _Found(start)
         for _ in range(min(self._depth, observation.steps_left - 1)):
-            children = [child for state in front for child in self._greedy.expand(state, observation.tools)]
-            count += len(children)
+            children = [
+                child for state in front for child in found.note(state, self._greedy.expand(state, observation))
+            ]
             front = sorted(children, key=lambda state: -state.worth)[: self._width]
             if not front:
                 break
-            if front[0].worth > best.worth:
-                best = front[0]
-        return best, count
+            if front[0].worth > found.best.worth:
+                found.best = front[0]
+        return found
 
 
 class Search(_Planner):
@@ -269,21 +330,19 @@ class Search(_Planner):
         """``scoring`` compares a state with the untouched photo; ``calls`` is the budget."""
         self.name, self._greedy, self._scoring, self._calls = name, greedy, scoring, calls
 
-    def _search(self, start: State, observation: Observation) -> tuple[State, int]:
-        opened, best, count = [start], start, 0
-        while opened and count < self._calls:
+    def _search(self, start: State, observation: Observation) -> _Found:
+        opened, found = [start], _Found(start)
+        while opened and found.count < self._calls:
             state = opened.pop(max(range(len(opened)), key=lambda i: opened[i].worth))
             length = len(state.toolchain) - len(start.toolchain)
-            if state.worth < best.worth - _BEHIND or length >= observation.steps_left - 1:
+            if state.worth < found.best.worth - _BEHIND or length >= observation.steps_left - 1:
                 continue
-            children = self._greedy.expand(state, observation.tools)
-            count += len(children)
-            for child in children:
+            for child in found.note(state, self._greedy.expand(state, observation)):
                 seen = self._beside(start, child, observation.tools)
                 opened.append(seen)
-                if seen.worth > best.worth:
-                    best = seen
-        return best, count
+                if seen.worth > found.best.worth:
+                    found.best = seen
+        return found
 
     def _beside(self, start: State, state: State, tools: Sequence[ToolSpec]) -> State:
         """The state with its gain beside the untouched photo, if that is less."""
@@ -298,6 +357,18 @@ class Search(_Planner):
 
 _BEHIND = 1.0
 """dB behind the best; a state further behind is not opened."""
+
+
+def _why_not(nearest: State | None, refused: Sequence[Refusal], percept: Percept) -> str:
+    """Why nothing is treated, in words; ``nearest`` is what came nearest of all that is admitted."""
+    if refused:
+        return refused[0].words
+    if nearest is None:
+        return _nothing(percept)
+    if nearest.gain <= 0:
+        return "no treatment is estimated to gain anything"
+    asked = f"with {nearest.gain:+.2f} of the {nearest.required:.2f} dB that are asked"
+    return f"no treatment is estimated to gain enough; {nearest.toolchain[-1]} comes nearest, {asked}"
 
 
 def _nothing(percept: Percept) -> str:

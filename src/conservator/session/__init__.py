@@ -1,13 +1,12 @@
 """Sessions: the one loop, and the trajectory that records it."""
 
-from conservator.session.scope import ANYTHING, TONAL, Scope
+from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Observation, Policy, Session, run
 from conservator.session.together import TogetherPolicy, decide_together, run_together, step_together
 from conservator.session.trajectory import Action, Apply, Decision, Refusal, Rollback, Step, Stop, Trajectory, Usage
 
 __all__ = [
     "ANYTHING",
-    "TONAL",
     "Action",
     "Apply",
     "Decision",

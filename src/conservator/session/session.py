@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -10,10 +11,12 @@ from typing import Protocol
 
 from conservator.errors import ConservatorError, InvalidActionError, ToolFailedError, name_not_found
 from conservator.image import Image, check_image
-from conservator.perception.perception import Percept, Perception
+from conservator.kinds import Kind
+from conservator.perception.perception import Look, Percept, Perception
+from conservator.perception.risk import Admission
 from conservator.pool import Pool
 from conservator.session.scope import Scope
-from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory, made_by
+from conservator.session.trajectory import Action, Apply, Decision, Refusal, Rollback, Step, Stop, Trajectory, made_by
 from conservator.tools.tool import Toolbox, ToolSpec
 
 
@@ -24,6 +27,10 @@ class Observation:
     trajectory: Trajectory
     tools: tuple[ToolSpec, ...]
     steps_left: int
+    admission: Admission | None = None
+    """What treatments are held to; None where every treatment is admitted."""
+    treated: frozenset[Kind] = frozenset()
+    """The kinds of damage that the tools of the current toolchain are for."""
 
     @property
     def image(self) -> Image:
@@ -58,13 +65,20 @@ class Session:
         perception: Perception,
         max_steps: int = 12,
         scope: Scope = Scope(),  # noqa: B008 - frozen
+        admission: Admission | None = None,
     ) -> None:
-        """``scope`` is what the user lets a policy do; ``max_steps`` are the decisions at most."""
+        """``scope`` is what the user lets a policy do; ``max_steps`` are the decisions at most.
+
+        With an ``admission``, a treatment that it does not admit is not done: its step says so (``Step.refusal``), the
+        picture stays, and the tool is offered no more. Such a step does not count as a decision: one who lists many
+        tools can try the next, until no tool is left.
+        """
         self._toolbox, self._pool, self._perception, self._max_steps = toolbox, pool, perception, max_steps
+        self._admission = admission
         start = time.perf_counter()
         percept = perception.grade(check_image(image))
         self.trajectory = Trajectory((Step(0, None, None, image, percept, time.perf_counter() - start),))
-        self.tools = tuple(spec for spec in toolbox.specs if scope.offers(spec, percept))
+        self.tools = tuple(spec for spec in toolbox.specs if scope.offers(spec))
         """What a policy may choose from."""
         self._withdrawn = frozenset[str]()
 
@@ -81,7 +95,7 @@ class Session:
     @property
     def exhausted(self) -> bool:
         """No steps are left (Gymnasium: truncated)."""
-        return len(self.trajectory.steps) > self._max_steps
+        return self.steps_left < 1
 
     @property
     def over(self) -> bool:
@@ -95,12 +109,17 @@ class Session:
 
     @property
     def steps_left(self) -> int:
-        """Decisions that may still be taken."""
-        return self._max_steps + 1 - len(self.trajectory.steps)
+        """Decisions that may still be taken; those that risk control refused do not count."""
+        return self._max_steps - sum(step.refusal is None for step in self.trajectory.steps[1:])
 
     def observe(self) -> Observation:
         """What the policy may know now."""
-        return Observation(self.trajectory, self.tools, self.steps_left)
+        return Observation(self.trajectory, self.tools, self.steps_left, self._admission, self._treated)
+
+    @property
+    def _treated(self) -> frozenset[Kind]:
+        """The kinds of damage that the tools of the current toolchain are for."""
+        return frozenset[Kind]().union(*(self._toolbox[tool].spec.removes for tool in self.trajectory.toolchain()))
 
     def withdraw(self, place: int, why: str) -> None:
         """Roll back to before a tool of the toolchain, counted from 0, and offer that tool no more; ``why`` in words.
@@ -116,11 +135,14 @@ class Session:
             raise InvalidActionError(f"no step is left to decide again; there were {self._max_steps}")
         step = treatments[place]
         tool, target = made_by(step), self.trajectory.steps[step.parent or 0]
-        self.tools = tuple(spec for spec in self.tools if spec.name != tool)
-        self._withdrawn |= {tool}
+        self._offer_no_more(tool)
         last = self.trajectory.last
         decision = Decision(Rollback(target.id), thought=why)
         self.trajectory = self.trajectory.add(Step(last.id + 1, target.id, decision, target.image, target.percept))
+
+    def _offer_no_more(self, tool: str) -> None:
+        self.tools = tuple(spec for spec in self.tools if spec.name != tool)
+        self._withdrawn |= {tool}
 
     @property
     def _enlarged(self) -> bool:
@@ -151,10 +173,10 @@ class Session:
     def step(self, decision: Decision, call: Future[Image] | None = None) -> Step:
         """Carry out one decision and append it; ``call`` is its tool's, where it was submitted already.
 
-        What the policy did wrong (InvalidActionError) and what a tool could not do (ToolFailedError) is recorded in
-        ``Step.error``, for the policy to see. Everything else is raised, and nothing is appended: a PoolError says
-        nothing of the policy or the tool, so the same decision may be carried out again. Raises InvalidActionError when
-        the session is over.
+        What the policy did wrong (InvalidActionError), what a tool could not do (ToolFailedError) and what was not
+        admitted is recorded in ``Step.error``, for the policy to see. Everything else is raised, and nothing is
+        appended: a PoolError says nothing of the policy or the tool, so the same decision may be carried out again.
+        Raises InvalidActionError when the session is over.
         """
         if not isinstance(decision, Decision):
             raise ConservatorError(f"a policy gave {decision!r}, expected a Decision")
@@ -169,9 +191,24 @@ class Session:
             parent, image, percept = self._carry_out(decision, last, call)
         except (InvalidActionError, ToolFailedError) as e:
             error = str(e)
-        step = Step(last.id + 1, parent, decision, image, percept, time.perf_counter() - start, error)
+        refusal = self._refusal(decision.action, Look(image, percept)) if error is None else None
+        if refusal is not None:
+            image, percept, error = last.image, last.percept, refusal.words
+            self._offer_no_more(refusal.tool)
+        step = Step(last.id + 1, parent, decision, image, percept, time.perf_counter() - start, error, refusal)
         self.trajectory = self.trajectory.add(step)
         return step
+
+    def _refusal(self, action: Action | None, after: Look) -> Refusal | None:
+        """The refusal of a treatment of the current picture that made ``after`` of it; None where it is admitted."""
+        if self._admission is None or not isinstance(action, Apply):
+            return None
+        treats = self._toolbox[action.tool].spec.removes
+        start, before = self.trajectory.steps[0].look, self.trajectory.last.look
+        verdict = self._admission.judge(start, before, after, treats, self._treated | treats)
+        if verdict.admitted:
+            return None
+        return Refusal(action.tool, treats, verdict, math.nan, before.image, after.image)
 
     def _carry_out(self, decision: Decision, last: Step, call: Future[Image] | None) -> tuple[int, Image, Percept]:
         if decision.action is None:

@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 from conservator.errors import ConservatorError
 from conservator.image import Image
-from conservator.perception.perception import Percept
+from conservator.kinds import Kind
+from conservator.perception.perception import Look, Percept
 from conservator.perception.risk import Verdict
 
 
@@ -38,6 +39,8 @@ class Refusal:
     """A treatment that a policy wanted, and that risk control did not admit."""
 
     tool: str
+    treats: frozenset[Kind]
+    """The kinds of damage that it is for."""
     verdict: Verdict
     gain: float
     """What it was estimated to gain, dB; NaN where nobody estimated it."""
@@ -113,6 +116,11 @@ class Step:
     error: str | None = None
     refusal: Refusal | None = field(default=None, compare=False)
     """The treatment of this step, where risk control did not admit it; ``error`` then says so."""
+
+    @property
+    def look(self) -> Look:
+        """The picture, and what was seen in it."""
+        return Look(self.image, self.percept)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from conservator.apps.cli.options import with_options
 from conservator.commands import command_line, shown_path
 from conservator.errors import name_not_found
 from conservator.kinds import Objective
-from conservator.request import TONAL_CONFIDENCE, Request
+from conservator.request import Request
 
 if TYPE_CHECKING:
     from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings, Content
@@ -196,8 +196,8 @@ class Comparison:
     """Seed of damage and drawings."""
     limit: int | None = field(default=None, metadata={"min": 1})
     """Use the first photos only, of each set or stratum where there are several."""
-    tonal_confidence: float = field(default=TONAL_CONFIDENCE, metadata={"min": 0, "max": 1})
-    """Treat haze and low light only where perception is this sure."""
+    risk: float = field(default=Request.risk, metadata={"min": 0, "max": 1})
+    """The risk that policies are held to, as users are; 1: to none."""
     upscale: bool = False
     """Let every policy enlarge, as users may; else none does."""
     threads: int = field(default=2, metadata={"min": 1})
@@ -211,7 +211,7 @@ class Comparison:
         from conservator.metrics import metrics_at_hand
 
         ranked, metrics = self.objective if self.rank else None, tuple(metric.name for metric in metrics_at_hand())
-        asked = self.toolbox, self.perception, self.seed, self.limit, ranked, metrics, self.tonal_confidence
+        asked = self.toolbox, self.perception, self.seed, self.limit, ranked, metrics, self.risk
         return BenchmarkSettings(benchmark, photos.name, *asked, part=part, upscale=self.upscale)
 
 

@@ -51,7 +51,7 @@ class BatchOptions:
         return None if self.format is None else "." + self.format.lower().lstrip(".")
 
 
-_DECIDING = ("policy", "objective", "only", "never", "upscale", "tonal_confidence", "max_steps", "seed", "chat")
+_DECIDING = ("policy", "objective", "only", "never", "upscale", "risk", "thresholds", "max_steps", "seed", "chat")
 """What a request says to who decides."""
 _OUTPUT_FLAGS = {"output": "--output -o", "jobs": "--jobs -j", "report": "--report"}
 

@@ -1,4 +1,4 @@
-"""``conservator train``: experts, and perception, from a folder of clean photos."""
+"""``conservator train``: experts, perception, and what tells harm, from a folder of clean photos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from conservator.apps.cli.options import with_options
 from conservator.training.experts.order import Order
-from conservator.training.perception.order import PerceptionOrder
+from conservator.training.perception.order import HarmOrder, PerceptionOrder
 
 train_app = typer.Typer(help="Train tools, and perception, from clean photos.", no_args_is_help=True)
 
@@ -46,3 +46,13 @@ def train_perception(into: Into = None, *, order: PerceptionOrder) -> None:
     for name, found in train_perceptions(order, into or order.output / "weights").items():
         for score, value in found.items():
             typer.echo(f"{name:12} {score:24} {value:.3f}")
+
+
+@train_app.command("harm")
+@with_options(HarmOrder, "order", flags={"output": "--output -o"}, leave_out=("toolbox",))
+def train_harm_command(into: Into = None, *, order: HarmOrder) -> None:
+    """Train what tells whether a treatment did harm, from the pictures before and after it."""
+    from conservator.training.perception.harm import train_harm
+
+    for score, value in train_harm(order, into or order.output / "weights").items():
+        typer.echo(f"{score:32} {value:.3f}")

@@ -13,7 +13,7 @@ from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app
 from conservator.apps.cli.train_mllm import planner_needs, train_nano
 from conservator.errors import name_not_found
 from conservator.training.experts.order import Order, TransferOrder
-from conservator.training.perception.order import PerceptionOrder
+from conservator.training.perception.order import HarmOrder, PerceptionOrder
 
 if TYPE_CHECKING:
     from conservator.weights.chain import Link
@@ -91,6 +91,7 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
             ("statistics", "perception"),
             lambda: _train_perceptions(photos, output),
         ),
+        Rebuild("conservator train harm", ("harm",), lambda: _train_harm(photos, output)),
         Rebuild(
             "conservator train all --only nano", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)
         ),
@@ -110,6 +111,13 @@ def _train_perceptions(photos: Path, output: Path) -> None:
     from conservator.weights import WEIGHTS
 
     train_perceptions(PerceptionOrder(photos, output), WEIGHTS)
+
+
+def _train_harm(photos: Path, output: Path) -> None:
+    from conservator.training.perception.harm import train_harm
+    from conservator.weights import WEIGHTS
+
+    train_harm(HarmOrder(photos, output), WEIGHTS)
 
 
 def _train_expert(name: str, photos: Path, output: Path, workers: int) -> None:

@@ -24,3 +24,21 @@ class PerceptionOrder:
     """Seed of everything random."""
     jobs: int = field(default=2, metadata={"min": 1})
     """Processes that make the samples."""
+
+
+@dataclass(frozen=True)
+class HarmOrder:
+    """What to train the network of harm on; the defaults are those of the one that ships."""
+
+    photos: Path = field(metadata={"exists": True})
+    """Folder of clean photos, searched recursively."""
+    output: Path = Path("out/train")
+    """Folder of the samples."""
+    count: int = field(default=4000, metadata={"min": 100})
+    """Photos, damaged and not, on which treatments are tried."""
+    toolbox: str = "conservator"
+    """The tools that treat them."""
+    seed: int = field(default=0, metadata={"min": 0})
+    """Seed of everything random."""
+    jobs: int = field(default=2, metadata={"min": 1})
+    """Processes that make the samples."""

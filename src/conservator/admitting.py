@@ -1,0 +1,67 @@
+"""What decisions are held to: the risk control that a request asks for, with the networks that it was made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conservator.errors import ConservatorError
+from conservator.files import sha256
+from conservator.perception.network import NetworkPerception
+from conservator.perception.perception import Perception
+from conservator.perception.risk import Admission, RiskControl
+from conservator.request import Request
+from conservator.tools.catalog import make_toolbox
+from conservator.tools.tool import Toolbox
+from conservator.weights import manifest
+
+HARM_WEIGHTS = "harm"
+"""The file of weights that estimates the chance of harm."""
+_OTHERWISE = "give --risk 1 to go without, or make thresholds of your own with conservator calibrate"
+
+
+def admission_for(request: Request, perception: Perception, control: RiskControl) -> Admission:
+    """Risk control at the risk and the objective of a request, with ``perception``, which the request names.
+
+    Raises ConservatorError where the thresholds were not made with that perception, or with another network for harm,
+    and as ``RiskCurve.threshold`` does.
+    """
+    from conservator.perception.harm import NetworkHarm
+
+    known = set(control.made_with.values())
+    if not isinstance(perception, NetworkPerception) or _hash(request.perception) not in known:
+        raise ConservatorError(
+            f"the risk thresholds {control.name} were made with another perception than {request.perception}, so they "
+            f"promise nothing for it; {_OTHERWISE}"
+        )
+    if _hash(HARM_WEIGHTS) not in known:
+        raise ConservatorError(
+            f"the risk thresholds {control.name} were made with other weights than those of {HARM_WEIGHTS} that are "
+            f"here, so they promise nothing; {_OTHERWISE}"
+        )
+    harm = NetworkHarm.load(perception, HARM_WEIGHTS)
+    harm.setup()
+    return control.admission(harm, request.objective, request.risk)
+
+
+def _hash(weights: str) -> str:
+    """The sha256 (hex) of a file of weights, by its name in the package or by its path; "" where there is none."""
+    entries, path = manifest(), Path(weights)
+    if path.suffix == ".safetensors" and path.is_file():
+        return sha256(path)
+    return str(entries[weights]["sha256"]) if weights in entries else ""
+
+
+def uncertified(request: Request, toolbox: Toolbox, control: RiskControl) -> str:
+    """That the promise of thresholds was not measured for what a request asks for, as a sentence; "" where it was.
+
+    That is another policy, or other tools than those of the toolbox with which the thresholds were made.
+    """
+    others = [] if request.policy == control.policy else [f"the policy {request.policy}"]
+    if request.toolbox != control.toolbox and set(toolbox) != set(make_toolbox(control.toolbox)):
+        others.append("this toolbox")
+    if not others:
+        return ""
+    return (
+        f"the check for harm was calibrated with the policy {control.policy} and the toolbox {control.toolbox}; "
+        f"what it promises was not measured for {' and '.join(others)}"
+    )
