@@ -36,7 +36,7 @@ def make_album(folder: Path) -> Path:
 
 def restore_album(album: Path, output: Path, resume: bool = False, **wanted: Any) -> Path | None:
     """Restore a folder with its pages; the page of the folder."""
-    request = Request(**{"policy": "rules", "toolbox": "classical"} | wanted)
+    request = Request(**{"policy": "rules", "toolbox": "classical", "risk": 1} | wanted)
     tools = make_toolbox("classical").only("wavelet_denoise")
     with Restorer(request, toolbox=tools, perception=StatisticalPerception.load()) as restorer:
         journal = Journal(output / JOURNAL)

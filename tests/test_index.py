@@ -148,7 +148,7 @@ def test_a_journal_of_a_stranger_leads_nowhere_else(results: Path, tmp_path: Pat
 
 def test_what_was_restored_in_place_has_no_original_to_go_back_to(album: Path, tmp_path: Path) -> None:
     place = shutil.copytree(album, tmp_path / "album")
-    request = Request("rules", "classical")
+    request = Request("rules", "classical", risk=1)
     with Restorer(request, perception=StatisticalPerception.load()) as restorer:
         journal = Journal(place / JOURNAL)
         files = FileRestorer(restorer, report=True)

@@ -63,7 +63,7 @@ def pages(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     (bench / "photos").mkdir()
     PillowImage.fromarray(data.coffee()[100:196, 200:328]).save(bench / "photos" / "cup.png")
     toolbox = make_toolbox("classical").only("wavelet_denoise", "deblock")
-    settings = BenchmarkSettings("restoreagent", "photos", "classical", "statistics", 0)
+    settings = BenchmarkSettings("restoreagent", "photos", "classical", "statistics", 0, risk=1.0)
     cases = make_cases("restoreagent", bench / "photos", 0)
     evaluate(cases, ["none", "predefined"], toolbox, StatisticalPerception.load(), settings, bench)
     return {

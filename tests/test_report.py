@@ -50,7 +50,7 @@ def restored(
     """Restore a picture with its page, by classical tools and statistics unless other is wanted."""
     task = Task(folder / name, folder / "out" / name)
     PillowImage.fromarray(photo).save(task.source, icc_profile=icc or None)
-    request = Request(**{"policy": "rules", "toolbox": "classical", "perception": "statistics"} | wanted)
+    request = Request(**{"policy": "rules", "toolbox": "classical", "perception": "statistics", "risk": 1} | wanted)
     with Restorer(request, toolbox=toolbox, perception=StatisticalPerception.load()) as restorer:
         journal = Journal(task.target.parent / JOURNAL)
         (outcome,) = run_batch([task], FileRestorer(restorer, report=True), journal).outcomes
@@ -217,7 +217,9 @@ def test_an_enlargement_has_no_gain_to_tell(tmp_path: Path) -> None:
     toolbox = make_toolbox("conservator").only("upscale_x2")
     task = Task(tmp_path / "small.png", tmp_path / "out" / "small.png")
     PillowImage.fromarray(data.astronaut()[:96, :128]).save(task.source)
-    with Restorer(Request("rules", upscale=True), toolbox=toolbox, perception=StatisticalPerception.load()) as restorer:
+    with Restorer(
+        Request("rules", upscale=True, risk=1), toolbox=toolbox, perception=StatisticalPerception.load()
+    ) as restorer:
         journal = Journal(task.target.parent / JOURNAL)
         (outcome,) = run_batch([task], FileRestorer(restorer, report=True), journal).outcomes
     assert outcome.status == "restored", outcome.message
