@@ -10,7 +10,7 @@ for them. Photos that are parts of one photograph share one loss, the mean of th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,24 +22,21 @@ from conservator.perception.risk import HARM, RiskCurve
 CAP = 50.0
 """dB. Nobody sees a difference that is smaller, so PSNR counts up to here alone: an undamaged photo came out worse
 where the result is below 49.9 dB."""
-PERCEPTUAL_HARM = 0.002
-"""ST-LPIPS that a photo may lose before it counts as harmed."""
+MARGINS: Mapping[str, float] = {"psnr": -HARM, "ssim": -0.002, "st_lpips": 0.002}
+"""What a photo may change by for the worse, by the metric that judges, before it counts as harmed."""
 FEWEST_PHOTOS = 100
 """Photos below which nothing is calibrated: with 99 the least risk would be 1 %, with 49 2 %, and one photo more that
 happens to be harmed would move every threshold."""
 
 
 def loss(outcome: Outcome) -> float:
-    """1 where a photo came out worse than it went in, by more than the margin of its objective; else 0.
+    """1 where a photo came out worse than it went in, by more than the margin of what judges it; else 0.
 
     Raises ConservatorError where the metric was not measured, or cannot be, as of the smallest pictures.
     """
-    if outcome.objective == "perceptual":
-        metric, better, margin = "st_lpips", -1.0, PERCEPTUAL_HARM
-    else:
-        metric, better, margin = "psnr", 1.0, HARM
-    change = better * (_score(outcome, metric) - _score(outcome, f"{metric}_in"))
-    return float(change < -margin)
+    name = outcome.judged_by
+    change, margin = _score(outcome, name) - _score(outcome, f"{name}_in"), MARGINS[name]
+    return float(change < margin if margin < 0 else change > margin)
 
 
 def gain(outcome: Outcome) -> float:
@@ -51,8 +48,8 @@ def _score(outcome: Outcome, name: str) -> float:
     value = outcome.scores.get(name, math.nan)
     if math.isnan(value):
         raise ConservatorError(
-            f"{name} of {outcome.photo} is not known; leave photos of less than 32 pixels a side out, and let "
-            "thresholds be made of results that were measured with it"
+            f"{name} of {outcome.photo} is not known, so it is not known whether it came out worse; leave photos of "
+            "less than 32 pixels a side out"
         )
     return min(value, CAP) if name.startswith("psnr") else value
 
