@@ -48,7 +48,8 @@ def test_the_share_of_photos_harmed_at_the_chosen_threshold_is_the_risk(photos: 
 
 def outcome(low: float, high: float, gained: float, photo: str = "a", **more: object) -> Outcome:
     scores = {"psnr_in": 30.0, "psnr": 30.0 + gained, "st_lpips_in": 0.1, "st_lpips": 0.1}
-    given = {"stratum": SINGLE, "objective": "balanced", "toolchain": "x", "seconds": 0.0, "scores": scores} | more
+    given = {"stratum": SINGLE, "objective": "balanced", "toolchain": "x", "estimated": 1.0, "seconds": 0.0}
+    given |= {"scores": scores} | more
     return Outcome(photo=photo, low=low, high=high, **given)  # type: ignore[arg-type]
 
 

@@ -78,6 +78,8 @@ class Outcome:
     high: float
     toolchain: str
     """Tools whose effect is in the result, joined by ">"."""
+    estimated: float
+    """What it is estimated to have gained, dB (Restored.gain)."""
     seconds: float
     """That its restoration took, with what was remembered of those before it."""
     scores: Scores
@@ -121,7 +123,7 @@ class Trial:
 
             def attempt(
                 threshold: float, objective: Objective = objective
-            ) -> tuple[tuple[str, Scores, float], set[float]]:
+            ) -> tuple[tuple[str, Scores, float, float], set[float]]:
                 start = time.perf_counter()
                 memory.met.clear()
                 restored = self._restorer(objective, threshold, memory).restore(photo)
@@ -129,7 +131,8 @@ class Trial:
                 known = scores.get(key := memory.keys(result))
                 if known is None:
                     known = scores[key] = measured(self.metrics, damaged, result, clean)
-                return (">".join(restored.toolchain), known, time.perf_counter() - start), set(memory.met)
+                took = time.perf_counter() - start
+                return (">".join(restored.toolchain), known, restored.gain, took), set(memory.met)
 
             found += [
                 Outcome(
@@ -140,10 +143,11 @@ class Trial:
                     low=low,
                     high=high,
                     toolchain=toolchain,
+                    estimated=round(estimated, 4),
                     seconds=round(seconds, 3),
                     scores=measures,
                 )
-                for low, high, (toolchain, measures, seconds) in (
+                for low, high, (toolchain, measures, estimated, seconds) in (
                     (OFF, OFF, attempt(OFF)[0]),
                     *descend(attempt, self.grid),
                 )
