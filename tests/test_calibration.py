@@ -46,15 +46,9 @@ def test_the_share_of_photos_harmed_at_the_chosen_threshold_is_the_risk(photos: 
 
 def outcome(low: float, high: float, gained: float, photo: str = "a", **more: object) -> Outcome:
     scores = {"psnr_in": 30.0, "psnr": 30.0 + gained, "st_lpips_in": 0.1, "st_lpips": 0.1}
-    given = {
-        "stratum": SINGLE,
-        "objective": "balanced",
-        "toolchain": "x",
-        "judged_by": "psnr",
-        "seconds": 0.0,
-        "scores": scores,
-    } | more
-    return Outcome(**{"photo": photo, "low": low, "high": high, "seconds": 0.0, "scores": scores} | given)  # type: ignore[arg-type]
+    told = {"stratum": SINGLE, "objective": "balanced", "toolchain": "x", "judged_by": "psnr", "estimated": 1.0}
+    given = {"photo": photo, "low": low, "high": high, "seconds": 0.0, "scores": scores} | told | more
+    return Outcome(**given)  # type: ignore[arg-type]
 
 
 def test_a_photo_harmed_at_a_threshold_counts_at_all_higher_ones() -> None:

@@ -81,6 +81,8 @@ class Outcome:
     """Tools whose effect is in the result, joined by ">"."""
     judged_by: str
     """The metric that says whether it came out worse, one of ``scores``."""
+    estimated: float
+    """What it is estimated to have gained, dB (Restored.gain)."""
     seconds: float
     """That its restoration took, with what was remembered of those before it."""
     scores: Scores
@@ -151,6 +153,7 @@ class Trial:
             high=threshold,
             toolchain=">".join(restored.toolchain),
             judged_by=judge.name,
+            estimated=round(restored.gain, 4),
             seconds=round(seconds, 3),
             scores=scores,
         )
