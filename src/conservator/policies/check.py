@@ -15,9 +15,9 @@ def check_policy(policy: Policy, session: Session) -> None:
 
     Checked: it ends by Stop or within the steps; every action is legal (or None, where a model's reply was of no use,
     which the session records as a step with an error); plans name tools on offer; it can go on after a step that
-    failed, and after one that risk control refused, whose tool is then offered no more; asked again about each of the observations it had, it decides the same (its only memory is the
-    trajectory); and where it decides on many observations together (``act_together``), neither order nor company makes
-    a difference.
+    failed, and after one that risk control refused, whose tool is then offered no more; asked again about each of the
+    observations it had, it decides the same (its only memory is the trajectory); and where it decides on many
+    observations together (``act_together``), neither order nor company makes a difference.
     """
     assert policy.name, "a policy must have a name"
     observations, decisions = [], []
