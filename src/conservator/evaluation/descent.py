@@ -11,7 +11,7 @@ import math
 import time
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +24,7 @@ from conservator.evaluation.cases import Case
 from conservator.evaluation.rows import Scores, score_of
 from conservator.image import Image, digest
 from conservator.kinds import Kind, Objective
-from conservator.metrics import FULL_REFERENCE, FullReference
+from conservator.metrics import FULL_REFERENCE
 from conservator.perception.perception import Gain, Look, Percept, Perception
 from conservator.perception.risk import Admission, HarmEstimate, Verdict
 from conservator.photo import Photo
@@ -43,8 +43,13 @@ OFF = math.inf
 """The threshold of a restoration without risk control, as at risk 1: nothing is refused, and another check of the whole
 photo takes its place (restoration.py)."""
 
-_PSNR = next(metric for metric in FULL_REFERENCE if metric.name == "psnr")
+_REFERENCED = {metric.name: metric for metric in FULL_REFERENCE}
 Found = TypeVar("Found")
+
+
+def judge_of(objective: str) -> str:
+    """The metric that says whether a photo came out worse by an objective."""
+    return "st_lpips" if objective == "perceptual" else "psnr"
 
 
 def descend(
@@ -79,14 +84,17 @@ class Outcome:
     high: float
     toolchain: str
     """Tools whose effect is in the result, joined by ">"."""
-    judged_by: str
-    """The metric that says whether it came out worse, one of ``scores``."""
     estimated: float
     """What it is estimated to have gained, dB (Restored.gain)."""
     seconds: float
     """That its restoration took, with what was remembered of those before it."""
     scores: Scores
     """Of the result by metric, and of the input as NAME_in; NaN where the objective needs it not."""
+
+    @property
+    def judge(self) -> str:
+        """The metric that says whether it came out worse."""
+        return judge_of(self.objective)
 
     @property
     def unit(self) -> str:
@@ -109,8 +117,7 @@ class Trial:
     pool: Pool
     """Where tools run; it is not closed."""
     policy: str
-    judges: Mapping[Objective, FullReference]
-    """The objectives to restore for, and the metric that says whether a photo came out worse by each."""
+    objectives: Sequence[Objective]
     seed: int = 0
     """Of the policy."""
     grid: Sequence[float] = GRID
@@ -125,14 +132,14 @@ class Trial:
             raise ConservatorError(f"{case.photo} has no undamaged reference; whether it came out worse is not known")
         memory = _Memory(self.pool, self.perception, self.harm, clean)
         found = []
-        for objective, judge in self.judges.items():
-            attempt = partial(self._attempt, case, Photo(damaged), objective, judge, memory)
+        for objective in self.objectives:
+            attempt = partial(self._attempt, case, Photo(damaged), objective, memory)
             outcomes = [(OFF, OFF, attempt(OFF)[0]), *descend(attempt, self.grid)]
             found += [replace(outcome, low=low, high=high) for low, high, outcome in outcomes]
         return found
 
     def _attempt(
-        self, case: Case, photo: Photo, objective: Objective, judge: FullReference, memory: _Memory, threshold: float
+        self, case: Case, photo: Photo, objective: Objective, memory: _Memory, threshold: float
     ) -> tuple[Outcome, set[float]]:
         """What becomes of a case at one threshold, and the chances that were compared with it."""
         start = time.perf_counter()
@@ -140,9 +147,9 @@ class Trial:
         restored = self._restorer(objective, threshold, memory).restore(photo)
         seconds = time.perf_counter() - start
         scores = dict[str, float]()
-        for metric in dict.fromkeys((_PSNR, *self.judges.values())):
-            needed = metric.name in ("psnr", judge.name)
-            for name, image in {f"{metric.name}_in": photo.image, metric.name: restored.photo.image}.items():
+        for metric in dict.fromkeys(("psnr", *map(judge_of, self.objectives))):
+            needed = metric in ("psnr", judge_of(objective))
+            for name, image in {f"{metric}_in": photo.image, metric: restored.photo.image}.items():
                 scores[name] = memory.score(metric, image) if needed else math.nan
         outcome = Outcome(
             stratum=case.combination,
@@ -152,7 +159,6 @@ class Trial:
             low=threshold,
             high=threshold,
             toolchain=">".join(restored.toolchain),
-            judged_by=judge.name,
             estimated=round(restored.gain, 4),
             seconds=round(seconds, 3),
             scores=scores,
@@ -212,11 +218,11 @@ class _Memory:
             self._chances[key] = self._harm.chance(before, after, treated)
         return self._chances[key]
 
-    def score(self, metric: FullReference, image: Image) -> float:
+    def score(self, metric: str, image: Image) -> float:
         """What a metric says of a picture and the undamaged photo."""
-        key = metric.name, self.keys(image)
+        key = metric, self.keys(image)
         if key not in self._scores:
-            self._scores[key] = round(score_of(metric, image, self._clean), 5)
+            self._scores[key] = round(score_of(_REFERENCED[metric], image, self._clean), 5)
         return self._scores[key]
 
 

@@ -13,11 +13,11 @@ import torch
 from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case, make_cases
-from conservator.evaluation.descent import Outcome, Trial
-from conservator.evaluation.rows import Content, ResultsTable, content_of, read_rows
+from conservator.evaluation.descent import Outcome, Trial, judge_of
+from conservator.evaluation.rows import Content, ResultsTable, content_of, measured, read_rows
 from conservator.files import sha256
 from conservator.kinds import OBJECTIVES, Objective
-from conservator.metrics import FullReference, make_metric
+from conservator.metrics import make_metric
 from conservator.perception.harm import NetworkHarm
 from conservator.perception.network import NetworkPerception
 from conservator.request import Request
@@ -41,8 +41,6 @@ class CurveSettings:
     harm: str = "harm"
     """The weights that estimate the chance of harm: a name of the package's, or a file."""
     objectives: tuple[Objective, ...] = OBJECTIVES
-    perceptual: str = "st_lpips"
-    """The metric that judges the objective perceptual; PSNR judges the others."""
     seed: int = 0
     limit: int | None = None
 
@@ -59,23 +57,17 @@ class CurveSettings:
                 f"the perception {self.perception} estimates no chance of harm; give one that asks experts, as "
                 "perception does"
             )
+        probe, judges = torch.zeros(1, 3, 64, 64), [make_metric(judge_of(objective)) for objective in self.objectives]
+        measured(judges, probe, probe, probe)  # what is not installed is told before hours of work
         return Trial(
             restorer.toolbox,
             perception,
             NetworkHarm.load(perception, self.harm),
             restorer.models,
             self.policy,
-            {objective: self._judge(objective) for objective in self.objectives},
+            self.objectives,
             self.seed,
         )
-
-    def _judge(self, objective: Objective) -> FullReference:
-        """The metric that says whether a photo came out worse; what is not installed is told before hours of work."""
-        metric = make_metric(self.perceptual if objective == "perceptual" else "psnr")
-        assert isinstance(metric, FullReference)  # the choices of its option
-        probe = torch.zeros(1, 3, 64, 64)
-        metric.score(probe, probe)
-        return metric
 
 
 def curve_content(settings: CurveSettings, files: Sequence[Path], folder: Path, cache: Path | None = None) -> Content:

@@ -55,6 +55,8 @@ def calibrate(
         raise ConservatorError(f"thresholds cannot be written to {file}; give a file that ends in {SUFFIX}")
     control = calibrate_photos(order, photos, file, tell)
     typer.echo(f"{file}\n{told(control)}")
+    if "perceptual" not in control.curves:
+        typer.echo("none for --objective perceptual, whose metric cannot be had: pip install 'conservator[stlpips]'")
 
 
 def tell(done: int, total: int, newest: Sequence[Outcome]) -> None:

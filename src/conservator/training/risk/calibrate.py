@@ -9,11 +9,12 @@ from conservator.claims import Identity
 from conservator.commands import command_line, shown_path
 from conservator.errors import ConservatorError
 from conservator.evaluation.calibration import FEWEST_PHOTOS, at, curve_of, gain, loss
-from conservator.evaluation.descent import Outcome
+from conservator.evaluation.descent import Outcome, judge_of
 from conservator.evaluation.mixture import UNDAMAGED
 from conservator.evaluation.outcomes import CurveSettings, curve_content, measure_outcomes
 from conservator.evaluation.rows import toolbox_hash
-from conservator.kinds import OBJECTIVES
+from conservator.kinds import OBJECTIVES, Objective
+from conservator.metrics import make_metric, metrics_at_hand
 from conservator.perception.features import ASKED
 from conservator.perception.risk import RiskControl
 from conservator.perception.risk_files import save_risk, stored_risk
@@ -38,15 +39,15 @@ def ship_risk(order: RiskOrder, data: Path, into: Path, telling: Telling) -> tup
     """Calibrate on the calibration part of ``data``, the data's root, and put the thresholds into a folder of weights.
 
     Returns the file and what it holds. What was restored already, with the same photos, tools and weights, is kept in
-    the order's folder and used again. Raises MissingExtraError where what judges the objective ``perceptual`` cannot
-    be had.
+    the order's folder and used again. Raises MissingExtraError where ST-LPIPS, which judges the objective
+    ``perceptual``, cannot be had.
     """
-    settings = _settings(order, data, PART)
+    settings = _settings(order, data, PART, OBJECTIVES)
     made_with = made_with_of(order)
     outcomes = _measured(settings, order, data, telling)
     control = control_of(outcomes, settings, made_with, "risk")
     tensors, metadata = stored_risk(control)
-    asked = {"policy": order.policy, "perceptual": order.perceptual, "seed": order.seed}
+    asked = {"policy": order.policy, "seed": order.seed}
     path = ship_weights(
         into,
         "risk",
@@ -65,9 +66,11 @@ def ship_risk(order: RiskOrder, data: Path, into: Path, telling: Telling) -> tup
 def calibrate_photos(order: RiskOrder, photos: Path, output: Path, telling: Telling) -> RiskControl:
     """Calibrate on a user's own photos, undamaged ones, which the natural mixture damages; write the file ``output``.
 
-    Raises ConservatorError for fewer photos than FEWEST_PHOTOS, MissingExtraError as ``ship_risk``.
+    Where ST-LPIPS cannot be had there are none for the objective ``perceptual``. Raises ConservatorError for fewer
+    photos than FEWEST_PHOTOS.
     """
-    settings = _settings(order, photos, None)
+    objectives = tuple(o for o in OBJECTIVES if metrics_at_hand([make_metric(judge_of(o))]))
+    settings = _settings(order, photos, None, objectives)
     if (count := len(settings.cases(photos))) < FEWEST_PHOTOS:
         raise ConservatorError(
             f"{photos} holds {count} photos, and thresholds are made of at least {FEWEST_PHOTOS}; give more photos, or "
@@ -79,8 +82,10 @@ def calibrate_photos(order: RiskOrder, photos: Path, output: Path, telling: Tell
     return control
 
 
-def _settings(order: RiskOrder, folder: Path, part: str | None) -> CurveSettings:
-    asked = order.policy, order.toolbox, order.perception, order.harm, OBJECTIVES, order.perceptual, order.seed
+def _settings(
+    order: RiskOrder, folder: Path, part: str | None, objectives: tuple[Objective, ...]
+) -> CurveSettings:
+    asked = order.policy, order.toolbox, order.perception, order.harm, objectives, order.seed
     return CurveSettings("mixture", folder.name, part, *asked)
 
 

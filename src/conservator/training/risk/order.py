@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,6 @@ class RiskOrder:
     """What looks at the photos: perception, which ships, or a file of weights."""
     harm: str = "harm"
     """What estimates the chance of harm: harm, which ships, or a file of weights."""
-    perceptual: Literal["st_lpips", "ssim"] = "st_lpips"
-    """What judges --objective perceptual; ST-LPIPS needs pip install 'conservator[stlpips]'."""
     seed: int = field(default=0, metadata={"min": 0})
     """Seed of the damage and of the policy."""
     jobs: int = field(default=2, metadata={"min": 1})
