@@ -329,26 +329,33 @@ class Restorer:
         if request.strength > 0:
             result, treatments = treater.treat(image, deciding, progress, listed)
         kept = [treatment for treatment in treatments if treatment.kept]
-        after, gain = deciding.before, 0.0
+        after, gain, interval = deciding.before, 0.0, None
         if kept:
-            blended = blend(image, result, request.strength)
-            photo = photo.with_working_image(blended)
-            shown = photo.working_image()  # a gray photo was made gray again
-            small = study_like(shown, image)
-            looked_at = request.strength == 1 and torch.equal(shown, result)
-            after = (kept[-1].percept if looked_at else None) or self.perception.grade(small)
-            gain = sum(treatment.gain for treatment in kept)
-            if shown.shape == image.shape:  # studies of two sizes show different places: there is nothing to compare
-                first, treated = deciding.trajectory.steps[0], self._removed_by([treatment.tool for treatment in kept])
-                looks = Look(first.image, first.percept), Look(small, after)
-                gain = self.perception.weigh(*looks, treated).cautious(request.objective)
+            photo, after, gain = self._looked_at(photo, image, result, deciding.trajectory.steps[0].look, kept)
+            if held_to is not None and photo.image.shape == image.shape and not self._notes and request.strength == 1:
+                interval = held_to.interval(gain)
         treating = time.perf_counter() - start - (deciding.seconds["deciding"] - decided)
         plan = self._planned(deciding)
         seconds = plan.seconds | {"treating": treating}
         refused = (*plan.trajectory.refusals, *(t.refusal for t in treatments if t.refusal is not None))
         suggested = suggestions(refused, [treatment.tool for treatment in kept], self.toolbox)
         notes = self._notes if listed is None else ()
-        return Restored(photo, plan, after, listed is not None, treatments, gain, seconds, suggested, notes)
+        return Restored(photo, plan, after, listed is not None, treatments, gain, seconds, suggested, notes, interval)
+
+    def _looked_at(
+        self, photo: Photo, image: Image, result: Image, before: Look, kept: Sequence[Treatment]
+    ) -> tuple[Photo, Percept, float]:
+        """The treated photo, what is seen in it, and what it is estimated to have gained; ``before`` is its study."""
+        request = self.request
+        photo = photo.with_working_image(blend(image, result, request.strength))
+        shown = photo.working_image()  # a gray photo was made gray again
+        small = study_like(shown, image)
+        looked_at = request.strength == 1 and torch.equal(shown, result)
+        after = (kept[-1].percept if looked_at else None) or self.perception.grade(small)
+        if shown.shape != image.shape:  # studies of two sizes show different places: there is nothing to compare
+            return photo, after, sum(treatment.gain for treatment in kept)
+        treated = self._removed_by([treatment.tool for treatment in kept])
+        return photo, after, self.perception.weigh(before, Look(small, after), treated).cautious(request.objective)
 
     @property
     def _notes(self) -> tuple[str, ...]:
