@@ -18,7 +18,7 @@ from test_parts import crop, save
 
 from conservator.degradations import HELD_OUT, NATURE, TAUGHT
 from conservator.errors import ConservatorError, NameNotFoundError
-from conservator.evaluation.calibration import at, curve_of, gain, loss
+from conservator.evaluation.calibration import at, curve_of, errors_of, gain, loss
 from conservator.evaluation.cases import make_cases
 from conservator.evaluation.descent import GRID, Outcome, descend
 from conservator.evaluation.mixture import MIXED, SINGLE, UNDAMAGED, fate_of
@@ -255,3 +255,17 @@ def test_a_risk_that_the_photos_cannot_certify_is_refused_with_the_least_that_ca
     assert curve.threshold(0.02) == 0.5
     with pytest.raises(ConservatorError, match=r"99 calibration photos; the least that can is 0\.01"):
         curve.threshold(0.009)
+
+
+def test_errors_of_the_estimate_hold_for_nine_in_ten_more() -> None:
+    """With one error fewer left out at each end, or counted by n instead of n + 1, too few would be held."""
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(4000):
+        errors = rng.standard_normal(40)
+        low, high = errors_of([outcome(0, 1, error + 1.0, photo=str(n)) for n, error in enumerate(errors[:-1])])
+        held += low <= errors[-1] <= high
+    assert held / 4000 == pytest.approx(0.9, abs=0.02)
+    assert all(map(np.isnan, errors_of([outcome(0, 1, 0.0, photo=str(n)) for n in range(18)])))
+    assert errors_of([outcome(0, 1, n / 10, photo=str(n)) for n in range(19)]) == pytest.approx((-1.0, 0.8))
+    assert all(map(np.isnan, errors_of([outcome(0, 1, 9.0, toolchain="")] * 40)))
