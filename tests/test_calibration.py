@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from skimage import data
 from test_parts import crop, save
 
 from conservator.degradations import HELD_OUT, NATURE, TAUGHT
@@ -48,9 +46,9 @@ def test_the_share_of_photos_harmed_at_the_chosen_threshold_is_the_risk(photos: 
 
 def outcome(low: float, high: float, gained: float, photo: str = "a", **more: object) -> Outcome:
     scores = {"psnr_in": 30.0, "psnr": 30.0 + gained, "st_lpips_in": 0.1, "st_lpips": 0.1}
-    given = {"stratum": SINGLE, "objective": "balanced", "toolchain": "x", "estimated": 1.0, "seconds": 0.0}
-    given |= {"scores": scores} | more
-    return Outcome(photo=photo, low=low, high=high, **given)  # type: ignore[arg-type]
+    told = {"stratum": SINGLE, "objective": "balanced", "toolchain": "x", "estimated": 1.0}
+    given = {"photo": photo, "low": low, "high": high, "seconds": 0.0, "scores": scores} | told | more
+    return Outcome(**given)  # type: ignore[arg-type]
 
 
 def test_a_photo_harmed_at_a_threshold_counts_at_all_higher_ones() -> None:
@@ -75,21 +73,22 @@ def test_outcomes_that_lack_a_threshold_are_refused() -> None:
         curve_of([outcome(0.2, 1.0, 0)], "balanced", (0.0, 0.1, 0.2, 1.0))
 
 
-def scored(objective: str, **scores: float) -> Outcome:
-    return outcome(0, 1, 0, objective=objective, scores=scores)
+def scored(judge: str, **scores: float) -> Outcome:
+    objective = {"psnr": "fidelity", "st_lpips": "perceptual"}[judge]
+    return outcome(0, 1, 0, objective=objective, scores={"psnr_in": 30.0, "psnr": 30.0} | scores)
 
 
 def test_harm_is_what_somebody_could_see() -> None:
     def harmed(before: float, after: float) -> float:
-        return loss(scored("balanced", psnr_in=before, psnr=after))
+        return loss(scored("psnr", psnr_in=before, psnr=after))
 
     assert [harmed(30, 29.91), harmed(30, 29.89), harmed(30, 35)] == [0, 1, 0]
     assert [harmed(100, 60), harmed(100, 49.95), harmed(100, 49.85)] == [0, 0, 1]  # undamaged
-    assert gain(scored("fidelity", psnr_in=100, psnr=40)) == -10
-    assert loss(scored("perceptual", psnr_in=30, psnr=20, st_lpips_in=0.2, st_lpips=0.1)) == 0
-    assert loss(scored("perceptual", psnr_in=30, psnr=40, st_lpips_in=0.1, st_lpips=0.2)) == 1
+    assert gain(scored("psnr", psnr_in=100, psnr=40)) == -10
+    assert loss(scored("st_lpips", psnr=20, st_lpips_in=0.2, st_lpips=0.1)) == 0
+    assert loss(scored("st_lpips", psnr=40, st_lpips_in=0.1, st_lpips=0.2)) == 1
     with pytest.raises(ConservatorError, match="st_lpips of a is not known"):
-        loss(scored("perceptual", psnr_in=30, psnr=40))
+        loss(scored("st_lpips"))
 
 
 # --- every threshold from few restorations ----------------------------------------------------------------------------
@@ -117,7 +116,7 @@ def test_the_descent_finds_what_an_attempt_at_each_threshold_finds(seed: int) ->
 
 
 def test_the_grid_is_fixed_and_ascends() -> None:
-    assert len(GRID) == 51
+    assert len(GRID) == 39
     assert list(GRID) == sorted(set(GRID))
     assert (GRID[0], GRID[-1]) == (0, 1)
     assert GRID[1] == pytest.approx(1 / (1 + np.exp(8)))
@@ -182,7 +181,7 @@ def test_the_mixture_is_of_8_bits_and_undamaged_photos_are_their_own_reference(a
 # --- files ------------------------------------------------------------------------------------------------------------
 
 CONTROL = RiskControl(
-    {"balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(51))), "fidelity": RiskCurve(419, GRID, GRID)},
+    {"balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(39))), "fidelity": RiskCurve(419, GRID, GRID)},
     "greedy",
     "conservator",
     {"perception": "ab", "toolbox conservator": "cd"},
@@ -243,7 +242,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 def test_a_hostile_file_is_one_clear_sentence(name: str, tmp_path: Path) -> None:
     path = tmp_path / "my.safetensors"
     HOSTILE[name](path)
-    with pytest.raises(ConservatorError, match="my.safetensors") as caught:
+    with pytest.raises(ConservatorError, match=r"my\.safetensors") as caught:
         load_risk(path)
     assert type(caught.value) is ConservatorError
     assert "\n" not in str(caught.value)
