@@ -170,7 +170,7 @@ class Trial:
         if threshold == OFF:
             request, admission = replace(request, risk=1.0), None
         else:
-            admission = _Recording(memory, threshold, memory.met)
+            admission = _Recording(memory, threshold, met=memory.met)
         return Restorer(
             request, toolbox=self.toolbox, perception=memory.perception, pool=memory.pool, admission=admission
         )
