@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum, StrEnum
 from typing import Literal, TypeAlias
 
@@ -79,3 +79,9 @@ def parse_kinds(text: str) -> frozenset[Kind]:
         except ValueError:
             raise name_not_found("kind of damage", name.strip(), Kind) from None
     return frozenset(kinds)
+
+
+def listed(kinds: Iterable[Kind]) -> str:
+    """The kinds as a person lists them, "noise, rain and haze"; "" where there is none."""
+    *first, last = [kind.label for kind in kinds] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
