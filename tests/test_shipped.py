@@ -172,9 +172,7 @@ def test_the_planner_answers_what_is_plain_to_see(recipe: str, removes: Kind | N
     photo = degrade(clean, parse_recipe(recipe, seed=1)) if recipe else clean
     eye = perception()
     with LocalPool(toolbox(), workers=1, max_batch=1) as pool:
-        tonal = removes in (Kind.HAZE, Kind.LOW_LIGHT)  # elsewhere neither is sure enough to be offered
-        scope = Scope()
-        observation = Session(photo, toolbox(), pool, eye, scope=scope).observe()
+        observation = Session(photo, toolbox(), pool, eye).observe()
         decision = make_policy("mllm", PolicyContext(pool, eye, toolbox=toolbox())).act(observation)
     if removes is None:
         assert decision.action == Stop(), decision

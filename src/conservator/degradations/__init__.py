@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conservator.degradations.blur import DefocusBlur, GaussianBlur, LineBlur, MotionBlur
-from conservator.degradations.catalog import BY_KIND, BY_NAME, DEGRADATIONS, FURTHER, HELD_OUT, SAMPLED
+from conservator.degradations.catalog import BY_KIND, BY_NAME, DEGRADATIONS, FURTHER, HELD_OUT, MAKES, SAMPLED
 from conservator.degradations.check import check_degradation
 from conservator.degradations.codec import AreaReduction, JpegCompression, LowResolution, ShiftedJpeg
 from conservator.degradations.degradation import Degradation, Recipe, by_severity, degrade
@@ -38,6 +38,7 @@ __all__ = [
     "DEGRADATIONS",
     "FURTHER",
     "HELD_OUT",
+    "MAKES",
     "MIO_GROUPS",
     "NATURE",
     "RESTOREAGENT_COMBINATIONS",

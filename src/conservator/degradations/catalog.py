@@ -63,7 +63,8 @@ HELD_OUT: tuple[type[Degradation], ...] = (
     Underexposure,
     BlurredReduction,
 )
-"""What benches alone may use: no training, no threshold and no draw by kind has seen it."""
+"""What no training may use, and no draw by kind has seen: benches have rows of their own for it, and risk thresholds
+are set on it besides the others, since damage in the world is not of the makes that were learned."""
 
 DEGRADATIONS = (*SAMPLED, *FURTHER, *HELD_OUT)
 
@@ -95,3 +96,8 @@ BY_KIND: dict[Kind, tuple[type[Degradation], ...]] = {
     kind: tuple(cls for cls in SAMPLED if cls.kind == kind) for kind in Kind
 }
 """The classes of each kind; the first is the one to sample when only the kind is given."""
+
+MAKES: dict[Kind, tuple[type[Degradation], ...]] = {
+    kind: tuple(cls for cls in DEGRADATIONS if cls.kind == kind) for kind in Kind
+}
+"""All that ship of each kind: those of BY_KIND, what trainings draw besides, and what is held out from them."""

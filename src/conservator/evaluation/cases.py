@@ -17,8 +17,9 @@ import numpy as np
 from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Recipe, degrade, mio_recipe
 from conservator.degradations.protocols import Combination
 from conservator.errors import ConservatorError, name_not_found
+from conservator.evaluation.mixture import Fate, fate_of
 from conservator.evaluation.pairs import Pair, find_pairs, names_of
-from conservator.evaluation.parts import pairs_of, photos_of
+from conservator.evaluation.parts import PAIR_SETS, pairs_of, photos_of
 from conservator.evaluation.undamaged import undamaged_of
 from conservator.image import Image, in_8_bits
 from conservator.photo import find_photos, load_photo
@@ -103,6 +104,22 @@ def _damaged(photo: _Source, combination: Combination, seed: tuple[int, ...]) ->
     return make
 
 
+def mixture_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
+    """One case of each photo, by the natural mixture (mixture.py), and on top the real pairs of a part that has some.
+
+    ``limit`` is how many photos there are at most, and how many pairs of each set.
+    """
+    for photo in _photos(folder, limit, part):
+        fate = fate_of(photo.path.name, seed)
+        yield Case("mixture", fate.stratum, photo.name, _befallen(photo, fate), fate.kinds, files=(photo.path,))
+    if any(known.part == part for known in PAIR_SETS):
+        yield from real_cases(folder, seed, limit, part)
+
+
+def _befallen(photo: _Source, fate: Fate) -> Callable[[], tuple[Image, Image]]:
+    return lambda: fate.of(photo.load())
+
+
 def clean_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
     """Photos that need nothing: whatever is done to them is harm.
 
@@ -167,6 +184,7 @@ class _Maker(Protocol):
 BENCHMARKS: Mapping[str, _Maker] = {
     "mio": mio_cases,
     "restoreagent": restoreagent_cases,
+    "mixture": mixture_cases,
     "clean": clean_cases,
     "pairs": pairs_cases,
     "real": real_cases,

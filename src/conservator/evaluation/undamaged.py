@@ -60,12 +60,12 @@ def undamaged_of(data: Path, part: str, seed: int, limit: int | None = None) -> 
     is not there.
     """
     photos = photos_of(data, part)
-    found: dict[str, list[Undamaged]] = {name: [] for name in ("photos", *_RULES, *_TONES, FILM_GRAIN)}
+    found: dict[str, list[Undamaged]] = {name: [] for name in ("photos", *_RULES, *TONES, FILM_GRAIN)}
     for item in photos:
         stratum = _stratum(item)
         found[stratum].append(_photo(stratum, item, _same))
-        tone = sorted(_TONES)[name_digest(item.path.name)[-1] % 2]
-        found[tone].append(_photo(tone, item, _TONES[tone]))
+        tone = sorted(TONES)[name_digest(item.path.name)[-1] % 2]
+        found[tone].append(_photo(tone, item, TONES[tone]))
     for item in photos[:_DRAWN]:
         number = int.from_bytes(name_digest(item.path.name)[8:12], "big")
         found[FILM_GRAIN].append(_photo(FILM_GRAIN, item, partial(_grainy, seed=(seed, number))))
@@ -143,4 +143,5 @@ def _grainy(image: Image, seed: tuple[int, ...]) -> Image:
     return (image + torch.from_numpy(grain.astype(np.float32)) * 4 * light * (1 - light)).clamp(0, 1)
 
 
-_TONES: dict[str, Callable[[Image], Image]] = {"black and white": _black_and_white, "sepia": _sepia}
+TONES: dict[str, Callable[[Image], Image]] = {"black and white": _black_and_white, "sepia": _sepia}
+"""Tones that an undamaged photo may have, each a function from (1, 3, H, W) to (1, 3, H, W)."""

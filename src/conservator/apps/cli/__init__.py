@@ -16,6 +16,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
     train_all,
     train_mllm,
     train_queue,
+    train_risk,
     train_rl_restore,
 )
 from conservator.apps.cli.bench import bench_app
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 for command in (restoring.restore, restoring.examine, restoring.apply, photos.compare, photos.replay, photos.demo):
     app.command()(command)
+app.command("calibrate")(train_risk.calibrate)
 app.command("degrade")(photos.degrade_photo)
 app.add_typer(tools_app, name="tools")
 app.add_typer(train_app, name="train")

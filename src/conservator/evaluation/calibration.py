@@ -1,0 +1,91 @@
+"""Calibration of risk control: whether photos came out worse at each threshold, and what that certifies.
+
+Conformal risk control (Angelopoulos et al., "Conformal Risk Control", ICLR 2024) needs of each photo a loss between 0
+and 1 that never falls when the threshold rises. Ours is 1 where a photo came out worse than it went in by more than a
+margin, at this threshold *or at a lower one*: a higher threshold may plan otherwise and happen to do well again, and
+the loss is kept at 1 all the same. That is more than the photos harmed, never less, so what is certified for it holds
+for them. Photos that are parts of one photograph share one loss, the mean of theirs: chance drew the photograph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from conservator.errors import ConservatorError
+from conservator.evaluation.descent import GRID, Outcome
+from conservator.kinds import Objective
+from conservator.perception.risk import HARM, RiskCurve
+
+CAP = 50.0
+"""dB. Nobody sees a difference that is smaller, so PSNR counts up to here alone: an undamaged photo came out worse
+where the result is below 49.9 dB."""
+PERCEPTUAL_HARM = 0.002
+"""ST-LPIPS that a photo may lose before it counts as harmed."""
+FEWEST_PHOTOS = 100
+"""Photos below which nothing is calibrated: with 99 the least risk would be 1 %, with 49 2 %, and one photo more that
+happens to be harmed would move every threshold."""
+
+
+def loss(outcome: Outcome) -> float:
+    """1 where a photo came out worse than it went in, by more than the margin of its objective; else 0.
+
+    Raises ConservatorError where the metric was not measured, or cannot be, as of the smallest pictures.
+    """
+    if outcome.objective == "perceptual":
+        metric, better, margin = "st_lpips", -1.0, PERCEPTUAL_HARM
+    else:
+        metric, better, margin = "psnr", 1.0, HARM
+    change = better * (_score(outcome, metric) - _score(outcome, f"{metric}_in"))
+    return float(change < -margin)
+
+
+def gain(outcome: Outcome) -> float:
+    """PSNR (RGB, dB) gained over the input, both at most CAP."""
+    return _score(outcome, "psnr") - _score(outcome, "psnr_in")
+
+
+def _score(outcome: Outcome, name: str) -> float:
+    value = outcome.scores.get(name, math.nan)
+    if math.isnan(value):
+        raise ConservatorError(
+            f"{name} of {outcome.photo} is not known; leave photos of less than 32 pixels a side out, and let "
+            "thresholds be made of results that were measured with it"
+        )
+    return min(value, CAP) if name.startswith("psnr") else value
+
+
+def curve_of(outcomes: Iterable[Outcome], objective: Objective, grid: Sequence[float] = GRID) -> RiskCurve:
+    """How many photos of one objective came out worse at each threshold of the grid, or at a lower one.
+
+    Raises ConservatorError where the outcomes of a photo are not those of the whole grid.
+    """
+    photos: dict[str, dict[tuple[str, str], list[Outcome]]] = {}
+    for outcome in outcomes:
+        if outcome.objective == objective:
+            cases = photos.setdefault(outcome.unit, {})
+            cases.setdefault((outcome.stratum, outcome.photo), []).append(outcome)
+    harmed = np.zeros(len(grid))
+    for cases in photos.values():
+        harmed += np.mean([_losses(found, grid) for found in cases.values()], axis=0)
+    return RiskCurve(len(photos), tuple(grid), tuple(harmed.tolist()))
+
+
+def _losses(found: Sequence[Outcome], grid: Sequence[float]) -> np.ndarray:
+    """The loss of one case at each threshold of the grid, kept from the lowest one at which there is one."""
+    losses = np.full(len(grid), np.nan)
+    for outcome in found:
+        places = [place for place, threshold in enumerate(grid) if outcome.low <= threshold <= outcome.high]
+        losses[places] = loss(outcome)
+    if np.isnan(losses).any():
+        raise ConservatorError(
+            f"of {found[0].photo} it is not known what became of it at all thresholds; measure it again"
+        )
+    return np.maximum.accumulate(losses)
+
+
+def at(outcomes: Iterable[Outcome], threshold: float) -> list[Outcome]:
+    """What became of the cases at one threshold of the grid."""
+    return [outcome for outcome in outcomes if outcome.low <= threshold <= outcome.high]
