@@ -28,7 +28,7 @@ from conservator.photo import Photo
 from conservator.record import Record, SeenRecord, StepRecord, TreatmentRecord
 from conservator.restoration import Restored, Suggestion
 from conservator.session.trajectory import Usage
-from conservator.suggesting import apply_command, percent
+from conservator.suggesting import SuggestionRecord, apply_command, percent
 
 _OVERVIEW = 256  # pixels of the long side of a step's picture
 _PREVIEW = 320  # of a suggestion's, two of which fit on a phone
@@ -219,23 +219,29 @@ def _suggestions(record: Record, photo: Photo, restored: Restored, target: Path,
     """What was not done for its risk: small, before and after, what is thought of it, and the command that does it."""
     if not record.suggestions:
         return ""
-    source = None if photo.path is None else as_seen_from(target.parent, photo.path)
     items = []
     for told, suggestion in zip(record.suggestions, restored.suggestions, strict=True):
-        chain = f"<p>The tools of that result: {escape(', then '.join(told.toolchain))}.</p>"
-        command = ""
-        if source is not None:
-            in_place = record.input.path == record.output.path
-            command = apply_command(told, source, record.request, Path(target.name), in_place)
-        done = f'<pre class="copied">{escape(command)}</pre>' if command else chain
-        gain = "not estimated" if told.gain is None else f"{told.gain:+.1f} dB"
+        gain = "not estimated" if told.gain is None else f'<span class="whole">{told.gain:+.1f} dB</span>'
         items.append(
             f'<li class="suggestion">{_previews(suggestion, aspect, photo.icc)}<div><h3>{escape(told.named)}</h3>'
-            f"<p>Chance of harm: <b>{percent(told.chance)}</b>. Estimated gain: {gain}.</p>{done}</div></li>"
+            f"<p>Chance of harm: <b>{percent(told.chance)}</b>. Estimated gain: {gain}.</p>"
+            f"{_how(told, record, photo, target)}</div></li>"
         )
     return f'<h2>Not done, but suggested</h2><p>{_HOW_TO_DECIDE}</p><ul class="suggestions">{"".join(items)}</ul>'
 
 
+def _how(told: SuggestionRecord, record: Record, photo: Photo, target: Path) -> str:
+    """The command that does it, in the folder of the page; its options are not broken at their hyphens."""
+    command = ""
+    if photo.path is not None:
+        source, in_place = as_seen_from(target.parent, photo.path), record.input.path == record.output.path
+        command = apply_command(told, source, record.request, Path(target.name), in_place)
+    if not command:
+        return f"<p>The tools of that result: {escape(', then '.join(told.toolchain))}.</p>"
+    return f'<pre class="copied">{re.sub(r" (--[a-z-]+)", _WHOLE, escape(command))}</pre>'
+
+
+_WHOLE = r' <span class="whole">\1</span>'
 _HOW_TO_DECIDE = (
     "The program would have done this, had it been surer that it does no harm. It cannot know what the photo is meant "
     "to look like. If you like what you see, run the command in the folder of this page, in a shell such as bash or "
