@@ -111,12 +111,14 @@ def options(server: Endpoint, **changed: Any) -> ChatOptions:
 def restored(photo: Path, chosen: ChatOptions, **settings: Any) -> tuple[Outcome, Record]:
     """Restore the photo as the command line does; the result must be what the recorded toolchain gives, to the byte."""
     target = photo.parents[1] / "out" / "noisy.png"
-    wanted = Request("chat", "classical", chat=chosen, tonal_confidence=0.0, **settings)  # what it says is done
+    wanted = Request("chat", "classical", chat=chosen, risk=1, **settings)  # what it says is done
     restorer = FileRestorer(Restorer(wanted, toolbox=TOOLBOX, perception=StatisticalPerception.load()), report=True)
     outcome = run_batch([Task(photo, target)], restorer, Journal(target.parent / JOURNAL)).outcomes[0]
     record_path = target.with_name("noisy.conservator.json")
     record = load_record(record_path)
-    with Restorer(toolbox=TOOLBOX, perception=StatisticalPerception.load(), policy=NoPolicy()) as again:
+    with Restorer(
+        Request(risk=1), toolbox=TOOLBOX, perception=StatisticalPerception.load(), policy=NoPolicy()
+    ) as again:
         replayed = again.replay(again.load(photo), record.toolchain)
     write = save_photo if record.toolchain else copy_photo
     write(replayed, photo.parents[1] / "again.png", overwrite=True)

@@ -41,7 +41,7 @@ class Denoises:
 @cache
 def files(policy: str, **wanted: Any) -> FileRestorer:
     """One for each request: it keeps its models."""
-    request = Request(policy, "classical", **wanted)
+    request = Request(policy, "classical", risk=1, **wanted)
     return FileRestorer(Restorer(request, perception=StatisticalPerception.load()))
 
 

@@ -58,7 +58,7 @@ def album(tmp_path: Path) -> Path:
 
 
 def restorer(policy: str = "rules", **wanted: object) -> FileRestorer:
-    request = Request(policy, "classical", **wanted)  # type: ignore[arg-type]
+    request = Request(policy, "classical", risk=1, **wanted)  # type: ignore[arg-type]
     return FileRestorer(Restorer(request, perception=StatisticalPerception.load()))
 
 
@@ -240,7 +240,7 @@ def test_a_tool_that_fails_is_not_called_a_choice(album: Path, tmp_path: Path) -
     large = data.astronaut()[:500].repeat(2, 1)[:, :720] + np.random.default_rng(1).normal(0, 30, (500, 720, 3))
     PillowImage.fromarray(large.clip(0, 255).astype(np.uint8)).save(album / "large.png")
     task = Task(album / "large.png", tmp_path / "out.png")
-    hungry = Restorer(Request("rules"), toolbox=Toolbox(Hungry()), perception=StatisticalPerception.load())
+    hungry = Restorer(Request("rules", risk=1), toolbox=Toolbox(Hungry()), perception=StatisticalPerception.load())
     outcome = FileRestorer(hungry)(Job(task), print)
     assert outcome.status == "incomplete"
     assert "left untouched; hungry failed: not enough memory" in outcome.message
@@ -360,7 +360,7 @@ def test_a_record_knows_the_weights_of_its_tools_and_a_replay_tells_when_they_ar
 ) -> None:
     target = tmp_path / "out.png"
     wanted = Restorer(
-        Request("rules", "experts", only=frozenset({Kind.NOISE})), perception=StatisticalPerception.load()
+        Request("rules", "experts", only=frozenset({Kind.NOISE}), risk=1), perception=StatisticalPerception.load()
     )
     with wanted:
         assert FileRestorer(wanted)(Job(Task(album / "noisy.png", target)), print).status == "restored"
@@ -378,19 +378,25 @@ def test_a_record_knows_the_weights_of_its_tools_and_a_replay_tells_when_they_ar
     assert f"other weights now: {tool}" in message
 
 
-def test_records_of_version_1_are_read(album: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_records_of_earlier_versions_are_read(version: int, album: Path, tmp_path: Path) -> None:
     assert run_batch(
         tasks_of(album / "noisy.png", output=tmp_path / "out.png"), restorer(), Journal(tmp_path / JOURNAL)
     )
     path = tmp_path / "out.conservator.json"
     old = json.loads(path.read_text())
-    old["format_version"] = 1
-    old["settings"] = {k: v for k, v in old.pop("request").items() if k not in ("only", "never", "tonal_confidence")}
-    for treatment in old["treatments"]:
-        del treatment["weights"]
+    assert old["format_version"] == 3
+    old["format_version"], request = version, old.pop("request")
+    del request["risk"], request["thresholds"]
+    if version == 1:
+        old["settings"] = {name: value for name, value in request.items() if name not in ("only", "never")}
+        for treatment in old["treatments"]:
+            del treatment["weights"]
+    else:
+        old["request"] = {**request, "tonal_confidence": 0.9}
     path.write_text(json.dumps(old))
     assert load_record(path).request.policy == "rules"
-    assert load_record(path).request.tonal_confidence == 0  # there was no rule then, so such a result does not fit now
+    assert load_record(path).request.risk == 1  # nothing was held to it then; such a result does not fit now
     assert replay_record(path, None, None, False)[0]
     resumed = run_batch(
         tasks_of(album / "noisy.png", output=tmp_path / "out.png"),
@@ -421,7 +427,7 @@ class Fickle(StatisticalPerception):
 
 
 def test_a_fault_of_the_program_costs_one_photo(album: Path, tmp_path: Path) -> None:
-    faulty = Restorer(Request("rules", "classical"), perception=Fickle("statistics", "cpu"))
+    faulty = Restorer(Request("rules", "classical", risk=1), perception=Fickle("statistics", "cpu"))
     tasks = tasks_of(album, output=tmp_path / "out")
     summary = run_batch(tasks, FileRestorer(faulty), Journal(tmp_path / JOURNAL), executor=Threads(2))
     told = {Path(o.source).name: o.message for o in summary.outcomes if o.status == "failed"}

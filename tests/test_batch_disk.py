@@ -267,7 +267,7 @@ def test_a_record_of_a_later_version_is_not_replaced_by_resuming(tmp_path: Path)
     write(tmp_path / "a.png")
     tasks, journal = tasks_of(tmp_path / "a.png", output=tmp_path / "out"), Journal(tmp_path / "out" / JOURNAL)
     run_batch(tasks, restorer("none"), journal)
-    later = tasks[0].record.read_text().replace('"format_version": 2', '"format_version": 3')
+    later = tasks[0].record.read_text().replace('"format_version": 3', '"format_version": 4')
     tasks[0].record.write_text(later)
     summary = run_batch(tasks, restorer("none"), journal, resume=True)
     assert summary.count("kept") == 1
@@ -391,7 +391,7 @@ def test_on_a_full_disk_no_time_is_spent_on_treating(tmp_path: Path) -> None:
         pytest.skip("nothing can be mounted here")
     try:
         tasks = [Task(tmp_path / "large.png", full / "large.png")]
-        with Restorer(toolbox=Toolbox(), perception=Blind(), policy=Spends()) as spending:
+        with Restorer(Request(risk=1), toolbox=Toolbox(), perception=Blind(), policy=Spends()) as spending:
             summary = run_batch(tasks, FileRestorer(spending), Journal(full / JOURNAL))
         assert summary.outcomes[0].message == f"cannot write {full / 'large.png'}: No space left on device"
         assert [path.name for path in full.iterdir()] == [JOURNAL]

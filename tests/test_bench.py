@@ -110,7 +110,7 @@ def test_other_photos_or_tools_are_another_run(folder: Path, tmp_path: Path) -> 
 
 def test_a_folder_of_results_says_what_differs(folder: Path, tmp_path: Path) -> None:
     content = content_of(find_photos(folder), folder, make_toolbox("classical"))
-    settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0)
+    settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0, risk=1.0)
     claim_results(tmp_path, settings, content)
     claim_results(tmp_path, settings, content)
     found, beside = read_settings(tmp_path)
@@ -135,7 +135,7 @@ def test_the_oracle_enlarges_what_was_reduced(damage: str, coffee: Image, tmp_pa
     small = bicubic_resize(clean, 0.5).clamp(0, 1)
     damaged = degrade(small, parse_recipe(damage, 1)) if damage else small
     case = Case("x", "low resolution", "coffee", lambda: (damaged, clean))
-    settings = BenchmarkSettings("mio", "photos", "conservator", "statistics", 0)
+    settings = BenchmarkSettings("mio", "photos", "conservator", "statistics", 0, risk=1.0)
     toolbox = make_toolbox("conservator").only("upscale_x2", "denoise_light")
     (row,) = evaluate([case], ["oracle"], toolbox, StatisticalPerception.load(), settings, tmp_path)
     assert "upscale_x2" in row.toolchain
@@ -145,7 +145,7 @@ def test_the_oracle_enlarges_what_was_reduced(damage: str, coffee: Image, tmp_pa
 def test_a_metric_that_cannot_be_measured_is_none(tmp_path: Path) -> None:
     tiny = torch.rand(1, 3, 8, 40)
     case = Case("x", "clean", "tiny", lambda: (tiny, tiny))
-    settings = BenchmarkSettings("clean", "photos", "classical", "statistics", 0)
+    settings = BenchmarkSettings("clean", "photos", "classical", "statistics", 0, risk=1.0)
     (row,) = evaluate([case], ["none"], make_toolbox("classical"), StatisticalPerception.load(), settings, tmp_path)
     assert row.score("psnr") == 100
     assert math.isnan(row.score("ssim"))
@@ -159,7 +159,7 @@ def test_an_unknown_benchmark_and_an_empty_folder_get_a_sentence(folder: Path, t
 
 
 def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
-    settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0)
+    settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0, risk=1.0)
     quick = make_toolbox("classical").only("wavelet_denoise", "deblock", "gamma_brighten")
     toolbox, eye = quick, StatisticalPerception.load()
     cases = make_cases("mio", folder, seed=0)[:3]
@@ -175,7 +175,7 @@ def test_a_run_resumes_where_it_was_cut(folder: Path, tmp_path: Path) -> None:
     assert facts(resumed) == facts(whole)
     assert facts(read_rows(table, BenchmarkRow)) == facts(whole)
     assert all(row.gain == 0 for row in whole if row.policy == "none")
-    other = BenchmarkSettings("mio", "photos", "classical", "statistics", 1)
+    other = BenchmarkSettings("mio", "photos", "classical", "statistics", 1, risk=1.0)
     with pytest.raises(ConservatorError, match="seed 0, now 1"):
         evaluate(cases, ["none"], toolbox, eye, other, tmp_path / "cut")
 
@@ -235,7 +235,7 @@ def test_a_metric_of_ones_own_has_its_columns(tmp_path: Path, coffee: Image) -> 
     case = Case("x", "clean", "tiny", lambda: (clean * 0.5, clean))
     far = FullReference("distance", higher_is_better=False, score=lambda a, b: float((a - b).abs().max()))
     bright = NoReference("brightness", higher_is_better=True, score=lambda image: float(image.mean()))
-    settings = BenchmarkSettings("clean", "photos", "classical", "statistics", 0)
+    settings = BenchmarkSettings("clean", "photos", "classical", "statistics", 0, risk=1.0)
     toolbox, eye = make_toolbox("classical"), StatisticalPerception.load()
     metrics = [make_metric("psnr"), far, bright]
     (row,) = evaluate([case], ["none"], toolbox, eye, settings, tmp_path, metrics=metrics)
@@ -267,7 +267,7 @@ def test_the_interval_holds_the_mean_and_shrinks_with_photos() -> None:
 def test_the_command_writes_its_tables(folder: Path, tmp_path: Path) -> None:
     result = conservator(
         *("bench", "clean", folder, "-o", tmp_path / "out", "--policies", "none,rules"),
-        *("--toolbox", "classical", "--perception", "statistics"),
+        *("--toolbox", "classical", "--perception", "statistics", "--risk", "1"),
     )
     assert result.returncode == 0, result.stderr
     summary = (tmp_path / "out" / "summary.md").read_text()

@@ -52,7 +52,7 @@ def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "oracle",
         "best",
     ]
-    settings = BenchmarkSettings("restoreagent", folder.name, "classical", "statistics", 0, rank="balanced")
+    settings = BenchmarkSettings("restoreagent", folder.name, "classical", "statistics", 0, risk=1.0, rank="balanced")
     some = make_cases("restoreagent", folder, 0)[:2]
     evaluate(some, names, toolbox, StatisticalPerception.load(), settings, output)
     return output
@@ -98,7 +98,7 @@ def test_photos_without_reference_are_all_shown_and_do_not_tell_whose_they_are(t
     noise = np.random.default_rng(0).normal(0, 40, photo.shape)
     PillowImage.fromarray((photo * 0.3 + noise).clip(0, 255).astype(np.uint8)).save(folder / "noisy.png")
     toolbox = make_toolbox("classical").only("wavelet_denoise", "deblock", "gamma_brighten", "shift_brighten")
-    settings = BenchmarkSettings("unpaired", folder.name, "classical", "statistics", 0)
+    settings = BenchmarkSettings("unpaired", folder.name, "classical", "statistics", 0, risk=1.0)
     names = ["none", "random_both", "predefined"]
     evaluate(make_cases("unpaired", folder, 0), names, toolbox, StatisticalPerception.load(), settings, tmp_path)
     with (tmp_path / "results.csv").open() as file:
@@ -122,7 +122,7 @@ def test_the_verdict_compares_what_all_have_finished(results: Path, tmp_path: Pa
 
 
 def test_nothing_is_gained_where_nothing_is_wrong(folder: Path, tmp_path: Path) -> None:
-    settings = BenchmarkSettings("clean", folder.name, "classical", "statistics", 0)
+    settings = BenchmarkSettings("clean", folder.name, "classical", "statistics", 0, risk=1.0)
     toolbox = make_toolbox("classical").only("deblock")
     evaluate(make_cases("clean", folder, 0), ["none"], toolbox, StatisticalPerception.load(), settings, tmp_path)
     page = save_bench_report(tmp_path).read_text()
@@ -181,7 +181,7 @@ def test_plots_of_more_policies_than_colours_and_of_gaps() -> None:
 def test_a_killed_run_goes_on_to_the_same_tables(folder: Path, tmp_path: Path) -> None:
     arguments = [
         *("bench", "restoreagent", "--photos", str(folder), "--policies", "none,random_both,rules"),
-        *("--toolbox", "classical", "--perception", "statistics", "--threads", "1", "-o"),
+        *("--toolbox", "classical", "--perception", "statistics", "--risk", "1", "--threads", "1", "-o"),
     ]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     with subprocess.Popen(process(*arguments, cut), stdout=subprocess.DEVNULL) as running:

@@ -155,7 +155,7 @@ def test_the_command_line_takes_a_policy_of_ones_own(module: Path) -> None:
 
 def test_what_goes_wrong_in_a_policy_of_ones_own_is_said(module: Path) -> None:
     save_photo(Photo(to_image(data.coffee()[:80, :120])), module / "a.png")
-    asked = ("restore", "a.png", "--toolbox", "classical", "--perception", "statistics", "--policy")
+    asked = ("restore", "a.png", "--toolbox", "classical", "--perception", "statistics", "--risk", "1", "--policy")
     lost = conservator(*asked, "written_here:Lost", "-o", "lost", cwd=module)
     assert lost.returncode == 1
     assert "then the policy gave up: no step was left after the last one failed: no tool 'nonsense'" in lost.stdout

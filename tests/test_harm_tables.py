@@ -177,7 +177,7 @@ def test_enlarging_is_off_however_small_a_photo_was_made_and_on_if_asked_for(cof
     toolbox = make_toolbox("classical").only("lanczos_x2")
     names = ["predefined", "random_both", "random_order:predefined"]
     for upscale in (False, True):
-        settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0, upscale=upscale)
+        settings = BenchmarkSettings("mio", "photos", "classical", "statistics", 0, risk=1.0, upscale=upscale)
         output = tmp_path / str(upscale)
         rows = evaluate([case], names, toolbox, Suspicious.load(), settings, output)
         chains = {one.policy: one.toolchain for one in rows}

@@ -26,7 +26,6 @@ from conservator.image import Image, in_8_bits, to_array, to_image
 from conservator.metrics.fidelity import psnr
 from conservator.networks.lway import DegradationTransfer, Reconstructor, answer, lesson
 from conservator.networks.store import NetworkStore
-from conservator.perception.perception import Percept
 from conservator.pool import LocalPool, MemoPool, listen, numbers_of
 from conservator.pool.telling import heard_by
 from conservator.record import load_record
@@ -338,10 +337,10 @@ def test_the_share_of_the_blur_that_is_removed_depends_on_the_scale_unless_it_is
 
 def test_adapting_is_the_users_to_allow() -> None:
     spec = make_toolbox("conservator")["upscale_x2_adapted"].spec
-    assert not Scope.of(Request(upscale=True)).offers(spec, Percept())
-    assert not Scope.of(Request(upscale=True, adapt_steps=0)).offers(spec, Percept())
-    assert not Scope.of(Request(adapt_steps=20)).offers(spec, Percept())
-    assert Scope.of(Request(upscale=True, adapt_steps=20)).offers(spec, Percept())
+    assert not Scope.of(Request(upscale=True)).offers(spec)
+    assert not Scope.of(Request(upscale=True, adapt_steps=0)).offers(spec)
+    assert not Scope.of(Request(adapt_steps=20)).offers(spec)
+    assert Scope.of(Request(upscale=True, adapt_steps=20)).offers(spec)
     with pytest.raises(ConservatorError, match="adapt_steps is -1, expected 0 or more"):
         Request(adapt_steps=-1)
 
@@ -353,7 +352,7 @@ def test_a_policy_enlarges_by_the_adapted_tool_where_that_is_allowed(soft: Image
     chosen = {}
     for steps in (None, 3):
         with Restorer(
-            Request("greedy", upscale=True, adapt_steps=steps, only=frozenset({"low_resolution"})), toolbox=few
+            Request("greedy", risk=1, upscale=True, adapt_steps=steps, only=frozenset({"low_resolution"})), toolbox=few
         ) as r:  # type: ignore[arg-type]
             chosen[steps] = r.restore(Photo(soft)).toolchain
     assert chosen == {None: ("upscale_x2",), 3: ("upscale_x2_adapted",)}

@@ -381,7 +381,7 @@ def test_a_folder_of_test_photos_is_an_opening_too(root: Path, tmp_path: Path) -
 
 def test_the_command_opens_a_test_part_only_with_a_reason(root: Path, tmp_path: Path) -> None:
     asked = [*("bench", "real", root, "--part", "test_1", "-o", tmp_path / "out", "--policies", "none")]
-    asked += ["--toolbox", "classical", "--perception", "statistics", "--threads", 1]
+    asked += ["--toolbox", "classical", "--perception", "statistics", "--risk", 1, "--threads", 1]
     refused = conservator(*asked)
     assert refused.returncode == 2
     assert "test_1 is a test part" in refused.stderr

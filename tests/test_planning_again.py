@@ -91,9 +91,9 @@ def test_another_tool_is_chosen_for_what_did_not_hold(
     policy: str, on_large: Callable[[Image], Image], words: str
 ) -> None:
     if policy == "predefined":  # a plan that is made once; it goes on with what is left of it
-        chosen, request = FixedOrder("on_small", "tv_denoise"), Request()
+        chosen, request = FixedOrder("on_small", "tv_denoise"), Request(risk=1)
     else:
-        chosen, request = None, Request(policy)
+        chosen, request = None, Request(policy, risk=1)
     with Restorer(request, toolbox=toolbox(on_large), perception=PERCEPTION, policy=chosen) as restorer:
         restored = restorer.restore(Photo(NOISY))
     first, *others = restored.treatments
@@ -107,7 +107,7 @@ def test_another_tool_is_chosen_for_what_did_not_hold(
 def test_the_record_tells_of_both_plans_and_replays(tmp_path: Path) -> None:
     save_photo(Photo(NOISY), tmp_path / "noisy.png")
     task = Task(tmp_path / "noisy.png", tmp_path / "out.png")
-    with Restorer(toolbox=toolbox(does_nothing), perception=PERCEPTION) as restorer:
+    with Restorer(Request(risk=1), toolbox=toolbox(does_nothing), perception=PERCEPTION) as restorer:
         outcome = FileRestorer(restorer, report=True)(Job(task), lambda stage: None)
         again = restorer.replay(load_photo(task.source), load_record(task.record).toolchain)
     record = load_record(task.record)
@@ -134,7 +134,7 @@ def test_a_plan_that_begins_otherwise_starts_from_the_photo_as_it_came() -> None
                 return Decision(Rollback(0))
             return Decision(Stop() if chain else Apply("median_derain"))
 
-    with Restorer(toolbox=toolbox(fails), perception=PERCEPTION, policy=Second()) as restorer:
+    with Restorer(Request(risk=1), toolbox=toolbox(fails), perception=PERCEPTION, policy=Second()) as restorer:
         restored = restorer.restore(Photo(NOISY))
         alone = restorer.apply(Photo(NOISY), ["median_derain"])
     assert restored.toolchain == ("median_derain",)
@@ -148,7 +148,7 @@ def test_a_plan_that_begins_otherwise_starts_from_the_photo_as_it_came() -> None
 
 
 def test_with_no_step_left_the_rest_of_the_plan_is_carried_out() -> None:
-    request = Request(max_steps=3)
+    request = Request(max_steps=3, risk=1)
     policy = FixedOrder("on_small", "tv_denoise")
     with Restorer(request, toolbox=toolbox(fails), perception=PERCEPTION, policy=policy) as restorer:
         assert restorer.restore(Photo(NOISY)).toolchain == ("tv_denoise",)
@@ -161,7 +161,7 @@ def test_a_policy_that_knows_one_tool_ends_where_that_did_not_hold() -> None:
         def act(self, observation):  # type: ignore[no-untyped-def]
             return Decision(Stop() if observation.trajectory.toolchain() else Apply("on_small"))
 
-    with Restorer(toolbox=toolbox(fails), perception=PERCEPTION, policy=OneTool()) as restorer:
+    with Restorer(Request(risk=1), toolbox=toolbox(fails), perception=PERCEPTION, policy=OneTool()) as restorer:
         restored = restorer.restore(Photo(NOISY))
     assert restored.untouched
     assert not restored.gave_up
@@ -170,7 +170,7 @@ def test_a_policy_that_knows_one_tool_ends_where_that_did_not_hold() -> None:
 
 
 def test_what_was_asked_for_by_name_is_not_replaced() -> None:
-    with Restorer(toolbox=toolbox(fails), perception=PERCEPTION) as restorer:
+    with Restorer(Request(risk=1), toolbox=toolbox(fails), perception=PERCEPTION) as restorer:
         restored = restorer.apply(Photo(NOISY), ["on_small", "median_derain"])
     assert [(t.tool, t.kept) for t in restored.treatments] == [("on_small", False), ("median_derain", True)]
     assert [t.tool for t in restored.failed] == ["on_small"]

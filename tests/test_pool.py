@@ -289,7 +289,7 @@ class Brightness(Perception):
 
 
 def restore(photo: Photo, policy: FixedOrder, toolbox: Toolbox, pool: Pool, strength: float = 1.0) -> Restored:
-    request, eye = Request(strength=strength), Brightness()
+    request, eye = Request(strength=strength, risk=1), Brightness()
     return Restorer(request, toolbox=toolbox, perception=eye, policy=policy, pool=pool).restore(photo)
 
 

@@ -22,7 +22,7 @@ from conservator.perception import Percept, StatisticalPerception
 from conservator.record import load_record
 
 PERCEPTION = StatisticalPerception.load()
-SETTINGS = ("--toolbox", "classical", "--perception", "statistics")
+SETTINGS = ("--toolbox", "classical", "--perception", "statistics", "--risk", "1")
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_one_photo_is_told_of_in_a_table(album: Path) -> None:
 def test_previews_come_in_the_order_of_the_photos_from_several_threads(album: Path) -> None:
     tasks = [Task(path, album / "out" / path.name) for path in sorted(album.rglob("*.png")) * 2]
     told: list[Path] = []
-    with Restorer(Request(toolbox="classical"), perception=PERCEPTION) as restorer:
+    with Restorer(Request(toolbox="classical", risk=1), perception=PERCEPTION) as restorer:
         seen = preview_batch(
             tasks, FileRestorer(restorer), jobs=3, on_end=lambda task, preview: told.append(preview.path)
         )
@@ -185,9 +185,9 @@ def test_the_one_estimate_is_of_the_photo_as_it_is_written() -> None:
     gray = (to_image(data.camera()[:240, :320]) + 0.1 * torch.randn(1, 1, 240, 320, generator=torch.Generator())).clamp(
         0, 1
     )
-    with Restorer(Request(toolbox="classical", strength=0.5), perception=PERCEPTION) as half:
+    with Restorer(Request(toolbox="classical", strength=0.5, risk=1), perception=PERCEPTION) as half:
         weaker = half.apply(Photo(gray, gray=True), ["tv_denoise"])
-    with Restorer(Request(toolbox="classical"), perception=PERCEPTION) as whole:
+    with Restorer(Request(toolbox="classical", risk=1), perception=PERCEPTION) as whole:
         full = whole.apply(Photo(gray, gray=True), ["tv_denoise"])
         assert whole.apply(Photo(gray), []).gain == 0.0
         assert full.after == whole.examine(full.photo)

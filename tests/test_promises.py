@@ -114,7 +114,7 @@ def toolbox() -> Toolbox:
 
 
 def restorer(toolbox: Toolbox, strength: float) -> Restorer:
-    return Restorer(Request(strength=strength), toolbox=toolbox, perception=StatisticalPerception.load())
+    return Restorer(Request(strength=strength, risk=1), toolbox=toolbox, perception=StatisticalPerception.load())
 
 
 def test_a_small_strength_stays_near_the_input_and_a_large_one_near_the_result(small: Image, toolbox: Toolbox) -> None:

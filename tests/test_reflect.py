@@ -14,7 +14,7 @@ from conservator.metrics.fidelity import psnr
 from conservator.perception import NetworkPerception
 from conservator.policies import PolicyContext, check_policy, make_policy
 from conservator.pool import LocalPool, MemoPool, Pool
-from conservator.session import Action, Apply, Decision, Rollback, Scope, Session, Stop, Trajectory, run
+from conservator.session import Action, Apply, Decision, Rollback, Session, Stop, Trajectory, run
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 
 EYE = NetworkPerception.load()

@@ -60,13 +60,8 @@ def restored(
     unless there is an ``admission``."""
     task = Task(folder / name, folder / "out" / name)
     PillowImage.fromarray(photo).save(task.source, icc_profile=icc or None)
-    usual = {
-        "policy": "rules",
-        "toolbox": "classical",
-        "perception": "statistics",
-        "risk": 1 if admission is None else 0.02,
-    }
-    request, perception = Request(**usual | wanted), StatisticalPerception.load()
+    request = Request(**{"policy": "rules", "toolbox": "classical", "perception": "statistics", "risk": 1} | wanted)
+    perception = StatisticalPerception.load()
     with Restorer(request, toolbox=toolbox, perception=perception, admission=admission) as restorer:
         journal = Journal(task.target.parent / JOURNAL)
         (outcome,) = run_batch([task], FileRestorer(restorer, report=True), journal).outcomes

@@ -33,6 +33,8 @@ from conservator.session import Observation
 from conservator.tools import make_toolbox
 
 EYE = StatisticalPerception.load()
+UNCHECKED = Request(risk=1)
+"""Risk control knows no perception but its own."""
 
 
 class Smooth(Tool):
@@ -78,7 +80,7 @@ def crops(count: int, *sigmas: float) -> list[Photo]:
 
 
 def test_80_restorations_from_8_threads_give_the_same_bytes_as_one_by_one() -> None:
-    photos, request = crops(20, 0, 12, 25, 45), Request("rules", "classical")
+    photos, request = crops(20, 0, 12, 25, 45), Request("rules", "classical", risk=1)
     with Restorer(request, perception=EYE) as restorer:
         alone = [restorer.restore(photo) for photo in photos]
     assert {bool(restored.toolchain) for restored in alone} == {True, False}
@@ -92,7 +94,7 @@ def test_80_restorations_from_8_threads_give_the_same_bytes_as_one_by_one() -> N
 def test_a_restorer_keeps_no_picture_of_what_it_is_done_with() -> None:
     """Results of whole photos are too large to remember: memory must not grow with the number of photos."""
     large = Photo(torch.rand(1, 3, 600, 700, generator=torch.Generator().manual_seed(0)))
-    with Restorer(toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as restorer:
+    with Restorer(UNCHECKED, toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as restorer:
         restored = restorer.restore(large)
         shape = restored.photo.image.shape
         assert restored.toolchain == ("smooth",)
@@ -105,9 +107,9 @@ def test_a_restorer_keeps_no_picture_of_what_it_is_done_with() -> None:
 def test_what_is_remembered_of_many_photos_is_bounded() -> None:
     one = crops(1)[0].image
     limit = 5 * one.numel() * one.element_size()
-    with Restorer(toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as owner:
+    with Restorer(UNCHECKED, toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as owner:
         memo = MemoPool(owner.models, max_bytes=limit)
-        with Restorer(toolbox=owner.toolbox, perception=EYE, policy=Once("smooth"), pool=memo) as restorer:
+        with Restorer(UNCHECKED, toolbox=owner.toolbox, perception=EYE, policy=Once("smooth"), pool=memo) as restorer:
             for photo in crops(20):
                 restorer.restore(photo)
             gc.collect()
@@ -120,7 +122,7 @@ def test_every_model_is_loaded_once_whatever_the_number_of_photos_and_threads(tm
     for i, photo in enumerate(crops(12)):
         conservator.save_photo(photo, tmp_path / f"{i}.png")
         tasks.append(Task(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png"))
-    with Restorer(toolbox=Toolbox(smooth), perception=EYE, policy=Once("smooth")) as restorer:
+    with Restorer(UNCHECKED, toolbox=Toolbox(smooth), perception=EYE, policy=Once("smooth")) as restorer:
         summary = run_batch(tasks, FileRestorer(restorer), Journal(tmp_path / JOURNAL), executor=Threads(4))
     assert summary.count("restored") == 12
     assert smooth.loads == {"cpu": 1}
@@ -129,7 +131,7 @@ def test_every_model_is_loaded_once_whatever_the_number_of_photos_and_threads(tm
 def test_own_objects_take_every_place(tmp_path: Path) -> None:
     path = tmp_path / "noisy.png"
     conservator.save_photo(crops(1)[0], path)
-    restored = conservator.restore_file(path, policy=Once("smooth"), toolbox=Toolbox(Smooth()), perception=EYE)
+    restored = conservator.restore_file(path, policy=Once("smooth"), toolbox=Toolbox(Smooth()), perception=EYE, risk=1)
     assert restored.toolchain == ("smooth",)
     assert "smooth" in repr(restored)
     assert "96x96" in repr(restored)
@@ -147,7 +149,7 @@ def test_own_objects_take_every_place(tmp_path: Path) -> None:
 def test_a_plan_treats_nothing_and_is_what_restore_carries_out() -> None:
     photo = crops(1)[0]
     before = photo.image.clone()
-    with Restorer(Request("greedy", "classical"), perception=EYE) as restorer:
+    with Restorer(Request("greedy", "classical", risk=1), perception=EYE) as restorer:
         plan = restorer.plan(photo)
         assert plan.toolchain
         assert plan.gain.cautious("balanced") > 0
@@ -164,7 +166,7 @@ def test_what_is_asked_for_by_name_is_done() -> None:
             return Gain.sure(-5.0)
 
     tools = Toolbox(Smooth(), *make_toolbox("classical").only("tv_denoise", "lanczos_x2").values())
-    with Restorer(toolbox=tools, perception=Severe.load(), policy=Once("smooth")) as restorer:
+    with Restorer(UNCHECKED, toolbox=tools, perception=Severe.load(), policy=Once("smooth")) as restorer:
         assert restorer.restore(clean).untouched
         treated = restorer.apply(clean, ("smooth", "smooth", "lanczos_x2"))
         assert treated.toolchain == ("smooth", "smooth", "lanczos_x2")
@@ -183,7 +185,7 @@ def test_an_enlargement_is_not_judged_by_other_places() -> None:
     grain[..., :250] = 0  # one half is noisy, so a study of other places looks much better or much worse
     photo = Photo((image + grain).clamp(0, 1))
     assert study(photo.image).shape == study(torch.nn.functional.interpolate(photo.image, scale_factor=2.0)).shape
-    request = Request(toolbox="classical", upscale=True)
+    request = Request(toolbox="classical", upscale=True, risk=1)
     with Restorer(request, perception=EYE, policy=Once("lanczos_x2")) as restorer:
         restored = restorer.restore(photo)
     assert restored.toolchain == ("lanczos_x2",)
@@ -201,7 +203,7 @@ def test_treatments_after_an_enlargement_are_judged_at_the_places_of_the_enlarge
                 asked.append(tuple((before.image - after.image).abs().mean((1, 2, 3)).gt(0.2).tolist()))
             return super().weigh(before, after, treated)
 
-    with Restorer(Request(toolbox="classical"), perception=Watching.load()) as restorer:
+    with Restorer(Request(toolbox="classical", risk=1), perception=Watching.load()) as restorer:
         restorer.apply(photo, ("lanczos_x2", "tv_denoise"))
     assert asked
     assert not any(map(any, asked))  # two studies of other places would differ by far more
@@ -217,7 +219,7 @@ def test_what_counts_is_what_the_user_asked_for() -> None:
 
     photo = crops(1)[0]
     for objective, kept in (("fidelity", False), ("perceptual", True)):
-        request = Request(toolbox="classical", objective=objective)
+        request = Request(toolbox="classical", objective=objective, risk=1)
         with Restorer(request, perception=Torn.load(), policy=Once("tv_denoise")) as restorer:
             assert bool(restorer.restore(photo).toolchain) == kept
         with Restorer(replace(request, policy="rules"), perception=Torn.load()) as restorer:
@@ -226,7 +228,7 @@ def test_what_counts_is_what_the_user_asked_for() -> None:
 
 
 def test_a_closed_restorer_says_so() -> None:
-    restorer = Restorer(Request("rules", "classical"), perception=EYE)
+    restorer = Restorer(Request("rules", "classical", risk=1), perception=EYE)
     restorer.restore(crops(1)[0])
     restorer.close()
     restorer.close()
@@ -245,7 +247,7 @@ def test_photos_that_need_the_same_tool_do_not_wait_for_each_other() -> None:
             return super().restore(image)
 
     photos = [Photo(torch.rand(1, 3, 500, 600)), Photo(torch.rand(1, 3, 500, 600))]
-    with Restorer(toolbox=Toolbox(Met()), perception=EYE, policy=Once("smooth")) as restorer:
+    with Restorer(UNCHECKED, toolbox=Toolbox(Met()), perception=EYE, policy=Once("smooth")) as restorer:
         with ThreadPoolExecutor(2) as threads:
             restored = list(threads.map(restorer.restore, photos))
         assert [r.toolchain for r in restored] == [("smooth",)] * 2
@@ -260,7 +262,7 @@ def test_closing_waits_for_what_is_being_restored_and_takes_no_more() -> None:
             assert go_on.wait(120)
             return super().restore(image)
 
-    restorer = Restorer(toolbox=Toolbox(Slow()), perception=EYE, policy=Once("smooth"))
+    restorer = Restorer(UNCHECKED, toolbox=Toolbox(Slow()), perception=EYE, policy=Once("smooth"))
     large = Photo(torch.rand(1, 3, 500, 600, generator=torch.Generator().manual_seed(0)))
     pool = restorer.pool
     with ThreadPoolExecutor(2) as threads:
@@ -280,7 +282,7 @@ def test_closing_waits_for_what_is_being_restored_and_takes_no_more() -> None:
 
 
 def test_a_restorer_is_not_closed_from_within_its_own_work() -> None:
-    restorer = Restorer(toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth"))
+    restorer = Restorer(UNCHECKED, toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth"))
     with pytest.raises(ConservatorError, match="from within"):
         restorer.restore(crops(1)[0], progress=lambda stage: restorer.close())
     assert restorer.restore(crops(1)[0]).toolchain == ("smooth",)
@@ -309,7 +311,7 @@ def test_what_a_tool_cannot_do_is_told_where_it_was_asked_for() -> None:
             return Smooth.restore(self, image)
 
     large = Photo(torch.rand(1, 3, 450, 500, generator=torch.Generator().manual_seed(0)))
-    with Restorer(toolbox=Toolbox(Small(), Large()), perception=EYE) as restorer:
+    with Restorer(UNCHECKED, toolbox=Toolbox(Small(), Large()), perception=EYE) as restorer:
         restored = restorer.apply(large, ("small", "large"))
     assert restored.toolchain == ("large",)
     assert [treatment.tool for treatment in restored.failed] == ["small"]
@@ -319,7 +321,7 @@ def test_own_objects_are_told_by_their_names(tmp_path: Path) -> None:
     path = tmp_path / "noisy.png"
     conservator.save_photo(crops(1)[0], path)
     task = Task(path, tmp_path / "out.png")
-    with Restorer(toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as restorer:
+    with Restorer(UNCHECKED, toolbox=Toolbox(Smooth()), perception=EYE, policy=Once("smooth")) as restorer:
         assert FileRestorer(restorer)(Job(task), lambda stage: None).status == "restored"
     asked = load_record(task.record).request
     assert (asked.policy, asked.toolbox, asked.perception) == ("own:once", "own:smooth", "own:StatisticalPerception")
@@ -330,7 +332,7 @@ def test_own_objects_are_told_by_their_names(tmp_path: Path) -> None:
 def test_a_restorer_can_go_to_another_process() -> None:
     """Pickled, it is what was asked for; nothing that was loaded goes along."""
     photo = crops(1)[0]
-    with Restorer(Request("rules", "classical", only=frozenset({Kind.NOISE})), perception=EYE) as restorer:
+    with Restorer(Request("rules", "classical", only=frozenset({Kind.NOISE}), risk=1), perception=EYE) as restorer:
         here = restorer.restore(photo)
         data_of_it = pickle.dumps(FileRestorer(restorer, report=True))
     assert len(data_of_it) < 20_000
@@ -360,7 +362,8 @@ def test_experts_and_perception_of_a_batch_are_read_once(tmp_path: Path) -> None
     [
         ({"strength": 1.5}, "strength is 1.5, expected a number from 0 to 1"),
         ({"strength": float("nan")}, "strength is nan"),
-        ({"tonal_confidence": -0.1}, "tonal_confidence is -0.1"),
+        ({"risk": 1.5}, "risk is 1.5"),
+        ({"risk": 0}, "risk is 0"),
         ({"max_steps": 0}, "max_steps is 0, expected 1 or more"),
         ({"objective": "fidelty"}, "did you mean fidelity"),
         ({"only": frozenset({Kind.NOISE}), "never": frozenset({Kind.NOISE})}, "noise cannot be both"),
@@ -383,7 +386,7 @@ def test_only_and_never_hold_for_every_policy() -> None:
     tools = make_toolbox("classical")
 
     def chain(policy: str, **wanted: object) -> Sequence[str]:
-        with Restorer(Request(policy, **{"toolbox": "classical"} | wanted), perception=EYE) as restorer:  # type: ignore
+        with Restorer(Request(policy, **{"toolbox": "classical", "risk": 1} | wanted), perception=EYE) as restorer:  # type: ignore
             return restorer.plan(photo).toolchain
 
     assert chain("dqn", never=frozenset(Kind), toolbox="rl-restore") == ()

@@ -20,7 +20,7 @@ from conservator.perception.perception import OBJECTIVES
 from conservator.policies import PolicyContext, make_policy
 from conservator.pool import LocalPool
 from conservator.resample import bicubic_to
-from conservator.session import Apply, Scope, Session, Stop
+from conservator.session import Apply, Session, Stop
 from conservator.tools import Toolbox, make_toolbox
 from conservator.tools.experts import EXPERTS
 

@@ -40,7 +40,7 @@ def task(tmp_path: Path) -> Task:
 def treated(task: Task) -> Task:
     """The photo after three tools whose order matters."""
     with Restorer(
-        Request(toolbox="classical", strength=0.75),
+        Request(toolbox="classical", strength=0.75, risk=1),
         perception=StatisticalPerception.load(),
         policy=FixedOrder(*CHAIN),
     ) as restorer:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from conservator.errors import ConservatorError
 from conservator.files import sha256
+from conservator.perception.harm import NetworkHarm
 from conservator.perception.network import NetworkPerception
 from conservator.perception.perception import Perception
 from conservator.perception.risk import Admission, RiskControl
@@ -25,8 +26,6 @@ def admission_for(request: Request, perception: Perception, control: RiskControl
     Raises ConservatorError where the thresholds were not made with that perception, or with another network for harm,
     and as ``RiskCurve.threshold`` does.
     """
-    from conservator.perception.harm import NetworkHarm
-
     known = set(control.made_with.values())
     if not isinstance(perception, NetworkPerception) or _hash(request.perception) not in known:
         raise ConservatorError(

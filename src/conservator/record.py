@@ -147,14 +147,17 @@ class Record(_Model):
     @model_validator(mode="before")
     @classmethod
     def _before_risk_control(cls, values: Any) -> Any:
-        """Before version 3 there was no risk control, but from version 2 on a rule on haze and low light."""
+        """Before version 3 there was no risk control; version 2 had a rule on haze and low light in its place.
+
+        Such a record has risk 1 and names no thresholds, so that its result is nobody's who asks for risk 1 today.
+        """
         if not isinstance(values, dict) or values.get("format_version") not in (1, 2):
             return values
         name = "request" if "request" in values else "settings"
         if not isinstance(values.get(name), dict):
             return values
         kept = {field: value for field, value in values[name].items() if field != "tonal_confidence"}
-        return {**values, name: {**kept, "risk": 1}}
+        return {**values, name: {**kept, "risk": 1, "thresholds": ""}}
 
     @property
     def estimated_gain(self) -> float | None:

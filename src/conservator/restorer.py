@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,18 +28,20 @@ from conservator.networks.store import NetworkStore
 from conservator.perception import load_perception, study
 from conservator.perception.perception import Look, Percept, Perception
 from conservator.perception.risk import Admission, RiskControl
+from conservator.perception.risk_files import load_risk
 from conservator.photo import Photo, load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
 from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool, MemoPool, Pool, RenamedPool, check_device, host
 from conservator.request import OWN, Request
-from conservator.restoration import Deciding, Plan, Restored, Treater, Treatment, blend, study_like, suggestions
+from conservator.restoration import Deciding, Plan, Restored, Treatment, blend, study_like, suggestions
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
 from conservator.tools.lway import adapting, bounded
 from conservator.tools.tool import Toolbox
+from conservator.treating import Treater
 
 _MOST_WORKERS = 8
 """Threads that run tools, each of which computes on several cores itself."""
@@ -85,8 +87,9 @@ class Restorer:
         tool run as one batch: for training and studies, since results then depend in the last bits on what else is
         running.
         """
-        self._arguments = request, toolbox, perception, policy, pool, scope, max_batch, admission
-        self.request = _as_given(request, toolbox, perception, policy, admission)
+        given = {"toolbox": toolbox, "perception": perception, "policy": policy, "admission": admission}
+        self._arguments = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch} | given
+        self.request = _as_given(request, given)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
         tools = make_toolbox(request.toolbox) if toolbox is None else toolbox
@@ -132,7 +135,8 @@ class Restorer:
         """
         if not self._controlled:
             return self._given_admission
-        return cast("Admission", self._once("admission", self._make_admission))
+        made = self._once("admission", lambda: admission_for(self.request, self.perception, self._control))
+        return cast("Admission", made)
 
     @property
     def _controlled(self) -> bool:
@@ -141,7 +145,7 @@ class Restorer:
 
     @property
     def _control(self) -> RiskControl:
-        return cast("RiskControl", self._once("control", self._make_control))
+        return cast("RiskControl", self._once("control", lambda: load_risk(self.request.thresholds)))
 
     @property
     def pool(self) -> Pool:
@@ -182,14 +186,6 @@ class Restorer:
             toolbox=self.toolbox,
         )
         return make_policy(request.policy, context)
-
-    def _make_control(self) -> RiskControl:
-        from conservator.perception.risk_files import load_risk
-
-        return load_risk(self.request.thresholds)
-
-    def _make_admission(self) -> Admission:
-        return admission_for(self.request, self.perception, self._control)
 
     def _make_studies(self) -> RenamedPool:
         return RenamedPool(self._memo, {name: f"study:{name}" for name in adapting(self.toolbox)})
@@ -379,7 +375,7 @@ class Restorer:
         """As it was asked for, with nothing loaded: a worker in another process loads its own."""
         if self._given_pool is not None:
             raise ConservatorError("a restorer with a pool of your own stays in its process; make one there")
-        return _again, self._arguments
+        return _again, (self._arguments,)
 
     def __enter__(self) -> Self:
         return self
@@ -388,27 +384,19 @@ class Restorer:
         self.close()
 
 
-def _as_given(
-    request: Request,
-    toolbox: Toolbox | None,
-    perception: Perception | None,
-    policy: Policy | None,
-    admission: Admission | None,
-) -> Request:
+def _as_given(request: Request, given: Mapping[str, Any]) -> Request:
     """The request, telling what was given as an object in place of what it names; so do records."""
     own: dict[str, str] = {}
-    if toolbox is not None:
+    if (toolbox := given["toolbox"]) is not None:
         own["toolbox"] = OWN + ",".join(toolbox)
-    if perception is not None:
+    if (perception := given["perception"]) is not None:
         own["perception"] = OWN + type(perception).__name__
-    if policy is not None:
+    if (policy := given["policy"]) is not None:
         own["policy"] = OWN + policy.name
-    if admission is not None:
+    if (admission := given["admission"]) is not None:
         own["thresholds"] = OWN + type(admission.estimate).__name__
     return replace(request, **own)  # type: ignore[arg-type]
 
 
-def _again(request: Request, toolbox: Toolbox | None, *more: Any) -> Restorer:
-    perception, policy, pool, scope, max_batch, admission = more
-    given = {"perception": perception, "policy": policy, "pool": pool, "scope": scope, "admission": admission}
-    return Restorer(request, toolbox=toolbox, max_batch=max_batch, **given)
+def _again(given: dict[str, Any]) -> Restorer:
+    return Restorer(**given)

@@ -33,6 +33,7 @@ from conservator.kinds import Objective
 from conservator.metrics import FullReference, Metric, make_metric
 from conservator.perception.perception import Perception
 from conservator.perception.risk import Admission
+from conservator.perception.risk_files import load_risk
 from conservator.perception.study import study
 from conservator.photo import Photo
 from conservator.policies import FixedOrder, PolicyContext, make_policy
@@ -120,8 +121,6 @@ def evaluate(
 
 def _usual_admission(settings: BenchmarkSettings, perception: Perception) -> Admission:
     """What policies are held to for a user who wants what a benchmark wants."""
-    from conservator.perception.risk_files import load_risk
-
     request = Request(perception=settings.perception, objective=_objective(settings), risk=settings.risk)
     return admission_for(request, perception, load_risk(request.thresholds))
 

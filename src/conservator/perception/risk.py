@@ -136,5 +136,13 @@ class RiskControl:
     """Where it comes from: a name of the package's weights, or a file."""
 
     def admission(self, estimate: HarmEstimate, objective: Objective, risk: float) -> Admission:
-        """Risk control at the threshold of a risk; errors as in ``RiskCurve.threshold``."""
+        """Risk control at the threshold of a risk; errors as in ``RiskCurve.threshold``.
+
+        Raises ConservatorError, too, where nothing was calibrated for the objective.
+        """
+        if objective not in self.curves:
+            raise ConservatorError(
+                f"the risk thresholds {self.name} are for {', '.join(self.curves)}, and not for {objective}; choose "
+                "another objective, or risk 1"
+            )
         return Admission(estimate, self.curves[objective].threshold(risk))
