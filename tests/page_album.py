@@ -38,7 +38,7 @@ def make_album(folder: Path) -> Path:
 def restore_album(
     album: Path, output: Path, resume: bool = False, admission: Admission | None = None, **wanted: Any
 ) -> Path | None:
-    """Restore a folder with its pages, without risk control unless there is an ``admission``; the page of the folder."""
+    """Restore a folder with its pages, held to an ``admission`` if there is one; the page of the folder."""
     request = Request(**{"policy": "rules", "toolbox": "classical", "risk": 1} | wanted)
     tools = make_toolbox("classical").only("wavelet_denoise")
     perception = StatisticalPerception.load()

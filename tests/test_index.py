@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from doubting import doubting
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from doubting import doubting
 from page_album import NAMES, make_album, restore_album
 from page_reader import read_page
 from test_cli import conservator
@@ -93,12 +93,12 @@ def test_photos_with_suggestions_say_what_is_suggested_and_for_what(album: Path,
     page = restore_album(album, tmp_path / "out", admission=doubting(0.41, Kind.NOISE))
     assert page is not None
     found = {photo["name"]: photo for photo in photos(page)}
-    noisy, sound, torn = (found[name] for name in (NAMES[0], NAMES[2], "broken.jpg"))
+    noisy, sound, torn = (found[name] for name in (NAMES[0], NAMES[1], "broken.jpg"))
     assert (noisy["suggested"], noisy["offers"]) == (["noise"], "wavelet_denoise (harm 41 %)")
     assert (sound["suggested"], sound["offers"]) == (torn["suggested"], torn["offers"]) == ([], "")
     journal = Journal(tmp_path / "out" / JOURNAL)
     told = {Path(o.source).name: o.suggestions for o in journal.read().values()}
-    assert (told[NAMES[0]], told[NAMES[2]]) == (("wavelet_denoise",), ())
+    assert (told[NAMES[0]], told[NAMES[1]]) == (("wavelet_denoise",), ())
     again = restore_album(album, tmp_path / "out", resume=True, admission=doubting(0.41, Kind.NOISE))
     assert {p["name"]: p["offers"] for p in photos(again or page)} == {name: p["offers"] for name, p in found.items()}
 
