@@ -47,7 +47,7 @@ class MllmPolicy:
         """``dialect`` is the one that the model was taught in.
 
         ``toolbox`` is what it is told of; it can choose only what is offered. A model that is told of fewer tools than
-        it was taught with, because haze or darkness is not sure enough, answers worse about all other damage.
+        it was taught with, because the user or risk control leaves some out, answers worse about all other damage.
         """
         self.name, self._model, self._perception, self._objective = name, model, perception, objective
         self._once, self._toolbox = once, toolbox
