@@ -81,7 +81,7 @@ def parse_kinds(text: str) -> frozenset[Kind]:
     return frozenset(kinds)
 
 
-def listed(kinds: Iterable[Kind]) -> str:
+def kinds_in_words(kinds: Iterable[Kind]) -> str:
     """The kinds as a person lists them, "noise, rain and haze"; "" where there is none."""
     *first, last = [kind.label for kind in kinds] or [""]
     return f"{', '.join(first)} and {last}" if first else last

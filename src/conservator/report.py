@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conservator.files import as_seen_from, replacing, write_text
 from conservator.image import Image
-from conservator.kinds import Kind, Severity, listed
+from conservator.kinds import Kind, Severity, kinds_in_words
 from conservator.pages import (
     compared,
     jpeg_bytes,
@@ -93,7 +93,7 @@ def _verdict(record: Record, restored: Restored) -> str:
 
 def _offer(record: Record) -> str:
     """That something is suggested, in a sentence."""
-    kinds = listed(dict.fromkeys(kind for suggestion in record.suggestions for kind in suggestion.treats))
+    kinds = kinds_in_words(dict.fromkeys(kind for suggestion in record.suggestions for kind in suggestion.treats))
     return f"More is suggested below{f', for {kinds}' if kinds else ''}: it might harm, so it is left to you."
 
 
@@ -112,13 +112,13 @@ def _why_untouched(record: Record, restored: Restored) -> str:
     if record.after.severe:
         return "Left as it was. Damage is seen, but no treatment promised to make the photo better."
     if seen := record.before.at_least(Severity.LOW):
-        return f"Nothing needed doing. Some {listed(seen)} is seen, but no treatment promised to help."
+        return f"Nothing needed doing. Some {kinds_in_words(seen)} is seen, but no treatment promised to help."
     return "Nothing needed doing. No damage was seen."
 
 
 def _purpose(treatment: TreatmentRecord) -> str:
     """What a tool was used for, "noise"; "" where the record does not tell."""
-    return "several kinds of damage" if len(treatment.removes) > 3 else listed(treatment.removes)
+    return "several kinds of damage" if len(treatment.removes) > 3 else kinds_in_words(treatment.removes)
 
 
 def _gain(record: Record) -> str:
@@ -172,7 +172,7 @@ def _seen(record: Record) -> str:
     found = [kind for kind in looked if any(kind in s.at_least(Severity.LOW) for s in (record.before, record.after))]
     if not looked:
         return "<p>Nothing was looked for.</p>"
-    missing = listed(kind for kind in looked if kind not in found)
+    missing = kinds_in_words(kind for kind in looked if kind not in found)
     rest = f'<p class="soft">Looked for and not seen: {escape(missing)}.</p>' if missing else ""
     if not found:
         return rest
