@@ -64,6 +64,14 @@ def plans_nonsense_after_an_error(observation: Observation) -> Decision:
     return once(Decision(Apply("gamma")))(observation)
 
 
+def looks_up_what_was_refused(observation: Observation) -> Decision:
+    last = observation.trajectory.last.decision
+    if last is None:
+        return Decision(Apply("gamma"))
+    tools = {spec.name: spec for spec in observation.tools}
+    return Decision(Stop(), thought=tools["gamma"].description)
+
+
 class ChangingPlans:
     """The same action each time, but another plan."""
 
@@ -88,13 +96,14 @@ class ChangingPlans:
         (Saying(once(Decision(Rollback(3)))), "rolled back to step 3, but steps are 0 to 0"),
         (Saying(crashes_after_an_error), "the tool failed"),
         (Saying(plans_nonsense_after_an_error), "asked for 'photoshop'"),
+        (Saying(looks_up_what_was_refused), "gamma"),
         (ChangingPlans(), "only memory is the trajectory"),
     ],
 )
 def test_what_breaks_the_contract_is_found(
     policy: Saying | ChangingPlans, why: str, photo: Image, small_toolbox: Toolbox, pool: Pool
 ) -> None:
-    with pytest.raises(AssertionError, match=why):
+    with pytest.raises((AssertionError, KeyError), match=why):
         check_policy(policy, Session(photo, small_toolbox, pool, Blind(), max_steps=4))
 
 

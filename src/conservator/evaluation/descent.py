@@ -12,7 +12,7 @@ import time
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -39,6 +39,10 @@ GRID: tuple[float, ...] = (
 """The thresholds that are tried, ascending. They are fixed beforehand: a grid that was made from the chances of the
 photos would be chosen by what is to be certified. At 0 nothing is admitted, at 1 everything."""
 
+OFF = math.inf
+"""The threshold of a restoration without risk control, as at risk 1: nothing is refused, and another check of the whole
+photo takes its place (restoration.py)."""
+
 Found = TypeVar("Found")
 
 
@@ -62,7 +66,7 @@ def descend(
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one case at the thresholds from ``low`` to ``high``: the same at each of them."""
+    """What became of one case at the thresholds from ``low`` to ``high``: the same at each of them. Both may be OFF."""
 
     stratum: str
     photo: str
@@ -108,7 +112,7 @@ class Trial:
     grid: Sequence[float] = GRID
 
     def outcomes(self, case: Case) -> list[Outcome]:
-        """What becomes of a case, objective by objective, the highest thresholds first."""
+        """What becomes of a case, objective by objective: without risk control, then the highest thresholds first."""
         damaged, clean = case.make()
         memory = _Memory(MemoPool(self.pool), self.perception, self.harm)
         photo, scores = Photo(damaged), dict[str, Scores]()
@@ -139,13 +143,19 @@ class Trial:
                     seconds=round(seconds, 3),
                     scores=measures,
                 )
-                for low, high, (toolchain, measures, seconds) in descend(attempt, self.grid)
+                for low, high, (toolchain, measures, seconds) in (
+                    (OFF, OFF, attempt(OFF)[0]),
+                    *descend(attempt, self.grid),
+                )
             ]
         return found
 
     def _restorer(self, objective: Objective, threshold: float, memory: _Memory) -> Restorer:
         request = Request(policy=self.policy, objective=objective, seed=self.seed)
-        admission = Admission(memory, threshold)
+        if threshold == OFF:
+            request, admission = replace(request, risk=1.0), None
+        else:
+            admission = Admission(memory, threshold)
         return Restorer(
             request, toolbox=self.toolbox, perception=memory.perception, pool=memory.pool, admission=admission
         )
@@ -175,7 +185,8 @@ class _Memory:
     def chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
         key = self.keys(before.image), self.keys(after.image), treated
         if key not in self._chances:
-            self._chances[key] = self._harm.chance(before, after, treated)
+            chance = self._harm.chance(before, after, treated)
+            self._chances[key] = 1.0 if math.isnan(chance) else chance  # as Admission takes it
         self.met.add(self._chances[key])
         return self._chances[key]
 

@@ -18,6 +18,7 @@ from conservator.evaluation.rows import Content, ResultsTable, content_of, measu
 from conservator.files import sha256
 from conservator.kinds import OBJECTIVES, Objective
 from conservator.metrics import make_metric
+from conservator.perception.harm import NetworkHarm
 from conservator.perception.network import NetworkPerception
 from conservator.request import Request
 from conservator.restorer import Restorer
@@ -54,8 +55,6 @@ class CurveSettings:
 
     def trial(self) -> Trial:
         """What restores them. Raises MissingExtraError where the metric of the perceptual objective cannot be had."""
-        from conservator.perception.harm import NetworkHarm
-
         restorer = Restorer(Request(toolbox=self.toolbox, perception=self.perception))
         perception = restorer.perception
         if not isinstance(perception, NetworkPerception):

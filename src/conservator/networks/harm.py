@@ -1,4 +1,4 @@
-"""The network that tells harm: what is known of a treatment in, the log odds that it harmed out."""
+"""The network that tells harm: what is told of a treatment in, the log odds that it harmed out."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MEMBERS = 5
 
 
 class HarmNetwork(nn.Module):
-    """An ensemble of small networks over all that is known of a treatment."""
+    """An ensemble of small networks over all that is told of a treatment."""
 
     def __init__(self, inputs: int, hidden: int = 96, dropout: float = 0.0) -> None:
-        """``inputs`` is the width of the vector that tells of a treatment."""
+        """``inputs`` is the number of facts that are told of a treatment."""
         super().__init__()
-        self.known = Standardise(inputs)
+        self.scale = Standardise(inputs)
         self.members = ensemble(MEMBERS, inputs, hidden, 1, dropout)
 
-    def forward(self, known: Tensor) -> Tensor:
+    def forward(self, facts: Tensor) -> Tensor:
         """Map (B, inputs) to the log odds of harm of each member, (B, members)."""
-        x = self.known(known)
+        x = self.scale(facts)
         return torch.cat([member(x) for member in self.members], 1)
 
-    def chance(self, known: Tensor) -> Tensor:
+    def chance(self, facts: Tensor) -> Tensor:
         """Map (B, inputs) to one chance of harm each, (B,): of the members' mean log odds."""
-        return cast("Tensor", self(known)).mean(1).sigmoid()
+        return cast("Tensor", self(facts)).mean(1).sigmoid()

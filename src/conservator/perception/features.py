@@ -158,10 +158,11 @@ _LIGHT = [
     "dark_channel_98",
 ]
 
+OF_THE_WHOLE: tuple[str, ...] = (*_KERNELS, *_LIGHT)
+"""Statistics of all crops together, and of the scene."""
 STATISTICS: tuple[str, ...] = (
     *(f"{name}{crop}" for name in _LOCAL for crop in ("", "_calm", "_busy")),
-    *_KERNELS,
-    *_LIGHT,
+    *OF_THE_WHOLE,
 )
 """What ``statistics`` measures."""
 
@@ -199,18 +200,29 @@ class Measured:
 
 def changes(before: Measured, after: Measured, treated: frozenset[Kind]) -> Tensor:
     """What a treatment changed, (C,): each feature, how far pixels and large areas moved, what it is meant for."""
-    difference = after.image - before.image
+    return torch.cat([after.features - before.features, change(before.image, after.image, treated)])
+
+
+def change(before: Image, after: Image, treated: frozenset[Kind]) -> Tensor:
+    """How far a treatment moved pixels and large areas, and what it is meant for: (CHANGE,) float32."""
+    difference = after - before
     side = min(16, *difference.shape[-2:])
     moved = (difference, block_mean(difference, side), luma(difference))
-    rest = [
-        *(math.log10(float(d.square().mean().sqrt()) + 1e-4) for d in moved),
-        float(difference.mean()),
-        *(float(kind in treated) for kind in (*GRADED_KINDS, Kind.LOW_RESOLUTION)),
-    ]
-    return torch.cat([after.features - before.features, torch.tensor(rest)])
+    return torch.tensor(
+        [
+            *(math.log10(float(d.square().mean().sqrt()) + 1e-4) for d in moved),
+            float(difference.mean()),
+            *(float(kind in treated) for kind in (*GRADED_KINDS, Kind.LOW_RESOLUTION)),
+        ]
+    )
 
 
-CHANGES_BESIDE_FEATURES = 4 + len(GRADED_KINDS) + 1
+CHANGE: tuple[str, ...] = (
+    *("moved", "areas_moved", "luma_moved", "brightened"),
+    *(f"treats_{kind}" for kind in (*GRADED_KINDS, Kind.LOW_RESOLUTION)),
+)
+"""What ``change`` tells."""
+CHANGES_BESIDE_FEATURES = len(CHANGE)
 """Numbers that ``changes`` adds to the differences of the features."""
 
 

@@ -15,7 +15,7 @@ from conservator.image import decibels
 from conservator.kinds import OBJECTIVES, Kind
 from conservator.metrics.consistency import noise_structure, streaks
 from conservator.networks.harm import HarmNetwork
-from conservator.perception.features import CHANGES_BESIDE_FEATURES, NETWORK_FEATURES, changes
+from conservator.perception.features import CHANGE, EXPERT_CHANGES, NETWORK_FEATURES, OF_THE_WHOLE, change
 from conservator.perception.loading import Once
 from conservator.perception.network import NetworkPerception
 from conservator.perception.perception import GRADED_KINDS, Gain, Look
@@ -26,6 +26,11 @@ _CLOSEST = 60.0
 _ODDS = 1e-4
 """A confidence nearer to 0 or 1 is taken for this near: odds stay finite."""
 
+_SEEN: tuple[str, ...] = (*OF_THE_WHOLE, *EXPERT_CHANGES)
+"""Features of the picture before that are told. All of them, or their differences, told harm worse on photos held out
+when there were 800 photos to learn from, in November 2026: AUC 0.87 instead of 0.90."""
+_PLACES = [NETWORK_FEATURES.index(name) for name in _SEEN]
+
 HARM_FACTS: tuple[str, ...] = (
     *(f"seen_before_{kind}" for kind in GRADED_KINDS),
     *(f"seen_after_{kind}" for kind in GRADED_KINDS),
@@ -33,22 +38,21 @@ HARM_FACTS: tuple[str, ...] = (
     *(f"gain_{objective}" for objective in OBJECTIVES),
     *(f"deviation_{objective}" for objective in OBJECTIVES),
     *("closeness", "noise_structure", "no_noise_structure", "streaks", "no_streaks", "one_picture"),
+    *CHANGE,
+    *_SEEN,
 )
-"""What is told of a treatment beside the features of the picture and what changed of them."""
+"""What is told of a treatment, in the order in which the network takes it."""
 
 
-def harm_inputs(perception: NetworkPerception, before: Look, after: Look, treated: frozenset[Kind]) -> Tensor:
-    """All that is known of a treatment: HARM_FACTS, the features before, what changed; (HARM_INPUTS,) float32."""
-    first, then = perception.measured(before), perception.measured(after)
-    facts = harm_facts(before, after, perception.weigh(before, after, treated))
-    return torch.cat([facts, first.features, changes(first, then, treated)])
+def harm_facts(perception: NetworkPerception, before: Look, after: Look, treated: frozenset[Kind]) -> Tensor:
+    """All that is told of a treatment, (HARM_FACTS,) float32."""
+    gain = perception.weigh(before, after, treated)
+    seen = perception.measured(before).features[_PLACES]
+    return torch.cat([_evidence(before, after, gain), change(before.image, after.image, treated), seen])
 
 
-HARM_INPUTS = len(HARM_FACTS) + 2 * len(NETWORK_FEATURES) + CHANGES_BESIDE_FEATURES
-
-
-def harm_facts(before: Look, after: Look, gain: Gain) -> Tensor:
-    """HARM_FACTS of a treatment, (HARM_FACTS,) float32; ``gain`` is what perception estimates of it."""
+def _evidence(before: Look, after: Look, gain: Gain) -> Tensor:
+    """What was seen, what was gained by estimate, and how the change agrees with what a treatment should change."""
     error = (before.image - after.image).square().mean()
     structures = noise_structure(before.image, after.image), streaks(before.image, after.image)
     told = [number for value in structures for number in ((0.0, 1.0) if math.isnan(value) else (value, 0.0))]
@@ -97,12 +101,12 @@ class NetworkHarm:
         if torch.equal(before.image, after.image):
             return 0.0
         with torch.inference_mode():
-            return float(self._network().chance(harm_inputs(self._perception, before, after, treated)[None])[0])
+            return float(self._network().chance(harm_facts(self._perception, before, after, treated)[None])[0])
 
 
 def harm_metadata(hidden: int) -> dict[str, str]:
     """What a file of weights says of itself."""
-    return {"facts": json.dumps(HARM_FACTS), "features": json.dumps(NETWORK_FEATURES), "hidden": str(hidden)}
+    return {"facts": json.dumps(HARM_FACTS), "hidden": str(hidden)}
 
 
 def _read(weights: str | Path) -> HarmNetwork:
@@ -117,11 +121,10 @@ def _read(weights: str | Path) -> HarmNetwork:
         where = f"the shipped file of weights {weights}"
         tensors, metadata = load_weights(weights)
     again = "train it again with conservator train harm"
-    expected = harm_metadata(0)
-    if any(metadata.get(name) != expected[name] for name in ("facts", "features")):
-        raise ConservatorError(f"{where} tells no harm, or from other features than these; {again}")
+    if metadata.get("facts") != json.dumps(HARM_FACTS):
+        raise ConservatorError(f"{where} tells no harm, or from other facts than these; {again}")
     try:
-        network = HarmNetwork(HARM_INPUTS, int(metadata["hidden"]))
+        network = HarmNetwork(len(HARM_FACTS), int(metadata["hidden"]))
         network.load_state_dict({key: value.float() for key, value in tensors.items()})
     except (KeyError, ValueError, RuntimeError) as error:
         raise ConservatorError(f"{where} does not hold the tensors of a network of harm ({error}); {again}") from error

@@ -22,6 +22,9 @@ from conservator.perception.perception import Look
 HARM = 0.1
 """dB of PSNR that a photo may lose before it counts as harmed: a difference that no viewer sees."""
 
+_TENTH = 0.1
+"""Chances below it are told with a decimal: they are nearer to what is admitted."""
+
 
 class HarmEstimate(Protocol):
     """Estimates how likely a treatment did harm, without any reference."""
@@ -53,7 +56,8 @@ class Verdict:
     def words(self) -> str:
         """The verdict as part of a sentence."""
         where = f" {self.where}" if self.where else ""
-        return f"the chance that it harms is put at {self.chance:.0%}{where}; at most {self.threshold:.1%} is admitted"
+        chance = f"{self.chance:.0%}" if self.chance >= _TENTH else f"{self.chance:.1%}"
+        return f"the chance that it harms is put at {chance}{where}; at most {self.threshold:.1%} is admitted"
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+from conservator.perception.risk import Verdict
 from conservator.session import Observation, Policy, Session, TogetherPolicy
-from conservator.session.trajectory import Apply, Decision, Rollback, Step, Stop
+from conservator.session.trajectory import Apply, Decision, Refusal, Rollback, Step, Stop
 
 
 def check_policy(policy: Policy, session: Session) -> None:
@@ -13,9 +15,9 @@ def check_policy(policy: Policy, session: Session) -> None:
 
     Checked: it ends by Stop or within the steps; every action is legal (or None, where a model's reply was of no use,
     which the session records as a step with an error); plans name tools on offer; it can go on after a step that
-    failed; asked again about each of the observations it had, it decides the same (its only memory is the
-    trajectory); and where it decides on many observations together (``act_together``), neither order nor company makes
-    a difference.
+    failed, and after one that risk control refused, whose tool is then offered no more; asked again about each of the
+    observations it had, it decides the same (its only memory is the trajectory); and where it decides on many
+    observations together (``act_together``), neither order nor company makes a difference.
     """
     assert policy.name, "a policy must have a name"
     observations, decisions = [], []
@@ -35,7 +37,8 @@ def check_policy(policy: Policy, session: Session) -> None:
         _check_together(policy, observations, decisions)
     if observations and observations[0].steps_left > 1:
         for failed in _failures(observations[0], decisions[0]):
-            _check_decision(policy.name, policy.act(failed), failed)
+            known = replace(failed, tools=observations[0].tools)  # asking again for what was refused is taken as a stop
+            _check_decision(policy.name, policy.act(failed), known)
 
 
 def _check_together(policy: TogetherPolicy, observations: list[Observation], decisions: list[Decision]) -> None:
@@ -65,7 +68,7 @@ def _check_decision(name: str, decision: Decision, observation: Observation) -> 
 
 
 def _failures(observation: Observation, decision: Decision) -> list[Observation]:
-    """What the policy would observe, had its decision failed, and had a reply been of no use."""
+    """What the policy would observe, had its decision failed or been refused, and had a reply been of no use."""
     last, failures = observation.trajectory.last, []
     for attempted, error in ((decision, "the tool failed"), (Decision(None), "the reply could not be understood")):
         if isinstance(attempted.action, Stop):
@@ -73,6 +76,12 @@ def _failures(observation: Observation, decision: Decision) -> list[Observation]
         step = Step(last.id + 1, last.id, attempted, last.image, last.percept, error=error)
         trajectory = observation.trajectory.add(step)
         failures.append(replace(observation, trajectory=trajectory, steps_left=observation.steps_left - 1))
+    for spec in observation.tools:
+        if decision.action == Apply(spec.name):
+            refusal = Refusal(spec.name, spec.removes, Verdict(1.0, 0.0), math.nan, last.image, last.image)
+            step = Step(last.id + 1, last.id, decision, last.image, last.percept, error=refusal.words, refusal=refusal)
+            others = tuple(other for other in observation.tools if other != spec)
+            failures.append(replace(observation, trajectory=observation.trajectory.add(step), tools=others))
     return failures
 
 

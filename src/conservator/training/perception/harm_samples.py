@@ -26,7 +26,7 @@ from conservator.image import Image, decibels, in_8_bits, luma
 from conservator.kinds import NATURE, Kind
 from conservator.metrics.fidelity import ssim
 from conservator.networks.store import NetworkStore
-from conservator.perception.harm import HARM_FACTS, HARM_INPUTS, harm_inputs
+from conservator.perception.harm import HARM_FACTS, harm_facts
 from conservator.perception.network import NetworkPerception
 from conservator.perception.perception import Look
 from conservator.perception.study import study
@@ -66,8 +66,8 @@ _MAKES: Mapping[Kind, Callable[[np.random.Generator], Recipe]] = {
 class HarmSample:
     """The treatments that were tried on one photo."""
 
-    inputs: Tensor
-    """(P, HARM_INPUTS): what is known of each treatment."""
+    facts: Tensor
+    """(P, HARM_FACTS): what is told of each treatment."""
     scores: Tensor
     """(P, 4): PSNR (RGB, dB, at most 100) and SSIM to the truth, before and after."""
     share: str
@@ -129,7 +129,7 @@ class _Trial:
         self._reference, self._tools, self._perception = reference, tools, perception
         self.start = Look(damaged, perception.grade(damaged))
         self.specs = [tool.spec for tool in tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
-        self._inputs: list[Tensor] = []
+        self._facts: list[Tensor] = []
         self._scores: list[tuple[float, ...]] = []
         self._names: list[str] = []
 
@@ -152,7 +152,7 @@ class _Trial:
         return children
 
     def _note(self, before: Look, after: _State, kinds: frozenset[Kind]) -> None:
-        self._inputs.append(harm_inputs(self._perception, before, after.look, kinds))
+        self._facts.append(harm_facts(self._perception, before, after.look, kinds))
         self._scores.append((*self.scores(before.image), *self.scores(after.look.image)))
         self._names.append(">".join(after.toolchain))
 
@@ -164,8 +164,8 @@ class _Trial:
 
     def sample(self, share: str, natural: bool) -> HarmSample:
         """All of it."""
-        inputs = torch.stack(self._inputs) if self._inputs else torch.zeros(0, HARM_INPUTS)
-        return HarmSample(inputs, torch.tensor(self._scores).reshape(-1, 4), share, natural, ",".join(self._names))
+        facts = torch.stack(self._facts) if self._facts else torch.zeros(0, len(HARM_FACTS))
+        return HarmSample(facts, torch.tensor(self._scores).reshape(-1, 4), share, natural, ",".join(self._names))
 
 
 def _candidates(specs: Sequence[ToolSpec], state: Look, rng: np.random.Generator) -> list[ToolSpec]:

@@ -34,7 +34,7 @@ class HarmOrder:
     """Folder of clean photos, searched recursively."""
     output: Path = Path("out/train")
     """Folder of the samples."""
-    count: int = field(default=4000, metadata={"min": 100})
+    count: int = field(default=1360, metadata={"min": 100})
     """Photos, damaged and not, on which treatments are tried."""
     toolbox: str = "conservator"
     """The tools that treat them."""
