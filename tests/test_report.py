@@ -252,7 +252,7 @@ def test_a_suggestion_is_shown_with_what_is_thought_of_it_and_the_command(doubte
     text = " ".join(doubted.page.open_text.split())
     assert "Treated for rain. More is suggested below, for noise: it might harm, so it is left to you." in text
     assert "Not done, but suggested" in text
-    assert f"{suggestion.tool}, for noise Chance of harm: 41 %. Estimated gain: not estimated." in text.replace(
+    assert f"{suggestion.tool}, for noise Chance of harm: 41 %. No gain is estimated." in text.replace(
         "noiseChance", "noise Chance"
     )
     source, page = Path("..") / HOSTILE, doubted.task.target.name

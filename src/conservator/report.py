@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conservator.files import as_seen_from, replacing, write_text
 from conservator.image import Image
-from conservator.kinds import Kind, Severity, kinds_in_words
+from conservator.kinds import Kind, Severity, kinds_in_words, purpose_in_words
 from conservator.pages import (
     compared,
     jpeg_bytes,
@@ -85,7 +85,7 @@ def _verdict(record: Record, restored: Restored) -> str:
         return _why_untouched(record, restored)
     asked = ", as asked" if restored.asked_for else ""
     more = f" {_offer(record)}" if record.suggestions else ""
-    purposes = list(dict.fromkeys(_purpose(treatment) for treatment in kept))
+    purposes = list(dict.fromkeys(purpose_in_words(treatment.removes) for treatment in kept))
     if "" in purposes:
         return f"Treated with {', then '.join(record.toolchain)}{asked}.{more}"
     return f"Treated for {', then for '.join(purposes)}{asked}.{more}"
@@ -114,11 +114,6 @@ def _why_untouched(record: Record, restored: Restored) -> str:
     if seen := record.before.at_least(Severity.LOW):
         return f"Nothing needed doing. Some {kinds_in_words(seen)} is seen, but no treatment promised to help."
     return "Nothing needed doing. No damage was seen."
-
-
-def _purpose(treatment: TreatmentRecord) -> str:
-    """What a tool was used for, "noise"; "" where the record does not tell."""
-    return "several kinds of damage" if len(treatment.removes) > 3 else kinds_in_words(treatment.removes)
 
 
 def _gain(record: Record) -> str:
@@ -203,7 +198,7 @@ def _treatments(record: Record) -> str:
 
 
 def _treatment(treatment: TreatmentRecord) -> str:
-    purpose = _purpose(treatment)
+    purpose = purpose_in_words(treatment.removes)
     told = f"<b>{escape(treatment.tool)}</b>{f', for {escape(purpose)}' if purpose else ''}"
     if treatment.kept:
         return f"{told}."
@@ -221,10 +216,11 @@ def _suggestions(record: Record, photo: Photo, restored: Restored, target: Path,
         return ""
     items = []
     for told, suggestion in zip(record.suggestions, restored.suggestions, strict=True):
-        gain = "not estimated" if told.gain is None else f'<span class="whole">{told.gain:+.1f} dB</span>'
+        known = told.gain is not None
+        gain = f'Estimated gain: <span class="whole">{told.gain:+.1f} dB</span>.' if known else "No gain is estimated."
         items.append(
             f'<li class="suggestion">{_previews(suggestion, aspect, photo.icc)}<div><h3>{escape(told.named)}</h3>'
-            f"<p>Chance of harm: <b>{percent(told.chance)}</b>. Estimated gain: {gain}.</p>"
+            f"<p>Chance of harm: <b>{percent(told.chance)}</b>. {gain}</p>"
             f"{_how(told, record, photo, target)}</div></li>"
         )
     return f'<h2>Not done, but suggested</h2><p>{_HOW_TO_DECIDE}</p><ul class="suggestions">{"".join(items)}</ul>'

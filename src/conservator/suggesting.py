@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from conservator.commands import shell_word
-from conservator.kinds import Kind, kinds_in_words
+from conservator.kinds import Kind, purpose_in_words
 from conservator.request import OWN, Request
 from conservator.restoration import Suggestion
 
@@ -49,7 +49,7 @@ class SuggestionRecord(BaseModel):
     @property
     def named(self) -> str:
         """The tool and what it is for: "brighten_mild, for low light"."""
-        purpose = "several kinds of damage" if len(self.treats) > 3 else kinds_in_words(self.treats)
+        purpose = purpose_in_words(self.treats)
         return f"{self.tool}, for {purpose}" if purpose else self.tool
 
     @property
