@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,24 @@ def test_one_number_tells_the_gain_and_what_to_think_of_it(noisy: Made) -> None:
     (number,) = DECIBELS.findall(text)
     assert number == f"{noisy.record.estimated_gain:+.1f} dB"
     assert f"Estimated gain {number}" in text
-    assert "an estimate by the program; its uncertainty is not calibrated yet" in text
+    assert "to the undamaged photo: an estimate by the program." in text
+    assert noisy.record.interval is None  # without calibrated errors nothing is said of them
     assert "Treated for noise" in text
     closed = noisy.page.closed_text
     assert "no one of them is the estimated gain above" in " ".join(closed.split())
     assert f"{noisy.record.steps[0].seen.quality:.1f} dB" in closed
     assert all(step.reason in closed for step in noisy.record.steps)
+
+
+def test_how_far_the_estimate_may_be_off_is_told_where_it_was_measured(tmp_path: Path) -> None:
+    held_to = replace(doubting(0.0), threshold=0.5, errors=(-1.25, 0.5))
+    made = restored(tmp_path, damaged("noise:high"), admission=held_to)
+    low, high = made.record.interval or (0.0, 0.0)
+    assert (low, high) == pytest.approx(((made.record.gain or 0) - 1.25, (made.record.gain or 0) + 0.5), abs=0.002)
+    told = f"Nine in ten photos with this estimate gained between {low:+.1f} and {high:+.1f} dB."
+    assert told in " ".join(made.page.open_text.split())
+    weaker = restored(tmp_path, damaged("noise:high"), "half.png", admission=held_to, strength=0.5)
+    assert weaker.record.interval is None  # nobody measured how far it is off for a half
 
 
 def test_names_of_strangers_are_text(noisy: Made) -> None:

@@ -141,6 +141,8 @@ class Record(_Model):
     """What was not done for its risk, the most promising first; none in records of versions 1 and 2."""
     gain: float | None = None
     """What all treatments together are estimated to have gained on the whole photo, dB; None in earlier records."""
+    interval: tuple[float, float] | None = None
+    """Between which gains (PSNR, dB) nine in ten photos lie that have this estimate; None where it is not known."""
     seconds: dict[str, float]
     notes: list[str]
 
@@ -225,6 +227,9 @@ def make_record(
         ],
         suggestions=records_of(restored.suggestions),
         gain=_number(restored.gain),
+        interval=None
+        if restored.interval is None
+        else (round(restored.interval[0], 3), round(restored.interval[1], 3)),
         seconds={stage: round(seconds, 4) for stage, seconds in restored.seconds.items()},
         notes=list(dict.fromkeys((*notes, *restored.notes))),
     )

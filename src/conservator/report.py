@@ -122,10 +122,10 @@ def _gain(record: Record) -> str:
         return ""
     if record.estimated_gain is None:
         return '<p class="gain"><b>Estimated gain</b> none can be given: there is nothing to compare with.</p>'
-    told = (
-        "How much nearer the result is thought to be to the undamaged photo: an estimate by the program; its "
-        "uncertainty is not calibrated yet."
-    )
+    told = "How much nearer the result is thought to be to the undamaged photo: an estimate by the program."
+    if record.interval is not None:
+        low, high = record.interval
+        told += f" Nine in ten photos with this estimate gained between {low:+.1f} and {high:+.1f} dB."
     number = f"<strong>{record.estimated_gain:+.1f} dB</strong>"
     return f'<p class="gain"><b>Estimated gain</b> {number}. <small>{told}</small></p>'
 

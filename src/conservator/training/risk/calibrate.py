@@ -82,9 +82,7 @@ def calibrate_photos(order: RiskOrder, photos: Path, output: Path, telling: Tell
     return control
 
 
-def _settings(
-    order: RiskOrder, folder: Path, part: str | None, objectives: tuple[Objective, ...]
-) -> CurveSettings:
+def _settings(order: RiskOrder, folder: Path, part: str | None, objectives: tuple[Objective, ...]) -> CurveSettings:
     asked = order.policy, order.toolbox, order.perception, order.harm, objectives, order.seed
     return CurveSettings("mixture", folder.name, part, *asked)
 
