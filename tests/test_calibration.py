@@ -16,7 +16,7 @@ from test_parts import crop, save
 
 from conservator.degradations import HELD_OUT, NATURE, TAUGHT
 from conservator.errors import ConservatorError, NameNotFoundError
-from conservator.evaluation.calibration import at, curve_of, gain, loss
+from conservator.evaluation.calibration import at, curve_of, errors_of, gain, loss
 from conservator.evaluation.cases import make_cases
 from conservator.evaluation.descent import GRID, Outcome, descend
 from conservator.evaluation.mixture import MIXED, SINGLE, UNDAMAGED, fate_of
@@ -56,16 +56,16 @@ def test_a_photo_harmed_at_a_threshold_counts_at_all_higher_ones() -> None:
     grid = (0.0, 0.1, 0.2, 0.3, 1.0)
     found = [outcome(0.3, 1.0, +2), outcome(0.2, 0.2, -2), outcome(0.0, 0.1, 0)]
     unharmed = [outcome(0.0, 1.0, +1, photo="b")]
-    assert curve_of([*found, *unharmed], "balanced", grid) == RiskCurve(2, grid, (0, 0, 1, 1, 1))
+    assert curve_of([*found, *unharmed], "balanced", grid).harmed == (0, 0, 1, 1, 1)
     assert [o.scores["psnr"] for o in at(found, 0.2)] == [28.0]
 
 
 def test_pairs_of_one_photograph_share_one_loss() -> None:
     grid = (0.0, 0.5, 1.0)
     parts = [outcome(0.0, 1.0, -1 * (n == 0), photo=f"desk_{n}", scene="desk") for n in range(4)]
-    assert curve_of(parts, "balanced", grid) == RiskCurve(1, grid, (0.25, 0.25, 0.25))
+    assert curve_of(parts, "balanced", grid).harmed == (0.25, 0.25, 0.25)
     other = [outcome(0.0, 1.0, -1, photo="desk_0", scene="desk", objective="fidelity")]
-    assert curve_of([*parts, *other], "balanced", grid) == curve_of(parts, "balanced", grid)
+    assert curve_of([*parts, *other], "balanced", grid).harmed == curve_of(parts, "balanced", grid).harmed
 
 
 def test_outcomes_that_lack_a_threshold_are_refused() -> None:
@@ -180,8 +180,12 @@ def test_the_mixture_is_of_8_bits_and_undamaged_photos_are_their_own_reference(a
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
+_BOUNDS = tuple(None if n < 9 else (-n / 8, n / 16) for n in range(39))
 CONTROL = RiskControl(
-    {"balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(39))), "fidelity": RiskCurve(419, GRID, GRID)},
+    {
+        "balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(39)), _BOUNDS),
+        "fidelity": RiskCurve(419, GRID, GRID),
+    },
     "greedy",
     "conservator",
     {"perception": "ab", "toolbox conservator": "cd"},
@@ -254,3 +258,19 @@ def test_a_risk_that_the_photos_cannot_certify_is_refused_with_the_least_that_ca
     assert curve.threshold(0.02) == 0.5
     with pytest.raises(ConservatorError, match=r"99 calibration photos; the least that can is 0\.01"):
         curve.threshold(0.009)
+
+
+def test_errors_of_the_estimate_hold_for_nine_in_ten_more() -> None:
+    """With one error fewer left out at each end, or counted by n instead of n + 1, too few would be held."""
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(4000):
+        errors = rng.standard_normal(40)
+        bounds = errors_of([outcome(0, 1, error + 1.0, photo=str(n)) for n, error in enumerate(errors[:-1])])
+        assert bounds is not None
+        low, high = bounds
+        held += low <= errors[-1] <= high
+    assert held / 4000 == pytest.approx(0.9, abs=0.02)
+    assert errors_of([outcome(0, 1, 0.0, photo=str(n)) for n in range(18)]) is None
+    assert errors_of([outcome(0, 1, n / 10, photo=str(n)) for n in range(19)]) == pytest.approx((-1.0, 0.8))
+    assert errors_of([outcome(0, 1, 9.0, toolchain="")] * 40) is None

@@ -21,6 +21,7 @@ from conservator.photo.write import WRITABLE
 from conservator.request import Request
 from conservator.restoration import Restored
 from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Trajectory, Usage
+from conservator.suggesting import SuggestionRecord, not_done, records_of
 from conservator.tools.tool import Toolbox
 
 
@@ -136,8 +137,12 @@ class Record(_Model):
     after: SeenRecord
     steps: list[StepRecord]
     treatments: list[TreatmentRecord]
+    suggestions: list[SuggestionRecord] = Field(default_factory=list)
+    """What was not done for its risk, the most promising first; none in records of versions 1 and 2."""
     gain: float | None = None
     """What all treatments together are estimated to have gained on the whole photo, dB; None in earlier records."""
+    interval: tuple[float, float] | None = None
+    """Between which gains (PSNR, dB) nine in ten photos lie that have this estimate; None where it is not known."""
     seconds: dict[str, float]
     notes: list[str]
 
@@ -220,14 +225,22 @@ def make_record(
             )
             for t in restored.treatments
         ],
+        suggestions=records_of(restored.suggestions),
         gain=_number(restored.gain),
+        interval=None
+        if restored.interval is None
+        else (round(restored.interval[0], 3), round(restored.interval[1], 3)),
         seconds={stage: round(seconds, 4) for stage, seconds in restored.seconds.items()},
         notes=list(dict.fromkeys((*notes, *restored.notes))),
     )
 
 
 def verdict(restored: Restored) -> str:
-    """One sentence that says what was done, and whether more was meant to be."""
+    """One sentence that says what was done, whether more was meant to be, and what was not done for its risk."""
+    return "; ".join(filter(None, (_done(restored), not_done(restored.suggestions))))
+
+
+def _done(restored: Restored) -> str:
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
     if restored.asked_for and restored.toolchain:
         done += ", as asked" if restored.enlarged else ", as asked; " + estimate_in_words(restored.gain)
@@ -235,7 +248,7 @@ def verdict(restored: Restored) -> str:
         return f"{done}, then the policy gave up: {restored.gave_up}"
     if restored.failed:
         return "; ".join([done, *(t.told for t in restored.failed)])
-    if restored.toolchain:
+    if restored.toolchain or restored.suggestions:
         return done
     if restored.asked_for and restored.treatments:
         return f"left as it was: {'; '.join(t.told for t in restored.treatments)}"
@@ -245,9 +258,7 @@ def verdict(restored: Restored) -> str:
 
 
 def why_untouched(trajectory: Trajectory) -> str:
-    """Why a policy chose no treatment, in words: what was not admitted, or what the policy thought."""
-    if refusals := trajectory.refusals:
-        return refusals[0].words
+    """Why a policy chose no treatment, in words; what was not admitted is told of as suggestions are."""
     thought = trajectory.last.decision.thought if trajectory.last.decision else ""
     return thought or "no treatment was chosen"
 

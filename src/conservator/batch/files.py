@@ -82,7 +82,7 @@ class FileRestorer:
         try:
             save_record(record, folder / "record")
             if self.report:
-                save_report(folder / "report", record, photo, restored)
+                save_report(folder / "report", record, photo, restored, task.target)
                 save_thumbnail(folder / "thumbnail", photo, restored)
                 small = thumbnail_of(task.report)
                 small.parent.mkdir(exist_ok=True)
@@ -146,6 +146,7 @@ def _outcome(task: Task, record: Record, restored: Restored) -> Outcome:
         round(restored.before.quality, 2),
         round(restored.after.quality, 2),
         tuple(record.notes),
+        tuple(suggestion.tool for suggestion in record.suggestions),
     )
 
 

@@ -77,15 +77,15 @@ def curve_of(outcomes: Iterable[Outcome], objective: Objective, grid: Sequence[f
     return RiskCurve(len(photos), tuple(grid), tuple(harmed.tolist()), errors)
 
 
-def errors_of(outcomes: Iterable[Outcome]) -> tuple[float, float]:
+def errors_of(outcomes: Iterable[Outcome]) -> tuple[float, float] | None:
     """Bounds of what treated photos gained (PSNR, dB) less what was estimated, which hold for nine in ten more.
 
     Split conformal prediction (Vovk et al., "Algorithmic Learning in a Random World", 2005): the k-th smallest and the
-    k-th largest of n errors, k the whole part of (n + 1) / 20. NaN for fewer than 19, of which none can be left out.
+    k-th largest of n errors, k the whole part of (n + 1) / 20. None for fewer than 19, of which none can be left out.
     """
     errors = sorted(gain(outcome) - outcome.estimated for outcome in outcomes if outcome.treated)
     place = int((len(errors) + 1) * (1 - COVERAGE) / 2 + 1e-9)
-    return (errors[place - 1], errors[-place]) if place else (math.nan, math.nan)
+    return (errors[place - 1], errors[-place]) if place else None
 
 
 def _losses(found: Sequence[Outcome], grid: Sequence[float]) -> np.ndarray:

@@ -109,14 +109,13 @@ class RiskCurve:
     """Chances of harm, ascending; with 0 nothing is admitted."""
     harmed: tuple[float, ...]
     """How many photos came out worse at that threshold or a lower one: it never falls."""
-    errors: tuple[tuple[float, float], ...] = ()
+    errors: tuple[tuple[float, float] | None, ...] = ()
     """For each threshold, the bounds between which the true gain less the estimated one (dB of PSNR) lies for nine in
-    ten treated photos like these; NaN where too few were treated. Empty where nobody compared them."""
+    ten treated photos like these; None where too few were treated. Empty where they are known of no threshold."""
 
     def errors_at(self, threshold: float) -> tuple[float, float] | None:
         """The bounds of ``errors`` at one of the thresholds; None where they are not known."""
-        bounds = dict(zip(self.thresholds, self.errors, strict=False)).get(threshold)
-        return None if bounds is None or math.isnan(bounds[0]) else bounds
+        return dict(zip(self.thresholds, self.errors, strict=False)).get(threshold)
 
     def threshold(self, risk: float) -> float:
         """The largest threshold at which the share of harmed photos is below ``risk`` for one more photo like these.

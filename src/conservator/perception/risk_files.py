@@ -62,7 +62,7 @@ def stored_risk(control: RiskControl) -> tuple[dict[str, Tensor], dict[str, str]
     for objective, curve in control.curves.items():
         tensors[f"{objective}.thresholds"] = torch.tensor(curve.thresholds, dtype=torch.float64)
         tensors[f"{objective}.harmed"] = torch.tensor(curve.harmed, dtype=torch.float64)
-        errors = curve.errors or [(math.nan, math.nan)] * len(curve.thresholds)
+        errors = [curve.errors_at(threshold) or (math.nan, math.nan) for threshold in curve.thresholds]
         tensors[f"{objective}.errors"] = torch.tensor(errors, dtype=torch.float64)
     photos = {curve.photos for curve in control.curves.values()}
     if len(photos) != 1:
@@ -106,7 +106,8 @@ def _curve(tensors: Mapping[str, Tensor], objective: str, photos: int) -> RiskCu
         raise ValueError(f"how many photos {objective} harmed does not ascend from 0 to {photos} at most")
     if not ((errors[:, 0] <= errors[:, 1]) & errors.isfinite().all(1) | errors.isnan().all(1)).all():
         raise ValueError(f"the errors of {objective} are no bounds")
-    bounds = tuple((low, high) for low, high in errors.tolist())
+    bounds = tuple(None if math.isnan(low) else (low, high) for low, high in errors.tolist())
+    bounds = bounds if any(bounds) else ()
     return RiskCurve(photos, tuple(thresholds.tolist()), tuple(harmed.tolist()), bounds)
 
 

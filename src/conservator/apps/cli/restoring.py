@@ -174,7 +174,7 @@ def _previewed(paths: list[Path], restorer: Restorer, where: BatchOptions, stand
             stopped=stopped,
         )
         stopped_early = stopped()
-    display.preview_summary(previews, found, time.monotonic() - begun)
+    display.preview_summary(previews, found, time.monotonic() - begun, restorer.request)
     if stopped_early:
         return STOPPED
     unread = sum(bool(preview.error) for preview in previews)
@@ -204,7 +204,7 @@ def examine(
     with Restorer(request) as restorer:
         if as_json:
             tasks = find_tasks(paths, None).tasks
-            seen = [print_preview_json(preview(restorer, task.source, lambda stage: None)) for task in tasks]
+            seen = [print_preview_json(preview(restorer, task.source, lambda stage: None), request) for task in tasks]
             failed = seen.count(False)
             raise typer.Exit(2 if failed == len(seen) else int(failed > 0))
         if not single:
@@ -214,4 +214,4 @@ def examine(
         found = preview(restorer, paths[0], lambda stage: None)
         if found.error:
             raise ConservatorError(found.error)
-        print_preview(found)
+        print_preview(found, request)
