@@ -250,7 +250,7 @@ class Treater:
         """Treat the whole, and look at it again."""
         start = time.perf_counter()
         call = self.pool.submit(tool, state.image)
-        listen(call, lambda numbers: progress(_stage(tool, numbers)))
+        listen(call, lambda numbers: progress(stage_in_words(tool, numbers)))
         try:
             treated = call.result()
         except ToolFailedError as error:
@@ -291,7 +291,7 @@ class _State:
     """Its study, and what was seen in it."""
 
 
-def _stage(tool: str, numbers: Mapping[str, float]) -> str:
+def stage_in_words(tool: str, numbers: Mapping[str, float]) -> str:
     """A tool at work, with how far it is where it tells that."""
     return f"{tool}, {numbers['iteration']:.0f} of {numbers['of']:.0f}" if {"iteration", "of"} <= {*numbers} else tool
 
