@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -36,6 +37,8 @@ from conservator.restorer import Progress
 MOST_CALLS = 4
 """Calls in work at the same time; others wait. Each computes on all cores itself, and holds a photo."""
 
+_MOST_THREADS = 64  # for calls that are in work, wait for their turn, or wait for a batch
+
 PolicyName = Literal["greedy", "search", "rules", "beam", "reflect", "mllm"]
 """Who may decide for an assistant: what ships and runs here. Policies that load code or files, or send pictures away,
 are the user's to choose, when the program is started."""
@@ -51,7 +54,7 @@ RegionArgument = Annotated[
 ReasonArgument = Annotated[str, Field(description="Why, in a sentence; it is kept with the step.")]
 OutputArgument = Annotated[
     str | None,
-    Field(description="Name of the result or its folder. Without it: a folder 'restored' beside the photo."),
+    Field(description="The result, a file or a folder. Without it, it goes to a folder 'restored' beside the photo."),
 ]
 PolicyArgument = Annotated[PolicyName | None, Field(description="Who decides; without it, what the user set.")]
 ObjectiveArgument = Annotated[
@@ -270,7 +273,8 @@ class _Bridge:
 
     def __init__(self, workbench: Workbench) -> None:
         self._workbench = workbench
-        self._computing, self._waiting = anyio.CapacityLimiter(MOST_CALLS), anyio.CapacityLimiter(64)
+        self._threads = anyio.CapacityLimiter(_MOST_THREADS)
+        self._turn = threading.BoundedSemaphore(MOST_CALLS)  # a call that was cancelled keeps its turn until it stops
 
     async def __call__(
         self, context: Context[Any, Any], do: Callable[[Progress], Told], waits: bool = False
@@ -280,45 +284,71 @@ class _Bridge:
         Raises ToolError, with the sentence of what went wrong.
         """
         cancelled = threading.Event()
-        progress = _reporting(context, asyncio.get_running_loop(), cancelled)
+        reports = _Reports(context, asyncio.get_running_loop(), cancelled)
 
         def work() -> Told:
-            with self._workbench.working():
-                return do(progress)
+            with self._workbench.working(), nullcontext() if waits else self._its_turn(cancelled):
+                return do(reports)
 
-        limiter = self._waiting if waits else self._computing
         try:
-            answer = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+            answer = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
         except ConservatorError as error:
-            raise ToolError(in_tool_words(str(error))) from None
+            raise ToolError(_for_the_wire(in_tool_words(str(error)))) from None
         except OSError as error:
-            raise ToolError(f"{error.filename or 'a file'}: {reason_of(error)}") from None
+            raise ToolError(_for_the_wire(f"{error.filename or 'a file'}: {reason_of(error)}")) from None
         finally:
             cancelled.set()
+        await reports.arrived()
         return _as_result(answer)
 
+    @contextmanager
+    def _its_turn(self, cancelled: threading.Event) -> Iterator[None]:
+        while not self._turn.acquire(timeout=0.1):  # seconds
+            if cancelled.is_set():
+                raise ConservatorError("the call was cancelled")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
-def _reporting(context: Context[Any, Any], loop: asyncio.AbstractEventLoop, cancelled: threading.Event) -> Progress:
-    """Tells the assistant each stage that begins; raises ConservatorError in the work once the call was cancelled."""
-    numbers, telling = itertools.count(1), threading.Lock()
 
-    def progress(stage: str) -> None:
-        if cancelled.is_set():
+class _Reports:
+    """The progress of one call: the stages that begin, told to the assistant in their order."""
+
+    def __init__(self, context: Context[Any, Any], loop: asyncio.AbstractEventLoop, cancelled: threading.Event) -> None:
+        self._context, self._loop, self._cancelled = context, loop, cancelled
+        self._sent: list[Future[None]] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, stage: str) -> None:
+        """Tell a stage, from any thread; raises ConservatorError, which ends the work, once the call was cancelled."""
+        if self._cancelled.is_set():
             raise ConservatorError("the call was cancelled")
-        with telling:  # numbers must rise in the order in which they are sent
-            told = context.report_progress(next(numbers), None, stage)
-            asyncio.run_coroutine_threadsafe(told, loop)
+        with self._lock:  # numbers rise in the order in which they are sent
+            report = self._context.report_progress(len(self._sent) + 1, None, stage)
+            self._sent.append(asyncio.run_coroutine_threadsafe(report, self._loop))
 
-    return progress
+    async def arrived(self) -> None:
+        """Wait until all were sent, so that none comes after the answer; what could not be sent is no error."""
+        with self._lock:
+            sent = [asyncio.wrap_future(report) for report in self._sent]
+        await asyncio.gather(*sent, return_exceptions=True)
 
 
 def _as_result(answer: Told) -> CallToolResult:
     """What goes over the wire: a sentence and the data as text, the data, the pictures, links to the files."""
-    text = f"{answer.sentence}\n{json.dumps(answer.data, ensure_ascii=False)}"
+    text = _for_the_wire(f"{answer.sentence}\n{json.dumps(answer.data, ensure_ascii=False)}")
     content: list[ContentBlock] = [TextContent(type="text", text=text)]
     content += [
         ImageContent(type="image", data=base64.b64encode(picture).decode("ascii"), mime_type="image/jpeg")
         for picture in answer.pictures
     ]
-    content += [ResourceLink(type="resource_link", uri=file.as_uri(), name=file.name) for file in answer.files]
+    content += [
+        ResourceLink(type="resource_link", uri=file.as_uri(), name=_for_the_wire(file.name)) for file in answer.files
+    ]
     return CallToolResult(content=content, structured_content=dict(answer.data))
+
+
+def _for_the_wire(text: str) -> str:
+    """The text as UTF-8 can carry it: names of files may hold bytes that are none."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -15,7 +15,7 @@ PREVIEW_BYTES = 250_000
 """Of one preview. Hosts refuse results from about 1 MB on, text and all pictures together, and base64 makes a third
 more of it: two previews are 0.7 MB."""
 
-_QUALITIES = (92, 85, 70, 50)
+_QUALITIES = (92, 80, 60)
 """Of the JPEG, the first that is small enough. The first leaves no traces that could be taken for the photo's own."""
 
 
@@ -48,9 +48,9 @@ def preview_jpeg(image: Image, profile: bytes | None = None) -> bytes:
     while True:
         height, width = image.shape[-2:]
         scale = min(1.0, longest / max(height, width))
-        small = sized(image, (max(1, round(scale * height)), max(1, round(scale * width))))
+        image = sized(image, (max(1, round(scale * height)), max(1, round(scale * width))))
         for quality in _QUALITIES:
-            picture = jpeg_bytes(small, quality=quality, profile=profile)
+            picture = jpeg_bytes(image, quality=quality, profile=profile)
             if len(picture) <= PREVIEW_BYTES:
                 return picture
         longest = longest * 3 // 4  # a picture that is nothing but noise
