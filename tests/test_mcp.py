@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -313,6 +314,35 @@ def test_a_photo_that_changed_since_is_not_saved(bench: Workbench, root: Path) -
 
     talk(bench, conversation)
     assert not (root / "restored").exists()
+
+
+GUIDE = (Path(__file__).parents[1] / "docs" / "mcp.md").read_text("utf-8")
+
+
+def test_the_guides_program_restores_a_photo(bench: Workbench, root: Path, tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    program: dict[str, Any] = {"__name__": "guide"}
+    exec(compile(block, "docs/mcp.md", "exec"), program)
+
+    async def conversation(client: Client) -> None:
+        assert await program["restore_by_hand"](client, "noisy.png") == str(root / "restored" / "noisy.png")
+
+    talk(bench, conversation)
+    before, after = (
+        np.asarray(PillowImage.open(path), float) for path in (root / "noisy.png", root / "restored" / "noisy.png")
+    )
+    clean = np.asarray(data.coffee()[:160, :200], float)
+    assert ((after - clean) ** 2).mean() < 0.5 * ((before - clean) ** 2).mean()
+
+
+def test_the_guide_lists_all_tools_with_their_arguments(bench: Workbench) -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", GUIDE, re.MULTILINE))
+
+    async def conversation(client: Client) -> None:
+        offered = {tool.name: list(tool.input_schema["properties"]) for tool in (await client.list_tools()).tools}
+        assert {name: re.findall(r"`(\w+)`", arguments) for name, arguments in rows.items()} == offered
+
+    talk(bench, conversation)
 
 
 def test_what_the_user_excluded_stays_excluded() -> None:

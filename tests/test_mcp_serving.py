@@ -206,6 +206,22 @@ def test_an_assistant_over_standard_input_and_one_that_is_killed(
     assert {path.name for path in batch.glob("*.png")} == {"a.png", "b.png"}
 
 
+def test_a_client_that_is_gone_before_it_is_answered(photos: Path, tmp_path: Path) -> None:
+    """Both of its pipes are closed, as the system does for a killed process: the answer finds nobody."""
+    line = process("mcp", photos, *OPTIONS)
+    ping = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n'
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(tmp_path)) as served:
+        assert served.stdin is not None
+        assert served.stdout is not None
+        assert served.stderr is not None
+        served.stdout.close()
+        served.stdin.write(ping)
+        served.stdin.close()
+        assert served.wait(200) == 0
+        assert b"Traceback" not in served.stderr.read()
+
+
 def test_addresses() -> None:
     assert parsed_address("8000") == ("127.0.0.1", 8000)
     assert parsed_address("0.0.0.0:80") == ("0.0.0.0", 80)

@@ -69,7 +69,7 @@ INSTRUCTIONS = """Conservator restores damaged photographs. All files lie in: {r
 Either let it decide: plan (says what it would do), restore (does it, and writes the result and its record).
 Or decide yourself, step by step: inspect a photo (you get a handle, what is wrong with it, the tools, a preview); apply
 one tool; look at the preview, and at details with a region; rollback to an earlier step if it did harm; apply another;
-save when it is good. A photo that needs nothing is best left alone. Estimates are in dB; your own eyes count, too.
+save when it is good. A photo that needs nothing is best left alone. Estimates, in dB, can be wrong: look for yourself.
 Nothing that exists is ever replaced. For many photos: batch_start, job_status, job_cancel."""
 
 _LOOKS = ToolAnnotations(read_only_hint=True, open_world_hint=False)

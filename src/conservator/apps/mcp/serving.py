@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -114,6 +115,10 @@ def _serve(workbench: Workbench, run: Callable[[], object]) -> None:
         anyio.run(run)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
+    except BaseExceptionGroup as failures:
+        if failures.split(BrokenPipeError)[1] is not None:  # other than that the assistant has gone
+            traceback.print_exc()
+            code = 1
     if not workbench.close(_GRACE):
         abandon_workspaces()
     os._exit(code)  # a thread that computes would hold an ordinary end up
