@@ -79,6 +79,7 @@ class Restorer:
         scope: Scope | None = None,
         max_batch: int = 1,
         admission: Admission | None = None,
+        keep_bytes: int = 0,
     ) -> None:
         """Raises ConservatorError for a policy, a toolbox or a device that there is not.
 
@@ -88,14 +89,16 @@ class Restorer:
         running.
         """
         given = {"toolbox": toolbox, "perception": perception, "policy": policy, "admission": admission}
-        self._arguments = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch} | given
+        others = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch, "keep_bytes": keep_bytes}
+        self._arguments = given | others
         self.request = _as_given(request, given)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
         tools = make_toolbox(request.toolbox) if toolbox is None else toolbox
         self.toolbox = sharing(bounded(tools, request.adapt_steps), self._networks)
         self.scope = Scope.of(request) if scope is None else scope
-        self._given_pool, self._given_admission, self._max_batch = pool, admission, max_batch
+        self._given_pool, self._given_admission = pool, admission
+        self._max_batch, self._keep_bytes = max_batch, keep_bytes
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
         self._loaded: set[str] = set()
         self._closed = False
@@ -159,7 +162,7 @@ class Restorer:
 
     @property
     def models(self) -> Pool:
-        """Where tools run on whole photos: their results are too large to remember."""
+        """Where tools run on whole photos: their results are too large to remember, unless ``keep_bytes`` says so."""
         return self._given_pool or cast("Pool", self._once("models", self._make_models))
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -190,12 +193,13 @@ class Restorer:
     def _make_studies(self) -> RenamedPool:
         return RenamedPool(self._memo, {name: f"study:{name}" for name in adapting(self.toolbox)})
 
-    def _make_models(self) -> LocalPool:
+    def _make_models(self) -> Pool:
         device = self.request.device
         # an accelerator's memory is for one call at a time
         workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1
         models = host(self.toolbox, study=adapting(bounded(self.toolbox, 0)))
-        return LocalPool(models, device, workers, self._max_batch, at_once=workers)
+        pool = LocalPool(models, device, workers, self._max_batch, at_once=workers)
+        return MemoPool(pool, self._keep_bytes) if self._keep_bytes else pool
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -245,18 +249,27 @@ class Restorer:
         Nothing is taken back; what a tool cannot do stands in ``Restored.failed``. Raises NameNotFoundError for a tool
         that is not in the toolbox, ConservatorError where the result would have more pixels than the request allows.
         """
-        scale = math.prod(self.toolbox[tool].spec.scale for tool in toolchain)
-        height, width = (scale * side for side in photo.image.shape[-2:])
-        if scale > 1 and height * width > self.request.max_pixels:
-            raise ConservatorError(
-                f"{', then '.join(toolchain)} would make {width} x {height} pixels of the photo, more than the limit "
-                f"of {self.request.max_pixels}; raise max_pixels, or enlarge less"
-            )
+        self.check_size(photo, toolchain)
         with self._working():
             image = photo.working_image()
             listed = FixedOrder(*toolchain)
             deciding = self._decide(image, progress, listed, ANYTHING, len(toolchain) + 1)
             return self._treat(photo, image, deciding, progress, tuple(toolchain))
+
+    def size_after(self, photo: Photo, toolchain: Sequence[str]) -> tuple[int, int]:
+        """Height and width in pixels that a photo has after these tools."""
+        scale = math.prod(self.toolbox[tool].spec.scale for tool in toolchain)
+        height, width = photo.image.shape[-2:]
+        return scale * height, scale * width
+
+    def check_size(self, photo: Photo, toolchain: Sequence[str]) -> None:
+        """Raise ConservatorError where these tools would make more pixels of the photo than the request allows."""
+        height, width = self.size_after(photo, toolchain)
+        if (height, width) != photo.image.shape[-2:] and height * width > self.request.max_pixels:
+            raise ConservatorError(
+                f"{', then '.join(toolchain)} would make {width} x {height} pixels of the photo, more than the limit "
+                f"of {self.request.max_pixels}; raise max_pixels, or enlarge less"
+            )
 
     def replay(self, photo: Photo, toolchain: Sequence[str]) -> Photo:
         """Apply a toolchain without looking: how a record is made again. Raises what a tool raises."""

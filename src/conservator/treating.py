@@ -75,7 +75,7 @@ class Treater:
         """Treat the whole, and look at it again."""
         begun = time.perf_counter()
         call = self.pool.submit(tool, state.image)
-        listen(call, lambda numbers: progress(_stage(tool, numbers)))
+        listen(call, lambda numbers: progress(stage_in_words(tool, numbers)))
         try:
             treated = call.result()
         except ToolFailedError as error:
@@ -155,6 +155,6 @@ def _part(image: Image, top: int, left: int) -> Image:
     return image[..., top : top + _PART, left : left + _PART]
 
 
-def _stage(tool: str, numbers: Mapping[str, float]) -> str:
+def stage_in_words(tool: str, numbers: Mapping[str, float]) -> str:
     """A tool at work, with how far it is where it tells that."""
     return f"{tool}, {numbers['iteration']:.0f} of {numbers['of']:.0f}" if {"iteration", "of"} <= {*numbers} else tool

@@ -10,6 +10,7 @@ import typer
 
 from conservator import __version__
 from conservator.apps.cli import (  # noqa: F401 - they add their commands
+    assistants,
     bench_rl_restore,
     photos,
     restoring,
@@ -39,6 +40,7 @@ for command in (restoring.restore, restoring.examine, restoring.apply, photos.co
     app.command()(command)
 app.command("calibrate")(train_risk.calibrate)
 app.command("degrade")(photos.degrade_photo)
+app.command()(assistants.mcp)
 app.add_typer(tools_app, name="tools")
 app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
