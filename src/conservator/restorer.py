@@ -74,21 +74,25 @@ class Restorer:
         pool: Pool | None = None,
         scope: Scope | None = None,
         max_batch: int = 1,
+        workers: int | None = None,
+        here: bool = True,
     ) -> None:
         """Raises ConservatorError for a policy, a toolbox or a device that there is not.
 
         ``scope`` replaces what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets
         waiting calls of a tool run as one batch: for training and studies, since results then depend in the last bits
-        on what else is running.
+        on what else is running. ``workers`` threads run tools (default: as many as the machine has cores, eight at
+        most, and one on an accelerator). With ``here=False`` it stands for restorers that are to be made of it on other
+        machines: the device, which this one may lack, is not tried.
         """
-        self._arguments = request, toolbox, perception, policy, pool, scope, max_batch
+        self._arguments = request, toolbox, perception, policy, pool, scope, max_batch, workers
         self.request = _as_given(request, toolbox, perception, policy)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
         tools = make_toolbox(request.toolbox) if toolbox is None else toolbox
         self.toolbox = sharing(bounded(tools, request.adapt_steps), self._networks)
         self.scope = Scope.of(request) if scope is None else scope
-        self._given_pool, self._max_batch = pool, max_batch
+        self._given_pool, self._max_batch, self._threads = pool, max_batch, workers
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
         self._loaded: set[str] = set()
         self._closed = False
@@ -98,7 +102,7 @@ class Restorer:
         computes_here()
         if policy is None:
             check_policy_name(request.policy, reference=False, chat=request.chat)
-        if pool is None:
+        if pool is None and here:
             check_device(request.device)
 
     def renew(self) -> None:
@@ -165,7 +169,7 @@ class Restorer:
     def _make_models(self) -> LocalPool:
         device = self.request.device
         # an accelerator's memory is for one call at a time
-        workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1
+        workers = self._threads or (min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1)
         models = host(self.toolbox, study=adapting(bounded(self.toolbox, 0)))
         return LocalPool(models, device, workers, self._max_batch, at_once=workers)
 
@@ -329,6 +333,13 @@ class Restorer:
             if pool is not None:
                 pool.close()
 
+    def with_workers(self, workers: int) -> Restorer:
+        """One like it, with nothing loaded, whose tools run on so many threads; its device is not tried here.
+
+        For a process that is to take no more than its share of a machine.
+        """
+        return _again(*self._arguments[:-1], workers, here=False)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """As it was asked for, with nothing loaded: a worker in another process loads its own."""
         if self._given_pool is not None:
@@ -360,8 +371,6 @@ def _as_given(
     return replace(request, **own)  # type: ignore[arg-type]
 
 
-def _again(request: Request, toolbox: Toolbox | None, *more: Any) -> Restorer:
-    perception, policy, pool, scope, max_batch = more
-    return Restorer(
-        request, toolbox=toolbox, perception=perception, policy=policy, pool=pool, scope=scope, max_batch=max_batch
-    )
+def _again(request: Request, *more: Any, here: bool = True) -> Restorer:
+    names = ("toolbox", "perception", "policy", "pool", "scope", "max_batch", "workers")
+    return Restorer(request, here=here, **dict(zip(names, more, strict=True)))
