@@ -1,4 +1,4 @@
-"""Batches on a real Ray cluster: the bytes of threads, whoever is killed; what the cluster lacks is no photo's fault."""
+"""Batches on a real Ray cluster: the bytes of threads, whoever is killed; what a cluster lacks is no photo's fault."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def machines() -> Iterator[Any]:
     ray = import_ray()
     from ray.cluster_utils import Cluster as Machines
 
-    found = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": _STORE})
+    # a machine that is lost is noticed in three seconds, not in fifteen
+    quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
+    head = {"num_cpus": 1, "object_store_memory": _STORE, "_system_config": quick}
+    found = Machines(initialize_head=True, head_node_args=head)
     found.add_node(num_cpus=1, object_store_memory=_STORE)
     ray.init(address=found.address, log_to_driver=False)
     yield found
@@ -281,7 +285,8 @@ def test_a_cluster_without_room_is_told_at_once(machines: Any, album: Path, tmp_
 
 
 def test_a_cluster_that_is_joined_is_left_running(machines: Any, album: Path, tmp_path: Path) -> None:
-    told = _command(album, tmp_path / "out", f"ray:{machines.address}", "--jobs", 1).communicate(timeout=120)[0]
+    with _command(album, tmp_path / "out", f"ray:{machines.address}", "--jobs", 1) as running:
+        told = running.communicate(timeout=120)[0]
     assert "7 photos in" in told
     assert "5 restored, 2 failed" in told
     assert all(line[:1] in "✗✓ 7fr" for line in told.splitlines()), told  # and nothing that Ray would say
@@ -294,10 +299,11 @@ def _answers(machines: Any) -> bool:
     return bool(ray.cluster_resources().get("CPU"))
 
 
-def _command(album: Path, output: Path, engine: str, *more: object, **env: str) -> subprocess.Popen[str]:
+@contextmanager
+def _command(album: Path, output: Path, engine: str, *more: object, **env: str) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, as a terminal starts it: with a group of processes that get its Ctrl-C."""
     arguments = ("--policy", "ray_policies:Denoises", "--toolbox", "classical", "--perception", "statistics", *more)
-    return subprocess.Popen(
+    running = subprocess.Popen(
         process("restore", album, "-o", output, "--engine", engine, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -306,6 +312,10 @@ def _command(album: Path, output: Path, engine: str, *more: object, **env: str) 
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | env,
         process_group=0,
     )
+    try:
+        yield running
+    finally:
+        running.kill()
 
 
 def test_ctrl_c_ends_a_cluster_that_was_started_here(tmp_path: Path) -> None:
@@ -314,24 +324,21 @@ def test_ctrl_c_ends_a_cluster_that_was_started_here(tmp_path: Path) -> None:
     for number in range(60):
         noisy = data.astronaut()[:200, :240] + np.random.default_rng(number).normal(0, 25, (200, 240, 3))
         PillowImage.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(album / f"{number}.png")
-    running = _command(album, output, "ray", "--jobs", 2, RAY_ADDRESS="local")  # whatever else runs here
-    assert running.stdout is not None
-    first = running.stdout.readline()
-    assert first[0] in "✓=", first
-    begun = _children(running.pid)
-    assert any("raylet" in name for name in begun.values())
-    os.killpg(running.pid, signal.SIGINT)
-    told = running.communicate(timeout=120)[0]
+    with _command(album, output, "ray", "--jobs", 2, RAY_ADDRESS="local") as running:  # whatever else runs here
+        assert running.stdout is not None
+        first = running.stdout.readline()
+        assert first[0] in "✓=", first
+        begun = _children(running.pid)
+        assert any("raylet" in name for name in begun.values())
+        os.killpg(running.pid, signal.SIGINT)
+        told = running.communicate(timeout=120)[0]
     assert running.returncode == 130
     assert "in work; Ctrl-C again stops at once" in told
     assert "not begun; the same command with --resume goes on" in told
     assert "failed" not in told
     assert "Traceback" not in told
     assert not list(output.glob(".*"))
-    limit = time.monotonic() + 30
-    while left := [name for pid, name in begun.items() if _name(pid) == name]:
-        assert time.monotonic() < limit, f"still running: {left}"
-        time.sleep(0.1)
+    _gone(begun)
 
 
 def _children(pid: int) -> dict[int, str]:
@@ -339,6 +346,13 @@ def _children(pid: int) -> dict[int, str]:
     import psutil
 
     return {child.pid: " ".join(child.cmdline()) for child in psutil.Process(pid).children(recursive=True)}
+
+
+def _gone(begun: dict[int, str]) -> None:
+    limit = time.monotonic() + 30
+    while left := [name for pid, name in begun.items() if _name(pid) == name]:
+        assert time.monotonic() < limit, f"still running: {left}"
+        time.sleep(0.1)
 
 
 def _name(pid: int) -> str:
