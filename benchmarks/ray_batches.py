@@ -3,7 +3,8 @@
 Prints photos an hour of batches of the same photos, with the default request on one thread that computes: threads of
 one process with one photo at a time, one worker of Ray, two workers; the last two in turns, since machines are seldom
 quiet. Then milliseconds for each photo where nothing is to be done (policy none), small and of 12 megapixels. Times run
-from when half of the photos has ended to the end, when all workers have loaded their models; starting Ray and workers is told beside them.
+from when half of the photos has ended, when all workers have loaded their models, to the end; what it takes to begin is
+told beside them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from conservator.restorer import Progress, Restorer
 
 
 def timed(photos: Path, executor: Executor, request: Request) -> tuple[float, float]:
-    """Seconds until the first photo is begun, and seconds a photo once half of them has ended; results are thrown away."""
+    """Seconds until the first photo is begun, and seconds a photo in the second half."""
     output, begun, ended = Path(tempfile.mkdtemp()), list[float](), list[float]()
 
     def start(task: Task) -> Progress:

@@ -190,7 +190,7 @@ def test_a_stopped_batch_goes_on(machines: Any, album: Path, tmp_path: Path) -> 
     _, _, expected = batch(album, tmp_path / "threads" / "out", Threads(2), restorer)
     del made[JOURNAL], expected[JOURNAL]
     assert made == expected
-    third, _, _ = batch(album, output, Cluster(), restorer, resume=True)
+    third, _, _ = batch(album, output, Cluster(jobs=1), restorer, resume=True)
     assert third.count("skipped") == 5
 
 
@@ -214,7 +214,7 @@ def test_a_photo_that_kills_its_worker_twice_is_a_failed_line(machines: Any, alb
     restorer = FileRestorer(
         Restorer(Request("none", perception="statistics"), toolbox=Toolbox(Bomb(log))), tools=("bomb",)
     )
-    summary, told, made = batch(album, output, Cluster(), restorer)
+    summary, told, made = batch(album, output, Cluster(jobs=1), restorer)
     assert counted(summary) == {"restored": 5, "failed": 3}
     (failed,) = (outcome for outcome in summary.outcomes if outcome.source.endswith("poison.png"))
     assert "its worker was killed twice" in failed.message
@@ -250,9 +250,11 @@ def test_a_disk_that_is_not_shared_is_no_photos_fault(machines: Any, album: Path
         tasks = [Task(own / name, output / name) for name in ("a.png", "e.png")]
         journal = Journal(output / JOURNAL)
         with pytest.raises(PoolError, match="give --ship"):
-            run_batch(tasks, files(), journal, executor=Cluster())
+            run_batch(tasks, files(), journal, executor=Cluster(jobs=1))
         assert {outcome.status for outcome in journal.read().values()} == {"started"}
-        assert run_batch(tasks, files(), journal, executor=Cluster(ship=True), resume=True).count("restored") == 2
+        assert (
+            run_batch(tasks, files(), journal, executor=Cluster(ship=True, jobs=1), resume=True).count("restored") == 2
+        )
     finally:
         os.close(handle)
 

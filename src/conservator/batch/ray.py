@@ -24,7 +24,7 @@ from typing import Any
 
 from conservator.batch.files import FileRestorer
 from conservator.batch.journal import Outcome
-from conservator.batch.ray_calls import Remote, WorkerLostError, start
+from conservator.batch.ray_calls import Remote, WorkerLostError, start_worker
 from conservator.batch.standing import Job, outcome
 from conservator.batch.tasks import Task
 from conservator.errors import ConservatorError, PoolError
@@ -228,7 +228,7 @@ class _Batch:
         """A worker that is ready; None where it is no longer needed, or did not start."""
         cluster = self._cluster
         gpus = cluster.gpus if self._files.restorer.request.device == "cuda" else 0
-        remote = start(self._ray, self._sent, cluster.threads, gpus)
+        remote = start_worker(self._ray, self._sent, cluster.threads, gpus)
         try:
             while not remote.answers(0.5):
                 if self._broken or not self._wanted():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conservator.batch.files import FileRestorer
-from conservator.batch.ray_worker import Made, Order, RayWorker, Site, Surroundings, answer, weights_of
+from conservator.batch.ray_worker import Made, PhotoOrder, RayWorker, Site, Surroundings, still_lives, weights_of
 from conservator.batch.tasks import Task
 from conservator.errors import PoolError
 from conservator.record import versions
@@ -28,7 +28,7 @@ class WorkerLostError(PoolError):
         self.killed = killed
 
 
-def start(ray: Any, files: FileRestorer, threads: int, gpus: float) -> Remote:
+def start_worker(ray: Any, files: FileRestorer, threads: int, gpus: float) -> Remote:
     """Ask the cluster for a worker; it waits for room there, and answers once it is ready."""
     made = importlib.import_module("ray.cloudpickle").dumps(files)
     # Ray starts none again: whoever called it decides what becomes of the photo
@@ -73,7 +73,7 @@ class Remote:
 
     def restore(self, task: Task, in_place: bool, folder: Path, data: bytes | None) -> Made:
         """Have one photo restored; raises WorkerLostError."""
-        order = Order(task, in_place, task.source.absolute(), folder.absolute(), data)
+        order = PhotoOrder(task, in_place, task.source.absolute(), folder.absolute(), data)
         made: Made = self._get(self.actor.restore.remote(order))
         return made
 
@@ -107,7 +107,7 @@ class Remote:
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         there = strategies.NodeAffinitySchedulingStrategy(self.site.node, soft=False)
         try:
-            call = self.ray.remote(answer).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
+            call = self.ray.remote(still_lives).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
             return bool(self.ray.get(call, timeout=_WAIT))
         except errors.RayError:
             return False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Order:
+class PhotoOrder:
     """A photo that a worker is to restore."""
 
     task: Task
@@ -99,7 +99,7 @@ class RayWorker:
         node = import_ray().get_runtime_context().get_node_id()
         return Site(node, platform.node(), versions(), weights_of(self._files.restorer.toolbox))
 
-    def restore(self, order: Order) -> Made:
+    def restore(self, order: PhotoOrder) -> Made:
         """Restore one photo; what goes wrong with it becomes a failed outcome, what this machine lacks raises."""
         if order.data is not None:
             return self._restore_shipped(order, order.data)
@@ -108,7 +108,7 @@ class RayWorker:
             return Made(None, unseen=str(unseen))
         return Made(self._files.make(order.task, order.source, order.folder, order.in_place, _silent))
 
-    def _restore_shipped(self, order: Order, data: bytes) -> Made:
+    def _restore_shipped(self, order: PhotoOrder, data: bytes) -> Made:
         with TemporaryDirectory(prefix="conservator-") as name:
             source, folder = Path(name, f"photo{order.task.source.suffix}"), Path(name, "made")
             folder.mkdir()
@@ -122,7 +122,7 @@ def weights_of(toolbox: Toolbox) -> dict[str, str]:
     return {name: tool.weights_sha256 for name, tool in toolbox.items()}
 
 
-def answer() -> bool:
+def still_lives() -> bool:
     """What a machine that lives can say."""
     return True
 
