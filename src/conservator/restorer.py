@@ -80,17 +80,22 @@ class Restorer:
         max_batch: int = 1,
         admission: Admission | None = None,
         keep_bytes: int = 0,
+        workers: int | None = None,
+        here: bool = True,
     ) -> None:
         """Raises ConservatorError for a policy, a toolbox or a device that there is not.
 
         ``admission`` is what decisions are held to, in place of the request's risk and thresholds. ``scope`` replaces
         what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets waiting calls of a
         tool run as one batch: for training and studies, since results then depend in the last bits on what else is
-        running.
+        running. ``keep_bytes`` of what tools made of whole photos are remembered. ``workers`` threads run tools
+        (default: as many as the machine has cores, eight at most, and one on an accelerator). With ``here=False`` it
+        stands for restorers that are to be made of it on other machines: the device, which this one may lack, is not
+        tried.
         """
         given = {"toolbox": toolbox, "perception": perception, "policy": policy, "admission": admission}
-        others = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch, "keep_bytes": keep_bytes}
-        self._arguments = given | others
+        others = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch}
+        self._arguments = given | others | {"keep_bytes": keep_bytes, "workers": workers}
         self.request = _as_given(request, given)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
@@ -98,7 +103,7 @@ class Restorer:
         self.toolbox = sharing(bounded(tools, request.adapt_steps), self._networks)
         self.scope = Scope.of(request) if scope is None else scope
         self._given_pool, self._given_admission = pool, admission
-        self._max_batch, self._keep_bytes = max_batch, keep_bytes
+        self._max_batch, self._keep_bytes, self._threads = max_batch, keep_bytes, workers
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
         self._loaded: set[str] = set()
         self._closed = False
@@ -108,7 +113,7 @@ class Restorer:
         computes_here()
         if policy is None:
             check_policy_name(request.policy, reference=False, chat=request.chat)
-        if pool is None:
+        if pool is None and here:
             check_device(request.device)
 
     def renew(self) -> None:
@@ -196,7 +201,7 @@ class Restorer:
     def _make_models(self) -> Pool:
         device = self.request.device
         # an accelerator's memory is for one call at a time
-        workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1
+        workers = self._threads or (min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1)
         models = host(self.toolbox, study=adapting(bounded(self.toolbox, 0)))
         pool = LocalPool(models, device, workers, self._max_batch, at_once=workers)
         return MemoPool(pool, self._keep_bytes) if self._keep_bytes else pool
@@ -390,6 +395,13 @@ class Restorer:
         for pool in pools:
             if pool is not None:
                 pool.close()
+
+    def with_workers(self, workers: int) -> Restorer:
+        """One like it, with nothing loaded, whose tools run on so many threads; its device is not tried here.
+
+        For a process that is to take no more than its share of a machine.
+        """
+        return _again(self._arguments | {"workers": workers, "here": False})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As it was asked for, with nothing loaded: a worker in another process loads its own."""
