@@ -157,6 +157,22 @@ class Restored:
         return f"<Restored {name}, {width}x{height}: {done}; {gained}; {sum(self.seconds.values()):.1f} s>"
 
 
+class Follower:
+    """Is told what happens to a photo while it happens. Hand one to a restorer as its ``progress``.
+
+    All are called in the thread that restores, but for the stages of tools that tell how far they are.
+    """
+
+    def __call__(self, stage: str) -> None:
+        """A stage begins: "examining", "deciding", a tool's name."""
+
+    def planned(self, plan: Plan) -> None:
+        """What was decided, before the first tool treats the whole photo."""
+
+    def treated(self, treatment: Treatment) -> None:
+        """What became of one tool on the whole photo; it may still be decided otherwise after a later one."""
+
+
 class Deciding:
     """Who decides on the study of a photo, and how far that is: it can be taken up again when the whole is treated."""
 
@@ -225,7 +241,7 @@ class Treater:
 
         That is a tool that fails, that changes nothing, or after which the whole looks clearly worse than before. With
         tools that are ``listed``, those are applied, none is taken back, and nothing is decided again. ``progress`` is
-        told each tool's name.
+        told each tool's name, and a ``Follower`` what became of it.
         """
         treatments: list[Treatment] = []
         start = state = _State(image, image, Look(study(image), deciding.before))
@@ -234,6 +250,8 @@ class Treater:
             progress(ahead[0])
             treatment, state = self._apply(ahead.pop(0), state, progress, take_back=listed is None)
             treatments.append(treatment)
+            if isinstance(progress, Follower):
+                progress.treated(treatment)
             if treatment.kept:
                 done.append(treatment.tool)
             elif listed is None and deciding.again(len(done), treatment.told):

@@ -31,7 +31,7 @@ from conservator.policies.catalog import PolicyContext, check_policy_name, make_
 from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool, MemoPool, Pool, RenamedPool, check_device, host
 from conservator.request import Request
-from conservator.restoration import Deciding, Plan, Restored, Treater, Treatment, blend, study_like
+from conservator.restoration import Deciding, Follower, Plan, Restored, Treater, Treatment, blend, study_like
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
 from conservator.tools.catalog import make_toolbox
@@ -46,7 +46,7 @@ _REMEMBERED = 256 * 2**20
 """Bytes of results on studies that are kept: about sixty, which is more than a search over one photo makes."""
 
 Progress = Callable[[str], None]
-"""Is told the stage that begins: "examining", "deciding", a tool's name."""
+"""Is told the stage that begins: "examining", "deciding", a tool's name. A ``Follower`` is told more."""
 
 
 def _silent(stage: str) -> None:
@@ -287,6 +287,8 @@ class Restorer:
         listed: tuple[str, ...] | None = None,
     ) -> Restored:
         """Treat the whole photo and look at it again; with tools that are ``listed`` nothing is decided again."""
+        if isinstance(progress, Follower):
+            progress.planned(self._planned(deciding))
         request, decided = self.request, deciding.seconds["deciding"]
         start = time.perf_counter()
         its_own_study = deciding.trajectory.steps[0].image is image  # then its treatments are known
