@@ -49,13 +49,19 @@ class Api:
         format: Annotated[str | None, Form(description="Write the result as png, jpg, tif, webp ...")] = None,
         report: Annotated[bool, Form(description="Write the page of the restoration, too.")] = True,
     ) -> Response:
-        """Queue a photo to be restored; the answer says where to look."""
+        """Queue a photo to be restored.
+
+        The answer says where to look; so does its header Location.
+        """
         job = await self.desk.take("restoration", photo, request, tools=tools, format=format, report=report)
         answer = job_in_json(job, self.desk.estimate(job))
         return JSONResponse(answer, 202, {"Location": answer["links"]["self"], **_PRIVATE})
 
     async def state(self, id: JobId) -> Response:
-        """Say how far a restoration is: its state, its plan, when it will have ended, and what came of it."""
+        """Say how far a restoration is.
+
+        Its state, its plan as soon as it is decided, when it will have ended, and what came of it.
+        """
         job = self._job(id)
         return JSONResponse(job_in_json(job, self.desk.estimate(job)), headers=_PRIVATE)
 
@@ -75,19 +81,28 @@ class Api:
         return JSONResponse(job_in_json(job, self.desk.estimate(job)), code, _PRIVATE)
 
     async def result(self, id: JobId) -> Response:
-        """Get the restored photo, in the format that came or was asked for; untouched, it has the bytes that came."""
+        """Get the restored photo.
+
+        It has the format that came or that was asked for; untouched, it has the bytes that came.
+        """
         job = self._done(id)
         name = str((job.answer or {})["file"])
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return self._file(id, name, kind, download=True)
 
     async def record(self, id: JobId) -> Response:
-        """Get the record: what was seen, decided and done, with versions and hashes; enough to do it again."""
+        """Get the record.
+
+        What was seen, decided and done, with versions and hashes: enough to do it again.
+        """
         self._done(id)
         return self._file(id, "restored.conservator.json", "application/json")
 
     async def report(self, id: JobId) -> Response:
-        """Get the page of the restoration, for people: before and after, each decision with its reason."""
+        """Get the page of the restoration, for people.
+
+        Before and after, what was seen, and each decision with its reason. Show it to nobody who may not see the photo.
+        """
         if not self._done(id).order.report:
             raise HTTPException(404, "this job was to have no report; send report=true with the photo")
         return self._file(id, "restored.conservator.html", "text/html", _SANDBOX)
@@ -99,7 +114,9 @@ class Api:
             str | None, Header(description="Go on after this event.", pattern="^[0-9]{1,15}$")
         ] = None,
     ) -> Response:
-        """Follow a restoration step by step: queued, working, stage, plan, treatment, then done, failed or cancelled.
+        """Follow a restoration step by step.
+
+        The events are queued, working, stage, plan, treatment, and at the end done, failed or cancelled.
 
         Server-sent events; each has an id, and data as JSON with the time ``at`` (seconds since 1970). The stream ends
         with the job. After a lost connection send the last id as Last-Event-ID; 204 says that nothing is left to tell.
@@ -111,11 +128,17 @@ class Api:
         return StreamingResponse(event_stream(self.desk, id, after), media_type="text/event-stream", headers=headers)
 
     async def examine(self, http: Request, photo: Photo, request: Wish = "{}") -> Response:
-        """Say what is wrong with a photo; nothing is kept."""
+        """Say what is wrong with a photo.
+
+        Nothing is kept. The answer comes when a worker has looked at the photo.
+        """
         return await self._answered(http, "examination", photo, request)
 
     async def plan(self, http: Request, photo: Photo, request: Wish = "{}") -> Response:
-        """Say what would be done to a photo, and why; nothing is treated, and nothing is kept."""
+        """Say what would be done to a photo, and why.
+
+        Nothing is treated, and nothing is kept. The answer comes when it is decided.
+        """
         return await self._answered(http, "plan", photo, request)
 
     async def tools(
@@ -128,7 +151,10 @@ class Api:
         return JSONResponse({"toolbox": toolbox, "tools": found} | names)
 
     async def health(self) -> Response:
-        """Say whether jobs are worked on. It needs no token."""
+        """Say whether jobs are worked on.
+
+        It needs no token.
+        """
         alive = self.desk.crew.alive
         return JSONResponse({"status": "ok" if alive else "no worker is ready"}, 200 if alive else 503)
 

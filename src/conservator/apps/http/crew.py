@@ -19,9 +19,9 @@ from conservator.apps.http.wanted import Offers
 from conservator.errors import ConservatorError
 
 _LOG = logging.getLogger(__name__)
-_GRACE = 3.0
-"""Seconds in which a worker may end a job by itself, between two stages, before its process is ended: long enough for a
-stage of a small photo; a new process costs as much again for loading its models. Set by judgement."""
+_GRACE = 1.0
+"""Seconds in which a worker may end a job by itself, between two stages, before its process is ended. A new process
+loads its models for a few seconds: to wait much longer than that for a stage to end would not pay. Set by judgement."""
 _LONGEST_LINE = 2**24
 """Bytes of a worker's line; a plan with all its steps has less than a hundredth of that."""
 _TICK = 1.0

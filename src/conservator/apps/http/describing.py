@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -51,9 +53,9 @@ def _errors(told: dict[int, str]) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": ErrorAnswer, "description": words} for code, words in told.items()}
 
 
-def _bytes(kind: str, words: str) -> dict[int | str, dict[str, Any]]:
+def _bytes(kind: str) -> dict[int | str, dict[str, Any]]:
     schema = {"type": "string"} if kind.startswith("text/") else {"type": "string", "format": "binary"}
-    return {200: {"description": words, "content": {kind: {"schema": schema}}}}
+    return {200: {"content": {kind: {"schema": schema}}}}
 
 
 def add_routes(app: FastAPI, api: Api) -> None:
@@ -65,34 +67,38 @@ def add_routes(app: FastAPI, api: Api) -> None:
         endpoint: Any,
         model: type[BaseModel] | None,
         errors: dict[int, str],
+        says: str,
         told: dict[int | str, dict[str, Any]] | None = None,
         code: int = 200,
     ) -> None:
-        tag = "restorations" if "restorations" in path else "looking" if method == "POST" else "about"
+        summary, _, more = inspect.cleandoc(endpoint.__doc__).partition("\n")
         app.add_api_route(
             path,
             endpoint,
             methods=[method],
             response_model=model,
+            response_description=says,
             status_code=code,
             responses=_errors(errors) | (told or {}),
-            tags=[tag],
-            summary=str(endpoint.__doc__).split("\n")[0].split("; ")[0].rstrip("."),
+            tags=["restorations" if "restorations" in path else "looking" if method == "POST" else "about"],
+            summary=summary.rstrip("."),
+            description=more.strip() or summary,
             operation_id=endpoint.__name__,
         )
 
     jobs, one = "/v1/restorations", "/v1/restorations/{id}"
-    add("POST", jobs, api.restore, JOB_ANSWER, _UPLOAD, code=202)
-    add("GET", one, api.state, JOB_ANSWER, _UNKNOWN)
-    add("GET", f"{one}/result", api.result, None, _TOO_SOON, _bytes("image/*", "The restored photo."))
-    add("GET", f"{one}/record", api.record, None, _TOO_SOON, _bytes("application/json", "The record."))
-    add("GET", f"{one}/report", api.report, None, _TOO_SOON, _bytes("text/html", "The page."))
-    add("GET", f"{one}/events", api.events, None, _UNKNOWN, _bytes("text/event-stream", "The events.") | _LEFT)
-    add("DELETE", one, api.cancel, JOB_ANSWER, _UNKNOWN, _CANCELLED)
-    add("POST", "/v1/examinations", api.examine, ExaminationAnswer, _UPLOAD)
-    add("POST", "/v1/plans", api.plan, PlanAnswer, _UPLOAD)
-    add("GET", "/v1/tools", api.tools, ToolsAnswer, {422: "There is no such toolbox."})
-    add("GET", "/healthz", api.health, HealthAnswer, {}, {503: {"model": HealthAnswer, "description": "No worker."}})
+    add("POST", jobs, api.restore, JOB_ANSWER, _UPLOAD, "It is queued.", code=202)
+    add("GET", one, api.state, JOB_ANSWER, _UNKNOWN, "The job as it stands.")
+    add("GET", f"{one}/result", api.result, None, _TOO_SOON, "The restored photo.", _bytes("image/*"))
+    add("GET", f"{one}/record", api.record, None, _TOO_SOON, "The record.", _bytes("application/json"))
+    add("GET", f"{one}/report", api.report, None, _TOO_SOON, "The page.", _bytes("text/html"))
+    add("GET", f"{one}/events", api.events, None, _UNKNOWN, "The events.", _bytes("text/event-stream") | _LEFT)
+    add("DELETE", one, api.cancel, JOB_ANSWER, _UNKNOWN, "It waited, and is cancelled.", _CANCELLED)
+    add("POST", "/v1/examinations", api.examine, ExaminationAnswer, _UPLOAD, "What is seen.")
+    add("POST", "/v1/plans", api.plan, PlanAnswer, _UPLOAD, "What would be done.")
+    add("GET", "/v1/tools", api.tools, ToolsAnswer, {422: "There is no such toolbox."}, "The tools and the names.")
+    down = {503: {"model": HealthAnswer, "description": "No worker is ready."}}
+    add("GET", "/healthz", api.health, HealthAnswer, {}, "Jobs are worked on.", down)
 
 
 _LEFT: dict[int | str, dict[str, Any]] = {204: {"description": "The job has ended, and nothing is left to tell."}}
@@ -102,21 +108,34 @@ _CANCELLED: dict[int | str, dict[str, Any]] = {
 }
 
 
+_ERROR = {"$ref": f"#/components/schemas/{ErrorAnswer.__name__}"}
+_NAMED = {
+    "Body_restore": "RestorationForm",
+    "Body_examine": "ExaminationForm",
+    "Body_plan": "PlanForm",
+    "HTTPValidationError": "ErrorAnswer",  # errors are one sentence here, those too
+}
+"""What FastAPI calls things, and how they are called for readers."""
+
+
 def complete(description: dict[str, Any], token: bool) -> dict[str, Any]:
     """The OpenAPI description with what cannot be read from the endpoints: the JSON in the form, and the token."""
     schemas = description["components"]["schemas"]
-    schemas.setdefault(WANTED.__name__, WANTED.model_json_schema(ref_template="#/components/schemas/{model}"))
-    for path, methods in description["paths"].items():
-        for operation in methods.values():
-            for kind, content in operation.get("requestBody", {}).get("content", {}).items():
-                name = content["schema"]["$ref"].rpartition("/")[2]
-                if kind == "multipart/form-data" and "request" in schemas[name]["properties"]:
-                    schemas[name]["properties"]["request"] |= {
-                        "contentMediaType": "application/json",
-                        "contentSchema": {"$ref": f"#/components/schemas/{WANTED.__name__}"},
-                    }
-            if token and path not in OPEN:
-                operation["security"] = [{"token": []}]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    wanted = {"contentSchema": {"$ref": f"#/components/schemas/{WANTED.__name__}"}}
+    for schema in schemas.values():
+        if schema.get("properties", {}).get("photo"):
+            schema["properties"]["request"] |= {"contentMediaType": "application/json"} | wanted
+    text = json.dumps(description)
+    for old, new in _NAMED.items():
+        text = text.replace(f'"{old}"', f'"{new}"').replace(f'/{old}"', f'/{new}"')
+    found: dict[str, Any] = json.loads(text)
     if token:
-        description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    return description
+        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        refused = {"description": "The token is missing or wrong.", "content": {"application/json": {"schema": _ERROR}}}
+        for path, methods in found["paths"].items():
+            for operation in methods.values() if path not in OPEN else ():
+                operation["security"] = [{"token": []}]
+                operation["responses"]["401"] = refused
+    return found

@@ -8,7 +8,7 @@ import hmac
 import time
 from collections.abc import Callable
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,21 +38,21 @@ class Limits:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        body = _Body(receive, self._options)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             if "expect" not in headers:  # who asked first is still waiting to send
                 await _drain(receive)
             answer = JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
-            await answer(scope, receive, send)
-            return
-        if scope["method"] != "POST":
+            await answer(scope, receive, _closing(send, body))
+        elif scope["method"] != "POST":
             await self._app(scope, receive, send)
-            return
-        self._arriving += 1
-        try:
-            await self._app(scope, self._bounded(receive), send)
-        finally:
-            self._arriving -= 1
+        else:
+            self._arriving += 1
+            try:
+                await self._app(scope, body.receive, _closing(send, body))
+            finally:
+                self._arriving -= 1
 
     def _refusal(self, scope: Scope, headers: Headers) -> HTTPException | None:
         if scope["path"] not in OPEN:
@@ -68,38 +68,54 @@ class Limits:
             return None
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._options.max_bytes:
-            return self._too_large()
+            return too_large(self._options)
         wait = self._room(self._arriving)
         return None if wait is None else too_many(wait)
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the upload is larger than the limit of {self._options.max_upload:g} MB")
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """The body, as long as it is neither too large nor too slow."""
-        got, end = 0, time.monotonic() + self._options.max_upload_seconds
+class _Body:
+    """The body of a request, as long as it is neither too large nor too slow."""
 
-        async def received() -> Message:
-            nonlocal got
-            try:
-                message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()) if got >= 0 else None)
-            except TimeoutError:
-                raise HTTPException(
-                    408, f"the upload took longer than the limit of {self._options.max_upload_seconds:g} s"
-                ) from None
-            if got >= 0:
-                got += len(message.get("body", b""))
-            if got > self._options.max_bytes:
-                await _drain(receive)
-                raise self._too_large()
-            if not message.get("more_body", False):
-                got = -1  # it is whole: what comes is that the client hangs up, whenever that is
-            return message
+    def __init__(self, receive: Receive, options: ServeOptions) -> None:
+        self._receive, self._options = receive, options
+        self._got, self._end = 0, time.monotonic() + options.max_upload_seconds
+        self.whole = False
+        """Whether all of it was read."""
 
-        return received
+    async def receive(self) -> Message:
+        """The next part; raises HTTPException for one that is too much or too late."""
+        if self.whole:
+            return await self._receive()  # that the client hangs up, whenever that is
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._end - time.monotonic()))
+        except TimeoutError:
+            limit = self._options.max_upload_seconds
+            raise HTTPException(408, f"the upload took longer than the limit of {limit:g} s") from None
+        self._got += len(message.get("body", b""))
+        if self._got > self._options.max_bytes:
+            await _drain(self._receive)
+            raise too_large(self._options)
+        self.whole = not message.get("more_body", False)
+        return message
+
+
+def _closing(send: Send, body: _Body) -> Send:
+    """Close the connection after an answer that came before the body was whole: nobody reads the rest, if it ends."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start" and not body.whole:
+            MutableHeaders(scope=message)["Connection"] = "close"
+        await send(message)
+
+    return sent
 
 
 _ASK_FOR_TOKEN = {"WWW-Authenticate": "Bearer"}
+
+
+def too_large(options: ServeOptions) -> HTTPException:
+    """The answer to an upload that is larger than it may be."""
+    return HTTPException(413, f"the upload is larger than the limit of {options.max_upload:g} MB")
 
 
 def too_many(seconds: float) -> HTTPException:

@@ -63,6 +63,14 @@ _NAMES: Mapping[str, Callable[[str, Offers], object]] = {
     "perception": lambda name, offers: _check_name("perception", name, PERCEPTIONS),
 }
 """What checks the names that a field of text may hold. No file of the server's can be named through one of them."""
+_WORDS = {
+    "policy": "Who decides: one of the policies of GET /v1/tools, or search:CALLS with a number of calls of tools.",
+    "toolbox": "Toolboxes of GET /v1/tools, joined by +.",
+    "perception": f"What looks at the photo: {' or '.join(PERCEPTIONS)}.",
+    "only": "The kinds of damage to treat; null for all.",
+    "never": "Kinds of damage to leave alone.",
+}
+"""What is said of fields whose words in ``Request`` are for the command line."""
 
 
 def is_offered(field: Field[Any], hint: Any) -> bool:
@@ -86,7 +94,9 @@ def _described(field: Field[Any], hint: Any, words: str) -> tuple[Any, Any]:
 def _make_model() -> type[BaseModel]:
     hints, words = get_type_hints(Request), field_docs(Request)
     offered = [field for field in fields(Request) if is_offered(field, hints[field.name])]
-    made: dict[str, Any] = {f.name: _described(f, hints[f.name], words.get(f.name, "")) for f in offered}
+    made: dict[str, Any] = {
+        f.name: _described(f, hints[f.name], _WORDS.get(f.name) or words.get(f.name, "")) for f in offered
+    }
     config = ConfigDict(
         extra="forbid",
         strict=True,
