@@ -12,7 +12,6 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,11 @@ from typer.testing import CliRunner
 from conservator.apps.cli import app as commands
 from conservator.apps.http.answers import (
     JOB_ANSWER,
-    ErrorAnswer,
     ExaminationAnswer,
-    HealthAnswer,
-    OutcomeAnswer,
     PlanAnswer,
-    PlanInJson,
-    SeenAnswer,
     ToolsAnswer,
 )
-from conservator.apps.http.wanted import WANTED, Offers, read_wanted
-from conservator.errors import ConservatorError
 from conservator.record import load_record
-from conservator.request import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = '{"policy": "search:9999", "toolbox": "classical", "perception": "statistics"}'
@@ -190,63 +181,6 @@ def test_the_client_of_the_docs_runs(api: Served, tmp_path: Path, monkeypatch: p
     assert Path("new.jpg").read_bytes() != noisy(6)
 
 
-# --- its description --------------------------------------------------------------------------------------------------
-
-
-def test_the_description_has_every_field_of_a_request_and_examples_that_are_true(api: Served) -> None:
-    described = api.get("/openapi.json")
-    wanted = described["components"]["schemas"]["RestorationRequest"]["properties"]
-    assert set(wanted) == {field.name for field in fields(Request)} - {"device", "max_pixels", "chat", "thresholds"}
-    assert all(words["description"] for words in wanted.values())
-    for path, methods in described["paths"].items():
-        for method, operation in methods.items():
-            assert operation["summary"], path
-            assert ("security" in operation) == ("401" in operation["responses"]) == (path != "/healthz"), (
-                method,
-                path,
-            )
-    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
-    assert references == set(described["components"]["schemas"])
-    for model in (
-        JOB_ANSWER,
-        ErrorAnswer,
-        ExaminationAnswer,
-        HealthAnswer,
-        OutcomeAnswer,
-        PlanAnswer,
-        PlanInJson,
-        SeenAnswer,
-    ):
-        schema = described["components"]["schemas"][model.__name__]
-        for example in schema["examples"]:
-            model.model_validate_json(json.dumps(example))
-
-
-def test_no_field_of_a_request_can_name_a_file_a_module_or_an_address() -> None:
-    offers = Offers(policies=["greedy"], toolboxes={"classical": []}, tools={}, suffixes=[], formats=[])
-    here = str(Path(__file__))
-    hostile: dict[str, list[Any]] = {
-        "policy": ["os:system", "dqn:" + here, "mllm:/", "chat", "oracle", "search:0", "search:1\n", "search:123456"],
-        "toolbox": ["rl-restore:" + here, "classical+" + here, "", "user"],
-        "perception": [here, "lway"],
-        "device": ["cuda"],
-        "chat": [{"endpoint": "http://169.254.169.254/"}],
-        "thresholds": [here],
-        "max_pixels": [10**12],
-        "strength": ["1", float("nan"), 2],
-        "never": ["haze", ["hazy"]],
-        "upscale": [1, "yes"],
-    }
-    for name, values in hostile.items():
-        for value in values:
-            with pytest.raises(ConservatorError) as error:
-                read_wanted(json.dumps({"toolbox": "classical", name: value}), offers)
-            assert "\n" not in str(error.value)
-    assert read_wanted('{"toolbox": "classical", "policy": "search:24"}', offers)["policy"] == "search:24"
-    texts = {field.name for field in fields(Request) if field.type == "str" and field.name in WANTED.model_fields}
-    assert texts <= {"policy", "toolbox", "perception"}, "whatever else is text needs a list of names in wanted.py"
-
-
 # --- hostile clients --------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +225,7 @@ def test_what_is_no_photo_is_answered_in_a_sentence(api: Served, photo: bytes, w
     "name",
     [
         *("../../../../etc/passwd", "/etc/passwd", "..\\..\\x.png", 'x"; filename="y.png', "a\r\nX-Evil: 1.png"),
-        *("é" * 3000, "x.sh", ".png", "CON.png", "http://127.0.0.1/x.png", "\u202egnp.exe"),
+        *("é" * 200, "x.sh", ".png", "CON.png", "http://127.0.0.1/x.png", "\u202egnp.exe"),
     ],
 )
 def test_no_name_of_a_client_reaches_the_disk(api: Served, tmp_path: Path, name: str) -> None:
@@ -324,6 +258,7 @@ def test_what_cannot_be_asked_for_is_refused_at_once(api: Served, form: dict[str
 def test_bodies_that_are_no_form_are_refused(api: Served) -> None:
     assert api.client.post("/v1/restorations", content=b"\0" * 99).status_code == 422
     assert api.client.post("/v1/restorations", data={"photo": "a"}).status_code == 422
+    assert api.post(noisy(0), name="é" * 3000).status_code == 400
     broken = {"Content-Type": "multipart/form-data; boundary=x"}
     assert api.client.post("/v1/restorations", content=b"--x\r\nnonsense", headers=broken).status_code in (400, 422)
     assert api.client.post("/v1/restorations", content=b"", headers={"Content-Type": "multipart/form-data"}).is_error
@@ -335,10 +270,12 @@ def test_a_body_that_is_too_large_never_ends_or_never_comes_is_answered(api: Ser
     assert "0.5 MB" in large.json()["detail"]
 
     def endless() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.png"\r\n\r\n'
         while True:
             yield os.urandom(65536)
 
-    ended = httpx.post(f"{api.address}/v1/plans", content=endless(), headers=dict(api.client.headers), trust_env=False)
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    ended = api.client.post("/v1/plans", content=endless(), headers=form)
     assert ended.status_code == 413
     host, port = api.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as line:
@@ -409,7 +346,6 @@ def test_a_full_queue_a_cancelled_job_and_a_late_one(tmp_path: Path) -> None:
         assert api.client.get("/v1/tools", headers={"Host": "evil.example"}).status_code == 403
         assert api.client.get("/v1/tools", headers={"Origin": "http://evil.example"}).status_code == 403
         assert api.client.get("/v1/tools", headers={"Origin": api.address}).status_code == 200
-        assert api.post(noisy(4), headers={}, to="restorations").status_code in (202, 429)
         assert api.stop() == 0
 
 
@@ -421,8 +357,6 @@ def test_killed_in_mid_work_it_goes_on_where_it_was(tmp_path: Path) -> None:
         api.freeze()
         jobs = [ended, *(api.job(photo) for photo in photos[1:])]
         api.until(jobs[1], "working")
-        events = [api.data / "jobs.sqlite"]
-        assert events[0].is_file()
         frozen = api.workers
         api.kill()
         for worker in frozen:

@@ -134,7 +134,7 @@ class _JobAnswer(_Answer):
     made: datetime
     begun: datetime | None
     ended: datetime | None
-    estimate: EstimateAnswer | None = Field(description="null once it has ended.")
+    estimate: EstimateAnswer | None = Field(None, description="null once it has ended.")
     tools: list[str] = Field(description="What the photo is treated with by name; empty where the policy decides.")
     plan: PlanInJson | None = Field(description="null until it is decided.")
     outcome: OutcomeAnswer | None = Field(description="null until it is done.")

@@ -222,6 +222,7 @@ def make_app(api: Api, token: bool) -> FastAPI:
     )
     add_routes(app, api)
     app.add_exception_handler(ConservatorError, _sentence(422, str))
+    app.add_exception_handler(Exception, _sentence(500, lambda error: "the program failed on it; please report that"))
     app.add_exception_handler(RequestValidationError, _sentence(422, _first))
     app.add_exception_handler(
         OSError, _sentence(507, lambda error: "the job cannot be stored: the disk is full or fails")

@@ -97,10 +97,10 @@ def add_routes(app: FastAPI, api: Api) -> None:
     add("POST", "/v1/examinations", api.examine, ExaminationAnswer, _UPLOAD, "What is seen.")
     add("POST", "/v1/plans", api.plan, PlanAnswer, _UPLOAD, "What would be done.")
     add("GET", "/v1/tools", api.tools, ToolsAnswer, {422: "There is no such toolbox."}, "The tools and the names.")
-    down = {503: {"model": HealthAnswer, "description": "No worker is ready."}}
-    add("GET", "/healthz", api.health, HealthAnswer, {}, "Jobs are worked on.", down)
+    add("GET", "/healthz", api.health, HealthAnswer, {}, "Jobs are worked on.", _DOWN)
 
 
+_DOWN: dict[int | str, dict[str, Any]] = {503: {"model": HealthAnswer, "description": "No worker is ready."}}
 _LEFT: dict[int | str, dict[str, Any]] = {204: {"description": "The job has ended, and nothing is left to tell."}}
 _CANCELLED: dict[int | str, dict[str, Any]] = {
     202: {"model": JOB_ANSWER, "description": "It is in work, and ends soon."},
