@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from conservator.apps.cli import app as commands
-from conservator.apps.http.jobs import JobStore, Order
+from conservator.apps.http.jobs import JobOrder, JobStore
 from conservator.apps.http.settings import ServeOptions, check_token
 from conservator.errors import ConservatorError
 
-ORDER = Order("restoration", "photo.png", {"strength": 0.5})
+ORDER = JobOrder("restoration", "photo.png", {"strength": 0.5})
 
 
-def add(store: JobStore, order: Order = ORDER) -> str:
+def add(store: JobStore, order: JobOrder = ORDER) -> str:
     job = store.new_folder()
     (store.folder(job) / "photo.png").write_bytes(b"a photo")
     store.add(job, order)
@@ -27,7 +27,7 @@ def add(store: JobStore, order: Order = ORDER) -> str:
 def test_jobs_are_begun_in_order_but_who_waits_for_an_answer_comes_first(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
     first, second = add(store), add(store)
-    asked = add(store, Order("plan", "photo.png", {}))
+    asked = add(store, JobOrder("plan", "photo.png", {}))
     assert store.waiting() == 3
     assert [store.ahead(store.get(job)) for job in (asked, first, second)] == [0, 1, 2]
     begun = [store.begin() for _ in range(4)]
@@ -91,7 +91,7 @@ def test_what_ended_long_ago_is_forgotten_with_its_files(tmp_path: Path) -> None
 
 def test_a_restart_forgets_whom_nobody_waits_for(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
-    kept, asked = add(store), add(store, Order("examination", "photo.png", {}))
+    kept, asked = add(store), add(store, JobOrder("examination", "photo.png", {}))
     store.close()
     store = JobStore(tmp_path)
     assert store.get(kept).state == "queued"

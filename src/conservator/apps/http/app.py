@@ -24,8 +24,8 @@ _PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _SANDBOX = {"Content-Security-Policy": "sandbox allow-scripts"}
 """A page that was made of a stranger's photo runs in no origin: not in the one that holds other clients' results."""
 
-Photo = Annotated[UploadFile, File(description="The photo's file. Of its name only a photo's suffix is used.")]
-Wish = Annotated[
+PhotoField = Annotated[UploadFile, File(description="The photo's file. Of its name only a photo's suffix is used.")]
+WishField = Annotated[
     str,
     Form(
         alias="request", description="What you want, as JSON: a RestorationRequest.", examples=['{"never": ["haze"]}']
@@ -41,8 +41,8 @@ class Api:
 
     async def restore(
         self,
-        photo: Photo,
-        request: Wish = "{}",
+        photo: PhotoField,
+        request: WishField = "{}",
         tools: Annotated[
             str, Form(description="Tools to treat the photo with, joined by commas, whatever is seen in it.")
         ] = "",
@@ -127,14 +127,14 @@ class Api:
         headers = _PRIVATE | {"X-Accel-Buffering": "no"}  # nginx would hold events back
         return StreamingResponse(event_stream(self.desk, id, after), media_type="text/event-stream", headers=headers)
 
-    async def examine(self, http: Request, photo: Photo, request: Wish = "{}") -> Response:
+    async def examine(self, http: Request, photo: PhotoField, request: WishField = "{}") -> Response:
         """Say what is wrong with a photo.
 
         Nothing is kept. The answer comes when a worker has looked at the photo.
         """
         return await self._answered(http, "examination", photo, request)
 
-    async def plan(self, http: Request, photo: Photo, request: Wish = "{}") -> Response:
+    async def plan(self, http: Request, photo: PhotoField, request: WishField = "{}") -> Response:
         """Say what would be done to a photo, and why.
 
         Nothing is treated, and nothing is kept. The answer comes when it is decided.

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from starlette.datastructures import UploadFile
 
 from conservator.apps.http.crew import Crew
-from conservator.apps.http.jobs import JobKind, JobRow, JobStore, Order
+from conservator.apps.http.jobs import JobKind, JobOrder, JobRow, JobStore
 from conservator.apps.http.limits import too_many
 from conservator.apps.http.settings import ServeOptions
 from conservator.apps.http.wanted import Offers, read_wanted
@@ -73,7 +73,7 @@ class Desk:
             await asyncio.to_thread(_keep, photo.file, folder / name)
             if (wait := self.room(0)) is not None:  # others came first while this one arrived
                 raise too_many(wait)
-            row = self.store.add(job, Order(kind, name, wanted, chosen, form, report))
+            row = self.store.add(job, JobOrder(kind, name, wanted, chosen, form, report))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -49,7 +49,7 @@ CREATE INDEX IF NOT EXISTS by_job ON events (job, id);
 
 
 @dataclass(frozen=True)
-class Order:
+class JobOrder:
     """What a client asks for."""
 
     kind: JobKind
@@ -71,7 +71,7 @@ class JobRow:
 
     id: str
     """Made by the API, of 128 random bits: who does not know it does not find the job."""
-    order: Order
+    order: JobOrder
     state: JobState
     made: float
     """Seconds since 1970; so are ``begun`` and ``ended``."""
@@ -143,7 +143,7 @@ class JobStore:
         self.folder(job).mkdir(mode=0o700)
         return job
 
-    def add(self, job: str, order: Order) -> JobRow:
+    def add(self, job: str, order: JobOrder) -> JobRow:
         """Queue a job whose photo lies in its folder."""
         with self._list:
             self._list.execute("BEGIN IMMEDIATE")
@@ -269,7 +269,7 @@ def _times(count: int) -> str:
 
 
 def _row(row: sqlite3.Row) -> JobRow:
-    order = Order(
+    order = JobOrder(
         row["kind"], row["photo"], json.loads(row["request"]), tuple(json.loads(row["tools"])), row["format"],
         bool(row["report"]),
     )  # fmt: skip
