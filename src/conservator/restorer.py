@@ -34,7 +34,7 @@ from conservator.policies.catalog import PolicyContext, check_policy_name, make_
 from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool, MemoPool, Pool, RenamedPool, check_device, host
 from conservator.request import OWN, Request
-from conservator.restoration import Deciding, Plan, Restored, Treatment, blend, study_like, suggestions
+from conservator.restoration import Deciding, Follower, Plan, Restored, Treatment, blend, study_like, suggestions
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
 from conservator.tools.catalog import make_toolbox
@@ -50,7 +50,7 @@ _REMEMBERED = 256 * 2**20
 """Bytes of results on studies that are kept: about sixty, which is more than a search over one photo makes."""
 
 Progress = Callable[[str], None]
-"""Is told the stage that begins: "examining", "deciding", a tool's name."""
+"""Is told the stage that begins: "examining", "deciding", a tool's name. A ``Follower`` is told more."""
 
 
 def _silent(stage: str) -> None:
@@ -337,6 +337,8 @@ class Restorer:
         listed: tuple[str, ...] | None = None,
     ) -> Restored:
         """Treat the whole photo and look at it again; with tools that are ``listed`` nothing is decided again."""
+        if isinstance(progress, Follower):
+            progress.planned(self._planned(deciding))
         request, decided = self.request, deciding.seconds["deciding"]
         start = time.perf_counter()
         its_own_study = deciding.trajectory.steps[0].image is image  # then its treatments are known

@@ -15,7 +15,7 @@ from conservator.perception.perception import ENLARGED_GAIN, Look, Perception
 from conservator.perception.risk import Admission, Verdict
 from conservator.perception.study import most_changed, study
 from conservator.pool import Pool, listen, numbers_of
-from conservator.restoration import Deciding, Treatment
+from conservator.restoration import Deciding, Follower, Treatment
 from conservator.session.trajectory import Refusal
 from conservator.tools.tool import Toolbox
 
@@ -50,7 +50,7 @@ class Treater:
 
         That is a tool that fails, that changes nothing, or after which the whole is not admitted by risk control, or
         looks clearly worse than before. With tools that are ``listed``, those are applied, none is taken back, and
-        nothing is decided again. ``progress`` is told each tool's name.
+        nothing is decided again. ``progress`` is told each tool's name, and a ``Follower`` what became of it.
         """
         treatments: list[Treatment] = []
         start = state = _State(image, image, Look(study(image), deciding.before))
@@ -59,6 +59,8 @@ class Treater:
             progress(ahead[0])
             treatment, state = self._apply(ahead.pop(0), start, state, progress, take_back=listed is None)
             treatments.append(treatment)
+            if isinstance(progress, Follower):
+                progress.treated(treatment)
             if treatment.kept:
                 done.append(treatment.tool)
             elif listed is None and deciding.again(len(done), treatment.told):
