@@ -19,7 +19,20 @@ _STEP = {
     "argument": "denoise_heavy",
     "reason": "noise is high; estimated +6.0 dB",
 }
-_PLAN = {"toolchain": ["denoise_heavy"], "estimated_gain": 5.9, "seen": _SEEN, "steps": [_STEP]}
+_SUGGESTION = {
+    "tool": "brighten_mild",
+    "treats": ["low_light"],
+    "toolchain": ["denoise_heavy", "brighten_mild"],
+    "chance": 0.41,
+    "gain": 1.6,
+}
+_PLAN = {
+    "toolchain": ["denoise_heavy"],
+    "estimated_gain": 5.9,
+    "seen": _SEEN,
+    "steps": [_STEP],
+    "suggestions": [_SUGGESTION],
+}
 _OUTCOME = {
     "outcome": "restored",
     "verdict": "treated with denoise_heavy",
@@ -28,6 +41,7 @@ _OUTCOME = {
     "width": 640,
     "height": 480,
     "sha256": "9b74c9897bac770ffc029102a200c5de4d7e2f6a1c8b3f0e5d6a7c8b9e0f1a2b",
+    "suggestions": [_SUGGESTION],
     "notes": [],
 }
 _PHOTO = {"width": 640, "height": 480, "format": "JPEG", "bit_depth": 8}
@@ -73,6 +87,17 @@ class StepAnswer(_Answer):
     usage: dict[str, int] | None = None
 
 
+class SuggestionAnswer(_Answer):
+    """A treatment that was wanted, and that might harm: its user decides."""
+
+    model_config = _shown(_SUGGESTION)
+    tool: str
+    treats: list[str] = Field(description="The kinds of damage that it is for.")
+    toolchain: list[str] = Field(description="The tools to ask for by name to have it, in order.")
+    chance: float = Field(description="How likely it was thought to do harm, 0 to 1.")
+    gain: float | None = Field(description="What it was estimated to gain, dB.")
+
+
 class PlanInJson(_Answer):
     """What was decided on a study of the photo."""
 
@@ -81,6 +106,7 @@ class PlanInJson(_Answer):
     estimated_gain: float | None = Field(description="What they are estimated to gain, dB; null without any.")
     seen: SeenAnswer
     steps: list[StepAnswer]
+    suggestions: list[SuggestionAnswer] = Field(description="What was not done for its risk.")
 
 
 class PhotoAnswer(_Answer):
@@ -117,6 +143,7 @@ class OutcomeAnswer(_Answer):
     width: int
     height: int
     sha256: str = Field(description="Of the result's file.")
+    suggestions: list[SuggestionAnswer] = Field(description="What was not done for its risk.")
     notes: list[str] = Field(description="What had to change on the way in and out.")
 
 

@@ -34,6 +34,7 @@ from conservator.record import Record, load_record, seen_record, step_record
 from conservator.request import Request
 from conservator.restoration import Follower, Plan, Treatment
 from conservator.restorer import Restorer
+from conservator.suggesting import records_of
 from conservator.tools.tiling import out_of_memory
 
 _RESTORERS = 3
@@ -154,6 +155,7 @@ def _decided(plan: Plan, objective: Objective) -> dict[str, Any]:
         "estimated_gain": _finite(plan.gain.cautious(objective)) if plan.toolchain else None,
         "seen": seen_record(plan.before).model_dump(mode="json"),
         "steps": [step_record(step).model_dump(mode="json", exclude={"seen"}) for step in plan.trajectory.steps[1:]],
+        "suggestions": [suggestion.model_dump(mode="json") for suggestion in records_of(plan.suggestions)],
     }
 
 
@@ -166,6 +168,7 @@ def _told_of(record: Record) -> dict[str, Any]:
         "width": record.output.width,
         "height": record.output.height,
         "sha256": record.output.sha256,
+        "suggestions": [suggestion.model_dump(mode="json") for suggestion in record.suggestions],
         "notes": record.notes,
     }
 
