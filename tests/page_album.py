@@ -13,6 +13,7 @@ from conservator.batch import JOURNAL, FileRestorer, Journal, find_tasks, run_ba
 from conservator.degradations import degrade, parse_recipe
 from conservator.image import to_array, to_image
 from conservator.perception import StatisticalPerception
+from conservator.perception.risk import Admission
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools import make_toolbox
@@ -34,11 +35,14 @@ def make_album(folder: Path) -> Path:
     return folder
 
 
-def restore_album(album: Path, output: Path, resume: bool = False, **wanted: Any) -> Path | None:
-    """Restore a folder with its pages; the page of the folder."""
+def restore_album(
+    album: Path, output: Path, resume: bool = False, admission: Admission | None = None, **wanted: Any
+) -> Path | None:
+    """Restore a folder with its pages, held to an ``admission`` if there is one; the page of the folder."""
     request = Request(**{"policy": "rules", "toolbox": "classical", "risk": 1} | wanted)
     tools = make_toolbox("classical").only("wavelet_denoise")
-    with Restorer(request, toolbox=tools, perception=StatisticalPerception.load()) as restorer:
+    perception = StatisticalPerception.load()
+    with Restorer(request, toolbox=tools, perception=perception, admission=admission) as restorer:
         journal = Journal(output / JOURNAL)
         files = FileRestorer(restorer, report=True)
         summary = run_batch(find_tasks([album], output).tasks, files, journal, resume=resume)

@@ -19,7 +19,7 @@ from test_batch import restorer, tasks_of
 from test_batch_find import write
 from test_cli import conservator, process
 
-from conservator import Decision, Observation, Restorer, Toolbox
+from conservator import Decision, Observation, Request, Restorer, Toolbox
 from conservator.batch import JOURNAL, FileRestorer, Job, Journal, Task, find_tasks, run_batch
 from conservator.files import put_in_place, remove_leftovers, replacing, sha256, workspace
 from conservator.perception import Blind

@@ -112,3 +112,14 @@ def test_notes_are_counted_and_names_stay_on_their_lines() -> None:
     lines = ending(summary, found)
     assert lines[1:4] == ["noted:", "  2 photos: only the first of 3 pages was read", "  1 photo: rounded to 8 bits"]
     assert one_line("a\nb\x1b[2J ü.jpg") == r"a\nb\x1b[2J ü.jpg"
+
+
+def test_photos_with_suggestions_are_counted() -> None:
+    summary, found = ended(restored=2, untouched=1, skipped=1)
+    told = "have suggestions, treatments that were not done for their risk: see their"
+    assert not [line for line in ending(summary, found) if "suggestion" in line]
+    summary.outcomes[0] = replace(summary.outcomes[0], suggestions=("dehaze",))
+    assert "1 photo has suggestions, treatments that" in "\n".join(ending(summary, found))
+    summary.outcomes[2] = replace(summary.outcomes[2], suggestions=("dehaze", "brighten_mild"))
+    assert f"2 photos {told} records, or give --report" in ending(summary, found)
+    assert f"2 photos {told} pages" in ending(summary, found, Path("out/index.html"))

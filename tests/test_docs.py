@@ -85,4 +85,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "exit code 0" in out
     assert "1 there is noise" in out
     assert "('median_denoise',)" in out
+    assert " was not done: a chance of " in out
+    (second,) = tmp_path.glob("new_*.png")
+    assert not np.array_equal(PillowImage.open(second), PillowImage.open(tmp_path / "old.jpg"))
     assert PillowImage.open(tmp_path / "new.png").size == (200, 150)

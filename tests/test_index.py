@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from doubting import doubting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_album import NAMES, make_album, restore_album
@@ -22,6 +23,7 @@ from test_cli import conservator
 
 from conservator.batch import JOURNAL, FileRestorer, Journal, Outcome, Summary, find_tasks, run_batch, save_index
 from conservator.commands import shell_word
+from conservator.kinds import Kind
 from conservator.perception import StatisticalPerception
 from conservator.request import Request
 from conservator.restorer import Restorer
@@ -85,6 +87,20 @@ def test_resuming_keeps_the_whole_folder_on_the_page(album: Path, tmp_path: Path
         summary = run_batch(find_tasks([more], output).tasks, FileRestorer(restorer, report=True), journal)
         save_index(output, journal, summary)
     assert {photo["name"] for photo in photos(output / "index.html")} == {"more.png"} | {p["name"] for p in before}
+
+
+def test_photos_with_suggestions_say_what_is_suggested_and_for_what(album: Path, tmp_path: Path) -> None:
+    page = restore_album(album, tmp_path / "out", admission=doubting(0.41, Kind.NOISE))
+    assert page is not None
+    found = {photo["name"]: photo for photo in photos(page)}
+    noisy, sound, torn = (found[name] for name in (NAMES[0], NAMES[1], "broken.jpg"))
+    assert (noisy["suggested"], noisy["offers"]) == (["noise"], "wavelet_denoise (harm 41 %)")
+    assert (sound["suggested"], sound["offers"]) == (torn["suggested"], torn["offers"]) == ([], "")
+    journal = Journal(tmp_path / "out" / JOURNAL)
+    told = {Path(o.source).name: o.suggestions for o in journal.read().values()}
+    assert (told[NAMES[0]], told[NAMES[1]]) == (("wavelet_denoise",), ())
+    again = restore_album(album, tmp_path / "out", resume=True, admission=doubting(0.41, Kind.NOISE))
+    assert {p["name"]: p["offers"] for p in photos(again or page)} == {name: p["offers"] for name, p in found.items()}
 
 
 @pytest.mark.parametrize("theirs", [b"my own page", b"", None])

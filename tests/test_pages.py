@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from doubting import doubting
 from page_album import NAMES, NESTED, make_album, restore_album
 from PIL import Image as PillowImage
 from planner_lessons import write_data
@@ -20,11 +21,16 @@ from skimage import data
 
 from conservator.apps.bench_report import save_bench_report
 from conservator.apps.cli.data import show_lessons
-from conservator.batch import JOURNAL, Journal, Summary, save_index
+from conservator.batch import JOURNAL, FileRestorer, Journal, Summary, find_tasks, run_batch, save_index
+from conservator.degradations import degrade, parse_recipe
 from conservator.evaluation.cases import make_cases
 from conservator.evaluation.evaluate import evaluate
 from conservator.evaluation.rows import BenchmarkSettings
+from conservator.image import to_array, to_image
+from conservator.kinds import Kind
 from conservator.perception import StatisticalPerception
+from conservator.request import Request
+from conservator.restorer import Restorer
 from conservator.tools import make_toolbox
 
 if TYPE_CHECKING:
@@ -57,7 +63,7 @@ def results(album: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pages(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(album: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One page of each sort."""
     bench, lessons = tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("lessons")
     (bench / "photos").mkdir()
@@ -66,7 +72,11 @@ def pages(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     settings = BenchmarkSettings("restoreagent", "photos", "classical", "statistics", 0, risk=1.0)
     cases = make_cases("restoreagent", bench / "photos", 0)
     evaluate(cases, ["none", "predefined"], toolbox, StatisticalPerception.load(), settings, bench)
+    suggested = tmp_path_factory.mktemp("suggested")
+    restore_album(album, suggested, admission=doubting(0.41, Kind.NOISE))
     return {
+        "suggestion": suggest(suggested / "one"),
+        "suggestions": suggested / "index.html",
         "report": (results / NESTED).with_suffix(".conservator.html"),
         "untouched": results / f"{Path(NAMES[1]).stem}.conservator.html",
         "folder": results / "index.html",
@@ -75,7 +85,19 @@ def pages(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     }
 
 
-SORTS = ("report", "untouched", "folder", "bench", "lessons")
+SORTS = ("report", "suggestion", "untouched", "folder", "suggestions", "bench", "lessons")
+
+
+def suggest(folder: Path) -> Path:
+    """The page of a photo with two suggestions, which name their commands."""
+    folder.mkdir()
+    photo = degrade(to_image(data.coffee()[:160, :200]), parse_recipe("rain:high,noise:high", 3))
+    PillowImage.fromarray(to_array(photo, np.uint8)).save(folder / "it's a long-named photo of a cup.png")
+    request, perception = Request("rules", "classical", "statistics", risk=1), StatisticalPerception.load()
+    (task,) = find_tasks([folder], folder / "out").tasks
+    with Restorer(request, perception=perception, admission=doubting(0.41)) as restorer:
+        run_batch([task], FileRestorer(restorer, report=True), Journal(folder / "out" / JOURNAL))
+    return task.report
 
 
 def opened(browser: Browser, path: Path, width: int = 1280, scheme: str = "light", touch: bool = False) -> Page:
@@ -98,7 +120,7 @@ def test_axe_finds_no_barrier(browser: Browser, pages: dict[str, Path], sort: st
 
     page = opened(browser, pages[sort], 390 if scheme == "dark" else 1280, scheme)
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-    if sort == "folder":
+    if sort in ("folder", "suggestions"):
         page.locator("button.reject").first.click()
         page.locator("button.keep").nth(1).click()
     found = Axe().run(page).response["violations"]
@@ -178,6 +200,46 @@ def test_a_pixel_of_a_detail_is_a_pixel_of_the_screen(
         shown, natural = picture.evaluate("image => [image.getBoundingClientRect().width, image.naturalWidth]")
         assert shown * scale == pytest.approx(natural, abs=0.6)
     context.close()
+
+
+def test_the_command_of_a_suggestion_is_selected_by_a_click_and_copied_whole(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    for width in (1280, 390):
+        page = opened(browser, pages["suggestion"], width)
+        commands = page.locator(".copied")
+        assert commands.count() == page.locator(".suggestion").count() == 2
+        for command in commands.all():
+            command.click()
+            chosen = page.evaluate("getSelection().toString()")
+            assert chosen.strip() == command.text_content()
+            assert chosen.startswith("conservator apply ")
+            for option in command.locator(".whole").all():
+                box = option.bounding_box()
+                assert box is not None
+                assert box["height"] < 24, "an option is broken into two lines"
+        for picture in page.locator(".suggestion img").all():
+            box = picture.bounding_box()
+            assert box is not None
+            assert box["width"] > 120
+            assert box["width"] / box["height"] == pytest.approx(200 / 160, abs=0.02)
+        page.context.close()
+
+
+def test_photos_with_suggestions_are_found_on_the_contact_sheet(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["suggestions"])
+    assert len(names(page)) == 5
+    for choice in ("something", "noise"):
+        page.select_option("select[name=suggested]", choice)
+        assert NAMES[0] in names(page)
+        assert not {"broken.jpg", NAMES[1]} & set(names(page))
+    assert "Suggested: wavelet_denoise (harm 41 %)" in (page.locator(".card").first.text_content() or "")
+    page.select_option("select[name=suggested]", "")
+    page.fill("input[type=search]", "wavelet_denoise")
+    assert NAMES[0] in names(page)
+    assert "broken.jpg" not in names(page)
+    nothing = opened(browser, pages["folder"]).locator("select[name=suggested] option")
+    assert nothing.all_text_contents() == ["any"]
 
 
 def names(page: Page) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from doubting import doubting
 from page_reader import ReadPage, embedded, read_page
 from PIL import Image as PillowImage
 from PIL import ImageCms
@@ -18,13 +19,15 @@ from skimage import data
 from conservator.batch import JOURNAL, FileRestorer, Journal, Outcome, Task, run_batch
 from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.image import Image, to_array, to_image
-from conservator.pages import compared
+from conservator.pages import compared, jpeg_bytes, jpeg_within
 from conservator.pages.details import find_places
 from conservator.perception import StatisticalPerception
+from conservator.perception.risk import Admission
 from conservator.record import Record, load_record
 from conservator.report import thumbnail_of
 from conservator.request import Request
 from conservator.restorer import Restorer
+from conservator.suggesting import apply_command
 from conservator.tools import Toolbox, make_toolbox
 
 DECIBELS = re.compile(r"[-+]?\d+(?:\.\d+)? dB")
@@ -45,13 +48,21 @@ def damaged(recipe: str, photo: Any = None) -> Any:
 
 
 def restored(
-    folder: Path, photo: Any, name: str = "photo.png", toolbox: Toolbox | None = None, icc: bytes = b"", **wanted: Any
+    folder: Path,
+    photo: Any,
+    name: str = "photo.png",
+    toolbox: Toolbox | None = None,
+    icc: bytes = b"",
+    admission: Admission | None = None,
+    **wanted: Any,
 ) -> Made:
-    """Restore a picture with its page, by classical tools and statistics unless other is wanted."""
+    """Restore a picture with its page, by classical tools and statistics unless other is wanted, without risk control
+    unless there is an ``admission``."""
     task = Task(folder / name, folder / "out" / name)
     PillowImage.fromarray(photo).save(task.source, icc_profile=icc or None)
     request = Request(**{"policy": "rules", "toolbox": "classical", "perception": "statistics", "risk": 1} | wanted)
-    with Restorer(request, toolbox=toolbox, perception=StatisticalPerception.load()) as restorer:
+    perception = StatisticalPerception.load()
+    with Restorer(request, toolbox=toolbox, perception=perception, admission=admission) as restorer:
         journal = Journal(task.target.parent / JOURNAL)
         (outcome,) = run_batch([task], FileRestorer(restorer, report=True), journal).outcomes
     assert outcome.status != "failed", outcome.message
@@ -69,12 +80,24 @@ def test_one_number_tells_the_gain_and_what_to_think_of_it(noisy: Made) -> None:
     (number,) = DECIBELS.findall(text)
     assert number == f"{noisy.record.estimated_gain:+.1f} dB"
     assert f"Estimated gain {number}" in text
-    assert "an estimate by the program; its uncertainty is not calibrated yet" in text
+    assert "to the undamaged photo: an estimate by the program." in text
+    assert noisy.record.interval is None  # without calibrated errors nothing is said of them
     assert "Treated for noise" in text
     closed = noisy.page.closed_text
     assert "no one of them is the estimated gain above" in " ".join(closed.split())
     assert f"{noisy.record.steps[0].seen.quality:.1f} dB" in closed
     assert all(step.reason in closed for step in noisy.record.steps)
+
+
+def test_how_far_the_estimate_may_be_off_is_told_where_it_was_measured(tmp_path: Path) -> None:
+    held_to = replace(doubting(0.0), threshold=0.5, errors=(-1.25, 0.5))
+    made = restored(tmp_path, damaged("noise:high"), admission=held_to)
+    low, high = made.record.interval or (0.0, 0.0)
+    assert (low, high) == pytest.approx(((made.record.gain or 0) - 1.25, (made.record.gain or 0) + 0.5), abs=0.002)
+    told = f"Nine in ten photos with this estimate gained between {low:+.1f} and {high:+.1f} dB."
+    assert told in " ".join(made.page.open_text.split())
+    weaker = restored(tmp_path, damaged("noise:high"), "half.png", admission=held_to, strength=0.5)
+    assert weaker.record.interval is None  # nobody measured how far it is off for a half
 
 
 def test_names_of_strangers_are_text(noisy: Made) -> None:
@@ -227,3 +250,63 @@ def test_an_enlargement_has_no_gain_to_tell(tmp_path: Path) -> None:
     page = read_page(task.report)
     assert "none can be given" in page.open_text
     assert not DECIBELS.findall(page.open_text)
+
+
+@pytest.fixture(scope="module")
+def doubted(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A photo of which the rain was treated; the noise was not, for its risk."""
+    photo = damaged("rain:high,noise:high", data.coffee()[:160, :200])
+    return restored(tmp_path_factory.mktemp("doubted"), photo, HOSTILE, admission=doubting(0.41, Kind.NOISE))
+
+
+def test_a_suggestion_is_shown_with_what_is_thought_of_it_and_the_command(doubted: Made) -> None:
+    (suggestion,) = doubted.record.suggestions
+    text = " ".join(doubted.page.open_text.split())
+    assert "Treated for rain. More is suggested below, for noise: it might harm, so it is left to you." in text
+    assert "Not done, but suggested" in text
+    assert f"{suggestion.tool}, for noise Chance of harm: 41 %. No gain is estimated." in text.replace(
+        "noiseChance", "noise Chance"
+    )
+    source, page = Path("..") / HOSTILE, doubted.task.target.name
+    command = apply_command(suggestion, source, doubted.record.request, Path(page))
+    assert f"--tools {doubted.record.toolchain[0]},{suggestion.tool} " in command
+    assert command in doubted.page.open_text
+    assert (
+        f"Noise is still seen: {doubted.record.after.confidences['noise'] * 100:.0f} % sure. What might remove it"
+        in text
+    )
+
+
+def test_the_pictures_of_a_suggestion_are_small_and_show_what_it_does(doubted: Made) -> None:
+    (suggestion,) = doubted.record.suggestions
+    shown = {a["alt"]: a for a in doubted.page.all("img") if a["alt"] in ("As it is", f"With {suggestion.tool}")}
+    assert len(shown) == 2
+    pictures = [np.asarray(embedded(attributes), float) for attributes in shown.values()]
+    assert [picture.shape for picture in pictures] == [(256, 320, 3)] * 2
+    grain = [np.abs(np.diff(picture, axis=1)).mean() for picture in pictures]
+    assert grain[1] < 0.8 * grain[0], "the second picture has as much noise as the first"
+    assert sum(len(attributes["src"] or "") for attributes in shown.values()) < 58_000
+
+
+def test_a_picture_within_bytes_is_as_good_as_they_allow() -> None:
+    noise = torch.rand(1, 3, 320, 320, generator=torch.Generator().manual_seed(0))
+    flat = torch.full((1, 3, 320, 320), 0.5)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert 12_000 < len(jpeg_within(noise, 21_000)) <= 21_000
+    assert jpeg_within(flat, 21_000, profile) == jpeg_bytes(flat, quality=85, profile=profile, small=True)
+    assert jpeg_within(flat, 9 * len(profile), profile) == jpeg_bytes(flat, quality=85, small=True)
+
+
+def test_nothing_is_suggested_where_nothing_was_refused(noisy: Made) -> None:
+    assert noisy.record.suggestions == []
+    assert "uggested" not in noisy.page.open_text
+
+
+def test_an_untouched_photo_says_that_something_is_suggested(tmp_path: Path) -> None:
+    only = make_toolbox("classical").only("dct_denoise")
+    made = restored(tmp_path, damaged("noise:high"), toolbox=only, admission=doubting(1.0))
+    assert made.outcome.status == "untouched"
+    text = " ".join(made.page.open_text.split())
+    assert "Left as it was. Something is suggested below, for noise: it might harm, so it is left to you." in text
+    assert "The tools of that result: dct_denoise." in text  # no command has a program's own tools
+    assert "conservator apply" not in text

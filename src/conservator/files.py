@@ -167,6 +167,14 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def as_seen_from(folder: Path, path: Path) -> Path:
+    """The path relative to a folder, links left as they are; absolute where it lies on another drive."""
+    try:
+        return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(folder)))  # noqa: PTH100 - see above
+    except ValueError:
+        return path.absolute()
+
+
 def sha256(path: Path) -> str:
     """Hash of a file's bytes, hex."""
     with path.open("rb") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import IntEnum, StrEnum
 from typing import Literal, TypeAlias
 
@@ -79,3 +79,14 @@ def parse_kinds(text: str) -> frozenset[Kind]:
         except ValueError:
             raise name_not_found("kind of damage", name.strip(), Kind) from None
     return frozenset(kinds)
+
+
+def kinds_in_words(kinds: Iterable[Kind]) -> str:
+    """The kinds as a person lists them, "noise, rain and haze"; "" where there is none."""
+    *first, last = [kind.label for kind in kinds] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def purpose_in_words(removes: Collection[Kind]) -> str:
+    """What a tool that removes these kinds is for; "" where it is not known."""
+    return "several kinds of damage" if len(removes) > 3 else kinds_in_words(removes)

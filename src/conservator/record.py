@@ -21,6 +21,7 @@ from conservator.photo.write import WRITABLE
 from conservator.request import Request
 from conservator.restoration import Restored
 from conservator.session.trajectory import Action, Apply, Rollback, Step, Stop, Trajectory, Usage
+from conservator.suggesting import SuggestionRecord, not_done, records_of
 from conservator.tools.tool import Toolbox
 
 
@@ -136,8 +137,12 @@ class Record(_Model):
     after: SeenRecord
     steps: list[StepRecord]
     treatments: list[TreatmentRecord]
+    suggestions: list[SuggestionRecord] = Field(default_factory=list)
+    """What was not done for its risk, the most promising first; none in records of versions 1 and 2."""
     gain: float | None = None
     """What all treatments together are estimated to have gained on the whole photo, dB; None in earlier records."""
+    interval: tuple[float, float] | None = None
+    """Between which gains (PSNR, dB) nine in ten photos lie that have this estimate; None where it is not known."""
     seconds: dict[str, float]
     notes: list[str]
 
@@ -201,9 +206,9 @@ def make_record(
         output=_file(restored.photo, output, form, depth, digest),
         verdict=verdict(restored),
         toolchain=list(restored.toolchain),
-        before=_seen(restored.before, measures=True),
-        after=_seen(restored.after, measures=True),
-        steps=[_step(step) for step in restored.trajectory.steps],
+        before=seen_record(restored.before, measures=True),
+        after=seen_record(restored.after, measures=True),
+        steps=[step_record(step) for step in restored.trajectory.steps],
         treatments=[
             TreatmentRecord(
                 tool=t.tool,
@@ -216,18 +221,26 @@ def make_record(
                 gain=_number(t.gain),
                 note=t.note,
                 numbers={name: round(value, 5) for name, value in t.numbers.items()},
-                seen=None if t.percept is None else _seen(t.percept),
+                seen=None if t.percept is None else seen_record(t.percept),
             )
             for t in restored.treatments
         ],
+        suggestions=records_of(restored.suggestions),
         gain=_number(restored.gain),
+        interval=None
+        if restored.interval is None
+        else (round(restored.interval[0], 3), round(restored.interval[1], 3)),
         seconds={stage: round(seconds, 4) for stage, seconds in restored.seconds.items()},
         notes=list(dict.fromkeys((*notes, *restored.notes))),
     )
 
 
 def verdict(restored: Restored) -> str:
-    """One sentence that says what was done, and whether more was meant to be."""
+    """One sentence that says what was done, whether more was meant to be, and what was not done for its risk."""
+    return "; ".join(filter(None, (_done(restored), not_done(restored.suggestions))))
+
+
+def _done(restored: Restored) -> str:
     done = f"treated with {', then '.join(restored.toolchain)}" if restored.toolchain else "left untouched"
     if restored.asked_for and restored.toolchain:
         done += ", as asked" if restored.enlarged else ", as asked; " + estimate_in_words(restored.gain)
@@ -235,7 +248,7 @@ def verdict(restored: Restored) -> str:
         return f"{done}, then the policy gave up: {restored.gave_up}"
     if restored.failed:
         return "; ".join([done, *(t.told for t in restored.failed)])
-    if restored.toolchain:
+    if restored.toolchain or restored.suggestions:
         return done
     if restored.asked_for and restored.treatments:
         return f"left as it was: {'; '.join(t.told for t in restored.treatments)}"
@@ -245,9 +258,7 @@ def verdict(restored: Restored) -> str:
 
 
 def why_untouched(trajectory: Trajectory) -> str:
-    """Why a policy chose no treatment, in words: what was not admitted, or what the policy thought."""
-    if refusals := trajectory.refusals:
-        return refusals[0].words
+    """Why a policy chose no treatment, in words; what was not admitted is told of as suggestions are."""
     thought = trajectory.last.decision.thought if trajectory.last.decision else ""
     return thought or "no treatment was chosen"
 
@@ -293,7 +304,8 @@ def _file(photo: Photo, path: Path, form: str, depth: int, digest: str) -> FileR
     return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=depth)
 
 
-def _seen(percept: Percept, measures: bool = False) -> SeenRecord:
+def seen_record(percept: Percept, measures: bool = False) -> SeenRecord:
+    """What was seen of one picture, as records and other programs read it."""
     return SeenRecord(
         quality=_number(percept.quality),
         severities={str(kind): severity.label for kind, severity in percept.severities.items()},
@@ -306,7 +318,8 @@ def _number(value: float) -> float | None:
     return round(value, 3) if math.isfinite(value) else None
 
 
-def _step(step: Step) -> StepRecord:
+def step_record(step: Step) -> StepRecord:
+    """One decision, likewise."""
     decision = step.decision
     action, argument = _action(decision.action if decision else None, decision is None)
     return StepRecord(
@@ -317,7 +330,7 @@ def _step(step: Step) -> StepRecord:
         reason=decision.thought if decision else "",
         plan=list(decision.plan) if decision else [],
         seconds=round(step.seconds, 4),
-        seen=_seen(step.percept),
+        seen=seen_record(step.percept),
         error=step.error,
         usage=decision.usage if decision and decision.usage.calls else None,
     )

@@ -7,24 +7,40 @@ decision with its figures, waits in closed parts of the page.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from conservator.files import replacing, write_text
+from conservator.files import as_seen_from, replacing, write_text
 from conservator.image import Image
-from conservator.kinds import Kind, Severity
-from conservator.pages import compared, jpeg_bytes, make_page, one_picture, picture_uri, scrolled, sized, thumbnail
+from conservator.kinds import Kind, Severity, kinds_in_words, purpose_in_words
+from conservator.pages import (
+    compared,
+    jpeg_bytes,
+    jpeg_within,
+    make_page,
+    one_picture,
+    picture_uri,
+    scrolled,
+    sized,
+    thumbnail,
+)
 from conservator.photo import Photo
 from conservator.record import Record, SeenRecord, StepRecord, TreatmentRecord
-from conservator.restoration import Restored
+from conservator.restoration import Restored, Suggestion
 from conservator.session.trajectory import Usage
+from conservator.suggesting import SuggestionRecord, apply_command, percent
 
 _OVERVIEW = 256  # pixels of the long side of a step's picture
+_PREVIEW = 320  # of a suggestion's, two of which fit on a phone
+_PREVIEW_BYTES = 21_000
+"""Bytes of JPEG of each: as text, a third more, two of them have 56 kB."""
 
 
-def save_report(path: Path, record: Record, photo: Photo, restored: Restored) -> None:
-    """Write the page, atomically. Every text in it is escaped: file names are a stranger's words."""
+def save_report(path: Path, record: Record, photo: Photo, restored: Restored, target: Path) -> None:
+    """Write the page, atomically. Every text in it is escaped: file names are a stranger's words.
+
+    ``target`` is where the result will lie, and the page beside it: commands on the page are for that folder.
+    """
     before, after = photo.working_image(), restored.photo.working_image()
     steps = restored.trajectory.steps
     kept = _kept_steps(record)
@@ -39,6 +55,7 @@ def save_report(path: Path, record: Record, photo: Photo, restored: Restored) ->
         pictures=one_picture(after, photo.icc) if restored.untouched else compared(before, after, photo.icc),
         seen=_seen(record),
         treatments=_treatments(record),
+        suggestions=_suggestions(record, photo, restored, target, aspect),
         notes=_notes(record),
         steps="\n".join(_step(s, steps[s.id].image, s.id in kept, aspect) for s in record.steps),
         treated=_treated_table(record),
@@ -67,10 +84,17 @@ def _verdict(record: Record, restored: Restored) -> str:
     if not kept:
         return _why_untouched(record, restored)
     asked = ", as asked" if restored.asked_for else ""
-    purposes = list(dict.fromkeys(_purpose(treatment) for treatment in kept))
+    more = f" {_offer(record)}" if record.suggestions else ""
+    purposes = list(dict.fromkeys(purpose_in_words(treatment.removes) for treatment in kept))
     if "" in purposes:
-        return f"Treated with {', then '.join(record.toolchain)}{asked}."
-    return f"Treated for {', then for '.join(purposes)}{asked}."
+        return f"Treated with {', then '.join(record.toolchain)}{asked}.{more}"
+    return f"Treated for {', then for '.join(purposes)}{asked}.{more}"
+
+
+def _offer(record: Record) -> str:
+    """That something is suggested, in a sentence."""
+    kinds = kinds_in_words(dict.fromkeys(kind for suggestion in record.suggestions for kind in suggestion.treats))
+    return f"More is suggested below{f', for {kinds}' if kinds else ''}: it might harm, so it is left to you."
 
 
 def _why_untouched(record: Record, restored: Restored) -> str:
@@ -81,23 +105,15 @@ def _why_untouched(record: Record, restored: Restored) -> str:
         return "Left as it was: a strength of 0 was asked for."
     if request.policy == "none":
         return "Left as it was: the policy none was asked for, which treats nothing."
+    if record.suggestions:
+        return f"Left as it was. {_offer(record).replace('More', 'Something')}"
     if record.treatments:
         return "Left as it was. What was tried on the whole photo did not help, and is not in the result."
     if record.after.severe:
         return "Left as it was. Damage is seen, but no treatment promised to make the photo better."
     if seen := record.before.at_least(Severity.LOW):
-        return f"Nothing needed doing. Some {_listed(seen)} is seen, but no treatment promised to help."
+        return f"Nothing needed doing. Some {kinds_in_words(seen)} is seen, but no treatment promised to help."
     return "Nothing needed doing. No damage was seen."
-
-
-def _purpose(treatment: TreatmentRecord) -> str:
-    """What a tool was used for, "noise"; "" where the record does not tell."""
-    return "several kinds of damage" if len(treatment.removes) > 3 else _listed(treatment.removes)
-
-
-def _listed(kinds: Iterable[Kind]) -> str:
-    *first, last = [kind.label for kind in kinds] or [""]
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _gain(record: Record) -> str:
@@ -106,10 +122,10 @@ def _gain(record: Record) -> str:
         return ""
     if record.estimated_gain is None:
         return '<p class="gain"><b>Estimated gain</b> none can be given: there is nothing to compare with.</p>'
-    told = (
-        "How much nearer the result is thought to be to the undamaged photo: an estimate by the program; its "
-        "uncertainty is not calibrated yet."
-    )
+    told = "How much nearer the result is thought to be to the undamaged photo: an estimate by the program."
+    if record.interval is not None:
+        low, high = record.interval
+        told += f" Nine in ten photos with this estimate gained between {low:+.1f} and {high:+.1f} dB."
     number = f"<strong>{record.estimated_gain:+.1f} dB</strong>"
     return f'<p class="gain"><b>Estimated gain</b> {number}. <small>{told}</small></p>'
 
@@ -131,6 +147,8 @@ def _left(kind: Kind, record: Record) -> str:
     only = record.request.only
     if kind in record.request.never or (only is not None and kind not in only):
         fate = "You asked to leave it alone."
+    elif any(kind in suggestion.treats for suggestion in record.suggestions):
+        fate = "What might remove it might also harm; it is suggested below."
     elif any(treatment.kept for treatment in tried):
         fate = "What was done did not remove all of it."
     elif tried:
@@ -149,7 +167,7 @@ def _seen(record: Record) -> str:
     found = [kind for kind in looked if any(kind in s.at_least(Severity.LOW) for s in (record.before, record.after))]
     if not looked:
         return "<p>Nothing was looked for.</p>"
-    missing = _listed(kind for kind in looked if kind not in found)
+    missing = kinds_in_words(kind for kind in looked if kind not in found)
     rest = f'<p class="soft">Looked for and not seen: {escape(missing)}.</p>' if missing else ""
     if not found:
         return rest
@@ -180,7 +198,7 @@ def _treatments(record: Record) -> str:
 
 
 def _treatment(treatment: TreatmentRecord) -> str:
-    purpose = _purpose(treatment)
+    purpose = purpose_in_words(treatment.removes)
     told = f"<b>{escape(treatment.tool)}</b>{f', for {escape(purpose)}' if purpose else ''}"
     if treatment.kept:
         return f"{told}."
@@ -190,6 +208,58 @@ def _treatment(treatment: TreatmentRecord) -> str:
     elif note.startswith(("was ", "changed ")):
         note = f"it {note}"
     return f"{told}: not in the result; {escape(note) or 'it was left out'}."
+
+
+def _suggestions(record: Record, photo: Photo, restored: Restored, target: Path, aspect: float) -> str:
+    """What was not done for its risk: small, before and after, what is thought of it, and the command that does it."""
+    if not record.suggestions:
+        return ""
+    items = []
+    for told, suggestion in zip(record.suggestions, restored.suggestions, strict=True):
+        known = told.gain is not None
+        gain = f'Estimated gain: <span class="whole">{told.gain:+.1f} dB</span>.' if known else "No gain is estimated."
+        items.append(
+            f'<li class="suggestion">{_previews(suggestion, aspect, photo.icc)}<div><h3>{escape(told.named)}</h3>'
+            f"<p>Chance of harm: <b>{percent(told.chance)}</b>. {gain}</p>"
+            f"{_how(told, record, photo, target)}</div></li>"
+        )
+    return f'<h2>Not done, but suggested</h2><p>{_HOW_TO_DECIDE}</p><ul class="suggestions">{"".join(items)}</ul>'
+
+
+def _how(told: SuggestionRecord, record: Record, photo: Photo, target: Path) -> str:
+    """The command that does it, in the folder of the page; its options are not broken at their hyphens."""
+    command = ""
+    if photo.path is not None:
+        source, in_place = as_seen_from(target.parent, photo.path), target.exists() and target.samefile(photo.path)
+        command = apply_command(told, source, record.request, Path(target.name), in_place)
+    if not command:
+        return f"<p>The tools of that result: {escape(', then '.join(told.toolchain))}.</p>"
+    return f'<pre class="copied">{re.sub(r" (--[a-z-]+)", _WHOLE, escape(command))}</pre>'
+
+
+_WHOLE = r' <span class="whole">\1</span>'
+_HOW_TO_DECIDE = (
+    "The program would have done this, had it been surer that it does no harm. It cannot know what the photo is meant "
+    "to look like. If you like what you see, run the command in the folder of this page, in a shell such as bash or "
+    "zsh: it makes a second result beside this one. A small picture shows no fine detail, so look at that result, too."
+)
+
+
+def _previews(suggestion: Suggestion, aspect: float, profile: bytes | None) -> str:
+    """Two small pictures side by side; an overview is square whatever the photo's ``aspect``, which it gets back."""
+    size = _small(_PREVIEW, aspect)
+    shape = f'width="{size[1]}" height="{size[0]}"'
+    figures = "".join(
+        f'<figure><img src="{picture_uri(jpeg_within(sized(image[:1], size), _PREVIEW_BYTES, profile))}" {shape} '
+        f'alt="{escape(words[0].upper() + words[1:])}"><figcaption>{escape(words)}</figcaption></figure>'
+        for image, words in ((suggestion.before, "as it is"), (suggestion.after, f"with {suggestion.tool}"))
+    )
+    return f'<div class="two">{figures}</div>'
+
+
+def _small(long_side: int, aspect: float) -> tuple[int, int]:
+    """Height and width of a picture of a long side, whose width is ``aspect`` times its height."""
+    return max(1, round(long_side / max(1, aspect))), max(1, round(long_side * min(1, aspect)))
 
 
 def _notes(record: Record) -> str:
@@ -212,7 +282,7 @@ def _kept_steps(record: Record) -> set[int]:
 
 def _step(step: StepRecord, image: Image, kept: bool, aspect: float) -> str:
     """One figure; the overview is square whatever the photo's ``aspect`` (width over height), which it gets back."""
-    size = (max(1, round(_OVERVIEW / max(1, aspect))), max(1, round(_OVERVIEW * min(1, aspect))))
+    size = _small(_OVERVIEW, aspect)
     uri = "" if step.action in ("stop", "unusable") else picture_uri(jpeg_bytes(sized(image[:1], size), small=True))
     picture = f'<img src="{uri}" alt="" width="{size[1]}" height="{size[0]}">' if uri else ""
     title = {"start": "the photo", "stop": "stop", "unusable": "no decision"}.get(

@@ -146,6 +146,10 @@ class Restored:
     promising first."""
     notes: tuple[str, ...] = ()
     """What else a reader of its record must know, as sentences."""
+    interval: tuple[float, float] | None = None
+    """Between which gains (PSNR, dB) nine in ten of the calibration photos lay that were treated and had this estimate;
+    None where nothing was treated, or where that was not measured for this policy and toolbox, or for a part of the
+    strength."""
 
     @property
     def before(self) -> Percept:
@@ -200,6 +204,22 @@ class Restored:
         done = f"treated with {', then '.join(self.toolchain)}" if self.toolchain else "left untouched"
         gained = f"estimated gain {self.gain:+.1f} dB"
         return f"<Restored {name}, {width}x{height}: {done}; {gained}; {sum(self.seconds.values()):.1f} s>"
+
+
+class Follower:
+    """Is told what happens to a photo while it happens. Hand one to a restorer as its ``progress``.
+
+    All are called in the thread that restores, but for the stages of tools that tell how far they are.
+    """
+
+    def __call__(self, stage: str) -> None:
+        """A stage begins: "examining", "deciding", a tool's name."""
+
+    def planned(self, plan: Plan) -> None:
+        """What was decided, before the first tool treats the whole photo."""
+
+    def treated(self, treatment: Treatment) -> None:
+        """What became of one tool on the whole photo; it may still be decided otherwise after a later one."""
 
 
 class Deciding:

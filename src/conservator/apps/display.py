@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 import time
+from collections.abc import Iterable
 
 import torch
 from rich.console import Console
@@ -12,17 +14,34 @@ from rich.markup import escape
 from rich.table import Table
 
 from conservator.batch import Preview
+from conservator.batch.words import suggested
 from conservator.errors import MissingExtraError, ToolFailedError
 from conservator.files import printable
 from conservator.image import Image
 from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, METRICS, FullReference, make_metric
+from conservator.request import Request
+from conservator.suggesting import apply_command
 from conservator.tools.tool import Toolbox
 
 _COLOURS = ("green", "yellow", "yellow", "red", "red")
 
 
-def print_preview(found: Preview) -> None:
-    """Print the severities with a small bar per kind, and what would be done."""
+def print_suggestions(console: Console, told: Iterable[tuple[str, str]]) -> None:
+    """Print what is suggested; commands are not broken into lines, so that they can be copied."""
+    for sentence, command in told:
+        console.print(wrapped(sentence))
+        console.print(escape(command))
+
+
+def wrapped(line: str) -> str:
+    """A sentence in lines of a terminal, the further ones under its own beginning; escaped."""
+    indent = len(line) - len(line.lstrip()) + 2
+    lines = textwrap.wrap(line, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return escape("\n".join(lines))
+
+
+def print_preview(found: Preview, request: Request) -> None:
+    """Print the severities with a small bar per kind, what would be done, and what is suggested instead."""
     assert found.photo is not None
     assert found.plan is not None
     path, photo, percept = found.path, found.photo, found.plan.before
@@ -38,11 +57,12 @@ def print_preview(found: Preview) -> None:
     console.print(table)
     console.print(f"estimated quality {percept.quality:.1f} dB (PSNR to the undamaged photo)")
     console.print(escape(found.intention))
+    print_suggestions(console, [suggested(one, apply_command(one, path, request)) for one in found.suggestions])
     for note in photo.notes:
         console.print(f"[dim]{escape(note)}[/]")
 
 
-def print_preview_json(found: Preview) -> bool:
+def print_preview_json(found: Preview, request: Request) -> bool:
     """Print everything that was seen, and what would be done, as one line of JSON; whether the photo could be read."""
     console = Console(soft_wrap=True, highlight=False)
     if found.photo is None or found.plan is None:
@@ -59,6 +79,10 @@ def print_preview_json(found: Preview) -> bool:
         "confidences": {str(kind): value for kind, value in percept.confidences.items()},
         "toolchain": list(found.plan.toolchain),
         "estimated_gain": found.gain,
+        "suggestions": [
+            suggestion.model_dump(mode="json") | {"command": apply_command(suggestion, found.path, request)}
+            for suggestion in found.suggestions
+        ],
         "measures": dict(percept.measures),
     }
     console.print_json(json.dumps(seen), indent=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,10 +24,14 @@ from rich.progress import Task as Line
 from rich.table import Table
 from rich.text import Text
 
+from conservator.apps.display import print_suggestions, wrapped
 from conservator.batch import Findings, Outcome, Preview, Status, Summary, Task
 from conservator.batch.preview import preview_in_words
 from conservator.batch.summary import split
-from conservator.batch.words import ending, one_line, passed_over, stopping
+from conservator.batch.words import ending, one_line, passed_over, stopping, suggested, with_suggestions
+from conservator.record import load_record
+from conservator.request import Request
+from conservator.suggesting import apply_command
 
 _MARKS: dict[Status, str] = {
     "restored": "[green]✓[/]",
@@ -124,23 +127,30 @@ class BatchDisplay:
         self._console.print(f"[yellow]{stopping(in_work)}[/]")
 
     def summary(self, summary: Summary, found: Findings, report: bool, page: Path | None = None) -> None:
-        """Print how the batch ended, what was passed over and where the results are."""
-        if self._total == 1:
-            ended = [] if summary.exit_code == 2 else [str(found.tasks[0].target)]
-            ended += [str(found.tasks[0].report)] if report and ended else []
-            lines = [*passed_over(found), *ended]
-        else:
-            lines = ending(summary, found, page)
-        self._say(lines)
+        """Print how the batch ended, what was passed over, what is suggested and where the results are."""
+        if self._total != 1:
+            self._say(ending(summary, found, page))
+            return
+        task = found.tasks[0]
+        if any(outcome.suggestions for outcome in summary.outcomes):
+            record = load_record(task.record)
+            asked = record.request, task.target, task.in_place
+            print_suggestions(
+                self._console, (suggested(s, apply_command(s, task.source, *asked)) for s in record.suggestions)
+            )
+        ended = [] if summary.exit_code == 2 else [str(task.target)]
+        ended += [str(task.report)] if report and ended else []
+        self._say([*passed_over(found), *ended])
 
-    def preview_summary(self, previews: Sequence[Preview], found: Findings, seconds: float) -> None:
-        """Print how many photos would be treated, and what would be passed over."""
-        self._say([preview_in_words(previews, seconds), *passed_over(found)])
+    def preview_summary(self, previews: Sequence[Preview], found: Findings, seconds: float, request: Request) -> None:
+        """Print how many photos would be treated, what would be passed over, and what is suggested."""
+        count = sum(bool(preview.suggestions) for preview in previews)
+        more = with_suggestions(count, "named above") if self._total > 1 else []
+        self._say([preview_in_words(previews, seconds), *more, *passed_over(found)])
+        if self._total == 1:
+            told = (suggested(s, apply_command(s, one.path, request)) for one in previews for s in one.suggestions)
+            print_suggestions(self._console, told)
 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines:
-            indent = len(line) - len(line.lstrip()) + 2
-            wrapped = textwrap.wrap(
-                line, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-            )
-            self._console.print(escape("\n".join(wrapped)))
+            self._console.print(wrapped(line))

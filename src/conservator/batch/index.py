@@ -17,7 +17,7 @@ from conservator.batch.summary import Summary
 from conservator.batch.tasks import Task
 from conservator.commands import shell_word
 from conservator.errors import ConservatorError
-from conservator.files import printable, write_text
+from conservator.files import as_seen_from, printable, write_text
 from conservator.kinds import Kind, Severity
 from conservator.pages import make_page, our_page
 from conservator.record import Record, load_record
@@ -84,20 +84,12 @@ def _place(folder: Path, target: Path) -> Path:
 
     A path that leads out of the folder keeps its last part alone: the page links to nothing elsewhere.
     """
-    inside = _relative(target, folder)
+    inside = as_seen_from(folder, target)
     if not inside.is_absolute() and os.pardir not in inside.parts:
         return inside
     parts = [part for part in target.parts if part not in (os.pardir, target.anchor)]
     found = (Path(*parts[i:]) for i in range(len(parts)) if (folder / Path(*parts[i:])).is_file())
     return next(found, Path(target.name))
-
-
-def _relative(path: Path, folder: Path) -> Path:
-    """The path as seen from the folder, links left as they are; absolute where it lies on another drive."""
-    try:
-        return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(folder)))  # noqa: PTH100 - see above
-    except ValueError:
-        return path.absolute()
 
 
 def _row(folder: Path, place: Path, outcome: Outcome) -> tuple[tuple[float, ...], dict[str, Any]]:
@@ -112,6 +104,8 @@ def _row(folder: Path, place: Path, outcome: Outcome) -> tuple[tuple[float, ...]
         "told": _told(status, outcome.message, record),
         "seen": _labels(record.before.at_least(Severity.LOW)) if record else [],
         "left": _labels(record.after.severe) if record else [],
+        "suggested": _suggested(record) if record else [],
+        "offers": "; ".join(suggestion.short for suggestion in record.suggestions) if record else "",
         "gain": None if record is None or record.estimated_gain is None else round(record.estimated_gain, 1),
         "url": _link(folder, task.target) if there else "",
         "page": _link(folder, task.report) if there else "",
@@ -148,6 +142,11 @@ def _labels(kinds: Iterable[Kind]) -> list[str]:
     return [kind.label for kind in kinds]
 
 
+def _suggested(record: Record) -> list[str]:
+    """What damage a photo's suggestions are for, each once."""
+    return list(dict.fromkeys(label for s in record.suggestions for label in _labels(s.treats)))
+
+
 def _damage(record: Record) -> float:
     """How much of the damage that a report warns of is left: each kind's severity by how sure perception is of it."""
     severities = {severity.label: int(severity) for severity in Severity}
@@ -165,7 +164,7 @@ def _shell(folder: Path, place: Path, task: Task) -> dict[str, Any]:
     own = not task.source.exists() or not task.source.samefile(task.target)
     stem = place.with_suffix("").as_posix()
     return {
-        "source": shell_word(_relative(task.source, folder)) if own else "",
+        "source": shell_word(as_seen_from(folder, task.source)) if own else "",
         "shell": {
             "stem": shell_word(f"./{stem}"),
             "suffix": shell_word(place.suffix),

@@ -43,6 +43,8 @@ class Outcome:
     quality_after: float | None = None
     notes: tuple[str, ...] = ()
     """What had to change on the way in and out."""
+    suggestions: tuple[str, ...] = ()
+    """Tools that were not used for their risk, and are suggested; the record says more."""
 
 
 class Journal:

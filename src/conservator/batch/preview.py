@@ -19,6 +19,7 @@ from conservator.photo import Photo, check_in_place
 from conservator.record import why_untouched
 from conservator.restoration import Plan
 from conservator.restorer import Progress, Restorer
+from conservator.suggesting import SuggestionRecord, records_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Preview:
     """Why it would be left untouched, if it would."""
     error: str = ""
     """Why the photo cannot be read, or not be planned for."""
+    suggestions: tuple[SuggestionRecord, ...] = ()
+    """What would not be done for its risk."""
     standing: str = ""
     """Why nothing would be done to it, whatever is seen: its result stands, or something is in the way."""
 
@@ -50,7 +53,7 @@ class Preview:
         if self.plan.gave_up:
             return f"the policy gave up: {self.plan.gave_up}"
         if not self.treated:
-            why = f": {self.why}" if self.plan.before.damages else ""
+            why = f": {self.why}" if self.plan.before.damages and not self.suggestions else ""
             return f"would be left untouched{why}"
         return f"would be treated with {', then '.join(self.plan.toolchain)}; estimated gain {self.gain:+.1f} dB"
 
@@ -58,7 +61,9 @@ class Preview:
         if self.plan is None:
             named = str(self.path) in self.intention
             return self.intention if named else f"{self.path}: {self.intention}"
-        return f"{self.path}: {seen_in_words(self.plan.before)}; {self.intention}"
+        offered = ", ".join(suggestion.short for suggestion in self.suggestions)
+        told = f"{self.path}: {seen_in_words(self.plan.before)}; {self.intention}"
+        return f"{told}; suggested: {offered}" if offered else told
 
 
 def seen_in_words(percept: Percept) -> str:
@@ -73,7 +78,8 @@ def preview(restorer: Restorer, path: Path, progress: Progress) -> Preview:
         photo = restorer.load(path)
         plan = restorer.plan(photo, progress)
         gain = plan.gain.cautious(restorer.request.objective)
-        return Preview(path, photo, plan, gain, why_untouched(plan.trajectory))
+        suggestions = tuple(records_of(plan.suggestions))
+        return Preview(path, photo, plan, gain, why_untouched(plan.trajectory), suggestions=suggestions)
     except ConservatorError as error:
         return Preview(path, error=str(error))
 

@@ -135,7 +135,8 @@ def not_ours(task: Task) -> str:
 
 def _done(task: Task, record: Record, earlier: Outcome | None) -> Outcome:
     known = earlier or _as_recorded(task, record)
-    done = replace(known, source=str(task.source), target=str(task.target), stages={}, notes=())
+    suggested = tuple(suggestion.tool for suggestion in record.suggestions)
+    done = replace(known, source=str(task.source), target=str(task.target), stages={}, notes=(), suggestions=suggested)
     return replace(done, status="skipped", message="done before")
 
 

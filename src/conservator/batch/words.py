@@ -14,6 +14,7 @@ from conservator.photo.optional import EXTRA_OF, missing_extra
 
 if TYPE_CHECKING:
     from conservator.batch.find import Findings
+    from conservator.suggesting import SuggestionRecord
 
 _LISTED = 10  # photos that failed, by name; the journal has all
 _COUNTED: dict[Status, str] = {
@@ -45,6 +46,8 @@ def ending(summary: Summary, found: Findings, page: Path | None = None) -> list[
         lines.append(f"{photos(summary.left)} not begun; the same command with --resume goes on")
     lines += _not_done(summary.outcomes, found.folder)
     lines += noted(summary.outcomes)
+    count = sum(bool(outcome.suggestions) for outcome in summary.outcomes)
+    lines += with_suggestions(count, "see their pages" if page else "see their records, or give --report")
     lines += passed_over(found)
     if summary.trouble:
         lines.append(f"the journal {found.folder / JOURNAL} lacks lines ({summary.trouble})")
@@ -68,6 +71,19 @@ def noted(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 _NOT_WORTH_A_WORD = ("the file was copied, byte for byte",)
+
+
+def with_suggestions(count: int, where: str) -> list[str]:
+    """How many photos have suggestions, and ``where`` more is said of them; nothing where none has."""
+    have = f"{photos(count)} {'has' if count == 1 else 'have'} suggestions"
+    return [f"{have}, treatments that were not done for their risk: {where}"] if count else []
+
+
+def suggested(suggestion: SuggestionRecord, command: str) -> tuple[str, str]:
+    """What is said of a suggestion, and, on a line of its own, so that it can be copied, how it is done."""
+    if not command:
+        return f"suggestion: {suggestion.words}", f"  the tools would be {', then '.join(suggestion.toolchain)}"
+    return f"suggestion: {suggestion.words}; this does it:", f"  {command}"
 
 
 def one_line(text: str) -> str:

@@ -12,30 +12,30 @@ import time
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from torch import Tensor
 
+from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case
-from conservator.evaluation.rows import Scores, measured
+from conservator.evaluation.rows import Scores, score_of
 from conservator.image import Image, digest
 from conservator.kinds import Kind, Objective
-from conservator.metrics import Metric
+from conservator.metrics import FULL_REFERENCE
 from conservator.perception.perception import Gain, Look, Percept, Perception
-from conservator.perception.risk import Admission, HarmEstimate
+from conservator.perception.risk import Admission, HarmEstimate, Verdict
 from conservator.photo import Photo
-from conservator.pool import MemoPool, Pool
+from conservator.pool import Pool
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools.tool import Toolbox
 
-_STEP, _LOWEST, _HIGHEST = 0.25, -8.0, 4.0  # log-odds: chances of 0.03 % to 98 %, each 1.28 times the odds before it
-GRID: tuple[float, ...] = (
-    0.0,
-    *(1 / (1 + math.exp(-_LOWEST - _STEP * place)) for place in range(round((_HIGHEST - _LOWEST) / _STEP) + 1)),
-    1.0,
-)
+_ODDS = (*(place / 4 for place in range(-32, 1)), 1.0, 2.0, 3.0, 4.0)
+"""Log-odds from 0.03 % to 98 %: up to one half each has 1.28 times the odds of the one before it, beyond 2.7 times."""
+GRID: tuple[float, ...] = (0.0, *(1 / (1 + math.exp(-odds)) for odds in _ODDS), 1.0)
 """The thresholds that are tried, ascending. They are fixed beforehand: a grid that was made from the chances of the
 photos would be chosen by what is to be certified. At 0 nothing is admitted, at 1 everything."""
 
@@ -43,7 +43,13 @@ OFF = math.inf
 """The threshold of a restoration without risk control, as at risk 1: nothing is refused, and another check of the whole
 photo takes its place (restoration.py)."""
 
+_REFERENCED = {metric.name: metric for metric in FULL_REFERENCE}
 Found = TypeVar("Found")
+
+
+def judge_of(objective: str) -> str:
+    """The metric that says whether a photo came out worse by an objective."""
+    return "st_lpips" if objective == "perceptual" else "psnr"
 
 
 def descend(
@@ -78,10 +84,17 @@ class Outcome:
     high: float
     toolchain: str
     """Tools whose effect is in the result, joined by ">"."""
+    estimated: float
+    """What it is estimated to have gained, dB (Restored.gain)."""
     seconds: float
     """That its restoration took, with what was remembered of those before it."""
     scores: Scores
-    """Of the result by metric, and of the input as NAME_in."""
+    """Of the result by metric, and of the input as NAME_in; NaN where the objective needs it not."""
+
+    @property
+    def judge(self) -> str:
+        """The metric that says whether it came out worse."""
+        return judge_of(self.objective)
 
     @property
     def unit(self) -> str:
@@ -104,58 +117,60 @@ class Trial:
     pool: Pool
     """Where tools run; it is not closed."""
     policy: str
-    metrics: Sequence[Metric]
-    """What is measured of a result, first ``psnr``."""
     objectives: Sequence[Objective]
     seed: int = 0
     """Of the policy."""
     grid: Sequence[float] = GRID
 
     def outcomes(self, case: Case) -> list[Outcome]:
-        """What becomes of a case, objective by objective: without risk control, then the highest thresholds first."""
+        """What becomes of a case, objective by objective: without risk control, then the highest thresholds first.
+
+        Raises ConservatorError for a case without a reference.
+        """
         damaged, clean = case.make()
-        memory = _Memory(MemoPool(self.pool), self.perception, self.harm)
-        photo, scores = Photo(damaged), dict[str, Scores]()
+        if clean is None:
+            raise ConservatorError(f"{case.photo} has no undamaged reference; whether it came out worse is not known")
+        memory = _Memory(self.pool, self.perception, self.harm, clean)
         found = []
         for objective in self.objectives:
-
-            def attempt(
-                threshold: float, objective: Objective = objective
-            ) -> tuple[tuple[str, Scores, float], set[float]]:
-                start = time.perf_counter()
-                memory.met.clear()
-                restored = self._restorer(objective, threshold, memory).restore(photo)
-                result = restored.photo.image
-                known = scores.get(key := memory.keys(result))
-                if known is None:
-                    known = scores[key] = measured(self.metrics, damaged, result, clean)
-                return (">".join(restored.toolchain), known, time.perf_counter() - start), set(memory.met)
-
-            found += [
-                Outcome(
-                    stratum=case.combination,
-                    photo=case.photo,
-                    scene=case.scene,
-                    objective=objective,
-                    low=low,
-                    high=high,
-                    toolchain=toolchain,
-                    seconds=round(seconds, 3),
-                    scores=measures,
-                )
-                for low, high, (toolchain, measures, seconds) in (
-                    (OFF, OFF, attempt(OFF)[0]),
-                    *descend(attempt, self.grid),
-                )
-            ]
+            attempt = partial(self._attempt, case, Photo(damaged), objective, memory)
+            outcomes = [(OFF, OFF, attempt(OFF)[0]), *descend(attempt, self.grid)]
+            found += [replace(outcome, low=low, high=high) for low, high, outcome in outcomes]
         return found
+
+    def _attempt(
+        self, case: Case, photo: Photo, objective: Objective, memory: _Memory, threshold: float
+    ) -> tuple[Outcome, set[float]]:
+        """What becomes of a case at one threshold, and the chances that were compared with it."""
+        start = time.perf_counter()
+        memory.met.clear()
+        restored = self._restorer(objective, threshold, memory).restore(photo)
+        seconds = time.perf_counter() - start
+        scores = dict[str, float]()
+        for metric in dict.fromkeys(("psnr", *map(judge_of, self.objectives))):
+            needed = metric in ("psnr", judge_of(objective))
+            for name, image in {f"{metric}_in": photo.image, metric: restored.photo.image}.items():
+                scores[name] = memory.score(metric, image) if needed else math.nan
+        outcome = Outcome(
+            stratum=case.combination,
+            photo=case.photo,
+            scene=case.scene,
+            objective=objective,
+            low=threshold,
+            high=threshold,
+            toolchain=">".join(restored.toolchain),
+            estimated=round(restored.gain, 4),
+            seconds=round(seconds, 3),
+            scores=scores,
+        )
+        return outcome, set(memory.met)
 
     def _restorer(self, objective: Objective, threshold: float, memory: _Memory) -> Restorer:
         request = Request(policy=self.policy, objective=objective, seed=self.seed)
         if threshold == OFF:
             request, admission = replace(request, risk=1.0), None
         else:
-            admission = Admission(memory, threshold)
+            admission = _Recording(memory, threshold, met=memory.met)
         return Restorer(
             request, toolbox=self.toolbox, perception=memory.perception, pool=memory.pool, admission=admission
         )
@@ -174,21 +189,60 @@ class _Keys:
         return known[1]
 
 
+@dataclass(frozen=True)
+class _Recording(Admission):
+    """Notes the chances that it compares with its threshold."""
+
+    met: set[float] = field(default_factory=set)
+
+    def judge(
+        self, start: Look, before: Look, after: Look, treated: frozenset[Kind], since_start: frozenset[Kind]
+    ) -> Verdict:
+        verdict = super().judge(start, before, after, treated, since_start)
+        self.met.add(verdict.chance)
+        return verdict
+
+
 class _Memory:
     """All that was computed of one photo, and the chances that the restoration at work has met; a HarmEstimate."""
 
-    def __init__(self, pool: Pool, perception: Perception, harm: HarmEstimate) -> None:
+    def __init__(self, pool: Pool, perception: Perception, harm: HarmEstimate, clean: Image) -> None:
         self.keys, self.met = _Keys(), set[float]()
-        self.pool, self.perception = pool, _Remembering(perception, self.keys)
+        self._clean, self._scores = clean, dict[tuple[str, str], float]()
+        self.pool, self.perception = _Calls(pool, self.keys), _Remembering(perception, self.keys)
         self._harm, self._chances = harm, dict[tuple[str, str, frozenset[Kind]], float]()
 
     def chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
         key = self.keys(before.image), self.keys(after.image), treated
         if key not in self._chances:
-            chance = self._harm.chance(before, after, treated)
-            self._chances[key] = 1.0 if math.isnan(chance) else chance  # as Admission takes it
-        self.met.add(self._chances[key])
+            self._chances[key] = self._harm.chance(before, after, treated)
         return self._chances[key]
+
+    def score(self, metric: str, image: Image) -> float:
+        """What a metric says of a picture and the undamaged photo."""
+        key = metric, self.keys(image)
+        if key not in self._scores:
+            self._scores[key] = round(score_of(_REFERENCED[metric], image, self._clean), 5)
+        return self._scores[key]
+
+
+class _Calls(Pool):
+    """Remembers what tools made, or why they could not, for as long as the photo lasts."""
+
+    def __init__(self, pool: Pool, keys: _Keys) -> None:
+        self._pool, self._keys, self._known = pool, keys, dict[tuple[str, ...], Future[Tensor]]()
+
+    def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
+        key = name, *map(self._keys, tensors)
+        if key not in self._known:
+            self._known[key] = self._pool.submit(name, *tensors)
+        return self._known[key]
+
+    def identity(self, name: str) -> str:
+        return self._pool.identity(name)
+
+    def close(self) -> None:
+        """The pool beneath is another's."""
 
 
 @dataclass(frozen=True)

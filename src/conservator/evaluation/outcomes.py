@@ -13,7 +13,7 @@ import torch
 from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case, make_cases
-from conservator.evaluation.descent import Outcome, Trial
+from conservator.evaluation.descent import Outcome, Trial, judge_of
 from conservator.evaluation.rows import Content, ResultsTable, content_of, measured, read_rows
 from conservator.files import sha256
 from conservator.kinds import OBJECTIVES, Objective
@@ -44,17 +44,12 @@ class CurveSettings:
     seed: int = 0
     limit: int | None = None
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """What is measured of each result."""
-        return ("psnr", "st_lpips") if "perceptual" in self.objectives else ("psnr",)
-
     def cases(self, folder: Path) -> list[Case]:
         """The cases, of the photos in ``folder``."""
         return make_cases(self.benchmark, folder, self.seed, self.limit, self.part)
 
     def trial(self) -> Trial:
-        """What restores them. Raises MissingExtraError where the metric of the perceptual objective cannot be had."""
+        """What restores them. Raises MissingExtraError where the metric of the objective perceptual cannot be had."""
         restorer = Restorer(Request(toolbox=self.toolbox, perception=self.perception))
         perception = restorer.perception
         if not isinstance(perception, NetworkPerception):
@@ -62,12 +57,16 @@ class CurveSettings:
                 f"the perception {self.perception} estimates no chance of harm; give one that asks experts, as "
                 "perception does"
             )
-        harm = NetworkHarm.load(perception, self.harm)
-        metrics = [make_metric(name) for name in self.metrics]
-        probe = torch.zeros(1, 3, 64, 64)
-        measured(metrics, probe, probe, probe)  # what is not installed is told before hours of work
+        probe, judges = torch.zeros(1, 3, 64, 64), [make_metric(judge_of(objective)) for objective in self.objectives]
+        measured(judges, probe, probe, probe)  # what is not installed is told before hours of work
         return Trial(
-            restorer.toolbox, perception, harm, restorer.models, self.policy, metrics, self.objectives, self.seed
+            restorer.toolbox,
+            perception,
+            NetworkHarm.load(perception, self.harm),
+            restorer.models,
+            self.policy,
+            self.objectives,
+            self.seed,
         )
 
 

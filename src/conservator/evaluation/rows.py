@@ -181,21 +181,25 @@ def read_settings(folder: Path) -> tuple[BenchmarkSettings, dict[str, Any]]:
 def measured(metrics: Sequence[Metric], damaged: Image, result: Image, clean: Image | None) -> dict[str, float]:
     """The scores of a result by metric, and with a reference those of the untouched input as ``NAME_in``.
 
-    NaN where there is no reference, or a metric cannot be computed. A smaller image is first enlarged by MATLAB's
-    bicubic, as the MiO protocol has it; no score is better than the metric's ``at_most``.
+    NaN where there is no reference, or a metric cannot be computed.
     """
     scores: dict[str, float] = {}
     for metric in metrics:
         if isinstance(metric, FullReference):
             pair = (damaged, result)
-            before, after = (math.nan if clean is None else _score(metric, image, clean) for image in pair)
+            before, after = (math.nan if clean is None else score_of(metric, image, clean) for image in pair)
             scores |= {f"{metric.name}_in": before, metric.name: after}
         else:
             scores[metric.name] = metric.score(result)
     return {name: round(value, 5) for name, value in scores.items()}
 
 
-def _score(metric: FullReference, image: Image, clean: Image) -> float:
+def score_of(metric: FullReference, image: Image, clean: Image) -> float:
+    """What a metric says of an image and its reference, NaN where it cannot be computed.
+
+    A smaller image is first enlarged by MATLAB's bicubic, as the MiO protocol has it; no score is better than the
+    metric's ``at_most``.
+    """
     if image.shape != clean.shape:
         image = bicubic_to(image, *clean.shape[-2:])
     value = metric.score(image, clean)

@@ -2,11 +2,12 @@
 
 from conservator.pages.compare import compared, one_picture, thumbnail
 from conservator.pages.page import make_page, our_page, scrolled
-from conservator.pages.pictures import jpeg_bytes, picture_uri, sized
+from conservator.pages.pictures import jpeg_bytes, jpeg_within, picture_uri, sized
 
 __all__ = [
     "compared",
     "jpeg_bytes",
+    "jpeg_within",
     "make_page",
     "one_picture",
     "our_page",

@@ -27,6 +27,8 @@ function fill(name, all, values) {
 fill("status", "any", photos.map((photo) => photo.status));
 fill("seen", "any", photos.flatMap((photo) => photo.seen));
 fill("left", "any", photos.flatMap((photo) => photo.left));
+const SOMETHING = "something"; // whatever it is for
+fill("suggested", "any", photos.flatMap((photo) => photo.offers ? [SOMETHING, ...photo.suggested] : []));
 controls.mark.replaceChildren(...["any", "keep", "reject", "none"].map((value) =>
   make("option", {value: value === "any" ? "" : value, textContent: value})));
 
@@ -48,6 +50,7 @@ function card(photo) {
   told.append(make("p", {}, status, photo.gain === null ? "" : `, estimated gain ${photo.gain > 0 ? "+" : ""}${photo.gain}\u00a0dB`));
   if (photo.told) told.append(make("p", {textContent: photo.told}));
   if (photo.left.length) told.append(make("p", {className: "left", textContent: "Still seen: " + photo.left.join(", ")}));
+  if (photo.offers) told.append(make("p", {className: "offers", textContent: "Suggested: " + photo.offers}));
   const row = make("div", {className: "marks"});
   if (photo.shell) {
     for (const mark of ["keep", "reject"]) {
@@ -88,14 +91,15 @@ const orders = {
 };
 
 function choose() {
-  const {words, status, seen, left, mark, order} = controls;
+  const {words, status, seen, left, suggested, mark, order} = controls;
   const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
   chosen = orders[order.value](photos.filter((photo) =>
     (!status.value || photo.status === status.value) &&
     (!seen.value || photo.seen.includes(seen.value)) &&
     (!left.value || photo.left.includes(left.value)) &&
+    (!suggested.value || (photo.offers && (suggested.value === SOMETHING || photo.suggested.includes(suggested.value)))) &&
     (!mark.value || (marks[photo.id] || "none") === mark.value) &&
-    wanted.every((word) => (photo.name + " " + photo.told).toLowerCase().includes(word))));
+    wanted.every((word) => `${photo.name} ${photo.told} ${photo.offers}`.toLowerCase().includes(word))));
   made = 0;
   cards.replaceChildren();
   find("shown").textContent = `${chosen.length.toLocaleString("en")} of ${photos.length.toLocaleString("en")} photos`;

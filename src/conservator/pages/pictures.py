@@ -14,6 +14,8 @@ from conservator.image import Image, to_array
 _LARGEST_PROFILE = 16 * 1024
 """Bytes of a colour profile that go along with each picture: those of cameras and screens have up to a few thousand,
 those with whole tables, for printers, a hundred times that."""
+_QUALITIES = (85, 70, 50, 30, 15)
+"""Of JPEG, the first that fits: below 15 nothing is to be seen."""
 
 
 def sized(image: Image, size: tuple[int, int]) -> Image:
@@ -36,6 +38,19 @@ def jpeg_bytes(image: Image, *, quality: int = 90, profile: bytes | None = None,
         buffer, "JPEG", quality=quality, subsampling=2 if small else 0, icc_profile=profile if fitting else None
     )
     return buffer.getvalue()
+
+
+def jpeg_within(image: Image, most_bytes: int, profile: bytes | None = None) -> bytes:
+    """The image as a small JPEG of at most so many bytes, as good as they allow.
+
+    A ``profile`` of more than a tenth of them is left out. Of the lowest quality a picture may still be larger.
+    """
+    fitting = profile if profile is not None and 10 * len(profile) <= most_bytes else None
+    for quality in _QUALITIES:
+        picture = jpeg_bytes(image, quality=quality, profile=fitting, small=True)
+        if len(picture) <= most_bytes:
+            break
+    return picture
 
 
 def picture_uri(picture: bytes) -> str:

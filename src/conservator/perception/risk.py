@@ -67,6 +67,13 @@ class Admission:
     estimate: HarmEstimate
     threshold: float
     """The largest chance of harm that is admitted, 0 to 1."""
+    errors: tuple[float, float] | None = None
+    """Between which bounds the true gain less the estimated one lay, dB of PSNR, for nine in ten of the calibration
+    photos that were treated; None where they were too few to tell."""
+
+    def interval(self, gain: float) -> tuple[float, float] | None:
+        """Between which bounds the true gain of a treated photo lies, dB of PSNR, in nine of ten; None if unknown."""
+        return None if self.errors is None else (gain + self.errors[0], gain + self.errors[1])
 
     def judge(
         self, start: Look, before: Look, after: Look, treated: frozenset[Kind], since_start: frozenset[Kind]
@@ -102,6 +109,13 @@ class RiskCurve:
     """Chances of harm, ascending; with 0 nothing is admitted."""
     harmed: tuple[float, ...]
     """How many photos came out worse at that threshold or a lower one: it never falls."""
+    errors: tuple[tuple[float, float] | None, ...] = ()
+    """For each threshold, the bounds between which the true gain less the estimated one (dB of PSNR) lies for nine in
+    ten treated photos like these; None where too few were treated. Empty where they are known of no threshold."""
+
+    def errors_at(self, threshold: float) -> tuple[float, float] | None:
+        """The bounds of ``errors`` at one of the thresholds; None where they are not known."""
+        return dict(zip(self.thresholds, self.errors, strict=False)).get(threshold)
 
     def threshold(self, risk: float) -> float:
         """The largest threshold at which the share of harmed photos is below ``risk`` for one more photo like these.
@@ -149,4 +163,6 @@ class RiskControl:
                 f"the risk thresholds {self.name} are for {', '.join(self.curves)}, and not for {objective}; choose "
                 "another objective, or risk 1"
             )
-        return Admission(estimate, self.curves[objective].threshold(risk))
+        curve = self.curves[objective]
+        threshold = curve.threshold(risk)
+        return Admission(estimate, threshold, curve.errors_at(threshold))

@@ -1,14 +1,16 @@
 """Risk thresholds on disk: those that ship, and those that a user made of photos of their own.
 
-A safetensors file. Of each objective it holds two tensors of as many float64: ``balanced.thresholds``, chances of harm
-that ascend from 0, and ``balanced.harmed``, how many photos came out worse at each or a lower one. Its metadata are the
-``format``, how many ``photos`` there were, the ``policy`` and the ``toolbox`` that restored them, and ``made_with``,
-the hashes of the weights that these thresholds are of, as a JSON object.
+A safetensors file. Of each objective it holds three tensors of float64: ``balanced.thresholds`` (N,), chances of harm
+that ascend from 0, ``balanced.harmed`` (N,), how many photos came out worse at each or a lower one, and
+``balanced.errors`` (N, 2), bounds of the true gain less the estimated one in dB, NaN where unknown. Its metadata are
+the ``format``, how many ``photos`` there were, the ``policy`` and the ``toolbox`` that restored them, and
+``made_with``, the hashes of the weights that these thresholds are of, as a JSON object.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from conservator.weights import load_weights, parse_weights
 
 SUFFIX = ".safetensors"
 _FORMAT = "conservator risk 1"
+_TENSORS = ("thresholds", "harmed", "errors")
 _AGAIN = "make it again with conservator calibrate"
 
 
@@ -59,6 +62,8 @@ def stored_risk(control: RiskControl) -> tuple[dict[str, Tensor], dict[str, str]
     for objective, curve in control.curves.items():
         tensors[f"{objective}.thresholds"] = torch.tensor(curve.thresholds, dtype=torch.float64)
         tensors[f"{objective}.harmed"] = torch.tensor(curve.harmed, dtype=torch.float64)
+        errors = [curve.errors_at(threshold) or (math.nan, math.nan) for threshold in curve.thresholds]
+        tensors[f"{objective}.errors"] = torch.tensor(errors, dtype=torch.float64)
     photos = {curve.photos for curve in control.curves.values()}
     if len(photos) != 1:
         raise ConservatorError(
@@ -83,22 +88,27 @@ def _control(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: s
     if not isinstance(made_with, dict) or not all(isinstance(value, str) for value in made_with.values()):
         raise ValueError("made_with is no table of hashes")
     held = [objective for objective in OBJECTIVES if f"{objective}.thresholds" in tensors]
-    if tensors.keys() != {f"{objective}.{what}" for objective in held for what in ("thresholds", "harmed")} or not held:
+    if tensors.keys() != {f"{objective}.{what}" for objective in held for what in _TENSORS} or not held:
         raise ValueError(f"its tensors are {', '.join(sorted(tensors)) or 'none'}")
     curves: dict[Objective, RiskCurve] = {objective: _curve(tensors, objective, photos) for objective in held}
     return RiskControl(curves, metadata["policy"], metadata["toolbox"], made_with, name)
 
 
 def _curve(tensors: Mapping[str, Tensor], objective: str, photos: int) -> RiskCurve:
-    thresholds, harmed = (tensors[f"{objective}.{what}"].double() for what in ("thresholds", "harmed"))
-    if thresholds.ndim != 1 or thresholds.shape != harmed.shape or not len(thresholds):
-        raise ValueError(f"{objective} has thresholds {tuple(thresholds.shape)} and harmed {tuple(harmed.shape)}")
+    thresholds, harmed, errors = (tensors[f"{objective}.{what}"].double() for what in _TENSORS)
+    shapes = [tuple(tensor.shape) for tensor in (thresholds, harmed, errors)]
+    if shapes != [(len(thresholds),), (len(thresholds),), (len(thresholds), 2)] or not len(thresholds):
+        raise ValueError(f"the {', '.join(_TENSORS)} of {objective} have shapes {shapes}")
     whole = torch.isfinite(thresholds).all() and torch.isfinite(harmed).all()
     if not (whole and thresholds[0] == 0 and thresholds[-1] <= 1 and (thresholds.diff() > 0).all()):
         raise ValueError(f"the thresholds of {objective} do not ascend from 0 to 1 at most")
     if not (harmed[0] >= 0 and harmed[-1] <= photos and (harmed.diff() >= 0).all()):
         raise ValueError(f"how many photos {objective} harmed does not ascend from 0 to {photos} at most")
-    return RiskCurve(photos, tuple(thresholds.tolist()), tuple(harmed.tolist()))
+    if not ((errors[:, 0] <= errors[:, 1]) & errors.isfinite().all(1) | errors.isnan().all(1)).all():
+        raise ValueError(f"the errors of {objective} are no bounds")
+    bounds = tuple(None if math.isnan(low) else (low, high) for low, high in errors.tolist())
+    bounds = bounds if any(bounds) else ()
+    return RiskCurve(photos, tuple(thresholds.tolist()), tuple(harmed.tolist()), bounds)
 
 
 def _bytes(path: Path) -> bytes:

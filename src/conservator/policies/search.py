@@ -105,7 +105,7 @@ class MeasuredGain:
 def _harms_fidelity(before: Image, after: Image, tool: ToolSpec) -> bool:
     if tool.scale > 1:
         after = F.interpolate(after, before.shape[-2:], mode="bilinear", antialias=True)
-    clipped = [float(((x <= 0.002) | (x >= 0.998)).float().mean()) for x in (before, after)]
+    clipped = [int(torch.count_nonzero((x <= 0.002) | (x >= 0.998))) / x.numel() for x in (before, after)]
     if clipped[1] > clipped[0] + 0.05:
         return True
     if tool.removes & TONAL:
@@ -168,9 +168,9 @@ class Greedy:
                 continue
             percept = self._perception.grade(image)
             gain = self._scoring(state, spec, image, percept)
-            # an enlargement comes last, for nothing may follow it
-            required = gain if self._suspects and spec.scale > 1 else self._margin
             if gain > float("-inf"):
+                # an enlargement comes last, for nothing may follow it
+                required = gain if self._suspects and spec.scale > 1 else self._margin
                 gains, toolchain = (state.gain + gain, state.required + required), (*state.toolchain, spec.name)
                 children.append(State(image, percept, toolchain, *gains, treated=state.treated | spec.removes))
         return children

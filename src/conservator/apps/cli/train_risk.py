@@ -56,7 +56,7 @@ def calibrate(
     control = calibrate_photos(order, photos, file, tell)
     typer.echo(f"{file}\n{told(control)}")
     if "perceptual" not in control.curves:
-        typer.echo("none for --objective perceptual: its metric needs pip install 'conservator[stlpips]'")
+        typer.echo("none for --objective perceptual, whose metric cannot be had: pip install 'conservator[stlpips]'")
 
 
 def tell(done: int, total: int, newest: Sequence[Outcome]) -> None:

@@ -9,7 +9,7 @@ from conservator.claims import Identity
 from conservator.commands import command_line, shown_path
 from conservator.errors import ConservatorError
 from conservator.evaluation.calibration import FEWEST_PHOTOS, at, curve_of, gain, loss
-from conservator.evaluation.descent import Outcome
+from conservator.evaluation.descent import Outcome, judge_of
 from conservator.evaluation.mixture import UNDAMAGED
 from conservator.evaluation.outcomes import CurveSettings, curve_content, measure_outcomes
 from conservator.evaluation.rows import toolbox_hash
@@ -39,21 +39,22 @@ def ship_risk(order: RiskOrder, data: Path, into: Path, telling: Telling) -> tup
     """Calibrate on the calibration part of ``data``, the data's root, and put the thresholds into a folder of weights.
 
     Returns the file and what it holds. What was restored already, with the same photos, tools and weights, is kept in
-    the order's folder and used again. Raises MissingExtraError where ST-LPIPS is not installed, which the objective
-    ``perceptual`` is judged by.
+    the order's folder and used again. Raises MissingExtraError where ST-LPIPS, which judges the objective
+    ``perceptual``, cannot be had.
     """
-    settings = _settings(order, "mixture", data, PART, OBJECTIVES)
+    settings = _settings(order, data, PART, OBJECTIVES)
     made_with = made_with_of(order)
     outcomes = _measured(settings, order, data, telling)
     control = control_of(outcomes, settings, made_with, "risk")
     tensors, metadata = stored_risk(control)
+    asked = {"policy": order.policy, "seed": order.seed}
     path = ship_weights(
         into,
         "risk",
         tensors,
         data=_DATA,
         recipe="conservator.evaluation.descent, conservator.evaluation.calibration",
-        command=command_line("train", "risk", shown_path(data), policy=order.policy, seed=order.seed),
+        command=command_line("train", "risk", shown_path(data), settings=asked),
         scores=scores_of(outcomes, control),
         made_with=made_with,
         metadata=metadata,
@@ -65,11 +66,11 @@ def ship_risk(order: RiskOrder, data: Path, into: Path, telling: Telling) -> tup
 def calibrate_photos(order: RiskOrder, photos: Path, output: Path, telling: Telling) -> RiskControl:
     """Calibrate on a user's own photos, undamaged ones, which the natural mixture damages; write the file ``output``.
 
-    Where ST-LPIPS is not installed there are no thresholds for the objective ``perceptual``. Raises ConservatorError
-    for fewer photos than FEWEST_PHOTOS.
+    Where ST-LPIPS cannot be had there are none for the objective ``perceptual``. Raises ConservatorError for fewer
+    photos than FEWEST_PHOTOS.
     """
-    objectives = OBJECTIVES if _at_hand("st_lpips") else tuple(o for o in OBJECTIVES if o != "perceptual")
-    settings = _settings(order, "mixture", photos, None, objectives)
+    objectives = tuple(o for o in OBJECTIVES if metrics_at_hand([make_metric(judge_of(o))]))
+    settings = _settings(order, photos, None, objectives)
     if (count := len(settings.cases(photos))) < FEWEST_PHOTOS:
         raise ConservatorError(
             f"{photos} holds {count} photos, and thresholds are made of at least {FEWEST_PHOTOS}; give more photos, or "
@@ -81,11 +82,9 @@ def calibrate_photos(order: RiskOrder, photos: Path, output: Path, telling: Tell
     return control
 
 
-def _settings(
-    order: RiskOrder, benchmark: str, folder: Path, part: str | None, objectives: Sequence[Objective]
-) -> CurveSettings:
-    asked = order.policy, order.toolbox, order.perception, order.harm
-    return CurveSettings(benchmark, folder.name, part, *asked, tuple(objectives), order.seed)
+def _settings(order: RiskOrder, folder: Path, part: str | None, objectives: tuple[Objective, ...]) -> CurveSettings:
+    asked = order.policy, order.toolbox, order.perception, order.harm, objectives, order.seed
+    return CurveSettings("mixture", folder.name, part, *asked)
 
 
 def _measured(settings: CurveSettings, order: RiskOrder, folder: Path, telling: Telling) -> list[Outcome]:
@@ -130,7 +129,3 @@ def scores_of(outcomes: Sequence[Outcome], control: RiskControl) -> dict[str, fl
             f"gain_of_damaged_{risk:g}_dB": sum(map(gain, damaged)) / max(1, len(damaged)),
         }
     return found
-
-
-def _at_hand(metric: str) -> bool:
-    return bool(metrics_at_hand([make_metric(metric)]))
