@@ -116,7 +116,7 @@ def test_the_descent_finds_what_an_attempt_at_each_threshold_finds(seed: int) ->
 
 
 def test_the_grid_is_fixed_and_ascends() -> None:
-    assert len(GRID) == 39
+    assert len(GRID) == 51
     assert list(GRID) == sorted(set(GRID))
     assert (GRID[0], GRID[-1]) == (0, 1)
     assert GRID[1] == pytest.approx(1 / (1 + np.exp(8)))
@@ -180,10 +180,10 @@ def test_the_mixture_is_of_8_bits_and_undamaged_photos_are_their_own_reference(a
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
-_BOUNDS = tuple(None if n < 9 else (-n / 8, n / 16) for n in range(39))
+_BOUNDS = tuple(None if n < 9 else (-n / 8, n / 16) for n in range(51))
 CONTROL = RiskControl(
     {
-        "balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(39)), _BOUNDS),
+        "balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(51)), _BOUNDS),
         "fidelity": RiskCurve(419, GRID, GRID),
     },
     "greedy",
