@@ -127,7 +127,7 @@ def _train_harm(photos: Path, output: Path) -> None:
 
 
 def _train_risk(data: Path, output: Path) -> None:
-    from conservator.apps.cli.train_risk import tell
+    from conservator.apps.cli.train_risk import tell_outcomes
     from conservator.training.risk.calibrate import ship_risk
     from conservator.weights import WEIGHTS
 
@@ -135,7 +135,7 @@ def _train_risk(data: Path, output: Path) -> None:
         raise ConservatorError(
             f"{data} holds no train/research, whose photos risk thresholds are made of; give the folder by --data"
         )
-    ship_risk(RiskOrder(output), data, WEIGHTS, tell)
+    ship_risk(RiskOrder(output), data, WEIGHTS, tell_outcomes)
 
 
 def _train_expert(name: str, photos: Path, output: Path, workers: int) -> None:
