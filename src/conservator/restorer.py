@@ -288,8 +288,7 @@ class Restorer:
         progress("examining")
         steps = self.request.max_steps if max_steps is None else max_steps
         held_to = self.admission if policy is None else None
-        scope = self.scope if scope is None else scope
-        session = Session(study(image), self.toolbox, self.pool, self.perception, steps, scope, held_to)
+        session = Session(study(image), self.toolbox, self.pool, self.perception, steps, scope or self.scope, held_to)
         seconds["examining"] = time.perf_counter() - start
         progress("deciding")
         return Deciding(policy or self.policy, session, seconds)
