@@ -51,14 +51,14 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command() -> None:
     result = subprocess.run(process("--help"), capture_output=True, text=True, check=False)
     assert result.returncode == 0
-    for command in ("restore", "examine", "degrade", "compare", "replay", "tools"):
+    for command in ("restore", "examine", "degrade", "compare", "replay", "tools", "mcp"):
         assert command in result.stdout
 
 
 def test_help_and_import_load_nothing_heavy() -> None:
     code = (
         "import sys, conservator, conservator.apps.cli; "
-        "heavy = {'torch', 'scipy', 'skimage', 'ray', 'transformers', 'spandrel', 'torchvision', 'PIL'}; "
+        "heavy = {'torch', 'scipy', 'skimage', 'ray', 'transformers', 'spandrel', 'torchvision', 'PIL', 'mcp'}; "
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from doubting import doubting
+from page_reader import read_page
 from PIL import Image as PillowImage
 from skimage import data
 from test_cli import conservator
@@ -110,10 +111,7 @@ def test_the_command_has_the_settings_that_the_result_depends_on_and_no_other() 
         "beam", "classical", "my weights.safetensors", strength=0.5, never=frozenset({Kind.RAIN}), risk=0.1, seed=3
     )
     command = shlex.split(apply_command(BRIGHTEN, Path("a.jpg"), replace(chosen, allow_truncated=True, upscale=True)))
-    assert command[5:] == [
-        *("--toolbox", "classical", "--perception", "my weights.safetensors", "--strength", "0.5"),
-        "--allow-truncated",
-    ]
+    assert command[5:] == ["--toolbox", "classical", "--strength", "0.5", "--allow-truncated"]
     adapting = replace(chosen, adapt_steps=40)
     assert "--adapt-steps" not in apply_command(BRIGHTEN, Path("a.jpg"), adapting)
     enlarged = BRIGHTEN.model_copy(update={"toolchain": ["brighten_mild", "upscale_x2_adapted"]})
@@ -127,7 +125,7 @@ def test_no_command_is_made_of_objects_and_none_names_them() -> None:
 
 def test_the_command_knows_every_setting_that_apply_takes() -> None:
     taken = {parameter.name for parameter in get_command(app).commands["apply"].params}  # type: ignore[attr-defined]
-    assert set(TREATING) == taken & {field.name for field in fields(Request)}
+    assert {*TREATING, "perception"} == taken & {field.name for field in fields(Request)}
 
 
 def test_a_record_says_what_was_not_done_and_for_what_risk(noisy: Path, tmp_path: Path) -> None:
@@ -162,7 +160,7 @@ def test_the_command_on_the_terminal_does_what_is_suggested(
         journal = Journal(tmp_path / "out" / JOURNAL)
         with BatchDisplay(1) as display:
             found = find_tasks([task.source], task.target)
-            summary = run_batch([task], FileRestorer(restorer), journal, overwrite=in_place)
+            summary = run_batch([task], FileRestorer(restorer, report=True), journal, overwrite=in_place)
             display.summary(summary, replace(found, tasks=[task]), report=False)
         record = load_record(task.record)
         (suggestion,) = record.suggestions
@@ -174,6 +172,7 @@ def test_the_command_on_the_terminal_does_what_is_suggested(
     end = next(i for i, line in enumerate(told) if line.startswith("  conservator apply "))
     assert " ".join(" ".join(told[start:end]).split()) == f"suggestion: {suggestion.words}; this does it:"
     command = told[end]
+    assert f" --tools {','.join(tools)} --toolbox classical --output " in read_page(task.report).open_text
     words = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True).stdout
     done = conservator(*words.decode().split("\0")[1:-1])
     assert done.returncode == 0, done.stdout + done.stderr

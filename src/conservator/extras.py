@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from functools import cache
 from types import ModuleType
@@ -27,6 +28,23 @@ def import_mllm(name: str) -> ModuleType:
         raise MissingExtraError(
             f"vision-language models need packages that are missing here ({error}); "
             f"get them with: pip install 'conservator[{extra}]'"
+        ) from error
+
+
+def import_ray() -> ModuleType:
+    """Ray, which batches on a cluster need; raises MissingExtraError, which says how to install it, where it is absent.
+
+    Nothing of Ray is sent anywhere from here: its statistics of usage are switched off.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of what it will do one day
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it prints how each process died over our own display
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"batches on a cluster need Ray, which is missing here ({error}); "
+            "get it with: pip install 'conservator[ray]'"
         ) from error
 
 

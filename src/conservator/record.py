@@ -206,9 +206,9 @@ def make_record(
         output=_file(restored.photo, output, form, depth, digest),
         verdict=verdict(restored),
         toolchain=list(restored.toolchain),
-        before=_seen(restored.before, measures=True),
-        after=_seen(restored.after, measures=True),
-        steps=[_step(step) for step in restored.trajectory.steps],
+        before=seen_record(restored.before, measures=True),
+        after=seen_record(restored.after, measures=True),
+        steps=[step_record(step) for step in restored.trajectory.steps],
         treatments=[
             TreatmentRecord(
                 tool=t.tool,
@@ -221,7 +221,7 @@ def make_record(
                 gain=_number(t.gain),
                 note=t.note,
                 numbers={name: round(value, 5) for name, value in t.numbers.items()},
-                seen=None if t.percept is None else _seen(t.percept),
+                seen=None if t.percept is None else seen_record(t.percept),
             )
             for t in restored.treatments
         ],
@@ -304,7 +304,8 @@ def _file(photo: Photo, path: Path, form: str, depth: int, digest: str) -> FileR
     return FileRecord(path=printable(path), sha256=digest, width=width, height=height, format=form, bit_depth=depth)
 
 
-def _seen(percept: Percept, measures: bool = False) -> SeenRecord:
+def seen_record(percept: Percept, measures: bool = False) -> SeenRecord:
+    """What was seen of one picture, as records and other programs read it."""
     return SeenRecord(
         quality=_number(percept.quality),
         severities={str(kind): severity.label for kind, severity in percept.severities.items()},
@@ -317,7 +318,8 @@ def _number(value: float) -> float | None:
     return round(value, 3) if math.isfinite(value) else None
 
 
-def _step(step: Step) -> StepRecord:
+def step_record(step: Step) -> StepRecord:
+    """One decision, likewise."""
     decision = step.decision
     action, argument = _action(decision.action if decision else None, decision is None)
     return StepRecord(
@@ -328,7 +330,7 @@ def _step(step: Step) -> StepRecord:
         reason=decision.thought if decision else "",
         plan=list(decision.plan) if decision else [],
         seconds=round(step.seconds, 4),
-        seen=_seen(step.percept),
+        seen=seen_record(step.percept),
         error=step.error,
         usage=decision.usage if decision and decision.usage.calls else None,
     )

@@ -230,7 +230,7 @@ def _how(told: SuggestionRecord, record: Record, photo: Photo, target: Path) -> 
     """The command that does it, in the folder of the page; its options are not broken at their hyphens."""
     command = ""
     if photo.path is not None:
-        source, in_place = as_seen_from(target.parent, photo.path), record.input.path == record.output.path
+        source, in_place = as_seen_from(target.parent, photo.path), target.exists() and target.samefile(photo.path)
         command = apply_command(told, source, record.request, Path(target.name), in_place)
     if not command:
         return f"<p>The tools of that result: {escape(', then '.join(told.toolchain))}.</p>"

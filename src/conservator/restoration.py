@@ -206,6 +206,22 @@ class Restored:
         return f"<Restored {name}, {width}x{height}: {done}; {gained}; {sum(self.seconds.values()):.1f} s>"
 
 
+class Follower:
+    """Is told what happens to a photo while it happens. Hand one to a restorer as its ``progress``.
+
+    All are called in the thread that restores, but for the stages of tools that tell how far they are.
+    """
+
+    def __call__(self, stage: str) -> None:
+        """A stage begins: "examining", "deciding", a tool's name."""
+
+    def planned(self, plan: Plan) -> None:
+        """What was decided, before the first tool treats the whole photo."""
+
+    def treated(self, treatment: Treatment) -> None:
+        """What became of one tool on the whole photo; it may still be decided otherwise after a later one."""
+
+
 class Deciding:
     """Who decides on the study of a photo, and how far that is: it can be taken up again when the whole is treated."""
 

@@ -34,7 +34,7 @@ from conservator.policies.catalog import PolicyContext, check_policy_name, make_
 from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool, MemoPool, Pool, RenamedPool, check_device, host
 from conservator.request import OWN, Request
-from conservator.restoration import Deciding, Plan, Restored, Treatment, blend, study_like, suggestions
+from conservator.restoration import Deciding, Follower, Plan, Restored, Treatment, blend, study_like, suggestions
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
 from conservator.tools.catalog import make_toolbox
@@ -50,7 +50,7 @@ _REMEMBERED = 256 * 2**20
 """Bytes of results on studies that are kept: about sixty, which is more than a search over one photo makes."""
 
 Progress = Callable[[str], None]
-"""Is told the stage that begins: "examining", "deciding", a tool's name."""
+"""Is told the stage that begins: "examining", "deciding", a tool's name. A ``Follower`` is told more."""
 
 
 def _silent(stage: str) -> None:
@@ -79,23 +79,31 @@ class Restorer:
         scope: Scope | None = None,
         max_batch: int = 1,
         admission: Admission | None = None,
+        keep_bytes: int = 0,
+        workers: int | None = None,
+        here: bool = True,
     ) -> None:
         """Raises ConservatorError for a policy, a toolbox or a device that there is not.
 
         ``admission`` is what decisions are held to, in place of the request's risk and thresholds. ``scope`` replaces
         what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets waiting calls of a
         tool run as one batch: for training and studies, since results then depend in the last bits on what else is
-        running.
+        running. ``keep_bytes`` of what tools made of whole photos are remembered. ``workers`` threads run tools
+        (default: as many as the machine has cores, eight at most, and one on an accelerator). With ``here=False`` it
+        stands for restorers that are to be made of it on other machines: the device, which this one may lack, is not
+        tried.
         """
         given = {"toolbox": toolbox, "perception": perception, "policy": policy, "admission": admission}
-        self._arguments = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch} | given
+        others = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch}
+        self._arguments = given | others | {"keep_bytes": keep_bytes, "workers": workers}
         self.request = _as_given(request, given)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
         tools = make_toolbox(request.toolbox) if toolbox is None else toolbox
         self.toolbox = sharing(bounded(tools, request.adapt_steps), self._networks)
         self.scope = Scope.of(request) if scope is None else scope
-        self._given_pool, self._given_admission, self._max_batch = pool, admission, max_batch
+        self._given_pool, self._given_admission = pool, admission
+        self._max_batch, self._keep_bytes, self._threads = max_batch, keep_bytes, workers
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
         self._loaded: set[str] = set()
         self._closed = False
@@ -105,7 +113,7 @@ class Restorer:
         computes_here()
         if policy is None:
             check_policy_name(request.policy, reference=False, chat=request.chat)
-        if pool is None:
+        if pool is None and here:
             check_device(request.device)
 
     def renew(self) -> None:
@@ -159,7 +167,7 @@ class Restorer:
 
     @property
     def models(self) -> Pool:
-        """Where tools run on whole photos: their results are too large to remember."""
+        """Where tools run on whole photos: their results are too large to remember, unless ``keep_bytes`` says so."""
         return self._given_pool or cast("Pool", self._once("models", self._make_models))
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -190,12 +198,13 @@ class Restorer:
     def _make_studies(self) -> RenamedPool:
         return RenamedPool(self._memo, {name: f"study:{name}" for name in adapting(self.toolbox)})
 
-    def _make_models(self) -> LocalPool:
+    def _make_models(self) -> Pool:
         device = self.request.device
         # an accelerator's memory is for one call at a time
-        workers = min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1
+        workers = self._threads or (min(_MOST_WORKERS, max(2, os.cpu_count() or 1)) if device == "cpu" else 1)
         models = host(self.toolbox, study=adapting(bounded(self.toolbox, 0)))
-        return LocalPool(models, device, workers, self._max_batch, at_once=workers)
+        pool = LocalPool(models, device, workers, self._max_batch, at_once=workers)
+        return MemoPool(pool, self._keep_bytes) if self._keep_bytes else pool
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -245,18 +254,27 @@ class Restorer:
         Nothing is taken back; what a tool cannot do stands in ``Restored.failed``. Raises NameNotFoundError for a tool
         that is not in the toolbox, ConservatorError where the result would have more pixels than the request allows.
         """
-        scale = math.prod(self.toolbox[tool].spec.scale for tool in toolchain)
-        height, width = (scale * side for side in photo.image.shape[-2:])
-        if scale > 1 and height * width > self.request.max_pixels:
-            raise ConservatorError(
-                f"{', then '.join(toolchain)} would make {width} x {height} pixels of the photo, more than the limit "
-                f"of {self.request.max_pixels}; raise max_pixels, or enlarge less"
-            )
+        self.check_size(photo, toolchain)
         with self._working():
             image = photo.working_image()
             listed = FixedOrder(*toolchain)
             deciding = self._decide(image, progress, listed, ANYTHING, len(toolchain) + 1)
             return self._treat(photo, image, deciding, progress, tuple(toolchain))
+
+    def size_after(self, photo: Photo, toolchain: Sequence[str]) -> tuple[int, int]:
+        """Height and width in pixels that a photo has after these tools."""
+        scale = math.prod(self.toolbox[tool].spec.scale for tool in toolchain)
+        height, width = photo.image.shape[-2:]
+        return scale * height, scale * width
+
+    def check_size(self, photo: Photo, toolchain: Sequence[str]) -> None:
+        """Raise ConservatorError where these tools would make more pixels of the photo than the request allows."""
+        height, width = self.size_after(photo, toolchain)
+        if (height, width) != photo.image.shape[-2:] and height * width > self.request.max_pixels:
+            raise ConservatorError(
+                f"{', then '.join(toolchain)} would make {width} x {height} pixels of the photo, more than the limit "
+                f"of {self.request.max_pixels}; raise max_pixels, or enlarge less"
+            )
 
     def replay(self, photo: Photo, toolchain: Sequence[str]) -> Photo:
         """Apply a toolchain without looking: how a record is made again. Raises what a tool raises."""
@@ -319,6 +337,8 @@ class Restorer:
         listed: tuple[str, ...] | None = None,
     ) -> Restored:
         """Treat the whole photo and look at it again; with tools that are ``listed`` nothing is decided again."""
+        if isinstance(progress, Follower):
+            progress.planned(self._planned(deciding))
         request, decided = self.request, deciding.seconds["deciding"]
         start = time.perf_counter()
         its_own_study = deciding.trajectory.steps[0].image is image  # then its treatments are known
@@ -377,6 +397,13 @@ class Restorer:
         for pool in pools:
             if pool is not None:
                 pool.close()
+
+    def with_workers(self, workers: int) -> Restorer:
+        """One like it, with nothing loaded, whose tools run on so many threads; its device is not tried here.
+
+        For a process that is to take no more than its share of a machine.
+        """
+        return _again(self._arguments | {"workers": workers, "here": False})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As it was asked for, with nothing loaded: a worker in another process loads its own."""

@@ -14,9 +14,9 @@ from conservator.kinds import Kind, purpose_in_words
 from conservator.request import OWN, Request
 from conservator.restoration import Suggestion
 
-TREATING = ("toolbox", "perception", "strength", "adapt_steps", "device", "max_pixels", "allow_truncated")
-"""What a request says to who treats: the options of ``conservator apply`` on which a result depends, or that let it
-read the photo at all."""
+TREATING = ("toolbox", "strength", "adapt_steps", "device", "max_pixels", "allow_truncated")
+"""What a request says to who treats: the options of ``conservator apply`` on which its pixels depend, or that let it
+read the photo at all. (Perception only says what it thinks of them.)"""
 
 
 class SuggestionRecord(BaseModel):
@@ -94,7 +94,7 @@ def apply_command(
     words = ["conservator", "apply", _operand(photo), "--tools", shell_word(",".join(tools))]
     for field in fields(Request):
         value = getattr(request, field.name)
-        if field.name not in TREATING or value == field.default or str(value).startswith(OWN):
+        if field.name not in TREATING or value == field.default:
             continue
         if field.name == "adapt_steps" and not any(tool.endswith("_adapted") for tool in tools):
             continue  # apply refuses it for tools that do not adapt themselves

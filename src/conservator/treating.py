@@ -15,7 +15,7 @@ from conservator.perception.perception import ENLARGED_GAIN, Look, Perception
 from conservator.perception.risk import Admission, Verdict
 from conservator.perception.study import most_changed, study
 from conservator.pool import Pool, listen, numbers_of
-from conservator.restoration import Deciding, Treatment
+from conservator.restoration import Deciding, Follower, Treatment
 from conservator.session.trajectory import Refusal
 from conservator.tools.tool import Toolbox
 
@@ -50,7 +50,7 @@ class Treater:
 
         That is a tool that fails, that changes nothing, or after which the whole is not admitted by risk control, or
         looks clearly worse than before. With tools that are ``listed``, those are applied, none is taken back, and
-        nothing is decided again. ``progress`` is told each tool's name.
+        nothing is decided again. ``progress`` is told each tool's name, and a ``Follower`` what became of it.
         """
         treatments: list[Treatment] = []
         start = state = _State(image, image, Look(study(image), deciding.before))
@@ -59,6 +59,8 @@ class Treater:
             progress(ahead[0])
             treatment, state = self._apply(ahead.pop(0), start, state, progress, take_back=listed is None)
             treatments.append(treatment)
+            if isinstance(progress, Follower):
+                progress.treated(treatment)
             if treatment.kept:
                 done.append(treatment.tool)
             elif listed is None and deciding.again(len(done), treatment.told):
@@ -75,7 +77,7 @@ class Treater:
         """Treat the whole, and look at it again."""
         begun = time.perf_counter()
         call = self.pool.submit(tool, state.image)
-        listen(call, lambda numbers: progress(_stage(tool, numbers)))
+        listen(call, lambda numbers: progress(stage_in_words(tool, numbers)))
         try:
             treated = call.result()
         except ToolFailedError as error:
@@ -155,6 +157,6 @@ def _part(image: Image, top: int, left: int) -> Image:
     return image[..., top : top + _PART, left : left + _PART]
 
 
-def _stage(tool: str, numbers: Mapping[str, float]) -> str:
+def stage_in_words(tool: str, numbers: Mapping[str, float]) -> str:
     """A tool at work, with how far it is where it tells that."""
     return f"{tool}, {numbers['iteration']:.0f} of {numbers['of']:.0f}" if {"iteration", "of"} <= {*numbers} else tool

@@ -1,4 +1,4 @@
-"""Where the photos of a batch are restored: threads of this process, with room for other machines."""
+"""Where the photos of a batch are restored: threads of this process; ``batch/ray.py`` has other machines."""
 
 from __future__ import annotations
 

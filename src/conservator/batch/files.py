@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conservator.batch.journal import Outcome
 from conservator.batch.results import anothers
 from conservator.batch.standing import Job, finished_meanwhile, in_the_way, not_ours, outcome
 from conservator.batch.tasks import Task
-from conservator.errors import ConservatorError, PhotoError
+from conservator.errors import ConservatorError, PhotoError, PoolError
 from conservator.files import printable, put_in_place, reason, sha256, workspace
 from conservator.photo import Photo
 from conservator.record import Record, choices, make_record, save_record
@@ -42,11 +43,17 @@ class FileRestorer:
         return not self.report or task.report.is_file()
 
     def __call__(self, job: Job, progress: Progress) -> Outcome:
-        """Restore one file; what goes wrong with the photo becomes a failed outcome, never an exception.
+        """Restore one file; what goes wrong with the photo becomes a failed outcome, never an exception."""
+        task = job.task
+        return self.carry_out(job, lambda folder: self.make(task, task.source, folder, task.in_place, progress))
 
-        Result, record and page grow in a hidden folder beside the target, then take their places together, the result
-        last: there never is a result without its record, and a photo that is restored in place stays as it was until
-        all is written. Whoever else works on the same result is left in peace.
+    def carry_out(self, job: Job, make: Callable[[Path], Outcome]) -> Outcome:
+        """Have one file restored by ``make``, here or elsewhere, and put what that made into its place.
+
+        ``make`` is given a hidden folder beside the target, in which it leaves what ``self.make`` leaves there. Result,
+        record and page then take their places together, the result last: there never is a result without its record,
+        and a photo that is restored in place stays as it was until all is written. Whoever else works on the same
+        result is left in peace. Raises the PoolError of a ``make`` that got no answer; the photo is not to blame.
         """
         task = job.task
         try:
@@ -58,43 +65,67 @@ class FileRestorer:
                 if stands := _not_to_be_replaced(job):
                     return outcome(task, "kept", stands)
                 try:
-                    return self._restore(job, progress, folder)
-                except Exception as error:  # a fault of the program, too, costs one photo, not the thousands after it
-                    message = _why(error).replace(str(_picture(task, folder)), str(task.target))
-                    return outcome(task, "failed", message)
+                    made = make(folder)
+                    return made if made.status == "failed" else self._put_in_place(job, folder, made)
+                except PoolError:
+                    raise
+                except Exception as error:
+                    return outcome(task, "failed", _why(error))
         except OSError as error:  # no folder, or a full one
             return outcome(task, "failed", f"cannot write {task.target}: {reason(error)}")
 
-    def _restore(self, job: Job, progress: Progress, folder: Path) -> Outcome:
-        task, restorer = job.task, self.restorer
+    def make(self, task: Task, source: Path, folder: Path, in_place: bool, progress: Progress) -> Outcome:
+        """Restore the photo whose bytes lie in the file ``source``; leave its result and what documents it in a folder.
+
+        Everything is told of the task's paths, which need not exist on this machine; ``in_place`` says whether the
+        result is to take the place of the photo. What goes wrong becomes a failed outcome, never an exception.
+        """
+        try:
+            return self._make(task, source, folder, in_place, progress)
+        except Exception as error:  # a fault of the program, too, costs one photo, not the thousands after it
+            message = _why(error).replace(str(_picture(task, folder)), str(task.target))
+            return outcome(task, "failed", message.replace(str(source), str(task.source)))
+
+    def _make(self, task: Task, source: Path, folder: Path, in_place: bool, progress: Progress) -> Outcome:
+        restorer = self.restorer
         progress("reading")
-        photo = restorer.load(task.source)
-        taken, read = sha256(task.source), task.source.stat()
-        if shutil.disk_usage(folder).free < read.st_size:  # a result is seldom smaller, and treating takes long
+        photo = restorer.load(source)
+        taken, size = sha256(source), source.stat().st_size
+        if shutil.disk_usage(folder).free < size:  # a result is seldom smaller, and treating takes long
             raise PhotoError(f"cannot write {task.target}: {os.strerror(errno.ENOSPC)}")
         restored = restorer.apply(photo, self.tools, progress) if self.tools else restorer.restore(photo, progress)
         progress("writing")
         picture = _picture(task, folder)
-        notes = restored.save(picture, in_place=task.in_place)
-        os.utime(picture, ns=(read.st_atime_ns, read.st_mtime_ns))  # albums are sorted by it, and it says when one was
-        record = self._document(task, picture, photo, restored, notes, taken)
-        moves = [(folder / "record", task.record), (picture, task.target)]
+        notes = restored.save(picture, in_place=in_place)
+        record = self._document(task, picture, replace(photo, path=task.source), restored, notes, taken)
         try:
-            save_record(record, folder / "record")
+            save_record(record, folder / _RECORD)
             if self.report:
-                save_report(folder / "report", record, photo, restored, task.target)
-                save_thumbnail(folder / "thumbnail", photo, restored)
+                save_report(folder / _REPORT, record, photo, restored, task.target)
+                save_thumbnail(folder / _THUMBNAIL, photo, restored)
+        except OSError as error:
+            raise PhotoError(f"cannot write {task.target}: {reason(error)}") from error
+        return _outcome(task, record, restored)
+
+    def _put_in_place(self, job: Job, folder: Path, made: Outcome) -> Outcome:
+        """Let what lies in a workspace take its places, or say why that must not be."""
+        task, picture = job.task, _picture(job.task, folder)
+        read = task.source.stat()
+        os.utime(picture, ns=(read.st_atime_ns, read.st_mtime_ns))  # albums are sorted by it, and it says when one was
+        moves = [(folder / _RECORD, task.record), (picture, task.target)]
+        try:
+            if self.report:
                 small = thumbnail_of(task.report)
                 small.parent.mkdir(exist_ok=True)
-                moves[1:1] = [(folder / "thumbnail", small), (folder / "report", task.report)]
-            if stands := _not_to_be_replaced(job) or _changed(task, taken):
+                moves[1:1] = [(folder / _THUMBNAIL, small), (folder / _REPORT, task.report)]
+            if stands := _not_to_be_replaced(job) or _changed(task, made.input_sha256):
                 return outcome(task, "kept", stands)
-            if task.in_place and record.output.sha256 == taken:
+            if task.in_place and made.output_sha256 == made.input_sha256:
                 moves.pop()  # it lies there already
             put_in_place(moves)
         except OSError as error:
             raise PhotoError(f"cannot write {task.target}: {reason(error)}") from error
-        return _outcome(task, record, restored)
+        return made
 
     def _document(
         self, task: Task, picture: Path, photo: Photo, restored: Restored, notes: tuple[str, ...], taken: str
@@ -107,6 +138,10 @@ class FileRestorer:
         notes = (*notes, *restored.notes)
         output = record.output.model_copy(update={"path": printable(task.target)})
         return record.model_copy(update={"output": output, "notes": list(notes)})
+
+
+_RECORD, _REPORT, _THUMBNAIL = "record", "report", "thumbnail"
+"""Names of what grows beside a result."""
 
 
 def _picture(task: Task, folder: Path) -> Path:

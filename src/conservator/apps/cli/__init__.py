@@ -10,6 +10,7 @@ import typer
 
 from conservator import __version__
 from conservator.apps.cli import (  # noqa: F401 - they add their commands
+    assistants,
     bench_risk,
     bench_rl_restore,
     photos,
@@ -23,6 +24,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
 from conservator.apps.cli.bench import bench_app
 from conservator.apps.cli.data import data_app
 from conservator.apps.cli.lway import adapt_app
+from conservator.apps.cli.serve import serve
 from conservator.apps.cli.tools import tools_app
 from conservator.apps.cli.train import train_app
 from conservator.errors import ConservatorError
@@ -40,6 +42,8 @@ for command in (restoring.restore, restoring.examine, restoring.apply, photos.co
     app.command()(command)
 app.command("calibrate")(train_risk.calibrate)
 app.command("degrade")(photos.degrade_photo)
+app.command()(assistants.mcp)
+app.command()(serve)
 app.add_typer(tools_app, name="tools")
 app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields
-from functools import cache, wraps
+from functools import wraps
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
+from conservator.apps.field_docs import field_docs
 from conservator.errors import ConservatorError
 from conservator.kinds import Kind, parse_kinds
 
@@ -56,25 +55,6 @@ def with_options(
         return called
 
     return decorate
-
-
-@cache
-def _classes(module: str) -> dict[str, ast.ClassDef]:
-    """The classes at the top of a module, as they are written; read once, since many commands take options there."""
-    source = inspect.getsource(sys.modules[module])
-    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
-
-
-def field_docs(settings: type[Any]) -> dict[str, str]:
-    """The docstring below each field of a dataclass, by the field's name, on one line."""
-    written = _classes(settings.__module__)[settings.__qualname__]
-    found: dict[str, str] = {}
-    for field, below in zip(written.body, written.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            match below:
-                case ast.Expr(ast.Constant(str(text))):
-                    found[field.target.id] = " ".join(text.split())
-    return found
 
 
 def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], panel: str | None) -> inspect.Parameter:

@@ -15,6 +15,7 @@ from conservator.files import reason
 from conservator.request import ChatOptions, Request
 
 if TYPE_CHECKING:
+    from conservator.batch import Executor
     from conservator.restorer import Restorer
 
 _CHAT = "With --policy chat (the key is taken from OPENAI_API_KEY)"
@@ -32,18 +33,45 @@ class BatchOptions:
     """Folder for the results (default: 'restored' beside the input), or a file."""
     format: str | None = None
     """Write all results as png, jpg, tif, webp ..."""
-    jobs: int = 1
-    """Photos treated at the same time."""
+    jobs: int | None = None
+    """Photos treated at the same time (default: 1; with --engine ray, as many as the cluster has cores)."""
     report: bool = False
     """Write a page beside each result, and one of the whole folder."""
     resume: bool = False
     """Skip what a run with these settings finished."""
     overwrite: bool = False
     """Replace existing files."""
+    engine: str = "threads"
+    """Where photos are treated: threads of this process; ray, a cluster that runs here or is started; ray:HOST:PORT."""
+    ship: bool = False
+    """Send photos and results to the cluster and back: its machines share no disk."""
+    gpu_share: float = 1.0
+    """With --engine ray and --device cuda, the share of a GPU for each photo at work."""
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
+        if self.jobs is not None and self.jobs < 1:
             raise ConservatorError(f"jobs is {self.jobs}, expected 1 or more")
+        name, colon, address = self.engine.partition(":")
+        if name not in ("threads", "ray") or (colon and (name != "ray" or not address)):
+            raise ConservatorError(f"the engine is {self.engine!r}, expected threads, ray, or ray:HOST:PORT")
+        if name == "threads" and (self.ship or self.gpu_share != 1):
+            raise ConservatorError("--ship and --gpu-share are for clusters; give --engine ray, or leave them out")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether photos are treated in other processes."""
+        return self.engine != "threads"
+
+    def executor(self) -> Executor:
+        """What treats the photos."""
+        from conservator.batch import Threads
+
+        if not self.elsewhere:
+            return Threads(self.jobs or 1)
+        from conservator.batch.ray import Cluster
+
+        address = self.engine.partition(":")[2]
+        return Cluster(address, self.ship, self.jobs, gpus=self.gpu_share)
 
     @property
     def suffix(self) -> str | None:
@@ -91,7 +119,9 @@ def restore(
         request = replace(request, chat=replace(chat, request=read_request(added)))
     if request.adapt_steps is not None and not request.upscale:
         raise ConservatorError("--adapt-steps is for tools that enlarge; allow them by --upscale, or leave it out")
-    with Restorer(request) as restorer:
+    if dry_run and where.elsewhere:
+        raise ConservatorError("--dry-run looks at photos on this machine; leave out --engine")
+    with Restorer(request, here=not where.elsewhere) as restorer:
         raise typer.Exit(_previewed(paths, restorer, where, True) if dry_run else _restored(paths, restorer, where))
 
 
@@ -111,7 +141,7 @@ def apply(
     chosen = tuple(filter(None, (name.strip() for name in tools.split(","))))
     if not chosen:
         raise ConservatorError("no tool is named; give --tools denoise_medium, say (conservator tools list shows all)")
-    with Restorer(replace(request, policy="none")) as restorer:
+    with Restorer(replace(request, policy="none"), here=not where.elsewhere) as restorer:
         for tool in chosen:
             _ = restorer.toolbox[tool]  # a name that does not exist costs no photo
         if request.adapt_steps is not None and not set(chosen) & set(adapting(restorer.toolbox)):
@@ -125,7 +155,7 @@ def _restored(paths: list[Path], restorer: Restorer, where: BatchOptions, tools:
     """Restore a batch, show it, and return the exit code."""
     from conservator.apps.interrupt import STOPPED, interruptible
     from conservator.apps.progress import BatchDisplay
-    from conservator.batch import JOURNAL, FileRestorer, Journal, Threads, find_tasks, run_batch, save_index
+    from conservator.batch import JOURNAL, FileRestorer, Journal, find_tasks, run_batch, save_index
 
     found = find_tasks(paths, where.output, where.suffix)
     journal = Journal(found.folder / JOURNAL)
@@ -134,7 +164,7 @@ def _restored(paths: list[Path], restorer: Restorer, where: BatchOptions, tools:
             found.tasks,
             FileRestorer(restorer, where.report, tools),
             journal,
-            executor=Threads(where.jobs),
+            executor=where.executor(),
             resume=where.resume,
             overwrite=where.overwrite,
             on_start=display.start,
@@ -166,7 +196,7 @@ def _previewed(paths: list[Path], restorer: Restorer, where: BatchOptions, stand
             found.tasks,
             FileRestorer(restorer, where.report),
             Journal(found.folder / JOURNAL) if standing else None,
-            jobs=where.jobs,
+            jobs=where.jobs or 1,
             resume=where.resume,
             overwrite=where.overwrite,
             on_start=display.start,
