@@ -18,7 +18,7 @@ from conservator.degradations import HELD_OUT, NATURE, TAUGHT
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.calibration import at, curve_of, errors_of, gain, loss
 from conservator.evaluation.cases import make_cases
-from conservator.evaluation.descent import GRID, Outcome, descend
+from conservator.evaluation.descent import GRID, CaseOutcome, descend
 from conservator.evaluation.mixture import MIXED, SINGLE, UNDAMAGED, fate_of
 from conservator.kinds import Kind
 from conservator.perception.risk import RiskControl, RiskCurve
@@ -44,11 +44,11 @@ def test_the_share_of_photos_harmed_at_the_chosen_threshold_is_the_risk(photos: 
     assert risk - 1 / (photos + 1) - 0.01 - error < harmed / draws < risk + error
 
 
-def outcome(low: float, high: float, gained: float, photo: str = "a", **more: object) -> Outcome:
+def outcome(low: float, high: float, gained: float, photo: str = "a", **more: object) -> CaseOutcome:
     scores = {"psnr_in": 30.0, "psnr": 30.0 + gained, "st_lpips_in": 0.1, "st_lpips": 0.1}
     told = {"stratum": SINGLE, "objective": "balanced", "toolchain": "x", "estimated": 1.0}
     given = {"photo": photo, "low": low, "high": high, "seconds": 0.0, "scores": scores} | told | more
-    return Outcome(**given)  # type: ignore[arg-type]
+    return CaseOutcome(**given)  # type: ignore[arg-type]
 
 
 def test_a_photo_harmed_at_a_threshold_counts_at_all_higher_ones() -> None:
@@ -73,7 +73,7 @@ def test_outcomes_that_lack_a_threshold_are_refused() -> None:
         curve_of([outcome(0.2, 1.0, 0)], "balanced", (0.0, 0.1, 0.2, 1.0))
 
 
-def scored(judge: str, **scores: float) -> Outcome:
+def scored(judge: str, **scores: float) -> CaseOutcome:
     objective = {"psnr": "fidelity", "st_lpips": "perceptual"}[judge]
     return outcome(0, 1, 0, objective=objective, scores={"psnr_in": 30.0, "psnr": 30.0} | scores)
 
@@ -116,7 +116,7 @@ def test_the_descent_finds_what_an_attempt_at_each_threshold_finds(seed: int) ->
 
 
 def test_the_grid_is_fixed_and_ascends() -> None:
-    assert len(GRID) == 51
+    assert len(GRID) == 39
     assert list(GRID) == sorted(set(GRID))
     assert (GRID[0], GRID[-1]) == (0, 1)
     assert GRID[1] == pytest.approx(1 / (1 + np.exp(8)))
@@ -180,10 +180,10 @@ def test_the_mixture_is_of_8_bits_and_undamaged_photos_are_their_own_reference(a
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
-_BOUNDS = tuple(None if n < 9 else (-n / 8, n / 16) for n in range(51))
+_BOUNDS = tuple(None if n < 9 else (-n / 8, n / 16) for n in range(39))
 CONTROL = RiskControl(
     {
-        "balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(51)), _BOUNDS),
+        "balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(39)), _BOUNDS),
         "fidelity": RiskCurve(419, GRID, GRID),
     },
     "greedy",

@@ -22,7 +22,8 @@ from conservator.perception import Percept, StatisticalPerception
 from conservator.record import load_record
 
 PERCEPTION = StatisticalPerception.load()
-SETTINGS = ("--toolbox", "classical", "--perception", "statistics", "--risk", "1")
+TREATING = ("--toolbox", "classical", "--perception", "statistics")
+SETTINGS = (*TREATING, "--risk", "1")
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_damage_in_words_is_worst_first_and_a_small_size_is_none() -> None:
 
 def test_tools_that_are_asked_for_by_name_are_applied_and_what_is_thought_of_it_is_said(album: Path) -> None:
     clean, noisy = album / "more" / "clean.png", album / "noisy.png"
-    done = conservator("apply", clean, noisy, "--tools", "median_derain,tv_denoise", "-o", album / "out", *SETTINGS)
+    done = conservator("apply", clean, noisy, "--tools", "median_derain,tv_denoise", "-o", album / "out", *TREATING)
     assert done.returncode == 0
     harmed, helped = (load_record(album / "out" / f"{name}.conservator.json") for name in ("clean", "noisy"))
     assert harmed.toolchain == helped.toolchain == ["median_derain", "tv_denoise"]
@@ -134,7 +135,7 @@ def test_tools_that_are_asked_for_by_name_are_applied_and_what_is_thought_of_it_
     assert "as asked; by estimate it gained +" in done.stdout
     assert conservator("replay", album / "out" / "noisy.conservator.json").returncode == 0
 
-    again = ("apply", noisy, "-o", album / "out", *SETTINGS, "--resume", "--tools")
+    again = ("apply", noisy, "-o", album / "out", *TREATING, "--resume", "--tools")
     assert "done before" in conservator(*again, "median_derain,tv_denoise").stdout
     assert "made with other settings" in conservator(*again, "tv_denoise").stdout
     assert "made with other settings" in conservator("restore", *again[1:-1], "--policy", "none").stdout
@@ -143,12 +144,12 @@ def test_tools_that_are_asked_for_by_name_are_applied_and_what_is_thought_of_it_
 def test_what_changes_nothing_is_told_as_it_is(album: Path) -> None:
     gray = album / "flat.png"
     PillowImage.new("RGB", (64, 64), (128, 128, 128)).save(gray)
-    done = conservator("apply", gray, "--tools", "median_derain", "-o", album / "out", *SETTINGS)
+    done = conservator("apply", gray, "--tools", "median_derain", "-o", album / "out", *TREATING)
     assert "left as it was: median_derain changed nothing on the whole photo" in done.stdout
 
 
 def test_nothing_grows_beyond_the_limit_of_pixels(album: Path) -> None:
-    enlarging = ("apply", album / "noisy.png", "--tools", "lanczos_x4,lanczos_x4,lanczos_x4", *SETTINGS)
+    enlarging = ("apply", album / "noisy.png", "--tools", "lanczos_x4,lanczos_x4,lanczos_x4", *TREATING)
     done = conservator(*enlarging)
     assert done.returncode == 2
     assert "would make 20480 x 15360 pixels of the photo, more than the limit of 200000000" in done.stdout
@@ -174,7 +175,7 @@ def test_a_dry_run_says_what_could_not_be_written(album: Path) -> None:
     ],
 )
 def test_a_tool_that_does_not_exist_costs_no_photo(album: Path, tools: str, words: str) -> None:
-    done = conservator("apply", album, "--tools", tools, *SETTINGS)
+    done = conservator("apply", album, "--tools", tools, *TREATING)
     assert done.returncode == 2
     assert words in done.stderr
     assert not (album / "restored").exists()

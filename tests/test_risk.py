@@ -389,14 +389,6 @@ def test_the_oracle_and_those_who_see_nothing_need_no_admission(pool: Pool) -> N
     assert MeasuredGain  # the oracle's
 
 
-def test_own_perceptions_are_refused_the_thresholds_of_another() -> None:
-    with (
-        Restorer(toolbox=FEW, perception=EYE) as restorer,
-        pytest.raises(ConservatorError, match=r"another perception than own:StatisticalPerception.*--risk 1"),
-    ):
-        restorer.restore(Photo(NOISY))
-
-
 def test_a_risk_is_certified_by_enough_photos() -> None:
     curve = RiskCurve(99, (0.0, 0.1, 0.2, 0.3), (0, 0, 4, 5))
     assert curve.threshold(0.05) == 0.2

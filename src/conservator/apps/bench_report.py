@@ -116,15 +116,17 @@ def _notes(settings: BenchmarkSettings, beside: Mapping[str, Any], clean: bool) 
     made = [f"{name} {version}" for name, version in beside["versions"].items()]
     made += [f"commit {commit}" for commit in beside.get("commits", [])]
     part = f"part {settings.part}, " if settings.part else ""
+    held = f", held to a risk of {settings.risk:g}" if settings.risk < 1 else ", and are held to no risk (risk 1)"
     notes = [
         f"Seed {settings.seed}, {part}perception: {settings.perception}, toolbox: {settings.toolbox}; "
         f"{', '.join(made)}.",
         "In brackets: 95 % intervals by photo. Of means they are bootstraps that draw photos with all their cases; of "
         "shares they are exact (Clopper and Pearson) where each photo is one case, and else such bootstraps, which are "
         f"not shown of fewer than {FEWEST} photos. Parts of one photograph count as one photo.",
-        f"Policies do what they may for a user; enlarging is {'on' if settings.upscale else 'off'}. `oracle` and "
+        f"Policies do what they may for a user{held}; enlarging is {'on' if settings.upscale else 'off'}. `oracle` and "
         "`best` know the undamaged photo and what is wrong with it. They, `generalist` and what rearranges a toolchain "
-        "(`random_order:P`, `random_tools:P`) may use every tool, enlarging ones too: they are there to compare with.",
+        "(`random_order:P`, `random_tools:P`) may use every tool, enlarging ones too: they are there to compare with. "
+        "So are chance and the pre-defined order; none of these is held to a risk.",
     ]
     if clean:
         notes.append(

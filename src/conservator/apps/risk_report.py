@@ -10,7 +10,7 @@ from pathlib import Path
 from conservator.apps.bench_report import code_of, html_table
 from conservator.apps.plots import Point, lines
 from conservator.evaluation.calibration import at
-from conservator.evaluation.descent import GRID, OFF, Outcome
+from conservator.evaluation.descent import GRID, OFF, CaseOutcome
 from conservator.evaluation.mixture import UNDAMAGED
 from conservator.evaluation.risk_tables import AtRisk, mean_gain, risk_grids
 from conservator.files import write_text
@@ -21,21 +21,26 @@ _MOST_STRATA = 10
 
 
 def write_risk_report(
-    folder: Path, title: str, command: str, notes: Sequence[str], outcomes: Sequence[Outcome], found: Sequence[AtRisk]
+    folder: Path,
+    title: str,
+    command: str,
+    notes: Sequence[str],
+    outcomes: Sequence[CaseOutcome],
+    found: Sequence[AtRisk],
 ) -> list[str]:
     """Write ``summary.md`` and ``report.html`` of a folder of outcomes; the lines of the summary.
 
     ``found`` is what became of the outcomes at each risk that is told.
     """
     grids = risk_grids(found)
-    summary = [f"# {title}", "", verdict(found), "", f"`{command}`", "", *(f"- {note}" for note in notes), ""]
+    summary = [f"# {title}", "", promise_kept(found), "", f"`{command}`", "", *(f"- {note}" for note in notes), ""]
     for grid in grids:
         summary += grid.markdown()
     write_text(folder / "summary.md", "\n".join(summary))
     page = make_page(
         "bench",
         title,
-        verdict=escape(verdict(found)),
+        verdict=escape(promise_kept(found)),
         command=escape(command),
         notes="\n".join(f"<li>{code_of(escape(note))}</li>" for note in notes),
         plots="\n".join(["<h2>In plots</h2>", *_plots(outcomes, found)]),
@@ -46,7 +51,7 @@ def write_risk_report(
     return summary
 
 
-def verdict(found: Sequence[AtRisk]) -> str:
+def promise_kept(found: Sequence[AtRisk]) -> str:
     """Whether the promise was kept at each risk, in words."""
     told = [f"at {one.risk:g} {one.harmed:.1%} of the photos came out worse ({one.kept})" for one in found if one.kept]
     return (
@@ -55,7 +60,7 @@ def verdict(found: Sequence[AtRisk]) -> str:
     )
 
 
-def _plots(outcomes: Sequence[Outcome], found: Sequence[AtRisk]) -> list[str]:
+def _plots(outcomes: Sequence[CaseOutcome], found: Sequence[AtRisk]) -> list[str]:
     controlled = [one for one in found if one.risk < 1]
     percent = [Point(100 * one.risk, 100 * one.harmed, *(100 * bound for bound in one.interval)) for one in controlled]
     asked = [Point(point.x, point.x, point.x, point.x) for point in percent]
@@ -69,7 +74,7 @@ def _plots(outcomes: Sequence[Outcome], found: Sequence[AtRisk]) -> list[str]:
     return [harm, _bought(outcomes, found), _treated(controlled)]
 
 
-def _bought(outcomes: Sequence[Outcome], found: Sequence[AtRisk]) -> str:
+def _bought(outcomes: Sequence[CaseOutcome], found: Sequence[AtRisk]) -> str:
     """Gain against harm: the whole curve, and the risks of the tables on it."""
     everywhere = [AtRisk(math.nan, threshold, at(outcomes, threshold)) for threshold in (*GRID, OFF)]
     whole = {"every threshold": [_price(one) for one in everywhere]}

@@ -14,7 +14,7 @@ import numpy as np
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.calibration import at, gain, loss
-from conservator.evaluation.descent import GRID, OFF, Outcome
+from conservator.evaluation.descent import GRID, OFF, CaseOutcome
 from conservator.evaluation.grid import Grid, tabulate
 from conservator.evaluation.harm import LOWERED
 from conservator.evaluation.intervals import interval, mean_cell, share_cell, share_interval
@@ -24,7 +24,7 @@ from conservator.perception.risk import RiskCurve
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 1.0)
 """The risks of the tables; at 1 there is no risk control."""
-Outcomes = Sequence[Outcome]
+Outcomes = Sequence[CaseOutcome]
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ def risk_grids(found: Sequence[AtRisk]) -> list[Grid]:
     return [*grids, tabulate("Each stratum", ("stratum", "risk"), parts, _COLUMNS)]
 
 
-def _is_of(outcome: Outcome, stratum: str) -> bool:
+def _is_of(outcome: CaseOutcome, stratum: str) -> bool:
     return outcome.stratum == stratum
 
 
-def _only(found: Sequence[AtRisk], held: Callable[[Outcome], bool]) -> list[AtRisk]:
+def _only(found: Sequence[AtRisk], held: Callable[[CaseOutcome], bool]) -> list[AtRisk]:
     """The cases for which something holds."""
     kept = [(one, [outcome for outcome in one.outcomes if held(outcome)]) for one in found]
     return [AtRisk(one.risk, one.threshold, outcomes) for one, outcomes in kept if outcomes]
@@ -151,7 +151,7 @@ def _gain(outcomes: Outcomes) -> str:
     return mean_cell(np.array([gain(outcome) for outcome in outcomes]), _units(outcomes))
 
 
-def _share(outcomes: Outcomes, held: Callable[[Outcome], bool]) -> str:
+def _share(outcomes: Outcomes, held: Callable[[CaseOutcome], bool]) -> str:
     return share_cell([held(outcome) for outcome in outcomes], _units(outcomes))
 
 
@@ -159,7 +159,7 @@ def _units(outcomes: Outcomes) -> list[str]:
     return [outcome.unit for outcome in outcomes]
 
 
-def _treated(one: AtRisk) -> list[Outcome]:
+def _treated(one: AtRisk) -> list[CaseOutcome]:
     return [outcome for outcome in one.outcomes if outcome.treated]
 
 

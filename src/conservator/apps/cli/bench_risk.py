@@ -57,7 +57,7 @@ def bench_risk(
     import torch
 
     from conservator.admitting import admission_for
-    from conservator.apps.cli.train_risk import tell
+    from conservator.apps.cli.train_risk import tell_outcomes
     from conservator.apps.risk_report import risk_notes, write_risk_report
     from conservator.commands import command_line, shown_path
     from conservator.evaluation.outcomes import CurveSettings, curve_content, measure_outcomes
@@ -89,7 +89,7 @@ def bench_risk(
     if opened := opening(part or opened_part(files), order.why, command):
         typer.echo(f"Add this line to docs/results/openings.md:\n{opened}")
     content = curve_content(settings, files, data, order.output)
-    outcomes = measure_outcomes(settings, data, order.output, order.jobs, tell, content)
+    outcomes = measure_outcomes(settings, data, order.output, order.jobs, tell_outcomes, content)
     curve = control.curves[order.objective]
     found = at_risks(outcomes, curve)
     notes = risk_notes(part, len(found[0].losses), order.thresholds, curve.photos)
