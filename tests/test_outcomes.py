@@ -16,7 +16,7 @@ from test_cli import conservator
 from conservator.errors import ConservatorError
 from conservator.evaluation.calibration import at, curve_of, gain, loss
 from conservator.evaluation.cases import Case
-from conservator.evaluation.descent import GRID, OFF, Outcome, Trial
+from conservator.evaluation.descent import GRID, OFF, CaseOutcome, Trial
 from conservator.evaluation.outcomes import CurveSettings, measure_outcomes
 from conservator.evaluation.rows import read_rows
 from conservator.image import Image, digest, in_8_bits, to_image
@@ -121,7 +121,7 @@ def album(tmp_path: Path) -> Path:
 SETTINGS = CurveSettings("mixture", "album", objectives=("balanced",))
 
 
-def told(outcomes: list[Outcome]) -> list[Outcome]:
+def told(outcomes: list[CaseOutcome]) -> list[CaseOutcome]:
     """Without what the clock says."""
     return [replace(outcome, seconds=0.0) for outcome in outcomes]
 
@@ -132,7 +132,7 @@ def test_processes_and_a_run_that_was_killed_change_nothing(album: Path, tmp_pat
     assert told(measure_outcomes(SETTINGS, album, tmp_path / "two", 2, making=hashed_trial)) == told(whole)
     table = tmp_path / "two" / "results.csv"
     lines = table.read_text().splitlines(keepends=True)
-    rows = read_rows(table, Outcome)
+    rows = read_rows(table, CaseOutcome)
     killed = next(place for place, row in enumerate(rows) if row.photo == "p2" and row.low == OFF) + 2
     table.write_text("".join(lines[:killed]) + lines[killed][:9])  # in the midst of a case, and of a line
     counted: list[tuple[int, int]] = []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case, make_cases
-from conservator.evaluation.descent import CaseOutcome, Trial, harm_metric
+from conservator.evaluation.descent import GRID, CaseOutcome, Trial, harm_metric
 from conservator.evaluation.rows import Content, ResultsTable, content_of, measured, read_rows
 from conservator.files import sha256
 from conservator.kinds import OBJECTIVES, Objective
@@ -85,6 +86,13 @@ def curve_content(settings: CurveSettings, files: Sequence[Path], folder: Path, 
     return replace(content, weights=weights | {path.name: sha256(path) for path in given})
 
 
+def curve_identity(settings: CurveSettings, content: Content) -> Identity:
+    """Whose a folder of outcomes is: the thresholds that were tried belong to it, for outcomes are known at these alone."""
+    grid = hashlib.sha256(repr(GRID).encode()).hexdigest()[:16]
+    contents = {"photos": content.photos, "tools": content.tools, "weights": content.weights}
+    return Identity.of({**asdict(settings), "grid": grid}, **contents)
+
+
 Making = Callable[[CurveSettings], Trial]
 """Makes what restores the cases; it must be picklable, for each process calls it."""
 
@@ -104,7 +112,7 @@ def measure_outcomes(
     ``content`` (which photos, tools and weights). ``progress`` is told how many of how many cases are done, and the
     outcomes of the newest. Raises ConservatorError where ``output`` holds results of other settings or content.
     """
-    claim(output, Identity.of(settings, photos=content.photos, tools=content.tools, weights=content.weights))
+    claim(output, curve_identity(settings, content))
     cases, table = settings.cases(folder), output / "results.csv"
     found = _whole(read_rows(table, CaseOutcome), len(settings.objectives))
     waiting = [place for place, case in enumerate(cases) if _key(case) not in found]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from conservator.claims import Identity
 from conservator.commands import command_line, shown_path
 from conservator.errors import ConservatorError
 from conservator.evaluation.calibration import FEWEST_PHOTOS, at, curve_of, gain, loss
 from conservator.evaluation.descent import CaseOutcome, harm_metric
 from conservator.evaluation.mixture import UNDAMAGED
-from conservator.evaluation.outcomes import CurveSettings, curve_content, measure_outcomes
+from conservator.evaluation.outcomes import CurveSettings, curve_content, curve_identity, measure_outcomes
 from conservator.evaluation.risk_tables import RISKS
 from conservator.evaluation.rows import toolbox_hash
 from conservator.kinds import OBJECTIVES, Objective
@@ -90,8 +89,7 @@ def _measured(settings: CurveSettings, order: RiskOrder, folder: Path, telling: 
     """What becomes of the photos, kept in a subfolder for these photos, tools, weights and settings alone."""
     files = list(dict.fromkeys(path for case in settings.cases(folder) for path in case.files))
     content = curve_content(settings, files, folder, order.output)
-    identity = Identity.of(settings, photos=content.photos, tools=content.tools, weights=content.weights)
-    own = order.output / f"risk-{identity.digest()}"
+    own = order.output / f"risk-{curve_identity(settings, content).digest()}"
     return measure_outcomes(settings, folder, own, order.jobs, telling, content)
 
 
