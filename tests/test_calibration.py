@@ -18,7 +18,7 @@ from conservator.degradations import HELD_OUT, NATURE, TAUGHT
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.calibration import at, curve_of, errors_of, gain, loss
 from conservator.evaluation.cases import make_cases
-from conservator.evaluation.descent import GRID, Outcome, descend
+from conservator.evaluation.descent import GRID, CaseOutcome, descend
 from conservator.evaluation.mixture import MIXED, SINGLE, UNDAMAGED, fate_of
 from conservator.kinds import Kind
 from conservator.perception.risk import RiskControl, RiskCurve
@@ -44,11 +44,11 @@ def test_the_share_of_photos_harmed_at_the_chosen_threshold_is_the_risk(photos: 
     assert risk - 1 / (photos + 1) - 0.01 - error < harmed / draws < risk + error
 
 
-def outcome(low: float, high: float, gained: float, photo: str = "a", **more: object) -> Outcome:
+def outcome(low: float, high: float, gained: float, photo: str = "a", **more: object) -> CaseOutcome:
     scores = {"psnr_in": 30.0, "psnr": 30.0 + gained, "st_lpips_in": 0.1, "st_lpips": 0.1}
     told = {"stratum": SINGLE, "objective": "balanced", "toolchain": "x", "estimated": 1.0}
     given = {"photo": photo, "low": low, "high": high, "seconds": 0.0, "scores": scores} | told | more
-    return Outcome(**given)  # type: ignore[arg-type]
+    return CaseOutcome(**given)  # type: ignore[arg-type]
 
 
 def test_a_photo_harmed_at_a_threshold_counts_at_all_higher_ones() -> None:
@@ -73,7 +73,7 @@ def test_outcomes_that_lack_a_threshold_are_refused() -> None:
         curve_of([outcome(0.2, 1.0, 0)], "balanced", (0.0, 0.1, 0.2, 1.0))
 
 
-def scored(judge: str, **scores: float) -> Outcome:
+def scored(judge: str, **scores: float) -> CaseOutcome:
     objective = {"psnr": "fidelity", "st_lpips": "perceptual"}[judge]
     return outcome(0, 1, 0, objective=objective, scores={"psnr_in": 30.0, "psnr": 30.0} | scores)
 

@@ -62,16 +62,19 @@ STARTED_FROM = {
     "brighten_mild": ("brighten_dark",),
 }
 """What started from an expert, and what started from that, in the order of training."""
+LATER = [("statistics", "perception"), ("harm",), ("risk",), ("nano",)]
+"""What is rebuilt after the experts."""
 
 
 @pytest.mark.parametrize("expert", ["derain", "dejpeg_mild", *STARTED_FROM])
 def test_another_expert_makes_perception_and_planner_stale_in_order(folder: Path, expert: str) -> None:
     retrain(folder, expert)
     stale = [name for name, state in states().items() if state == "stale"]
-    assert set(stale) == {*STARTED_FROM.get(expert, ()), "perception", "statistics", "nano"}
+    assert set(stale) == {*STARTED_FROM.get(expert, ()), "perception", "statistics", "harm", "risk", "nano"}
+    assert stale.index("perception") < stale.index("harm") < stale.index("risk")
     assert stale.index("perception") < stale.index("nano")
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
-    assert due == [*((name,) for name in STARTED_FROM.get(expert, ())), ("statistics", "perception"), ("nano",)]
+    assert due == [*((name,) for name in STARTED_FROM.get(expert, ())), *LATER]
     assert {row[0]: row[1] for row in status()}["nano"] == "stale"
 
 
@@ -84,7 +87,7 @@ def test_perception_that_is_rebuilt_leaves_the_planner_stale(folder: Path) -> No
         retrain(folder, name, **fresh)
     assert (states()["perception"], states()["statistics"], states()["nano"]) == ("current", "current", "stale")
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
-    assert due == [("nano",)]
+    assert due == LATER[1:]
     retrain(folder, "nano", **hashes_of_weights("perception", "derain"))
     assert states()["nano"] == "current"
 
@@ -104,7 +107,7 @@ def test_what_is_missing_is_due(folder: Path) -> None:
     (folder / "manifest.toml").write_text(text[:start] + text[end:])
     assert "derain" in entries
     due = [item.makes for item in rebuilds(Path("photos"), Path("out")) if item.due(_links(), "stale")]
-    assert due == [("derain",), ("statistics", "perception"), ("nano",)]
+    assert due == [("derain",), *LATER]
     assert {row[0]: row[1] for row in status()}["derain"] == "missing"
 
 
@@ -113,7 +116,7 @@ def test_all_can_be_rebuilt_though_nothing_is_stale() -> None:
     assert not [item for item in items if item.due(_links(), "stale")]
     assert [item for item in items if item.due(_links(), "all")] == items
     assert items[0].makes == ("dehaze",)
-    assert [item.makes for item in items][-2:] == [("statistics", "perception"), ("nano",)]
+    assert [item.makes for item in items][-4:] == LATER
 
 
 def test_users_are_warned_once_and_benches_stop(folder: Path) -> None:

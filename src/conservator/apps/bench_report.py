@@ -70,15 +70,15 @@ def save_bench_report(folder: Path, photos: Path | None = None, against: str | N
         command=escape(benchmark_command(settings, policies_of(rows), beside["photos"], folder)),
         plots="\n".join(["<h2>In plots</h2>", *plots] if (plots := _plots(rows)) else []),
         examples="\n".join(map(_example, examples)) or _NO_EXAMPLES,
-        tables="\n".join(map(_table, grids(rows, known_metrics(), against))),
-        notes="\n".join(f"<li>{_code(escape(note))}</li>" for note in _notes(settings, beside, is_clean(rows))),
+        tables="\n".join(map(html_table, grids(rows, known_metrics(), against))),
+        notes="\n".join(f"<li>{code_of(escape(note))}</li>" for note in _notes(settings, beside, is_clean(rows))),
     )
     path = folder / "report.html"
     write_text(path, page)
     return path
 
 
-def _code(text: str) -> str:
+def code_of(text: str) -> str:
     """Markdown's backticks as HTML."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", text)
 
@@ -213,7 +213,8 @@ def _mean_gain(rows: Iterable[BenchmarkRow]) -> float:
     return finite_mean([row.gain for row in rows])
 
 
-def _table(grid: Grid) -> str:
+def html_table(grid: Grid) -> str:
+    """A table as HTML, its title above it."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in grid.head)
     rows = "".join(
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'

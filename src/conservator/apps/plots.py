@@ -1,4 +1,4 @@
-"""Three plots as inline SVG: dots in rows, a scatter, curves. Colours and fonts come from the page's style.
+"""Four plots as inline SVG: dots in rows, a scatter, curves, lines. Colours and fonts come from the page's style.
 
 Every policy keeps one colour (class ``c0`` to ``c9``) and one shape or dash in all plots, so that they can be told
 apart without colours; every mark says its value when pointed at.
@@ -133,6 +133,34 @@ def curves(title: str, axes: tuple[str, str], values: Mapping[str, Sequence[floa
             f'<path class="curve c{index % _COLOURS}" stroke-dasharray="{_DASHES[index % 4]}" '
             f'd="M{x(0):.1f},{y(min(row)):.1f}{steps}"><title>{escape(told)}</title></path>'
         )
+    return _figure(title, height, parts, list(values), policies, lines=True)
+
+
+def lines(
+    title: str,
+    axes: tuple[str, str],
+    values: Mapping[str, Sequence[Point]],
+    policies: Sequence[str],
+    logarithmic: bool = False,
+) -> str:
+    """For every policy, or whatever is named, a line through its points, their intervals across; y is linear."""
+    height, left, bottom = 360.0, 64.0, 314.0
+    every = [point for points in values.values() for point in points]
+    across = [point.x for point in every]
+    x = Scale.log(across, left, _WIDTH - 18) if logarithmic else Scale.of(across, left, _WIDTH - 18)
+    y = Scale.of([value for point in every for value in (point.y, point.low, point.high)], bottom, 14)
+    parts = [_vertical(x, 14, bottom, axes[0]), _horizontal(y, left, _WIDTH - 18, axes[1])]
+    for name, points in values.items():
+        index = policies.index(name)
+        path = "L".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in points)
+        parts.append(f'<path class="curve c{index % _COLOURS}" stroke-dasharray="{_DASHES[index % 4]}" d="M{path}"/>')
+        for point in points:
+            told = f"{name}: {point.y:.3g} at {point.x:.3g}"
+            if point.low < point.high:
+                span = f"M{x(point.x):.1f},{y(point.low):.1f}V{y(point.high):.1f}"
+                parts.append(f'<path class="span c{index % _COLOURS}" d="{span}"/>')
+                told += f" ({point.low:.3g} to {point.high:.3g})"
+            parts.append(_mark(x(point.x), y(point.y), index, told))
     return _figure(title, height, parts, list(values), policies, lines=True)
 
 

@@ -44,17 +44,17 @@ OFF = math.inf
 photo takes its place (restoration.py)."""
 
 _REFERENCED = {metric.name: metric for metric in FULL_REFERENCE}
-Found = TypeVar("Found")
+_Found = TypeVar("_Found")
 
 
-def judge_of(objective: str) -> str:
+def harm_metric(objective: str) -> str:
     """The metric that says whether a photo came out worse by an objective."""
     return "st_lpips" if objective == "perceptual" else "psnr"
 
 
 def descend(
-    attempt: Callable[[float], tuple[Found, Collection[float]]], grid: Sequence[float] = GRID
-) -> list[tuple[float, float, Found]]:
+    attempt: Callable[[float], tuple[_Found, Collection[float]]], grid: Sequence[float] = GRID
+) -> list[tuple[float, float, _Found]]:
     """What ``attempt`` finds at each threshold of ``grid``: (lowest threshold, highest threshold, what it found).
 
     It is given a threshold, and returns what it found and all chances that it compared with the threshold. The highest
@@ -71,7 +71,7 @@ def descend(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class CaseOutcome:
     """What became of one case at the thresholds from ``low`` to ``high``: the same at each of them. Both may be OFF."""
 
     stratum: str
@@ -94,7 +94,7 @@ class Outcome:
     @property
     def judge(self) -> str:
         """The metric that says whether it came out worse."""
-        return judge_of(self.objective)
+        return harm_metric(self.objective)
 
     @property
     def unit(self) -> str:
@@ -122,7 +122,7 @@ class Trial:
     """Of the policy."""
     grid: Sequence[float] = GRID
 
-    def outcomes(self, case: Case) -> list[Outcome]:
+    def outcomes(self, case: Case) -> list[CaseOutcome]:
         """What becomes of a case, objective by objective: without risk control, then the highest thresholds first.
 
         Raises ConservatorError for a case without a reference.
@@ -140,18 +140,18 @@ class Trial:
 
     def _attempt(
         self, case: Case, photo: Photo, objective: Objective, memory: _Memory, threshold: float
-    ) -> tuple[Outcome, set[float]]:
+    ) -> tuple[CaseOutcome, set[float]]:
         """What becomes of a case at one threshold, and the chances that were compared with it."""
         start = time.perf_counter()
         memory.met.clear()
         restored = self._restorer(objective, threshold, memory).restore(photo)
         seconds = time.perf_counter() - start
         scores = dict[str, float]()
-        for metric in dict.fromkeys(("psnr", *map(judge_of, self.objectives))):
-            needed = metric in ("psnr", judge_of(objective))
+        for metric in dict.fromkeys(("psnr", *map(harm_metric, self.objectives))):
+            needed = metric in ("psnr", harm_metric(objective))
             for name, image in {f"{metric}_in": photo.image, metric: restored.photo.image}.items():
                 scores[name] = memory.score(metric, image) if needed else math.nan
-        outcome = Outcome(
+        outcome = CaseOutcome(
             stratum=case.combination,
             photo=case.photo,
             scene=case.scene,

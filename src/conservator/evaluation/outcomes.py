@@ -13,7 +13,7 @@ import torch
 from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case, make_cases
-from conservator.evaluation.descent import Outcome, Trial, judge_of
+from conservator.evaluation.descent import CaseOutcome, Trial, harm_metric
 from conservator.evaluation.rows import Content, ResultsTable, content_of, measured, read_rows
 from conservator.files import sha256
 from conservator.kinds import OBJECTIVES, Objective
@@ -57,7 +57,10 @@ class CurveSettings:
                 f"the perception {self.perception} estimates no chance of harm; give one that asks experts, as "
                 "perception does"
             )
-        probe, judges = torch.zeros(1, 3, 64, 64), [make_metric(judge_of(objective)) for objective in self.objectives]
+        probe, judges = (
+            torch.zeros(1, 3, 64, 64),
+            [make_metric(harm_metric(objective)) for objective in self.objectives],
+        )
         measured(judges, probe, probe, probe)  # what is not installed is told before hours of work
         return Trial(
             restorer.toolbox,
@@ -91,10 +94,10 @@ def measure_outcomes(
     folder: Path,
     output: Path,
     jobs: int = 2,
-    progress: Callable[[int, int, Sequence[Outcome]], None] = lambda done, total, newest: None,
+    progress: Callable[[int, int, Sequence[CaseOutcome]], None] = lambda done, total, newest: None,
     content: Content = Content(),  # noqa: B008 - frozen
     making: Making = CurveSettings.trial,
-) -> list[Outcome]:
+) -> list[CaseOutcome]:
     """What becomes of each case at every threshold, in the order of the cases; what ``output`` holds is not done again.
 
     ``output`` gets ``results.csv`` and ``settings.json``; ``jobs`` processes of one thread each do the work, of
@@ -103,10 +106,10 @@ def measure_outcomes(
     """
     claim(output, Identity.of(settings, photos=content.photos, tools=content.tools, weights=content.weights))
     cases, table = settings.cases(folder), output / "results.csv"
-    found = _whole(read_rows(table, Outcome), len(settings.objectives))
+    found = _whole(read_rows(table, CaseOutcome), len(settings.objectives))
     waiting = [place for place, case in enumerate(cases) if _key(case) not in found]
     progress(len(cases) - len(waiting), len(cases), ())
-    with ResultsTable(table, Outcome) as growing:
+    with ResultsTable(table, CaseOutcome) as growing:
         for place, outcomes in zip(waiting, _tried(settings, folder, waiting, jobs, making), strict=True):
             for outcome in outcomes:
                 growing.append(outcome)
@@ -119,9 +122,9 @@ def _key(case: Case) -> tuple[str, str]:
     return case.combination, case.photo
 
 
-def _whole(rows: Iterable[Outcome], objectives: int) -> dict[tuple[str, str], list[Outcome]]:
+def _whole(rows: Iterable[CaseOutcome], objectives: int) -> dict[tuple[str, str], list[CaseOutcome]]:
     """The outcomes of each case that is done: a run that was killed may have left some of one."""
-    found: dict[tuple[str, str], dict[tuple[str, float], Outcome]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, float], CaseOutcome]] = {}
     for row in rows:
         found.setdefault((row.stratum, row.photo), {})[row.objective, row.high] = row
     return {
@@ -138,7 +141,7 @@ _WORKER: tuple[Trial, list[Case]] | None = None
 
 def _tried(
     settings: CurveSettings, folder: Path, places: Sequence[int], jobs: int, making: Making
-) -> Iterator[list[Outcome]]:
+) -> Iterator[list[CaseOutcome]]:
     global _WORKER
     _WORKER = None  # of another run in this process
     try_one = partial(_try, settings, folder, making)
@@ -149,7 +152,7 @@ def _tried(
         yield from processes.map(try_one, places)
 
 
-def _try(settings: CurveSettings, folder: Path, making: Making, place: int) -> list[Outcome]:
+def _try(settings: CurveSettings, folder: Path, making: Making, place: int) -> list[CaseOutcome]:
     global _WORKER
     if _WORKER is None:
         torch.set_num_threads(1)

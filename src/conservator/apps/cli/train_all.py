@@ -1,4 +1,4 @@
-"""``conservator train all`` and ``train status``: the chain of what ships, experts, then perception, then planner."""
+"""``conservator train all`` and ``train status``: the chain of what ships, from experts to the planner."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import typer
 
 from conservator.apps.cli.train import Output, PhotosOption, Workers, train_app
 from conservator.apps.cli.train_mllm import planner_needs, train_nano
-from conservator.errors import name_not_found
+from conservator.errors import ConservatorError, name_not_found
 from conservator.training.experts.order import Order, TransferOrder
 from conservator.training.perception.order import HarmOrder, PerceptionOrder
+from conservator.training.risk.order import RiskOrder
 
 if TYPE_CHECKING:
     from conservator.weights.chain import Link
@@ -45,16 +46,20 @@ def train_all(
         Which, typer.Option(help="What is missing, damaged or stale; also what may be (unknown); or all of it.")
     ] = "stale",
     only: Annotated[str | None, typer.Option(help="These weights and no others, whatever their state.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of train/research and val, for risk thresholds (default: two above the photos)."),
+    ] = None,
     output: Output = _OUTPUT,
     workers: Workers = 1,
 ) -> None:
-    """Rebuild, in order, what of experts, perception and planner is missing, damaged or stale here; resumes.
+    """Rebuild, in order, what of experts, perception, risk thresholds and planner is missing, damaged or stale here.
 
-    Not RL-Restore's (make rl-restore). All of it takes hours.
+    Resumes. Not RL-Restore's (make rl-restore). All of it takes hours.
     """
     from conservator.extras import import_mllm
 
-    items, done = rebuilds(photos, output, workers), 0
+    items, done = rebuilds(photos, output, workers, data), 0
     if only is not None and not any(only in item.makes for item in items):
         raise name_not_found("weights file", only, [name for item in items for name in item.makes])
     for item in items:
@@ -74,8 +79,8 @@ def show_status(output: Output = _OUTPUT) -> None:
         typer.echo(line)
 
 
-def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
-    """The commands of the chain, in order."""
+def rebuilds(photos: Path, output: Path, workers: int = 1, data: Path | None = None) -> list[Rebuild]:
+    """The commands of the chain, in order; ``data`` is the root that risk thresholds take their photos from."""
     from conservator.weights import WEIGHTS
 
     def expert(name: str) -> Rebuild:
@@ -92,6 +97,7 @@ def rebuilds(photos: Path, output: Path, workers: int = 1) -> list[Rebuild]:
             lambda: _train_perceptions(photos, output),
         ),
         Rebuild("conservator train harm", ("harm",), lambda: _train_harm(photos, output)),
+        Rebuild("conservator train risk", ("risk",), lambda: _train_risk(data or photos.parent.parent, output)),
         Rebuild(
             "conservator train all --only nano", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)
         ),
@@ -118,6 +124,18 @@ def _train_harm(photos: Path, output: Path) -> None:
     from conservator.weights import WEIGHTS
 
     train_harm(HarmOrder(photos, output), WEIGHTS)
+
+
+def _train_risk(data: Path, output: Path) -> None:
+    from conservator.apps.cli.train_risk import tell_outcomes
+    from conservator.training.risk.calibrate import ship_risk
+    from conservator.weights import WEIGHTS
+
+    if not (data / "train" / "research").is_dir():
+        raise ConservatorError(
+            f"{data} holds no train/research, whose photos risk thresholds are made of; give the folder by --data"
+        )
+    ship_risk(RiskOrder(output), data, WEIGHTS, tell_outcomes)
 
 
 def _train_expert(name: str, photos: Path, output: Path, workers: int) -> None:

@@ -13,7 +13,7 @@ from conservator.apps.cli.train import Into, train_app
 from conservator.training.risk.order import RiskOrder
 
 if TYPE_CHECKING:
-    from conservator.evaluation.descent import Outcome
+    from conservator.evaluation.descent import CaseOutcome
     from conservator.perception.risk import RiskControl
 
 _FLAGS = {"output": "--output -o"}
@@ -31,8 +31,8 @@ def train_risk(
     """Calibrate the thresholds of risk control on the calibration part; resumes."""
     from conservator.training.risk.calibrate import ship_risk
 
-    path, control = ship_risk(order, data, into or order.output / "weights", tell)
-    typer.echo(f"{path}\n{told(control)}")
+    path, control = ship_risk(order, data, into or order.output / "weights", tell_outcomes)
+    typer.echo(f"{path}\n{thresholds_in_words(control)}")
 
 
 @with_options(RiskOrder, "order", flags={"output": "--work"})
@@ -53,13 +53,13 @@ def calibrate(
 
     if file.suffix != SUFFIX:
         raise ConservatorError(f"thresholds cannot be written to {file}; give a file that ends in {SUFFIX}")
-    control = calibrate_photos(order, photos, file, tell)
-    typer.echo(f"{file}\n{told(control)}")
+    control = calibrate_photos(order, photos, file, tell_outcomes)
+    typer.echo(f"{file}\n{thresholds_in_words(control)}")
     if "perceptual" not in control.curves:
         typer.echo("none for --objective perceptual, whose metric cannot be had: pip install 'conservator[stlpips]'")
 
 
-def tell(done: int, total: int, newest: Sequence[Outcome]) -> None:
+def tell_outcomes(done: int, total: int, newest: Sequence[CaseOutcome]) -> None:
     """Print what became of the newest case."""
     if not newest:
         typer.echo(f"{done} of {total} cases are done")
@@ -74,7 +74,7 @@ def tell(done: int, total: int, newest: Sequence[Outcome]) -> None:
     )
 
 
-def told(control: RiskControl) -> str:
+def thresholds_in_words(control: RiskControl) -> str:
     """What thresholds certify, a line for each objective."""
     lines = []
     for objective, curve in control.curves.items():

@@ -9,9 +9,10 @@ from conservator.claims import Identity
 from conservator.commands import command_line, shown_path
 from conservator.errors import ConservatorError
 from conservator.evaluation.calibration import FEWEST_PHOTOS, at, curve_of, gain, loss
-from conservator.evaluation.descent import Outcome, judge_of
+from conservator.evaluation.descent import CaseOutcome, harm_metric
 from conservator.evaluation.mixture import UNDAMAGED
 from conservator.evaluation.outcomes import CurveSettings, curve_content, measure_outcomes
+from conservator.evaluation.risk_tables import RISKS
 from conservator.evaluation.rows import toolbox_hash
 from conservator.kinds import OBJECTIVES, Objective
 from conservator.metrics import make_metric, metrics_at_hand
@@ -24,18 +25,16 @@ from conservator.training.run import hashes_of_weights, ship_weights
 
 PART = "calibration"
 """The part of the photos that sets thresholds (evaluation/parts.py)."""
-RISKS = (0.01, 0.02, 0.05, 0.1, 1.0)
-"""What is told of the thresholds that ship: the risks of the tables."""
 _DATA = (
     "the calibration part (docs/data.md): one case of each of its undamaged photos by the natural mixture "
     "(conservator.evaluation.mixture), and its real pairs"
 )
 
-Telling = Callable[[int, int, Sequence[Outcome]], None]
+TellOutcomes = Callable[[int, int, Sequence[CaseOutcome]], None]
 """Is told how many of how many cases are done, and the outcomes of the newest."""
 
 
-def ship_risk(order: RiskOrder, data: Path, into: Path, telling: Telling) -> tuple[Path, RiskControl]:
+def ship_risk(order: RiskOrder, data: Path, into: Path, telling: TellOutcomes) -> tuple[Path, RiskControl]:
     """Calibrate on the calibration part of ``data``, the data's root, and put the thresholds into a folder of weights.
 
     Returns the file and what it holds. What was restored already, with the same photos, tools and weights, is kept in
@@ -55,7 +54,7 @@ def ship_risk(order: RiskOrder, data: Path, into: Path, telling: Telling) -> tup
         data=_DATA,
         recipe="conservator.evaluation.descent, conservator.evaluation.calibration",
         command=command_line("train", "risk", shown_path(data), settings=asked),
-        scores=scores_of(outcomes, control),
+        scores=scores_of_risk(outcomes, control),
         made_with=made_with,
         metadata=metadata,
         seed=order.seed,
@@ -63,13 +62,13 @@ def ship_risk(order: RiskOrder, data: Path, into: Path, telling: Telling) -> tup
     return path, control
 
 
-def calibrate_photos(order: RiskOrder, photos: Path, output: Path, telling: Telling) -> RiskControl:
+def calibrate_photos(order: RiskOrder, photos: Path, output: Path, telling: TellOutcomes) -> RiskControl:
     """Calibrate on a user's own photos, undamaged ones, which the natural mixture damages; write the file ``output``.
 
     Where ST-LPIPS cannot be had there are none for the objective ``perceptual``. Raises ConservatorError for fewer
     photos than FEWEST_PHOTOS.
     """
-    objectives = tuple(o for o in OBJECTIVES if metrics_at_hand([make_metric(judge_of(o))]))
+    objectives = tuple(o for o in OBJECTIVES if metrics_at_hand([make_metric(harm_metric(o))]))
     settings = _settings(order, photos, None, objectives)
     if (count := len(settings.cases(photos))) < FEWEST_PHOTOS:
         raise ConservatorError(
@@ -87,7 +86,7 @@ def _settings(order: RiskOrder, folder: Path, part: str | None, objectives: tupl
     return CurveSettings("mixture", folder.name, part, *asked)
 
 
-def _measured(settings: CurveSettings, order: RiskOrder, folder: Path, telling: Telling) -> list[Outcome]:
+def _measured(settings: CurveSettings, order: RiskOrder, folder: Path, telling: TellOutcomes) -> list[CaseOutcome]:
     """What becomes of the photos, kept in a subfolder for these photos, tools, weights and settings alone."""
     files = list(dict.fromkeys(path for case in settings.cases(folder) for path in case.files))
     content = curve_content(settings, files, folder, order.output)
@@ -104,14 +103,14 @@ def made_with_of(order: RiskOrder) -> dict[str, str]:
 
 
 def control_of(
-    outcomes: Sequence[Outcome], settings: CurveSettings, made_with: Mapping[str, str], name: str
+    outcomes: Sequence[CaseOutcome], settings: CurveSettings, made_with: Mapping[str, str], name: str
 ) -> RiskControl:
     """The thresholds that follow from outcomes of the natural mixture."""
     curves = {objective: curve_of(outcomes, objective) for objective in settings.objectives}
     return RiskControl(curves, settings.policy, settings.toolbox, made_with, name)
 
 
-def scores_of(outcomes: Sequence[Outcome], control: RiskControl) -> dict[str, float]:
+def scores_of_risk(outcomes: Sequence[CaseOutcome], control: RiskControl) -> dict[str, float]:
     """What the manifest says of thresholds: for ``balanced`` and each risk, threshold, gain and shares.
 
     Of the photos that calibrated them: the harm is what was asked for, by construction; the others show its price.
