@@ -80,9 +80,10 @@ class Restorer:
 
         ``scope`` replaces what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets
         waiting calls of a tool run as one batch: for training and studies, since results then depend in the last bits
-        on what else is running.
+        on what else is running. ``keep_bytes`` of results on whole photos are remembered at most, for one who treats a
+        photo step by step: the same steps again cost nothing as long as they are.
         """
-        self._arguments = request, toolbox, perception, policy, pool, scope, max_batch
+        self._arguments = request, toolbox, perception, policy, pool, scope, max_batch, keep_bytes
         self.request = _as_given(request, toolbox, perception, policy)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
