@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 
 TOKEN = "a token of no consequence".replace(" ", "-")
-QUICK = '{"policy": "rules", "toolbox": "classical", "perception": "statistics"}'
+QUICK = '{"policy": "rules", "toolbox": "classical", "perception": "statistics", "risk": 1}'
 """A request that needs no large models."""
 _PATIENCE = 120  # seconds, on a machine that is busy with other things
 

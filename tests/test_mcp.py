@@ -31,7 +31,7 @@ from conservator.errors import ConservatorError
 from conservator.kinds import Kind
 from conservator.request import Request
 
-REQUEST = Request(toolbox="classical", perception="statistics")
+REQUEST = Request(toolbox="classical", perception="statistics", risk=1)
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_pictures_stay_small_and_details_are_shown_at_full_size(bench: Workbench
 
 def test_pictures_beyond_the_limit_are_refused(root: Path) -> None:
     PillowImage.new("RGB", (300, 300)).save(root / "huge.png")
-    bench = Workbench([root], Request(toolbox="classical", perception="statistics", max_pixels=80_000))
+    bench = Workbench([root], Request(toolbox="classical", perception="statistics", risk=1, max_pixels=80_000))
 
     async def conversation(client: Client) -> None:
         assert "80000" in (await refused(client, "inspect", photo="huge.png")).replace(",", "").replace(" ", "")
@@ -361,7 +361,7 @@ def gated(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     gate = tmp_path / "gate"
     gate.mkdir()
     monkeypatch.setenv(GATE, str(gate))
-    bench = Workbench([root], Request("gated_policy:Gated", "classical", "statistics"))
+    bench = Workbench([root], Request("gated_policy:Gated", "classical", "statistics", risk=1))
     yield bench, gate
     (gate / "go").touch()
     assert bench.close(60)

@@ -30,7 +30,7 @@ from conservator.errors import ConservatorError
 from conservator.files import sha256
 
 TOKEN = "a secret of the tests, long enough"
-OPTIONS = ("--toolbox", "classical", "--perception", "statistics", "--policy", "gated_policy:Gated")
+OPTIONS = ("--toolbox", "classical", "--perception", "statistics", "--risk", "1", "--policy", "gated_policy:Gated")
 Conversation = Callable[[Client, Path], Awaitable[None]]
 
 

@@ -76,7 +76,7 @@ def album(tmp_path: Path) -> Path:
 
 def files(policy: Any = None, **more: Any) -> FileRestorer:
     """What restores: quickly, by a policy that workers find by its name or are sent."""
-    request = Request("ray_policies:Denoises", "classical", perception="statistics")
+    request = Request("ray_policies:Denoises", "classical", perception="statistics", risk=1)
     return FileRestorer(Restorer(request, policy=policy), **more)
 
 
@@ -304,7 +304,7 @@ def _answers(machines: Any) -> bool:
 @contextmanager
 def _command(album: Path, output: Path, engine: str, *more: object, **env: str) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, as a terminal starts it: with a group of processes that get its Ctrl-C."""
-    arguments = ("--policy", "ray_policies:Denoises", "--toolbox", "classical", "--perception", "statistics", *more)
+    arguments = ("--policy", "ray_policies:Denoises", "--toolbox", "classical", "--perception", "statistics", "--risk", "1", *more)
     running = subprocess.Popen(
         process("restore", album, "-o", output, "--engine", engine, *arguments),
         stdout=subprocess.PIPE,

@@ -33,7 +33,7 @@ from conservator.apps.http.answers import (
 from conservator.record import load_record
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = '{"policy": "search:9999", "toolbox": "classical", "perception": "statistics"}'
+LONG = '{"policy": "search:9999", "toolbox": "classical", "perception": "statistics", "risk": 1}'
 """A request that is not done before the test has ended it."""
 
 
@@ -49,7 +49,7 @@ def by_command(folder: Path, photo: bytes, *arguments: str) -> tuple[bytes, Any]
     folder.mkdir()
     (folder / "photo.png").write_bytes(photo)
     command, *rest = arguments or ("restore", "--policy", "rules")
-    quick = ["--toolbox", "classical", "--perception", "statistics"]
+    quick = ["--toolbox", "classical", "--perception", "statistics", *(["--risk", "1"] if command == "restore" else [])]
     done = CliRunner().invoke(commands, [command, str(folder / "photo.png"), "-o", str(folder / "out"), *quick, *rest])
     assert done.exit_code == 0, done.output
     (result,) = [
@@ -118,7 +118,7 @@ def test_tools_by_name_and_a_format_are_those_of_conservator_apply(api: Served, 
 
 def test_what_needs_nothing_comes_back_byte_for_byte(api: Served) -> None:
     photo = noisy(3)
-    job = api.job(photo, '{"policy": "none", "perception": "statistics"}')
+    job = api.job(photo, '{"policy": "none", "perception": "statistics", "risk": 1}')
     assert api.until(job, "done", "failed")["outcome"]["outcome"] == "untouched"
     assert api.client.get(f"{job}/result").content == photo
 
@@ -229,7 +229,7 @@ def test_what_is_no_photo_is_answered_in_a_sentence(api: Served, photo: bytes, w
     ],
 )
 def test_no_name_of_a_client_reaches_the_disk(api: Served, tmp_path: Path, name: str) -> None:
-    job = api.job(noisy(8), '{"policy": "none", "perception": "statistics"}', name=name)
+    job = api.job(noisy(8), '{"policy": "none", "perception": "statistics", "risk": 1}', name=name)
     told = api.until(job, "done", "failed")
     assert told["state"] == "done", told
     assert re.fullmatch(r"photo(\.png)?", load_record_of(api, job, tmp_path).input.path)
