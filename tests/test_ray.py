@@ -304,7 +304,17 @@ def _answers(machines: Any) -> bool:
 @contextmanager
 def _command(album: Path, output: Path, engine: str, *more: object, **env: str) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, as a terminal starts it: with a group of processes that get its Ctrl-C."""
-    arguments = ("--policy", "ray_policies:Denoises", "--toolbox", "classical", "--perception", "statistics", "--risk", "1", *more)
+    arguments = (
+        "--policy",
+        "ray_policies:Denoises",
+        "--toolbox",
+        "classical",
+        "--perception",
+        "statistics",
+        "--risk",
+        "1",
+        *more,
+    )
     running = subprocess.Popen(
         process("restore", album, "-o", output, "--engine", engine, *arguments),
         stdout=subprocess.PIPE,

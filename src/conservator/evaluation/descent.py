@@ -33,10 +33,11 @@ from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools.tool import Toolbox
 
-GRID: tuple[float, ...] = (0.0, *(1 / (1 + math.exp(-place / 4)) for place in range(-32, 17)), 1.0)
+_ODDS = (*(place / 4 for place in range(-32, 1)), 1.0, 2.0, 3.0, 4.0)
+"""Log-odds from 0.03 % to 98 %: up to one half each has 1.28 times the odds of the one before it, beyond 2.7 times."""
+GRID: tuple[float, ...] = (0.0, *(1 / (1 + math.exp(-odds)) for odds in _ODDS), 1.0)
 """The thresholds that are tried, ascending. They are fixed beforehand: a grid that was made from the chances of the
-photos would be chosen by what is to be certified. Log-odds from -8 to 4, chances of 0.03 % to 98 %, each with 1.28
-times the odds of the one before it. At 0 nothing is admitted, at 1 everything."""
+photos would be chosen by what is to be certified. At 0 nothing is admitted, at 1 everything."""
 
 OFF = math.inf
 """The threshold of a restoration without risk control, as at risk 1: nothing is refused, and another check of the whole
