@@ -116,7 +116,7 @@ def test_nobody_answers_and_the_photo_is_written_as_it_came(endpoint: Endpoint, 
 
 def test_what_is_incomplete_is_done_again_by_resume(endpoint: Endpoint, noisy_file: Path) -> None:
     task = Task(noisy_file, noisy_file.parents[1] / "out" / "noisy.png")
-    request = Request("chat", chat=options(endpoint, retries=0))
+    request = Request("chat", chat=options(endpoint, retries=0), risk=1)
     restorer = FileRestorer(Restorer(request, toolbox=TOOLBOX, perception=StatisticalPerception.load()))
     journal = Journal(task.target.parent / JOURNAL)
     endpoint.script = [Reply(status=500)]

@@ -127,7 +127,7 @@ def make_all_paths(command: str, where: Path) -> None:
     words = shlex.split(command)
     for option, value in itertools.pairwise(words):
         path = where / value
-        if option in ("--photos", "--data"):
+        if option in ("--photos", "--data") or (option, value) == ("risk", words[3]):
             path.mkdir(parents=True, exist_ok=True)
         elif option in ("--agent", "--tools", "--start", "--vision"):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ class Notes(Follower):
 
 def test_a_follower_is_told_the_plan_and_each_treatment_in_their_places(noisy_file: Path) -> None:
     toolbox, perception = Toolbox(Gamma(), BoxBlur()), StatisticalPerception.load()
-    with Restorer(Request("rules"), toolbox=toolbox, perception=perception) as restorer:
+    with Restorer(Request("rules", risk=1), toolbox=toolbox, perception=perception) as restorer:
         photo, notes = restorer.load(noisy_file), Notes()
         restored, unheard = restorer.restore(photo, notes), restorer.restore(photo)
         assert torch.equal(restored.photo.image, unheard.photo.image)

@@ -155,15 +155,7 @@ def test_an_enlargement_that_changes_colours_is_refused(gray: Image) -> None:
 
 
 @pytest.mark.parametrize("name", SEARCHING)
-def test_light_and_haze_must_promise_more_than_what_leaves_the_scene_alone(name: str, gray: Image) -> None:
-    for kind, promised in {Kind.NOISE: 1.0, Kind.JPEG: 1.0, Kind.HAZE: 2.5, Kind.LOW_LIGHT: 2.5}.items():
-        assert "tool" in chosen(name, Promise({kind: 0.95}, promised), gray, Texture("tool", kind)), kind
-    for kind in (Kind.HAZE, Kind.LOW_LIGHT):
-        assert chosen(name, Promise({kind: 0.95}, 1.0), gray, Texture("tool", kind)) == (), kind
-
-
-@pytest.mark.parametrize("name", SEARCHING)
-def test_the_less_sure_the_eye_is_the_more_a_treatment_must_promise(name: str, gray: Image) -> None:
+def test_what_is_suspected_is_treated_where_it_promises_enough(name: str, gray: Image) -> None:
     def treated(confidence: float, promised: float) -> bool:
         eye = Promise({Kind.NOISE: confidence}, promised)
         return bool(chosen(name, eye, gray, Texture("tool", Kind.NOISE)))
@@ -172,8 +164,8 @@ def test_the_less_sure_the_eye_is_the_more_a_treatment_must_promise(name: str, g
     found = {sure: [treated(sure, promised) for promised in promises] for sure in (0.01, 0.2, 0.7, 0.95)}
     assert found == {
         0.01: [False, False, False, False],  # nothing is suspected, and nothing is tried
-        0.2: [False, False, False, True],
-        0.7: [False, False, True, True],
+        0.2: [False, True, True, True],  # less than a tenth of a decibel nobody sees
+        0.7: [False, True, True, True],
         0.95: [False, True, True, True],
     }
 

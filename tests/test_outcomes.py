@@ -73,7 +73,7 @@ def test_outcomes_are_those_of_a_restoration_of_its_own_at_each_threshold(number
     found = one.outcomes(case(lambda: (damaged, clean)))
     asked = harm.asked
     balanced = [outcome for outcome in found if outcome.objective == "balanced"]
-    assert len({outcome.toolchain for outcome in balanced}) > 2, "or this tests nothing"
+    assert len({outcome.toolchain for outcome in balanced}) > 1, "or this tests nothing"
     for threshold in (*GRID[::7], 1.0, OFF):
         admission = None if threshold == OFF else Admission(Hashed(), threshold)
         request = Request(risk=1.0) if threshold == OFF else Request()
