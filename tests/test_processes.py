@@ -50,6 +50,9 @@ if __name__ == "__main__":
     RESTORER.close()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found["spawn"] = pool.apply_async(by_name, (path,)).get(timeout=200)
+    torch.set_num_threads(1)
+    with conservator.Restorer() as RESTORER:
+        found["one thread"] = kept(path)
     print(json.dumps(found))
 """
 
@@ -74,5 +77,9 @@ def test_threads_forks_and_spawned_processes_give_the_bytes_of_the_parent(tmp_pa
     )
     assert done.returncode == 0, done.stderr[-1000:]
     found = json.loads(done.stdout)
+    alone = found.pop("one thread")  # on some processors the last bits of a sum depend on how many share it
+    assert found["fork"] in (alone, found["parent"]), found  # a child that forks computes on one
+    del found["fork"]
+    assert found.pop("fork, kept") in (alone, found["parent"]), found
     assert len(set(found.values())) == 1, found
     assert found["parent"].split(" ")[1], "nothing was done to it"
