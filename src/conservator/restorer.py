@@ -87,9 +87,9 @@ class Restorer:
         what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets waiting calls of a
         tool run as one batch: for training and studies, since results then depend in the last bits on what else is
         running. ``keep_bytes`` of results on whole photos are remembered at most, for one who treats a photo step by
-        step. ``workers`` threads run tools (default: as many as the machine has cores, eight at most, and one on an
-        accelerator). With ``here=False`` it stands for restorers that are to be made of it on other machines: the
-        device, which this one may lack, is not tried.
+        step: the same steps again cost nothing as long as they are. ``workers`` threads run tools (default: as many as
+        the machine has cores, eight at most, and one on an accelerator). With ``here=False`` it stands for restorers
+        that are to be made of it on other machines: the device, which this one may lack, is not tried.
         """
         given = {"toolbox": toolbox, "perception": perception, "policy": policy, "admission": admission}
         others = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch}
