@@ -94,7 +94,7 @@ def test_how_far_the_estimate_may_be_off_is_told_where_it_was_measured(tmp_path:
     made = restored(tmp_path, damaged("noise:high"), admission=held_to)
     low, high = made.record.interval or (0.0, 0.0)
     assert (low, high) == pytest.approx(((made.record.gain or 0) - 1.25, (made.record.gain or 0) + 0.5), abs=0.002)
-    told = f"Nine in ten photos with this estimate gained between {low:+.1f} and {high:+.1f} dB."
+    told = f"In nine of ten cases it lies between {low:+.1f} and {high:+.1f} dB, as calibration photos tell."
     assert told in " ".join(made.page.open_text.split())
     weaker = restored(tmp_path, damaged("noise:high"), "half.png", admission=held_to, strength=0.5)
     assert weaker.record.interval is None  # nobody measured how far it is off for a half

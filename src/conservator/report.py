@@ -125,7 +125,7 @@ def _gain(record: Record) -> str:
     told = "How much nearer the result is thought to be to the undamaged photo: an estimate by the program."
     if record.interval is not None:
         low, high = record.interval
-        told += f" Nine in ten photos with this estimate gained between {low:+.1f} and {high:+.1f} dB."
+        told += f" In nine of ten cases it lies between {low:+.1f} and {high:+.1f} dB, as calibration photos tell."
     number = f"<strong>{record.estimated_gain:+.1f} dB</strong>"
     return f'<p class="gain"><b>Estimated gain</b> {number}. <small>{told}</small></p>'
 
