@@ -81,7 +81,7 @@ def test_the_planner_chooses_another_tool_for_one_that_was_refused(noisy: Image)
         policy = make_policy("mllm", PolicyContext(pool, eye, toolbox=tools))
         first = policy.act(Session(noisy, tools, pool, eye).observe()).action
         assert isinstance(first, Apply)
-        refused = tools[first.tool](noisy)
+        refused = pool.submit(first.tool, noisy).result()
         admission = Admission(Told(lambda before, after, treated: float(torch.equal(after.image, refused))), 0.5)
         trajectory = run(policy, Session(noisy, tools, pool, eye, admission=admission))
         assert [refusal.tool for refusal in trajectory.refusals] == [first.tool]

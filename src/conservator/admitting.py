@@ -7,9 +7,11 @@ from pathlib import Path
 from conservator.errors import ConservatorError
 from conservator.files import sha256
 from conservator.perception.harm import NetworkHarm
+from conservator.perception.loading import Once
 from conservator.perception.network import NetworkPerception
 from conservator.perception.perception import Perception
 from conservator.perception.risk import Admission, RiskControl
+from conservator.perception.risk_files import load_risk
 from conservator.request import Request
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
@@ -18,6 +20,30 @@ from conservator.weights import manifest
 HARM_WEIGHTS = "harm"
 """The file of weights that estimates the chance of harm."""
 _OTHERWISE = "give --risk 1 to go without, or make thresholds of your own with conservator calibrate"
+
+
+class HeldTo:
+    """What the decisions of a restorer are held to; its thresholds are read once, when they are first needed."""
+
+    def __init__(self, request: Request, toolbox: Toolbox, given: Admission | None = None) -> None:
+        """``given`` takes the place of what the request names."""
+        self._request, self.given = request, given
+        self._control = Once(lambda: load_risk(request.thresholds))
+        self._note = Once(lambda: uncertified(request, toolbox, self._control()))
+
+    @property
+    def controlled(self) -> bool:
+        """Whether the thresholds that the request names count; the policy none does nothing that could be harm."""
+        return self.given is None and self._request.risk < 1 and self._request.policy != "none"
+
+    def admission(self, perception: Perception) -> Admission:
+        """Risk control by the request's thresholds; errors as in ``admission_for`` and ``load_risk``."""
+        return admission_for(self._request, perception, self._control())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every record must say of it, as sentences."""
+        return tuple(filter(None, [self._note()])) if self.controlled else ()
 
 
 def admission_for(request: Request, perception: Perception, control: RiskControl) -> Admission:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from conservator.errors import ConservatorError, name_not_found
@@ -113,6 +113,20 @@ class Request:
         object.__setattr__(self, "never", _kinds("never", self.never))
         if both := sorted((self.only or frozenset()) & self.never):
             raise ConservatorError(f"{', '.join(both)} cannot be both in only and in never; leave it out of one")
+
+
+def as_given(request: Request, *, toolbox: Any, perception: Any, policy: Any, admission: Any) -> Request:
+    """The request, telling what was given as an object, if anything, in place of what it names; so do records."""
+    own: dict[str, str] = {}
+    if toolbox is not None:
+        own["toolbox"] = OWN + ",".join(toolbox)
+    if perception is not None:
+        own["perception"] = OWN + type(perception).__name__
+    if policy is not None:
+        own["policy"] = OWN + policy.name
+    if admission is not None:
+        own["thresholds"] = OWN + type(admission.estimate).__name__
+    return replace(request, **own)  # type: ignore[arg-type]
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

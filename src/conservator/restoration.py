@@ -52,7 +52,7 @@ def suggestions(refusals: Iterable[Refusal], kept: Sequence[str], toolbox: Toolb
     Left out is what a kept tool treated in another way, and of two tools for the same damages the one that promises
     less.
     """
-    treated = frozenset[Kind]().union(*(toolbox[tool].spec.removes for tool in kept))
+    treated = toolbox.removed_by(kept)
     enlarging = [tool for tool in kept if toolbox[tool].spec.scale > 1]  # what follows it would be no treatment of this
     first = [tool for tool in kept if tool not in enlarging]
     found: dict[frozenset[Kind], Suggestion] = {}

@@ -10,30 +10,28 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 import torch
 
-from conservator.admitting import admission_for, uncertified
+from conservator.admitting import HeldTo
 from conservator.errors import ConservatorError
 from conservator.forking import computes_here, renew_in_children
 from conservator.image import Image
-from conservator.kinds import Kind
 from conservator.networks.store import NetworkStore
 from conservator.perception import load_perception, study
 from conservator.perception.perception import Look, Percept, Perception
-from conservator.perception.risk import Admission, RiskControl
-from conservator.perception.risk_files import load_risk
+from conservator.perception.risk import Admission
 from conservator.photo import Photo, load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
 from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool, MemoPool, Pool, RenamedPool, check_device, host
-from conservator.request import OWN, Request
+from conservator.request import Request, as_given
 from conservator.restoration import Deciding, Follower, Plan, Restored, Treatment, blend, study_like, suggestions
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
@@ -88,21 +86,21 @@ class Restorer:
         ``admission`` is what decisions are held to, in place of the request's risk and thresholds. ``scope`` replaces
         what the request allows: for toolchains that were fixed elsewhere. ``max_batch`` above 1 lets waiting calls of a
         tool run as one batch: for training and studies, since results then depend in the last bits on what else is
-        running. ``keep_bytes`` of what tools made of whole photos are remembered. ``workers`` threads run tools
-        (default: as many as the machine has cores, eight at most, and one on an accelerator). With ``here=False`` it
-        stands for restorers that are to be made of it on other machines: the device, which this one may lack, is not
-        tried.
+        running. ``keep_bytes`` of results on whole photos are remembered at most, for one who treats a photo step by
+        step: the same steps again cost nothing as long as they are. ``workers`` threads run tools (default: as many as
+        the machine has cores, eight at most, and one on an accelerator). With ``here=False`` it stands for restorers
+        that are to be made of it on other machines: the device, which this one may lack, is not tried.
         """
         given = {"toolbox": toolbox, "perception": perception, "policy": policy, "admission": admission}
         others = {"request": request, "pool": pool, "scope": scope, "max_batch": max_batch}
-        self._arguments = given | others | {"keep_bytes": keep_bytes, "workers": workers}
-        self.request = _as_given(request, given)
+        self._arguments: dict[str, Any] = given | others | {"keep_bytes": keep_bytes, "workers": workers}
+        self.request = as_given(request, **given)
         """What is wanted; what was given as an object is told by its name."""
         self._networks = NetworkStore()  # the experts that are tools and those that perception asks are the same
         tools = make_toolbox(request.toolbox) if toolbox is None else toolbox
         self.toolbox = sharing(bounded(tools, request.adapt_steps), self._networks)
         self.scope = Scope.of(request) if scope is None else scope
-        self._given_pool, self._given_admission = pool, admission
+        self._given_pool, self._held_to = pool, HeldTo(self.request, self.toolbox, admission)
         self._max_batch, self._keep_bytes, self._threads = max_batch, keep_bytes, workers
         self._made: dict[str, Any] = {"perception": perception, "policy": policy}
         self._loaded: set[str] = set()
@@ -141,19 +139,9 @@ class Restorer:
         That is at risk 1, and for the policy none, which does nothing. Raises ConservatorError where the thresholds are
         not of this perception, or cannot certify the risk.
         """
-        if not self._controlled:
-            return self._given_admission
-        made = self._once("admission", lambda: admission_for(self.request, self.perception, self._control))
-        return cast("Admission", made)
-
-    @property
-    def _controlled(self) -> bool:
-        """Whether decisions are held to the thresholds that the request names."""
-        return self._given_admission is None and self.request.risk < 1 and self.request.policy != "none"
-
-    @property
-    def _control(self) -> RiskControl:
-        return cast("RiskControl", self._once("control", lambda: load_risk(self.request.thresholds)))
+        if not self._held_to.controlled:
+            return self._held_to.given
+        return cast("Admission", self._once("admission", lambda: self._held_to.admission(self.perception)))
 
     @property
     def pool(self) -> Pool:
@@ -300,8 +288,7 @@ class Restorer:
         progress("examining")
         steps = self.request.max_steps if max_steps is None else max_steps
         held_to = self.admission if policy is None else None
-        scope = self.scope if scope is None else scope
-        session = Session(study(image), self.toolbox, self.pool, self.perception, steps, scope, held_to)
+        session = Session(study(image), self.toolbox, self.pool, self.perception, steps, scope or self.scope, held_to)
         seconds["examining"] = time.perf_counter() - start
         progress("deciding")
         return Deciding(policy or self.policy, session, seconds)
@@ -322,9 +309,8 @@ class Restorer:
 
     def _planned(self, deciding: Deciding) -> Plan:
         trajectory = deciding.trajectory
-        first, last = trajectory.steps[0], trajectory.last
-        treated = self._removed_by(trajectory.toolchain())
-        gain = self.perception.weigh(Look(first.image, first.percept), Look(last.image, last.percept), treated)
+        treated = self.toolbox.removed_by(trajectory.toolchain())
+        gain = self.perception.weigh(trajectory.steps[0].look, trajectory.last.look, treated)
         suggested = suggestions(trajectory.refusals, trajectory.toolchain(), self.toolbox)
         return Plan(trajectory, gain, dict(deciding.seconds), suggested)
 
@@ -352,14 +338,19 @@ class Restorer:
         after, gain, interval = deciding.before, 0.0, None
         if kept:
             photo, after, gain = self._looked_at(photo, image, result, deciding.trajectory.steps[0].look, kept)
-            if held_to is not None and photo.image.shape == image.shape and not self._notes and request.strength == 1:
+            if (
+                held_to is not None
+                and photo.image.shape == image.shape
+                and not self._held_to.notes
+                and request.strength == 1
+            ):
                 interval = held_to.interval(gain)
         treating = time.perf_counter() - start - (deciding.seconds["deciding"] - decided)
         plan = self._planned(deciding)
         seconds = plan.seconds | {"treating": treating}
         refused = (*plan.trajectory.refusals, *(t.refusal for t in treatments if t.refusal is not None))
         suggested = suggestions(refused, [treatment.tool for treatment in kept], self.toolbox)
-        notes = self._notes if listed is None else ()
+        notes = self._held_to.notes if listed is None else ()
         return Restored(photo, plan, after, listed is not None, treatments, gain, seconds, suggested, notes, interval)
 
     def _looked_at(
@@ -374,17 +365,8 @@ class Restorer:
         after = (kept[-1].percept if looked_at else None) or self.perception.grade(small)
         if shown.shape != image.shape:  # studies of two sizes show different places: there is nothing to compare
             return photo, after, sum(treatment.gain for treatment in kept)
-        treated = self._removed_by([treatment.tool for treatment in kept])
+        treated = self.toolbox.removed_by([treatment.tool for treatment in kept])
         return photo, after, self.perception.weigh(before, Look(small, after), treated).cautious(request.objective)
-
-    @property
-    def _notes(self) -> tuple[str, ...]:
-        """What every record of a decision says."""
-        told = uncertified(self.request, self.toolbox, self._control) if self._controlled else ""
-        return (told,) if told else ()
-
-    def _removed_by(self, toolchain: Sequence[str]) -> frozenset[Kind]:
-        return frozenset[Kind]().union(*(self.toolbox[tool].spec.removes for tool in toolchain))
 
     def close(self) -> None:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""
@@ -403,34 +385,16 @@ class Restorer:
 
         For a process that is to take no more than its share of a machine.
         """
-        return _again(self._arguments | {"workers": workers, "here": False})
+        return Restorer(**self._arguments | {"workers": workers, "here": False})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As it was asked for, with nothing loaded: a worker in another process loads its own."""
         if self._given_pool is not None:
             raise ConservatorError("a restorer with a pool of your own stays in its process; make one there")
-        return _again, (self._arguments,)
+        return partial(Restorer, **self._arguments), ()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-def _as_given(request: Request, given: Mapping[str, Any]) -> Request:
-    """The request, telling what was given as an object in place of what it names; so do records."""
-    own: dict[str, str] = {}
-    if (toolbox := given["toolbox"]) is not None:
-        own["toolbox"] = OWN + ",".join(toolbox)
-    if (perception := given["perception"]) is not None:
-        own["perception"] = OWN + type(perception).__name__
-    if (policy := given["policy"]) is not None:
-        own["policy"] = OWN + policy.name
-    if (admission := given["admission"]) is not None:
-        own["thresholds"] = OWN + type(admission.estimate).__name__
-    return replace(request, **own)  # type: ignore[arg-type]
-
-
-def _again(given: dict[str, Any]) -> Restorer:
-    return Restorer(**given)

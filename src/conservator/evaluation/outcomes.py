@@ -87,7 +87,7 @@ def curve_content(settings: CurveSettings, files: Sequence[Path], folder: Path, 
 
 
 def curve_identity(settings: CurveSettings, content: Content) -> Identity:
-    """Whose a folder of outcomes is; the thresholds that were tried belong to it, for they are known at these alone."""
+    """Whose a folder of outcomes is: with the thresholds that were tried, for outcomes are known at these alone."""
     grid = hashlib.sha256(repr(GRID).encode()).hexdigest()[:16]
     contents = {"photos": content.photos, "tools": content.tools, "weights": content.weights}
     return Identity.of({**asdict(settings), "grid": grid}, **contents)

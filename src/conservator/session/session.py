@@ -119,7 +119,7 @@ class Session:
     @property
     def _treated(self) -> frozenset[Kind]:
         """The kinds of damage that the tools of the current toolchain are for."""
-        return frozenset[Kind]().union(*(self._toolbox[tool].spec.removes for tool in self.trajectory.toolchain()))
+        return self._toolbox.removed_by(self.trajectory.toolchain())
 
     def withdraw(self, place: int, why: str) -> None:
         """Roll back to before a tool of the toolchain, counted from 0, and offer that tool no more; ``why`` in words.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -156,6 +156,10 @@ class Toolbox(Mapping[str, Tool]):
     def specs(self) -> tuple[ToolSpec, ...]:
         """The specs of all tools, in order."""
         return tuple(tool.spec for tool in self._tools.values())
+
+    def removed_by(self, toolchain: Iterable[str]) -> frozenset[Kind]:
+        """The kinds of damage that the tools of a toolchain are for, together."""
+        return frozenset[Kind]().union(*(self[tool].spec.removes for tool in toolchain))
 
     def only(self, *names: str) -> Toolbox:
         """A smaller toolbox of these tools, in this order."""

@@ -174,7 +174,7 @@ class OpenPhoto:
         same = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
         same = min(len(one), len(other)) if same is None else same
         tools = (*one[same:], *other[same:])
-        return frozenset[Kind]().union(*(self._restorer.toolbox[tool].spec.removes for tool in tools))
+        return self._restorer.toolbox.removed_by(tools)
 
 
 def _tell(tool: str, progress: Progress, numbers: Mapping[str, float]) -> None:
