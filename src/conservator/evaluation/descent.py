@@ -33,10 +33,11 @@ from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools.tool import Toolbox
 
-GRID: tuple[float, ...] = (0.0, *(1 / (1 + math.exp(-place / 4)) for place in range(-32, 17)), 1.0)
+GRID: tuple[float, ...] = (0.0, *(1 / (1 + math.exp(-place / 20)) for place in range(-160, 81)), 1.0)
 """The thresholds that are tried, ascending. They are fixed beforehand: a grid that was made from the chances of the
-photos would be chosen by what is to be certified. Log-odds from -8 to 4, chances of 0.03 % to 98 %, each with 1.28
-times the odds of the one before it. At 0 nothing is admitted, at 1 everything."""
+photos would be chosen by what is to be certified. Log-odds from -8 to 4 (chances of 0.03 % to 98 %) in steps of 0.05:
+few photos lie between two of them, and a restoration is run for each chance that is met, however many thresholds there
+are. At 0 nothing is admitted, at 1 everything."""
 
 OFF = math.inf
 """The threshold of a restoration without risk control, as at risk 1: nothing is refused, and another check of the whole
