@@ -118,7 +118,7 @@ def test_summary_and_page_say_the_same(tmp_path: Path) -> None:
     notes = risk_notes("calibration", 400, "risk", 400)
     lines = write_risk_report(tmp_path, "Risk <control>", "conservator bench risk ROOT", notes, outcomes, found)
     assert (tmp_path / "summary.md").read_text() == "\n".join(lines)
-    said = f"at 0.02 {found[1].harmed:.1%} of the photos came out worse (within)"
+    said = f"{found[1].harmed:.1%} where 2% was allowed (within)"
     assert any(said in line for line in lines)
     page = _Text()
     page.feed((tmp_path / "report.html").read_text())

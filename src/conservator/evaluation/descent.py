@@ -12,7 +12,6 @@ import time
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -28,7 +27,7 @@ from conservator.metrics import FULL_REFERENCE
 from conservator.perception.perception import Gain, Look, Percept, Perception
 from conservator.perception.risk import Admission, HarmEstimate, Verdict
 from conservator.photo import Photo
-from conservator.pool import Pool
+from conservator.pool import MemoPool, Pool
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools.tool import Toolbox
@@ -209,7 +208,7 @@ class _Memory:
     def __init__(self, pool: Pool, perception: Perception, harm: HarmEstimate, clean: Image) -> None:
         self.keys, self.met = _Keys(), set[float]()
         self._clean, self._scores = clean, dict[tuple[str, str], float]()
-        self.pool, self.perception = _Calls(pool, self.keys), _Remembering(perception, self.keys)
+        self.pool, self.perception = MemoPool(pool), _Remembering(perception, self.keys)
         self._harm, self._chances = harm, dict[tuple[str, str, frozenset[Kind]], float]()
 
     def chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
@@ -224,25 +223,6 @@ class _Memory:
         if key not in self._scores:
             self._scores[key] = round(score_of(_REFERENCED[metric], image, self._clean), 5)
         return self._scores[key]
-
-
-class _Calls(Pool):
-    """Remembers what tools made, or why they could not, for as long as the photo lasts."""
-
-    def __init__(self, pool: Pool, keys: _Keys) -> None:
-        self._pool, self._keys, self._known = pool, keys, dict[tuple[str, ...], Future[Tensor]]()
-
-    def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
-        key = name, *map(self._keys, tensors)
-        if key not in self._known:
-            self._known[key] = self._pool.submit(name, *tensors)
-        return self._known[key]
-
-    def identity(self, name: str) -> str:
-        return self._pool.identity(name)
-
-    def close(self) -> None:
-        """The pool beneath is another's."""
 
 
 @dataclass(frozen=True)
