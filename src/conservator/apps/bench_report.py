@@ -69,7 +69,7 @@ def save_bench_report(folder: Path, photos: Path | None = None, against: str | N
         verdict=escape(_verdict(rows)),
         command=escape(benchmark_command(settings, policies_of(rows), beside["photos"], folder)),
         plots="\n".join(["<h2>In plots</h2>", *plots] if (plots := _plots(rows)) else []),
-        examples="\n".join(map(_example, examples)) or _NO_EXAMPLES,
+        examples="\n".join(map(html_example, examples)) or _NO_EXAMPLES,
         tables="\n".join(map(html_table, grids(rows, known_metrics(), against))),
         notes="\n".join(f"<li>{code_of(escape(note))}</li>" for note in _notes(settings, beside, is_clean(rows))),
     )
@@ -224,7 +224,7 @@ def html_table(grid: Grid) -> str:
     return f"<h3>{escape(grid.title)}</h3>{table}"
 
 
-def _example(example: Example) -> str:
+def html_example(example: Example) -> str:
     """One case as a section of the page."""
     figures = "".join(
         f'<figure><img loading="lazy" src="{picture_uri(jpeg_bytes(sized(image, example.size)))}" alt="{escape(name)}">'

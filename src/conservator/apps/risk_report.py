@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from conservator.apps.bench_report import code_of, html_table
+from conservator.apps.bench_report import code_of, html_example, html_table
+from conservator.apps.examples import Example
 from conservator.apps.plots import Point, lines
-from conservator.evaluation.calibration import at
+from conservator.evaluation.calibration import at, gain
+from conservator.evaluation.cases import Case
 from conservator.evaluation.descent import GRID, OFF, CaseOutcome
 from conservator.evaluation.mixture import UNDAMAGED
 from conservator.evaluation.risk_tables import AtRisk, mean_gain, risk_grids
 from conservator.files import write_text
 from conservator.pages import make_page
+from conservator.photo import Photo
+from conservator.request import Request
+from conservator.restorer import Restorer
 
+_WORST = 10
+"""Cases to look at."""
 _MOST_STRATA = 10
 """Lines that a plot can tell apart by colour."""
 
@@ -27,10 +34,11 @@ def write_risk_report(
     notes: Sequence[str],
     outcomes: Sequence[CaseOutcome],
     found: Sequence[AtRisk],
+    worst: Sequence[Example] = (),
 ) -> list[str]:
     """Write ``summary.md`` and ``report.html`` of a folder of outcomes; the lines of the summary.
 
-    ``found`` is what became of the outcomes at each risk that is told.
+    ``found`` is what became of the outcomes at each risk that is told, ``worst`` the worst cases at the default risk.
     """
     grids = risk_grids(found)
     summary = [f"# {title}", "", promise_kept(found), "", f"`{command}`", "", *(f"- {note}" for note in notes), ""]
@@ -38,14 +46,15 @@ def write_risk_report(
         summary += grid.markdown()
     write_text(folder / "summary.md", "\n".join(summary))
     page = make_page(
-        "bench",
+        "risk",
         title,
         verdict=escape(promise_kept(found)),
         command=escape(command),
         notes="\n".join(f"<li>{code_of(escape(note))}</li>" for note in notes),
-        plots="\n".join(["<h2>In plots</h2>", *_plots(outcomes, found)]),
+        plots="\n".join(_plots(outcomes, found)),
         tables="\n".join(map(html_table, grids)),
-        examples="<p>None.</p>",
+        risk=f"{Request.risk:g}",
+        examples="\n".join(map(html_example, worst)) or "<p>None.</p>",
     )
     write_text(folder / "report.html", page)
     return summary
@@ -53,11 +62,36 @@ def write_risk_report(
 
 def promise_kept(found: Sequence[AtRisk]) -> str:
     """Whether the promise was kept at each risk, in words."""
-    told = [f"at {one.risk:g} {one.harmed:.1%} of the photos came out worse ({one.kept})" for one in found if one.kept]
+    told = [f"{one.harmed:.1%} where {one.risk:.0%} was allowed ({one.kept})" for one in found if one.kept]
     return (
-        f"{'; '.join(told)}: within, below or above what chance explains were the share of harmed photos exactly the "
-        "risk that was asked for."
+        f"Photos that came out worse: {', '.join(told)}. In brackets: whether that is within, below or above what "
+        "chance makes of exactly the share that was allowed."
     )
+
+
+def worst_examples(found: Sequence[AtRisk], cases: Iterable[Case], toolbox: str) -> list[Example]:
+    """The ten cases that gained least of those treated at the default risk, to look at; their toolchains are replayed.
+
+    ``cases`` are those of the outcomes. None where the default risk is not among those found.
+    """
+    made = {(case.combination, case.photo): case for case in cases}
+    at_default = [one for one in found if one.risk == Request.risk]
+    with Restorer(Request(toolbox=toolbox)) as restorer:
+        return [
+            _example(made[outcome.stratum, outcome.photo], outcome, restorer)
+            for one in at_default
+            for outcome in one.worst(_WORST)
+        ]
+
+
+def _example(case: Case, outcome: CaseOutcome, restorer: Restorer) -> Example:
+    """The photo as it came, the result, and the undamaged photo."""
+    damaged, clean = case.make()
+    tools = outcome.toolchain.split(">")
+    pictures = [("as it came", damaged), ("result", restorer.replay(Photo(damaged), tools).image)]
+    pictures += [("undamaged", clean)] if clean is not None else []
+    words = f"{outcome.stratum}: {', then '.join(tools)}; {outcome.estimated:+.2f} dB was estimated"
+    return Example(f"{gain(outcome):+.2f} dB, {outcome.photo}", words, tuple(pictures))
 
 
 def _plots(outcomes: Sequence[CaseOutcome], found: Sequence[AtRisk]) -> list[str]:

@@ -57,6 +57,10 @@ class AtRisk:
             return share_interval([bool(value) for value in losses.values()], list(losses))
         return interval(list(losses.values()))
 
+    def worst(self, count: int) -> list[CaseOutcome]:
+        """The treated cases that gained least, the worst first."""
+        return sorted((outcome for outcome in self.outcomes if outcome.treated), key=gain)[:count]
+
     @property
     def expected(self) -> tuple[float, float]:
         """Between which shares of harmed photographs 95 % of all draws lie, were the risk exactly what was asked for.

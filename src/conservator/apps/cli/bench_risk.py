@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from conservator.apps.cli.bench import PerhapsPart, bench_app
 from conservator.apps.cli.options import with_options
 from conservator.kinds import Objective
+
+if TYPE_CHECKING:
+    from conservator.evaluation.outcomes import CurveSettings
+    from conservator.perception.risk import RiskCurve
+
+_TOLD = ("thresholds", "policy", "toolbox", "objective", "seed", "limit")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,33 @@ class CurveOrder:
     why: str | None = None
     """Why a test part is opened, which is refused without a reason."""
 
+    def settings(self, data: Path, part: str | None) -> CurveSettings:
+        """What the outcomes depend on, of the perception and the harm that ship."""
+        from conservator.evaluation.outcomes import CurveSettings
+
+        return CurveSettings(
+            self.cases,
+            data.name,
+            part,
+            self.policy,
+            self.toolbox,
+            objectives=(self.objective,),
+            seed=self.seed,
+            limit=self.limit,
+        )
+
+    def curve(self) -> RiskCurve:
+        """The thresholds. Raises ConservatorError for those of other weights, or for another objective."""
+        from conservator.admitting import admission_for
+        from conservator.perception import load_perception
+        from conservator.perception.risk_files import load_risk
+        from conservator.request import Request
+
+        control = load_risk(self.thresholds)
+        request = Request(policy=self.policy, toolbox=self.toolbox, objective=self.objective)
+        admission_for(request, load_perception(request.perception), control)
+        return control.curves[self.objective]
+
 
 @bench_app.command("risk")
 @with_options(CurveOrder, "order", flags={"output": "--output -o", "why": "--open"})
@@ -56,42 +89,24 @@ def bench_risk(
     """
     import torch
 
-    from conservator.admitting import admission_for
     from conservator.apps.cli.train_risk import tell_outcomes
-    from conservator.apps.risk_report import risk_notes, write_risk_report
+    from conservator.apps.risk_report import risk_notes, worst_examples, write_risk_report
     from conservator.commands import command_line, shown_path
-    from conservator.evaluation.outcomes import CurveSettings, curve_content, measure_outcomes
+    from conservator.evaluation.outcomes import curve_content, measure_outcomes
     from conservator.evaluation.parts import opened_part, opening
     from conservator.evaluation.risk_tables import at_risks
-    from conservator.perception import load_perception
-    from conservator.perception.risk_files import load_risk
-    from conservator.request import Request
 
     torch.set_num_threads(1)
-    control = load_risk(order.thresholds)
-    request = Request(policy=order.policy, toolbox=order.toolbox, objective=order.objective)
-    admission_for(request, load_perception(request.perception), control)  # raises for thresholds of other weights
-    asked = {
-        "cases": order.cases,
-        "part": part,
-        "thresholds": order.thresholds,
-        "policy": order.policy,
-        "toolbox": order.toolbox,
-        "objective": order.objective,
-        "seed": order.seed,
-        "limit": order.limit,
-        "output": order.output,
-    }
+    curve, settings, output = order.curve(), order.settings(data, part), order.output
+    asked = {"cases": order.cases, "part": part, **{name: getattr(order, name) for name in _TOLD}, "output": output}
     command = command_line("bench", "risk", shown_path(data), settings=asked)
-    chosen = order.policy, order.toolbox, request.perception, "harm", (order.objective,), order.seed, order.limit
-    settings = CurveSettings(order.cases, data.name, part, *chosen)
-    files = list(dict.fromkeys(path for case in settings.cases(data) for path in case.files))
+    cases = settings.cases(data)
+    files = list(dict.fromkeys(path for case in cases for path in case.files))
     if opened := opening(part or opened_part(files), order.why, command):
         typer.echo(f"Add this line to docs/results/openings.md:\n{opened}")
-    content = curve_content(settings, files, data, order.output)
-    outcomes = measure_outcomes(settings, data, order.output, order.jobs, tell_outcomes, content)
-    curve = control.curves[order.objective]
+    content = curve_content(settings, files, data, output)
+    outcomes = measure_outcomes(settings, data, output, order.jobs, tell_outcomes, content)
     found = at_risks(outcomes, curve)
     notes = risk_notes(part, len(found[0].losses), order.thresholds, curve.photos)
-    title = f"Risk control on {order.cases}, {part or data.name}"
-    typer.echo("\n".join(write_risk_report(order.output, title, command, notes, outcomes, found)))
+    title, worst = f"Risk control on {order.cases}, {part or data.name}", worst_examples(found, cases, order.toolbox)
+    typer.echo("\n".join(write_risk_report(output, title, command, notes, outcomes, found, worst)))

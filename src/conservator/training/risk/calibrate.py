@@ -7,11 +7,11 @@ from pathlib import Path
 
 from conservator.commands import command_line, shown_path
 from conservator.errors import ConservatorError
-from conservator.evaluation.calibration import FEWEST_PHOTOS, at, curve_of, gain, loss
+from conservator.evaluation.calibration import FEWEST_PHOTOS, curve_of, gain
 from conservator.evaluation.descent import CaseOutcome, harm_metric
 from conservator.evaluation.mixture import UNDAMAGED
 from conservator.evaluation.outcomes import CurveSettings, curve_content, curve_identity, measure_outcomes
-from conservator.evaluation.risk_tables import RISKS
+from conservator.evaluation.risk_tables import at_risks
 from conservator.evaluation.rows import toolbox_hash
 from conservator.kinds import OBJECTIVES, Objective
 from conservator.metrics import make_metric, metrics_at_hand
@@ -111,18 +111,17 @@ def control_of(
 def scores_of_risk(outcomes: Sequence[CaseOutcome], control: RiskControl) -> dict[str, float]:
     """What the manifest says of thresholds: for ``balanced`` and each risk, threshold, gain and shares.
 
-    Of the photos that calibrated them: the harm is what was asked for, by construction; the others show its price.
+    Of the photos that calibrated them: the harm is what was asked for, by construction; the others show its price. At
+    risk 1, where there is no risk control, the threshold is infinite.
     """
-    curve, found = control.curves["balanced"], {"photos": float(control.curves["balanced"].photos)}
-    balanced = [outcome for outcome in outcomes if outcome.objective == "balanced"]
-    for risk in RISKS:
-        threshold = curve.threshold(risk) if risk >= curve.least else 0.0
-        those = at(balanced, threshold)
-        damaged = [outcome for outcome in those if outcome.stratum != UNDAMAGED]
+    curve = control.curves["balanced"]
+    found = {"photos": float(curve.photos)}
+    for one in at_risks([outcome for outcome in outcomes if outcome.objective == "balanced"], curve):
+        damaged = [outcome for outcome in one.outcomes if outcome.stratum != UNDAMAGED]
         found |= {
-            f"threshold_{risk:g}": threshold,
-            f"harmed_{risk:g}": sum(map(loss, those)) / len(those),
-            f"treated_of_damaged_{risk:g}": sum(outcome.treated for outcome in damaged) / max(1, len(damaged)),
-            f"gain_of_damaged_{risk:g}_dB": sum(map(gain, damaged)) / max(1, len(damaged)),
+            f"threshold_{one.risk:g}": one.threshold,
+            f"harmed_{one.risk:g}": one.harmed,
+            f"treated_of_damaged_{one.risk:g}": sum(outcome.treated for outcome in damaged) / max(1, len(damaged)),
+            f"gain_of_damaged_{one.risk:g}_dB": sum(map(gain, damaged)) / max(1, len(damaged)),
         }
     return found
