@@ -218,7 +218,7 @@ def main() -> None:
     wanted = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    fields = {name: getattr(wanted, name) for name in ("policy", "toolbox", "perception")}
+    fields = {name: getattr(wanted, name) for name in ("policy", "toolbox", "perception")} | {"risk": 1.0}
     photos = made_photos(wanted.size)
     with tempfile.TemporaryDirectory() as name, Restorer(Request(**fields)) as restorer:
         folder = Path(name)
