@@ -111,6 +111,8 @@ def expected(photos: Path, output: Path) -> None:
     assert conservator(*line, "-o", its).returncode == 0
     assert output.read_bytes() == its.read_bytes()
     records = [without_times(path.with_name(f"{path.stem}.conservator.json")) for path in (output, its)]
+    for record in records:
+        del record["request"]["risk"]  # it is of no account where tools are asked for by name
     assert records[0] == records[1]
 
 

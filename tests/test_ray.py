@@ -291,7 +291,7 @@ def test_a_cluster_that_is_joined_is_left_running(machines: Any, album: Path, tm
         told = running.communicate(timeout=120)[0]
     assert "7 photos in" in told
     assert "5 restored, 2 failed" in told
-    assert all(line[:1] in "✗✓ 7fr" for line in told.splitlines()), told  # and nothing that Ray would say
+    assert all(line[:1] in "✗✓ 7fr/" for line in told.splitlines()), told  # and nothing that Ray would say
     assert _answers(machines)
 
 
