@@ -1,9 +1,11 @@
 # The HTTP API on CPUs, as a user without rights: docs/serve.md says how to build and run it.
 FROM python:3.12-slim
 
-# The CPU build of PyTorch first, from its own index: the one on PyPI brings gigabytes of CUDA along.
+# PyTorch first. What PyPI offers brings gigabytes of CUDA along; the address of a package index with CPU builds avoids
+# that: docker build --build-arg TORCH_INDEX=ADDRESS .
+ARG TORCH_INDEX=
 COPY constraints.txt /tmp/constraints.txt
-RUN pip install --no-cache-dir --constraint /tmp/constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
+RUN PIP_INDEX_URL="${TORCH_INDEX:-$PIP_INDEX_URL}" pip install --no-cache-dir --constraint /tmp/constraints.txt torch
 
 COPY pyproject.toml README.md LICENSE /tmp/conservator/
 COPY src /tmp/conservator/src

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -36,6 +38,7 @@ from conservator.degradations import (
 )
 from conservator.degradations.noise import draw_seed
 from conservator.errors import ConservatorError
+from conservator.kinds import Kind
 
 
 def any_severity(rng: np.random.Generator) -> Severity:
@@ -166,3 +169,15 @@ def darkness(rng: np.random.Generator) -> Recipe:
 def smaller(rng: np.random.Generator, factor: int) -> Recipe:
     """Reduced by bicubic, one time in five by the mean of areas."""
     return (AreaReduction(factor) if rng.random() < 0.2 else LowResolution(factor),)
+
+
+EVERY: Mapping[Kind, Callable[[np.random.Generator], Recipe]] = {
+    Kind.LOW_LIGHT: darkness,
+    Kind.HAZE: haze,
+    Kind.RAIN: rain,
+    Kind.DEFOCUS_BLUR: defocus,
+    Kind.MOTION_BLUR: motion,
+    Kind.NOISE: partial(sensor_noise, low=1, high=55),
+    Kind.JPEG: partial(jpeg, low=5, high=95),
+}
+"""All that is learned, in the order of nature; Gaussian blur is one of the makes of defocus."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -50,16 +50,6 @@ class Course:
     """Crops of one step."""
 
 
-_EVERY: Mapping[Kind, Draw] = {
-    Kind.LOW_LIGHT: makes.darkness,
-    Kind.HAZE: makes.haze,
-    Kind.RAIN: makes.rain,
-    Kind.DEFOCUS_BLUR: makes.defocus,
-    Kind.MOTION_BLUR: makes.motion,
-    Kind.NOISE: partial(makes.sensor_noise, low=1, high=55),
-    Kind.JPEG: partial(makes.jpeg, low=5, high=95),
-}
-"""All that is learned, in the order of nature; Gaussian blur is one of the makes of defocus."""
 _SCENES = (Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN)
 
 
@@ -76,14 +66,14 @@ def _expert(main: Draw, kind: Kind) -> Damage:
         if share < clean:
             return Lesson(())
         if share < clean + OTHER_SHARE:
-            foreign = [other for other in _EVERY if other is not kind]
-            left = _EVERY[foreign[int(rng.integers(len(foreign)))]](rng)
+            foreign = [other for other in makes.EVERY if other is not kind]
+            left = makes.EVERY[foreign[int(rng.integers(len(foreign)))]](rng)
             return Lesson(left, left)
         before, after = _traces(rng, kind) if rng.random() < 0.5 else ((), ())
         scene: Recipe = ()
         if rng.random() < 0.25:
             other = _SCENES[int(rng.integers(len(_SCENES)))]
-            scene = () if other is kind else _EVERY[other](rng)
+            scene = () if other is kind else makes.EVERY[other](rng)
         behind = kind is Kind.RAIN and rng.random() < 0.5  # the protocol's rain falls in front of haze, or in it
         first, then = ((), scene) if behind else (scene, ())
         return Lesson((*first, *before, *main(rng), *then, *after), scene)
@@ -129,19 +119,19 @@ def _local(rng: np.random.Generator) -> Lesson:
     count = int(rng.choice([0, 1, 2, 3], p=[0.1, 0.6, 0.2, 0.1]))
     kinds = (Kind.NOISE, Kind.JPEG, Kind.RAIN, Kind.DEFOCUS_BLUR, Kind.MOTION_BLUR)
     chosen = {kinds[i] for i in rng.choice(len(kinds), count, replace=False, p=[0.35, 0.27, 0.2, 0.1, 0.08])}
-    scene = _EVERY[_SCENES[int(rng.integers(2))]](rng) if rng.random() < 0.1 else ()
+    scene = makes.EVERY[_SCENES[int(rng.integers(2))]](rng) if rng.random() < 0.1 else ()
     return Lesson((*scene, *_in_nature(chosen, rng)), scene)
 
 
 def _anything(rng: np.random.Generator) -> Lesson:
     """Up to three damages in the order of nature: scene, optics, sensor, codec."""
     count = int(rng.choice([0, 1, 2, 3], p=[0.1, 0.42, 0.3, 0.18]))
-    kinds = list(_EVERY)
+    kinds = list(makes.EVERY)
     return Lesson(_in_nature({kinds[i] for i in rng.choice(len(kinds), count, replace=False)}, rng))
 
 
 def _in_nature(kinds: set[Kind], rng: np.random.Generator) -> Recipe:
-    return tuple(damage for kind in NATURE if kind in kinds for damage in _EVERY[kind](rng))
+    return tuple(damage for kind in NATURE if kind in kinds for damage in makes.EVERY[kind](rng))
 
 
 def _smaller(factor: int) -> Damage:

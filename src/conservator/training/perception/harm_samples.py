@@ -7,10 +7,9 @@ are dark, hazy or without colour by nature, in the truth as well: what brightens
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +50,6 @@ _TRIED = 5
 """Tools that are tried on a state at most, two of them whatever perception sees."""
 _SHARD = 40
 
-_MAKES: Mapping[Kind, Callable[[np.random.Generator], Recipe]] = {
-    Kind.LOW_LIGHT: makes.darkness,
-    Kind.HAZE: makes.haze,
-    Kind.RAIN: makes.rain,
-    Kind.DEFOCUS_BLUR: makes.defocus,
-    Kind.MOTION_BLUR: makes.motion,
-    Kind.NOISE: partial(makes.sensor_noise, low=1, high=55),
-    Kind.JPEG: partial(makes.jpeg, low=5, high=95),
-}
-
 
 @dataclass(frozen=True)
 class HarmSample:
@@ -87,9 +76,9 @@ def harm_recipe(rng: np.random.Generator) -> tuple[str, Recipe, Recipe]:
     if share == "protocol":
         return share, scene, without_resizing(random_recipe(rng))
     count = {"undamaged": 0, "single": 1, "mixed": int(rng.choice([2, 3], p=[0.65, 0.35]))}[share]
-    kinds = list(_MAKES)
+    kinds = list(makes.EVERY)
     chosen = {kinds[i] for i in rng.choice(len(kinds), count, replace=False)}
-    return share, scene, tuple(damage for kind in NATURE if kind in chosen for damage in _MAKES[kind](rng))
+    return share, scene, tuple(damage for kind in NATURE if kind in chosen for damage in makes.EVERY[kind](rng))
 
 
 def make_harm_sample(path: Path, seed: int, tools: Toolbox, perception: NetworkPerception) -> HarmSample:
