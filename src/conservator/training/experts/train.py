@@ -21,6 +21,7 @@ from conservator.training.run import (
     Belongs,
     Curve,
     draw_curve,
+    half_precision,
     load_checkpoint,
     refuse_more,
     save_checkpoint,
@@ -153,7 +154,7 @@ def train_network(
 
     ``folder`` gets ``checkpoint.pt``, and the curve on the pairs ``held_out`` as ``curve.csv`` and ``curve.png``.
     The loss is the mean PSNR of the crops, so that a faintly damaged one counts as much as a hazy one, whose error is a
-    hundred times as large (the PSNR loss of Chen et al., HINet, 2021). AdamW, bfloat16, running mean of the weights.
+    hundred times as large (the PSNR loss of Chen et al., HINet, 2021). AdamW, bfloat16 where fast, running mean.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(budget.seed)
@@ -226,7 +227,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         damaged = damaged.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with half_precision(self.device):
             restored = self.network(damaged)
         errors = (restored.float() - clean).square().mean(dim=(1, 2, 3))
         loss = (errors + self.epsilon).log().mean()

@@ -23,7 +23,7 @@ from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
 from conservator.training.data.crops import ahead
 from conservator.training.data.patches import PairSource, PatchBatches
 from conservator.training.experts.rl_restore import named
-from conservator.training.run import load_checkpoint, save_checkpoint
+from conservator.training.run import half_precision, load_checkpoint, save_checkpoint
 
 _EPSILON = 5e-5
 """Mean square error (43 dB) below which an improvement counts no more, in the loss "psnr"."""
@@ -114,7 +114,7 @@ def train_joint(
 
     Step ``n`` draws its patches from the seed and ``n``, and ``folder`` gets ``checkpoint.pt``: the same command again
     goes on where a run stopped. The gradient of a tool is the sum over its uses in a batch, divided by their number;
-    Adam applies it. The tools run in bfloat16. ``identity`` says what settings do not: agent, tools, photos, damage.
+    Adam applies it. ``identity`` says what settings do not: agent, tools, photos, damage.
     ``workers`` processes make the patches ahead of their use. Raises ConservatorError for a checkpoint of another
     identity or of other settings, for an agent of other tools, or when the training diverges.
     """
@@ -143,7 +143,7 @@ def _restored(tool: nn.Module, image: Image) -> Image:
     """What a network makes of (B, 3, H, W), its sides padded to multiples of 8 as the tools of a toolbox do."""
     height, width = image.shape[-2:]
     padded = F.pad(image, (0, -width % 8, 0, -height % 8), mode="reflect")
-    with torch.autocast(image.device.type, torch.bfloat16):
+    with half_precision(image.device):
         restored = cast("Tensor", tool(padded.contiguous(memory_format=torch.channels_last)))
     return restored.float()[..., :height, :width].clamp(0, 1)
 
