@@ -98,7 +98,7 @@ def test_harm_is_what_somebody_could_see() -> None:
 def test_the_descent_finds_what_an_attempt_at_each_threshold_finds(seed: int) -> None:
     """A random walk that goes one way where a chance is admitted, and another where it is not."""
     rng = np.random.default_rng(seed)
-    chances = rng.choice([*rng.random(20), *GRID[::7]], 256)  # some fall on thresholds
+    chances = rng.choice([*rng.random(20), *GRID[::40]], 256)  # some fall on thresholds
 
     def attempt(threshold: float) -> tuple[int, list[float]]:
         state, met = 1, []
@@ -116,7 +116,7 @@ def test_the_descent_finds_what_an_attempt_at_each_threshold_finds(seed: int) ->
 
 
 def test_the_grid_is_fixed_and_ascends() -> None:
-    assert len(GRID) == 39
+    assert len(GRID) == 243
     assert list(GRID) == sorted(set(GRID))
     assert (GRID[0], GRID[-1]) == (0, 1)
     assert GRID[1] == pytest.approx(1 / (1 + np.exp(8)))
@@ -180,10 +180,10 @@ def test_the_mixture_is_of_8_bits_and_undamaged_photos_are_their_own_reference(a
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
-_BOUNDS = tuple(None if n < 9 else (-n / 8, n / 16) for n in range(39))
+_BOUNDS = tuple(None if n < 9 else (-n / 8, n / 16) for n in range(243))
 CONTROL = RiskControl(
     {
-        "balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(39)), _BOUNDS),
+        "balanced": RiskCurve(419, GRID, tuple(float(n) / 2 for n in range(243)), _BOUNDS),
         "fidelity": RiskCurve(419, GRID, GRID),
     },
     "greedy",

@@ -74,7 +74,7 @@ def test_outcomes_are_those_of_a_restoration_of_its_own_at_each_threshold(number
     asked = harm.asked
     balanced = [outcome for outcome in found if outcome.objective == "balanced"]
     assert len({outcome.toolchain for outcome in balanced}) >= 2, "or this tests nothing"
-    for threshold in (*GRID[::7], 1.0, OFF):
+    for threshold in (*GRID[::40], 1.0, OFF):
         admission = None if threshold == OFF else Admission(Hashed(), threshold)
         request = Request(policy=policy, risk=1.0 if threshold == OFF else 0.02)
         own = Restorer(request, toolbox=toolbox(), perception=StatisticalPerception.load(), admission=admission)
@@ -106,7 +106,7 @@ def test_a_case_without_a_reference_is_refused() -> None:
 
 def hashed_trial(settings: CurveSettings) -> Trial:
     """At module level, so that other processes find it."""
-    return trial(Hashed(), objectives=settings.objectives, grid=GRID[::40])
+    return trial(Hashed(), objectives=settings.objectives, grid=GRID[::220])
 
 
 @pytest.fixture

@@ -33,8 +33,9 @@ from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools.tool import Toolbox
 
-_ODDS = (*(place / 4 for place in range(-32, 1)), 1.0, 2.0, 3.0, 4.0)
-"""Log-odds from 0.03 % to 98 %: up to one half each has 1.28 times the odds of the one before it, beyond 2.7 times."""
+_ODDS = [place / 20 for place in range(-160, 81)]
+"""Log-odds from 0.03 % to 98 %: each has 1.05 times the odds of the one before it. What lies between two thresholds is
+lost, and a restoration is made for each chance that is met, not for each threshold: a fine grid costs nothing."""
 GRID: tuple[float, ...] = (0.0, *(1 / (1 + math.exp(-odds)) for odds in _ODDS), 1.0)
 """The thresholds that are tried, ascending. They are fixed beforehand: a grid that was made from the chances of the
 photos would be chosen by what is to be certified. At 0 nothing is admitted, at 1 everything."""
