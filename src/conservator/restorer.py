@@ -259,9 +259,7 @@ class Restorer:
                 return self._treat(photo, image, self._decide(image, progress), progress)
             return self._treat_with(photo, toolchain, progress)
 
-    def _treat_with(
-        self, photo: Photo, toolchain: Sequence[str], progress: Progress, strength: float = 1.0
-    ) -> Treated:
+    def _treat_with(self, photo: Photo, toolchain: Sequence[str], progress: Progress, strength: float = 1.0) -> Treated:
         image, listed = photo.working_image(), tuple(toolchain)
         deciding = self._decide(image, progress, FixedOrder(*listed), ANYTHING, len(listed) + 1)
         return self._treat(photo, image, deciding, progress, listed, strength)

@@ -18,8 +18,6 @@ import torch
 from conservator.apps.mcp.jobs import BatchJob, Jobs, in_tool_words
 from conservator.apps.mcp.opened import OpenPhoto, OpenPhotos
 from conservator.apps.mcp.pictures import check_region, cropped, preview_jpeg
-from conservator.apps.mcp.restorers import KEPT_BYTES, Restorers
-from conservator.apps.mcp.roots import Roots
 from conservator.apps.mcp.telling import (
     described_percept,
     described_photo,
@@ -28,6 +26,8 @@ from conservator.apps.mcp.telling import (
     in_db,
     listed_folder,
 )
+from conservator.apps.restorers import KEPT_BYTES, Restorers
+from conservator.apps.roots import Roots
 from conservator.batch import JOURNAL, FileRestorer, Findings, Journal, Outcome, Task, find_tasks, run_batch
 from conservator.batch.preview import seen_in_words
 from conservator.batch.words import photos as photos_in_words

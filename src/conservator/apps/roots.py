@@ -1,4 +1,4 @@
-"""Which files an assistant may reach: those in the folders that the user opened to it, whatever leads there."""
+"""Which files somebody may reach who is not the user, or not for sure: those in folders that the user opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conservator.files import printable
 
 
 class Roots:
-    """The folders that are open to an assistant, by their real paths.
+    """The folders that are open, by their real paths.
 
     A path is inside where what it leads to, through all links, is one of the folders or lies in one. That need not
     exist: of a file to be written, the part that exists decides. Folders are told apart as the disk does it, so case
@@ -21,18 +21,18 @@ class Roots:
     def __init__(self, folders: Sequence[Path]) -> None:
         """Raises ConservatorError for no folder, and for one that is not there."""
         if not folders:
-            raise ConservatorError("no folder is opened to assistants; give one or more, say ~/photos")
+            raise ConservatorError("no folder is opened; give one or more, say ~/photos")
         for folder in folders:
             if not folder.is_dir():
-                raise ConservatorError(f"{folder} is no folder; give the folders that assistants may work in")
+                raise ConservatorError(f"{folder} is no folder; give the folders that may be worked in")
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
-        """Real paths; what an assistant gives without a folder is meant in the first one."""
+        """Real paths; what is given without a folder is meant in the first one."""
 
     def __str__(self) -> str:
         return ", ".join(printable(folder) for folder in self.folders)
 
     def real(self, given: str) -> Path:
-        """The real path of what an assistant gave, relative to the first folder or absolute.
+        """The real path of what was given, relative to the first folder or absolute.
 
         Raises ConservatorError for a path outside the folders, whether there is something or not, and for what is no
         path at all.
