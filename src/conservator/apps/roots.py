@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from conservator.batch import Findings
 from conservator.errors import ConservatorError
 from conservator.files import printable
 
@@ -54,6 +56,18 @@ class Roots:
             return any(self._is_root(place) for place in (real, *real.parents))
         except (OSError, ValueError):
             return False
+
+    def within(self, found: Findings) -> tuple[Findings, int]:
+        """The findings without photos that lie, or whose results would lie, outside; and how many those are.
+
+        Photos that their results would replace are left out, too.
+        """
+        tasks = [
+            task
+            for task in found.tasks
+            if all(map(self.contain, (task.source, task.target, task.record))) and not task.in_place
+        ]
+        return replace(found, tasks=tasks), len(found.tasks) - len(tasks)
 
     def _is_root(self, place: Path) -> bool:
         if place in self.folders:

@@ -10,6 +10,8 @@ import gradio as gr
 from fastapi import FastAPI
 
 from conservator.apps.restorers import Restorers
+from conservator.apps.roots import Roots
+from conservator.apps.web.folder_work import FolderWork
 from conservator.apps.web.page import build_page, theme
 from conservator.apps.web.script import style
 from conservator.apps.web.settings import WebOptions
@@ -25,7 +27,8 @@ def mount(
     with restorers.lend(request):
         pass  # what cannot be met is said now
     visits = Visits(folder / "visits", restorers)
-    page = build_page(visits, restorers, request)
+    work = FolderWork(Roots(options.folders), restorers, folder / "sheets")
+    page = build_page(visits, work, request)
     page.queue(api_open=False, max_size=64)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
@@ -45,7 +48,12 @@ def mount(
         theme=theme(),
         css=style(),
     )
-    return app, visits.close
+
+    def leave() -> None:
+        work.close()
+        visits.close()
+
+    return app, leave
 
 
 def _asks_for(password: str) -> Callable[[str, str], bool]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from conservator.apps.restorers import Restorers
 from conservator.apps.web import showing
 from conservator.apps.web.drawer import Drawer
 from conservator.apps.web.following import AbandonedError, Following, Steps, failure_in_words
@@ -33,8 +32,8 @@ _SETTLED = 0.4
 class PhotoTab:
     """Its parts and what they do. Each event finds its visit by the name that Gradio gives the page."""
 
-    def __init__(self, visits: Visits, restorers: Restorers, request: Request, drawer: Drawer) -> None:
-        self._visits, self._restorers, self._drawer = visits, restorers, drawer
+    def __init__(self, visits: Visits, drawer: Drawer, request: Request) -> None:
+        self._visits, self._drawer = visits, drawer
         self._toolbox = make_toolbox(request.toolbox)
         self._lay_out()
         self._wire()
@@ -102,11 +101,11 @@ class PhotoTab:
         self.plan.input(self._edit, None, edit, **quick)
         self.add.click(self._add, [self.tool], edit, **quick)
         shown = [self.slider, self.map]
-        gr.on([self.view.change], self._look, [self.view, self.room], shown, js=script("room"), **live)
+        gr.on([self.view.input], self._look, [self.view, self.room], shown, js=script("room"), **live)
         self.map.input(self._move, [self.room], shown, **live)
-        self.strength.change(self._blend, [self.strength, self.view, self.room], shown, **live)
+        self.strength.input(self._blend, [self.strength, self.view, self.room], shown, **live)
         files = [self.problem, self.result, self.photo, self.record, self.report]
-        self.strength.change(self._write, [self.strength], files, **live)
+        self.strength.input(self._write, [self.strength], files, **live)
 
     # What the events do
 
@@ -175,8 +174,9 @@ class PhotoTab:
         told = following.told()
         try:
             following.result()
-            visit.strength = 1.0
+            visit.strength, opened = 1.0, visit.checked()
             yield {
+                self.about: showing.photo_in_words(opened.file.name, opened.photo),
                 self.slider: gr.update(value=show_whole(visit, 1.0), visible=True),
                 self.viewing: gr.update(visible=True),
                 self.view: FIT,
@@ -192,7 +192,7 @@ class PhotoTab:
             yield self._rest(visit) | self._failed(error) | {self.steps: showing.steps_in_html(told, False)}
         else:
             done = {self.downloads: gr.update(visible=True), self.steps: showing.steps_in_html(told, False)}
-            offered = showing.suggestions_in_html(visit.suggestions, visit.checked().photo)
+            offered = showing.suggestions_in_html(visit.suggestions, opened.photo)
             yield self._rest(visit) | files | done | {self.suggestions: offered}
 
     def _stop(self, page: gr.Request) -> Update:

@@ -21,13 +21,15 @@ _PREVIEW, _PREVIEW_BYTES = 320, 30_000
 """Pixels of the long side of a suggestion's pictures, and bytes of each."""
 
 
-def photo_in_words(name: str, photo: Photo) -> str:
-    """The open photo: its name, size and format, and what had to change on the way in."""
+def photo_in_words(name: str, photo: Photo, picture: str = "") -> str:
+    """The open photo: its name, size and format, what had to change on the way in, and its ``picture``, if any."""
     height, width = photo.image.shape[-2:]
     notes = "".join(f"<li>{escape(note)}</li>" for note in photo.notes)
+    shown = f'<img class="whole" src="{served(picture)}" alt="The photo">' if picture else ""
     return (
         f'<h2 class="name" dir="auto">{escape(name)}</h2><p class="soft">{width} × {height} pixels, '
         f"{escape(photo.format)}, {photo.bit_depth} bit</p>{f'<ul class=soft>{notes}</ul>' if notes else ''}"
+        f"{shown}"
     )
 
 
@@ -103,6 +105,11 @@ def result_in_html(done: Finished) -> str:
 def problem_in_html(sentence: str) -> str:
     """What failed, and why."""
     return f'<p class="problem" role="alert"><b>That did not work.</b> {escape(sentence)}</p>'
+
+
+def compared_in_html(name: str) -> str:
+    """Which photo of a folder is compared below."""
+    return f'<h2 dir="auto">{escape(name)}: before and after</h2>'
 
 
 def suggestions_in_html(suggestions: Sequence[Suggestion], photo: Photo) -> str:

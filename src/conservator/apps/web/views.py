@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from conservator.apps.web.visit import Visit
 from conservator.image import Image
 from conservator.pages import save_png, sized
+from conservator.photo import load_photo
 
 _LONG_SIDE = 1600
 """Pixels of the whole photo as it is shown: what a large screen has room for."""
@@ -43,9 +45,7 @@ def part_around(place: tuple[float, float], size: tuple[int, int], room: tuple[f
 def show_whole(visit: Visit, strength: float) -> tuple[str, str]:
     """PNGs of the whole photo before and after, of one size; their paths."""
     before, after = visit.pair(strength)
-    height, width = after.shape[-2:]
-    scale = min(1.0, _LONG_SIDE / max(height, width))
-    size = max(1, round(scale * height)), max(1, round(scale * width))
+    size = _fitting(after)
     first = _saved(visit, sized(before, size))
     return first, first if after is before else _saved(visit, sized(after, size))
 
@@ -56,6 +56,25 @@ def show_part(visit: Visit, strength: float, room: tuple[float, float]) -> tuple
     height, width = after.shape[-2:]
     part = part_around(visit.place, (height, width), room)
     return (_saved(visit, part.of(before)), _saved(visit, part.of(after))), part
+
+
+def show_files(visit: Visit, source: Path, result: Path) -> tuple[str, str]:
+    """PNGs of two photos of the disk, of one size, the whole of each; raises PhotoError where one cannot be read."""
+    first, second = load_photo(source), load_photo(result)
+    size = _fitting(second.image)
+    paths = []
+    for photo in (first, second):
+        path = visit.new_file(".png")
+        save_png(sized(photo.working_image(), size), path, photo.icc)
+        paths.append(str(path))
+    return paths[0], paths[1]
+
+
+def _fitting(image: Image) -> tuple[int, int]:
+    """Height and width of the whole photo as it is shown."""
+    height, width = image.shape[-2:]
+    scale = min(1.0, _LONG_SIDE / max(height, width))
+    return max(1, round(scale * height)), max(1, round(scale * width))
 
 
 def _saved(visit: Visit, image: Image) -> str:

@@ -172,9 +172,10 @@ class Visit:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _new_folder(self) -> Path:
-        """A new folder among the files of the photo."""
-        folder = self.checked().file.parent / secrets.token_urlsafe(6)
-        folder.mkdir(mode=0o700)
+        """A new folder among the files of the photo, or beside where one would be."""
+        place = self._folder if self.opened is None else self.opened.file.parent
+        folder = place / secrets.token_urlsafe(12)
+        folder.mkdir(mode=0o700, parents=True)
         return folder
 
 
