@@ -13,12 +13,12 @@ from conservator.kinds import OBJECTIVES
 from conservator.request import Request
 
 _POLICIES = {
-    "greedy": "greedy: the gain of each treatment is estimated, the best is taken (the default)",
-    "rules": "rules: a fixed order, as experts have it",
+    "greedy": "greedy: the best first (the default)",
+    "rules": "rules: an expert's order",
     "reflect": "reflect: tries, looks, takes back",
-    "beam": "beam: compares whole plans, slower",
-    "search": "search: compares more plans, slowest",
-    "mllm": "mllm: a small vision-language model plans",
+    "beam": "beam: compares plans, slower",
+    "search": "search: compares more, slowest",
+    "mllm": "mllm: a small language model",
 }
 _OBJECTIVES = {
     "fidelity": "as near to the original as can be",

@@ -38,6 +38,7 @@ class FolderTab:
                 info="With all folders in it. Choose one to step into it, or type its path.",
                 elem_id="folder",
                 scale=3,
+                min_width=300,
             )
             self.output = gr.Textbox(
                 label="Results go to",

@@ -51,9 +51,12 @@ class PhotoTab:
                 )  # fmt: skip
                 with gr.Row(visible=False, elem_id="viewing") as self.viewing:
                     self.view = gr.Radio([FIT, NATIVE], value=FIT, label="Shown", elem_id="view")
+                    self.edge = gr.Slider(
+                        0, 100, 50, step=1, label="Before, in percent", elem_id="edge", interactive=True
+                    )
                     self.strength = gr.Slider(
                         0, 1, 1, step=0.05, label="Strength", interactive=True, elem_id="strength",
-                        info="1: all that was done; 0: the photo as it came.",
+                        info="0: as it came; 1: all that was done.",
                     )  # fmt: skip
                 self.map = gr.HTML(visible=False, elem_id="map", js_on_load=script("map"))
                 self.room = gr.Textbox(visible="hidden", elem_id="room")
@@ -68,7 +71,7 @@ class PhotoTab:
                 with gr.Column(visible=False, elem_id="planned") as self.planned:
                     self.intention = gr.HTML()
                     self.plan = gr.HTML(elem_id="plan", js_on_load=script("plan"))
-                    self.changed = gr.HTML()
+                    self.changed = gr.HTML(visible=False)
                     with gr.Row(elem_id="adding"):
                         tools = [(tool_in_words(spec), spec.name) for spec in self._toolbox.specs]
                         self.tool = gr.Dropdown(tools, label="From the toolbox", value=None, scale=3)
@@ -104,6 +107,7 @@ class PhotoTab:
         gr.on([self.view.input], self._look, [self.view, self.room], shown, js=script("room"), **live)
         self.map.input(self._move, [self.room], shown, **live)
         self.strength.input(self._blend, [self.strength, self.view, self.room], shown, **live)
+        self.edge.input(lambda edge: gr.update(slider_position=edge), [self.edge], [self.slider], **quick)
         files = [self.problem, self.result, self.photo, self.record, self.report]
         self.strength.input(self._write, [self.strength], files, **live)
 
@@ -271,7 +275,7 @@ class PhotoTab:
         why = {} if visit.opened is None else reasons(visit.opened.plan)
         return {
             self.plan: plan_in_html(visit.rows, why, self._toolbox),
-            self.changed: showing.changed_in_words(visit.chosen),
+            self.changed: gr.update(value=showing.changed_in_words(visit.chosen), visible=visit.chosen is not None),
         }
 
     def _at_work(self, told: str) -> Update:

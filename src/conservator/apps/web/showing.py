@@ -96,7 +96,12 @@ def result_in_html(done: Finished) -> str:
             low, high = restored.interval
             gain += f", in nine of ten cases between {low:+.1f} and {high:+.1f} dB"
         gain += "."
-    seen = f"<p>Still seen: {escape(seen_in_words(restored.after))}.</p>" if not restored.untouched else ""
+    left = (
+        f"Still seen: {seen_in_words(restored.after)}."
+        if restored.after.damages
+        else "No damage is seen in it any more."
+    )
+    seen = "" if restored.untouched else f"<p>{escape(left)}</p>"
     items = "".join(f"<li>{escape(note)}</li>" for note in done.record.notes)
     notes = f'<ul class="soft">{items}</ul>' if items else ""
     return f"<h2>The result</h2><p>{escape(told)}{gain}</p>{seen}{notes}"
@@ -151,8 +156,10 @@ def map_in_html(picture: str, part: Part, size: tuple[int, int]) -> str:
         f"left: {100 * part.left / width:.2f}%; top: {100 * part.top / height:.2f}%; "
         f"width: {100 * part.width / width:.2f}%; height: {100 * part.height / height:.2f}%"
     )
+    natural = f"<style>:root {{ --natural: {part.width}px; }}</style>"  # how wide the page shows the part
     return (
-        f'<div class="map"><img src="{served(picture)}" alt="The whole photo; a click chooses the part below">'
+        f'{natural}<div class="map" tabindex="0" role="group" aria-label="The part that is shown; arrow keys move it">'
+        f'<img src="{served(picture)}" alt="The whole photo; a click chooses the part that is shown">'
         f'<i style="{frame}"></i></div>'
     )
 
