@@ -389,7 +389,12 @@ def test_strangers_and_other_files_are_kept_out(served: ServedPage) -> None:
         assert client.post("/gradio_api/queue/join", headers={"Origin": "http://attacker.example"}).status_code == 403
         for path in (secret, Path("/etc/passwd"), Path(__file__)):
             assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
-        assert client.get("/gradio_api/file=http://127.0.0.1/").status_code == 404
+        for path in (
+            "/gradio_api/file=http://127.0.0.1/",
+            "/gradio_api/file/http://127.0.0.1/",
+            "/file=http://a.example/",
+        ):
+            assert client.get(path).status_code == 404
         policy = client.get("/").headers["content-security-policy"]
         assert "default-src 'self'" in policy
         assert client.get("/gradio_api/info").status_code in (200, 403, 404)

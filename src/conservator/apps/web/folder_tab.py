@@ -17,7 +17,7 @@ from conservator.apps.web.visit import Visits
 
 _OFTEN = 1.5
 """Seconds between two looks at a batch."""
-Update = dict[Any, Any]
+_Update = dict[Any, Any]
 
 
 class FolderTab:
@@ -68,7 +68,7 @@ class FolderTab:
 
     def wire(self, page: gr.Blocks) -> None:
         """Tie the events; a page that is opened shows what is in work."""
-        quick: Update = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        quick: _Update = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         shown = [
             *(self.problem, self.progress, self.sheet, self.more, self.shown, self.fate, self.count),
             *(self.start, self.stop, self.clock, self.named, self.pair),
@@ -88,18 +88,18 @@ class FolderTab:
     def _step(self, folder: str) -> Any:
         return gr.update(choices=self._work.folders(folder or ""))
 
-    def _start(self, folder: str, output: str, *values: Any) -> Update:
+    def _start(self, folder: str, output: str, *values: Any) -> _Update:
         try:
             self._work.start(folder or "", (output or "").strip(), self._drawer.request(values))
         except Exception as error:
             return self._failed(error)
         return self._state(AT_ONCE) | {self.problem: gr.update(visible=False), self.pair: gr.update(visible=False)}
 
-    def _stop(self, count: int) -> Update:
+    def _stop(self, count: int) -> _Update:
         self._work.stop()
         return self._state(count)
 
-    def _state(self, count: int) -> Update:
+    def _state(self, count: int) -> _Update:
         """How far the batch is, and its cards."""
         job, sheet, running = self._work.job, self._work.sheet, self._work.running
         if job is None or sheet is None:
@@ -121,7 +121,7 @@ class FolderTab:
             self.clock: gr.Timer(active=running),
         }
 
-    def _marked(self, page: gr.Request, event: gr.EventData, count: int) -> Update:
+    def _marked(self, page: gr.Request, event: gr.EventData, count: int) -> _Update:
         """Keep, reject or compare a photo of the sheet."""
         sheet, place, action = self._work.sheet, getattr(event, "place", -1), getattr(event, "action", "")
         if sheet is None or not isinstance(place, int) or not 0 <= place < len(sheet):
@@ -139,7 +139,7 @@ class FolderTab:
             self.pair: gr.update(value=pair, visible=True),
         }
 
-    def _put_back(self, count: int) -> Update:
+    def _put_back(self, count: int) -> _Update:
         try:
             if self._work.sheet is not None and not self._work.running:
                 self._work.sheet.put_back()
@@ -147,5 +147,5 @@ class FolderTab:
             return self._state(count) | self._failed(error)
         return self._state(count)
 
-    def _failed(self, error: Exception) -> Update:
+    def _failed(self, error: Exception) -> _Update:
         return {self.problem: gr.update(value=showing.problem_in_html(failure_in_words(error)), visible=True)}

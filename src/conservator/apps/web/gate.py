@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from conservator.apps.listening import is_own
 
-_CLOSED = ("/gradio_api/proxy=", "/gradio_api/file=http:", "/gradio_api/file=https:", "/gradio_api/runs", "/monitoring")
+_CLOSED = ("/gradio_api/proxy=", "/gradio_api/file=http", "/gradio_api/file/", "/gradio_api/runs", "/monitoring")
 """Paths of Gradio that would fetch from the network for whoever asks, or tell of others."""
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "
@@ -37,7 +37,7 @@ class Gate:
         if not (_from_there(host, origin) if self._password else is_own(host, origin)):
             told = "Without a password, this page answers only to browsers of its own machine."
             await PlainTextResponse(f"{told}\n", 403)(scope, receive, send)
-        elif scope["path"].startswith(_CLOSED):
+        elif scope["path"].lower().startswith(_CLOSED):
             await PlainTextResponse("There is no such page.\n", 404)(scope, receive, send)
         else:
             await self._app(scope, receive, _strict(send))

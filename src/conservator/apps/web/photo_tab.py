@@ -23,7 +23,7 @@ from conservator.photo.optional import EXTRA_OF
 from conservator.request import Request
 from conservator.tools.catalog import make_toolbox
 
-Update = dict[Any, Any]
+_Update = dict[Any, Any]
 FIT, NATIVE = "The whole photo", "100 %"
 _SETTLED = 0.4
 """Seconds for which a strength must stay before files are written: nobody waits for those of the way there."""
@@ -83,10 +83,10 @@ class PhotoTab:
 
     def _wire(self) -> None:
         settings = self._drawer.components
-        work: Update = {"concurrency_id": "work", "concurrency_limit": 1}
-        follow: Update = {"show_progress": "minimal", "show_progress_on": self.steps, "api_visibility": "private"}
-        quick: Update = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        live: Update = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+        work: _Update = {"concurrency_id": "work", "concurrency_limit": 1}
+        follow: _Update = {"show_progress": "minimal", "show_progress_on": self.steps, "api_visibility": "private"}
+        quick: _Update = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        live: _Update = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
         everything = [
             *(self.file, self.problem, self.about, self.slider, self.viewing, self.view, self.strength, self.map),
             *(self.steps, self.result, self.downloads, self.photo, self.record, self.report, self.seen, self.planned),
@@ -113,16 +113,16 @@ class PhotoTab:
 
     # What the events do
 
-    def _open(self, page: gr.Request, file: str, *values: Any) -> Iterator[Update]:
+    def _open(self, page: gr.Request, file: str, *values: Any) -> Iterator[_Update]:
         visit = self._visits.of(page.session_hash)
         yield from self._examined(visit, lambda steps: visit.open(Path(file), self._drawer.request(values), steps))
 
-    def _plan_again(self, page: gr.Request, *values: Any) -> Iterator[Update]:
+    def _plan_again(self, page: gr.Request, *values: Any) -> Iterator[_Update]:
         visit = self._visits.of(page.session_hash)
         if visit.opened is not None:
             yield from self._examined(visit, lambda steps: visit.plan_again(self._drawer.request(values), steps))
 
-    def _examined(self, visit: Visit, work: Callable[[Steps], Opened]) -> Iterator[Update]:
+    def _examined(self, visit: Visit, work: Callable[[Steps], Opened]) -> Iterator[_Update]:
         """Follow an examination, and show what it found."""
         following = Following(work, _again(visit))
         yield self._at_work("Reading and examining the photo.") | {self.file: None}
@@ -157,10 +157,10 @@ class PhotoTab:
             | self._shown_plan(visit)
         )
 
-    def _restore(self, page: gr.Request) -> Iterator[Update]:
+    def _restore(self, page: gr.Request) -> Iterator[_Update]:
         yield from self._restored(self._visits.of(page.session_hash))
 
-    def _do_suggested(self, event: gr.EventData, page: gr.Request) -> Iterator[Update]:
+    def _do_suggested(self, event: gr.EventData, page: gr.Request) -> Iterator[_Update]:
         """Make a suggestion the plan, and carry it out."""
         visit = self._visits.of(page.session_hash)
         place = _number(event, "place")
@@ -169,7 +169,7 @@ class PhotoTab:
             yield self._shown_plan(visit)
             yield from self._restored(visit)
 
-    def _restored(self, visit: Visit) -> Iterator[Update]:
+    def _restored(self, visit: Visit) -> Iterator[_Update]:
         """Follow a restoration, and show the result."""
         following = Following(visit.restore, _again(visit))
         yield self._at_work("Beginning.") | {self.result: "", self.downloads: gr.update(visible=False)}
@@ -199,16 +199,16 @@ class PhotoTab:
             offered = showing.suggestions_in_html(visit.suggestions, opened.photo)
             yield self._rest(visit) | files | done | {self.suggestions: offered}
 
-    def _stop(self, page: gr.Request) -> Update:
+    def _stop(self, page: gr.Request) -> _Update:
         self._visits.of(page.session_hash).abandoned.set()
         return {self.stop: gr.update(value="Stopping …", interactive=False)}
 
-    def _edit(self, event: gr.EventData, page: gr.Request) -> Update:
+    def _edit(self, event: gr.EventData, page: gr.Request) -> _Update:
         visit = self._visits.of(page.session_hash)
         visit.rows = edited(visit.rows, str(getattr(event, "action", "")), _number(event, "place"))
         return self._shown_plan(visit)
 
-    def _add(self, tool: str | None, page: gr.Request) -> Update:
+    def _add(self, tool: str | None, page: gr.Request) -> _Update:
         visit = self._visits.of(page.session_hash)
         try:
             if tool is None:
@@ -218,21 +218,21 @@ class PhotoTab:
             return self._failed(error)
         return self._shown_plan(visit) | {self.tool: None, self.problem: gr.update(visible=False)}
 
-    def _look(self, view: str, room: str, page: gr.Request) -> Update:
+    def _look(self, view: str, room: str, page: gr.Request) -> _Update:
         return self._pictures(self._visits.of(page.session_hash), view, room)
 
-    def _move(self, room: str, event: gr.EventData, page: gr.Request) -> Update:
+    def _move(self, room: str, event: gr.EventData, page: gr.Request) -> _Update:
         visit = self._visits.of(page.session_hash)
         down, across = (_number(event, name, visit.place[place]) for place, name in enumerate(("down", "across")))
         visit.place = min(1.0, max(0.0, down)), min(1.0, max(0.0, across))
         return self._pictures(visit, NATIVE, room)
 
-    def _blend(self, strength: float, view: str, room: str, page: gr.Request) -> Update:
+    def _blend(self, strength: float, view: str, room: str, page: gr.Request) -> _Update:
         visit = self._visits.of(page.session_hash)
         visit.strength = min(1.0, max(0.0, float(strength)))
         return self._pictures(visit, view, room)
 
-    def _write(self, strength: float, page: gr.Request) -> Iterator[Update]:
+    def _write(self, strength: float, page: gr.Request) -> Iterator[_Update]:
         """Write the files of a strength, once it stays."""
         visit = self._visits.of(page.session_hash)
         buttons = (self.photo, self.record, self.report)
@@ -246,7 +246,7 @@ class PhotoTab:
 
     # What they show
 
-    def _pictures(self, visit: Visit, view: str, room: str) -> Update:
+    def _pictures(self, visit: Visit, view: str, room: str) -> _Update:
         if visit.opened is None:
             return {self.slider: gr.skip(), self.map: gr.skip()}
         if view == FIT:
@@ -260,7 +260,7 @@ class PhotoTab:
             self.map: gr.update(value=chart, visible=True),
         }
 
-    def _files(self, visit: Visit, strength: float) -> Update:
+    def _files(self, visit: Visit, strength: float) -> _Update:
         """Write result, record and page, and offer them."""
         done = visit.write(strength)
         how = "" if strength == 1 else f" (strength {strength:g})"
@@ -271,14 +271,14 @@ class PhotoTab:
             self.report: gr.update(value=str(done.task.report), interactive=True),
         }
 
-    def _shown_plan(self, visit: Visit) -> Update:
+    def _shown_plan(self, visit: Visit) -> _Update:
         why = {} if visit.opened is None else reasons(visit.opened.plan)
         return {
             self.plan: plan_in_html(visit.rows, why, self._toolbox),
             self.changed: gr.update(value=showing.changed_in_words(visit.chosen), visible=visit.chosen is not None),
         }
 
-    def _at_work(self, told: str) -> Update:
+    def _at_work(self, told: str) -> _Update:
         return {
             self.problem: gr.update(visible=False),
             self.steps: showing.steps_in_html([(told, "")], True),
@@ -286,11 +286,11 @@ class PhotoTab:
             self.stop: gr.update(value="Stop", visible=True, interactive=True),
         }
 
-    def _rest(self, visit: Visit) -> Update:
+    def _rest(self, visit: Visit) -> _Update:
         ready = gr.update(interactive=visit.opened is not None)
         return {self.restore: ready, self.stop: gr.update(visible=False)}
 
-    def _failed(self, error: Exception) -> Update:
+    def _failed(self, error: Exception) -> _Update:
         return {self.problem: gr.update(value=showing.problem_in_html(failure_in_words(error)), visible=True)}
 
 

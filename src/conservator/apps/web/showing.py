@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from conservator.apps.web.views import Part
+from conservator.apps.web.views import Detail
 from conservator.apps.web.visit import Finished
 from conservator.batch.preview import seen_in_words
 from conservator.kinds import Severity, kinds_in_words, purpose_in_words
@@ -149,7 +149,7 @@ def _suggestion(number: int, suggestion: Suggestion, photo: Photo) -> str:
     )
 
 
-def map_in_html(picture: str, part: Part, size: tuple[int, int]) -> str:
+def map_in_html(picture: str, part: Detail, size: tuple[int, int]) -> str:
     """The whole photo, small, with a frame around the part that is shown at 100 %; a click chooses another part."""
     height, width = size
     frame = (

@@ -17,7 +17,7 @@ _LEAST_SIDE, _MOST_SIDE = 160, 1600
 
 
 @dataclass(frozen=True)
-class Part:
+class Detail:
     """A part of a photo, in pixels."""
 
     top: int
@@ -30,7 +30,7 @@ class Part:
         return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def part_around(place: tuple[float, float], size: tuple[int, int], room: tuple[float, float]) -> Part:
+def part_around(place: tuple[float, float], size: tuple[int, int], room: tuple[float, float]) -> Detail:
     """The part of a photo of a ``size`` (height, width) that has ``room`` (likewise), around a place from 0 to 1."""
     tall, wide = (
         min(side, max(_LEAST_SIDE, min(_MOST_SIDE, round(want)))) for side, want in zip(size, room, strict=True)
@@ -39,7 +39,7 @@ def part_around(place: tuple[float, float], size: tuple[int, int], room: tuple[f
         min(max(0, round(at * side - part / 2)), side - part)
         for at, side, part in zip(place, size, (tall, wide), strict=True)
     )
-    return Part(top, left, tall, wide)
+    return Detail(top, left, tall, wide)
 
 
 def show_whole(visit: Visit, strength: float) -> tuple[str, str]:
@@ -50,7 +50,7 @@ def show_whole(visit: Visit, strength: float) -> tuple[str, str]:
     return first, first if after is before else _saved(visit, sized(after, size))
 
 
-def show_part(visit: Visit, strength: float, room: tuple[float, float]) -> tuple[tuple[str, str], Part]:
+def show_part(visit: Visit, strength: float, room: tuple[float, float]) -> tuple[tuple[str, str], Detail]:
     """PNGs of the part at 100 % around the visit's place, before and after, and where it lies."""
     before, after = visit.pair(strength)
     height, width = after.shape[-2:]
