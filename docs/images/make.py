@@ -132,8 +132,9 @@ def show_web(scans: Path) -> None:
 def main() -> None:
     """Make all pictures anew, or those that are named: terminal, pages, web."""
     wanted = sys.argv[1:] or ["terminal", "pages", "web"]
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+    place = Path(tempfile.gettempdir(), "archive")  # the pictures show its path
+    place.mkdir()
+    try:
         make_photos(place / "scans")
         if {"terminal", "pages"} & {*wanted}:  # the pages show what the commands wrote
             for columns in (120, 80):
@@ -141,6 +142,8 @@ def main() -> None:
             show_pages(place / "restored")
         if "web" in wanted:
             show_web(place / "scans")
+    finally:
+        shutil.rmtree(place)
 
 
 if __name__ == "__main__":

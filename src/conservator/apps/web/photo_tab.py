@@ -43,7 +43,9 @@ class PhotoTab:
         self.problem = gr.HTML(visible=False, elem_id="problem")
         with gr.Row(elem_id="work"):
             with gr.Column(scale=3, min_width=320):
-                self.file = gr.File(label="Drop a photo here, or press to choose one", file_types=suffixes, height=130)
+                self.file = gr.File(
+                    label="Drop a photo here, or press to choose one", file_types=suffixes, height=110, elem_id="drop"
+                )
                 self.about = gr.HTML(_WELCOME, elem_id="about")
                 self.slider = gr.ImageSlider(
                     label="Before and after", visible=False, elem_id="pair", buttons=["fullscreen"], max_height=2000,
@@ -51,9 +53,7 @@ class PhotoTab:
                 )  # fmt: skip
                 with gr.Row(visible=False, elem_id="viewing") as self.viewing:
                     self.view = gr.Radio([FIT, NATIVE], value=FIT, label="Shown", elem_id="view")
-                    self.edge = gr.Slider(
-                        0, 100, 50, step=1, label="Before, in percent", elem_id="edge", interactive=True
-                    )
+                    self.edge = gr.Slider(0, 100, 50, step=1, label="Before, %", elem_id="edge", interactive=True)
                     self.strength = gr.Slider(
                         0, 1, 1, step=0.05, label="Strength", interactive=True, elem_id="strength",
                         info="0: as it came; 1: all that was done.",
@@ -64,9 +64,11 @@ class PhotoTab:
                 self.steps = gr.HTML(elem_id="steps")
                 self.result = gr.HTML(elem_id="result")
                 with gr.Row(visible=False, elem_id="downloads") as self.downloads:
-                    self.photo = gr.DownloadButton("Download the photo", variant="primary", elem_id="get-photo")
-                    self.record = gr.DownloadButton("Its record", elem_id="get-record")
-                    self.report = gr.DownloadButton("Its report", elem_id="get-report")
+                    self.photo = gr.DownloadButton(
+                        "Download the photo", variant="primary", elem_id="get-photo", scale=3
+                    )
+                    self.record = gr.DownloadButton("Record", elem_id="get-record", min_width=90)
+                    self.report = gr.DownloadButton("Report", elem_id="get-report", min_width=90)
                 self.seen = gr.HTML(elem_id="seen")
                 with gr.Column(visible=False, elem_id="planned") as self.planned:
                     self.intention = gr.HTML()
