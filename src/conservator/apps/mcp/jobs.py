@@ -9,6 +9,7 @@ from typing import Any
 
 from conservator.apps.batch_job import BatchJob
 from conservator.batch import Findings, Journal, Outcome, Task
+from conservator.batch.standing import OR_ELSE
 from conservator.batch.words import passed_over
 from conservator.errors import ConservatorError
 from conservator.files import printable
@@ -98,6 +99,4 @@ class Jobs:
 
 def in_tool_words(sentence: str) -> str:
     """A sentence of the core, which speaks to users of the command line, as one for callers of the tools."""
-    return sentence.replace("give --overwrite to replace it, or another --output", "give another output").replace(
-        "another --output", "another output"
-    )
+    return sentence.replace(OR_ELSE, "give another output").replace("another --output", "another output")

@@ -83,6 +83,7 @@ class FolderTab:
         page.load(self._state, [self.shown], shown, **quick)
         self.more.click(lambda count: self._state(count + AT_ONCE), [self.shown], shown, **quick)
         self.sheet.input(self._marked, [self.shown], shown, **quick)
+        self.named.change(None, None, None, js=script("compared"), api_visibility="private")
         self.back.click(self._put_back, [self.shown], shown, **quick)
 
     def _step(self, folder: str) -> Any:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ def run_page(options: WebOptions, request: Request, say: Callable[[str], None]) 
         def listens() -> None:
             say(f"the page is at {address}; Ctrl-C ends it")
             if not options.no_browser:
-                webbrowser.open(address)
+                # in a thread: a browser without windows would hold the page up
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
         config = uvicorn.Config(
             Gate(app, password is not None),

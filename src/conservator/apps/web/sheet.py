@@ -7,7 +7,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from conservator.apps.web.showing import served
 from conservator.batch import Outcome, Task
 from conservator.batch.index import card_of
 from conservator.batch.results import documented
+from conservator.batch.standing import OR_ELSE
 from conservator.report import thumbnail_of
 
 AT_ONCE = 48
@@ -56,7 +57,8 @@ class Sheet:
 
     def add(self, task: Task, outcome: Outcome) -> None:
         """Add what became of a photo."""
-        order, told = card_of(self.folder, outcome)
+        message = outcome.message.replace(OR_ELSE, "choose another folder for the results")  # here are no options
+        order, told = card_of(self.folder, replace(outcome, message=message))
         task = documented(task)
         with self._lock:
             self._cards.append(Card(len(self._cards), task, order, told))
