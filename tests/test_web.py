@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 from skimage import data
 from typer.testing import CliRunner
 
+from conservator.apps.web.following import AbandonedError, Following, Steps
 from conservator.apps.web.settings import WebOptions, find_password
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError
@@ -176,6 +177,7 @@ def test_a_photo_comes_back_as_the_command_line_restores_it(
 ) -> None:
     page, photo = opened(browser, served), served.root / "scans" / NOISY
     page.set_input_files("#work input[type=file]", photo)
+    page.wait_for_selector("#stop")
     page.wait_for_selector("#plan li")
     assert page.text_content("#about h2") == photo.name  # it is text, and no HTML
     row = page.locator("#seen tr", has_text="noise")
@@ -379,6 +381,30 @@ def check_for_barriers(page: Page) -> None:
         found = Axe().run(page).response["violations"]
         assert not found, "\n".join(f"{v['id']}: {v['help']}: {[n['html'][:200] for n in v['nodes']]}" for v in found)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the window"
+
+
+def test_work_is_abandoned_when_its_next_stage_begins() -> None:
+    abandoned, begun, go_on = threading.Event(), threading.Event(), threading.Event()
+    reached: list[str] = []
+
+    def work(steps: Steps) -> None:
+        steps("denoise_light")
+        steps("denoise_light, 3 of 40")
+        begun.set()
+        go_on.wait()
+        steps("derain")
+        reached.append("derain")
+
+    following = Following(work, abandoned)
+    begun.wait()
+    abandoned.set()
+    go_on.set()
+    last = list(following)
+    with pytest.raises(AbandonedError):
+        following.result()
+    assert following.told() == [("denoise_light", "3 of 40")]
+    assert not last or last[-1] == following.told()
+    assert not reached
 
 
 def test_strangers_and_other_files_are_kept_out(served: ServedPage) -> None:

@@ -39,49 +39,52 @@ class PhotoTab:
         self._wire()
 
     def _lay_out(self) -> None:
-        suffixes = sorted(PHOTO_SUFFIXES | set(EXTRA_OF))
         self.problem = gr.HTML(visible=False, elem_id="problem")
         with gr.Row(elem_id="work"):
             with gr.Column(scale=3, min_width=320):
-                self.file = gr.File(
-                    label="Drop a photo here, or press to choose one", file_types=suffixes, height=110, elem_id="drop"
-                )
-                self.about = gr.HTML(_WELCOME, elem_id="about")
-                self.slider = gr.ImageSlider(
-                    label="Before and after", visible=False, elem_id="pair", buttons=["fullscreen"], max_height=2000,
-                    show_label=False, interactive=False,
-                )  # fmt: skip
-                with gr.Row(visible=False, elem_id="viewing") as self.viewing:
-                    self.view = gr.Radio([FIT, NATIVE], value=FIT, label="Shown", elem_id="view")
-                    self.edge = gr.Slider(0, 100, 50, step=1, label="Before, %", elem_id="edge", interactive=True)
-                    self.strength = gr.Slider(
-                        0, 1, 1, step=0.05, label="Strength", interactive=True, elem_id="strength",
-                        info="0: as it came; 1: all that was done.",
-                    )  # fmt: skip
-                self.map = gr.HTML(visible=False, elem_id="map", js_on_load=script("map"))
-                self.room = gr.Textbox(visible="hidden", elem_id="room")
+                self._lay_out_pictures()
             with gr.Column(scale=2, min_width=320):
-                self.steps = gr.HTML(elem_id="steps")
-                self.result = gr.HTML(elem_id="result")
-                with gr.Row(visible=False, elem_id="downloads") as self.downloads:
-                    self.photo = gr.DownloadButton(
-                        "Download the photo", variant="primary", elem_id="get-photo", scale=3
-                    )
-                    self.record = gr.DownloadButton("Record", elem_id="get-record", min_width=90)
-                    self.report = gr.DownloadButton("Report", elem_id="get-report", min_width=90)
-                self.seen = gr.HTML(elem_id="seen")
-                with gr.Column(visible=False, elem_id="planned") as self.planned:
-                    self.intention = gr.HTML()
-                    self.plan = gr.HTML(elem_id="plan", js_on_load=script("plan"))
-                    self.changed = gr.HTML(visible=False)
-                    with gr.Row(elem_id="adding"):
-                        tools = [(tool_in_words(spec), spec.name) for spec in self._toolbox.specs]
-                        self.tool = gr.Dropdown(tools, label="From the toolbox", value=None, scale=3)
-                        self.add = gr.Button("Add", scale=0, min_width=90)
-                    with gr.Row():
-                        self.restore = gr.Button("Restore", variant="primary", elem_id="restore")
-                        self.stop = gr.Button("Stop", visible=False, variant="stop", elem_id="stop")
-                self.suggestions = gr.HTML(elem_id="suggestions", js_on_load=script("suggestions"))
+                self._lay_out_words()
+
+    def _lay_out_pictures(self) -> None:
+        suffixes = sorted(PHOTO_SUFFIXES | set(EXTRA_OF))
+        self.file = gr.File(
+            label="Drop a photo here, or press to choose one", file_types=suffixes, height=110, elem_id="drop"
+        )
+        self.about = gr.HTML(_WELCOME, elem_id="about")
+        self.slider = gr.ImageSlider(
+            label="Before and after", visible=False, elem_id="pair", buttons=["fullscreen"], max_height=2000,
+            show_label=False, interactive=False,
+        )  # fmt: skip
+        with gr.Row(visible=False, elem_id="viewing") as self.viewing:
+            self.view = gr.Radio([FIT, NATIVE], value=FIT, label="Shown", elem_id="view")
+            self.edge = gr.Slider(0, 100, 50, step=1, label="Before, %", elem_id="edge", interactive=True)
+            self.strength = gr.Slider(
+                0, 1, 1, step=0.05, label="Strength", interactive=True, elem_id="strength",
+                info="0: as it came; 1: all that was done.",
+            )  # fmt: skip
+        self.map = gr.HTML(visible=False, elem_id="map", js_on_load=script("map"))
+        self.room = gr.Textbox(visible="hidden", elem_id="room")
+
+    def _lay_out_words(self) -> None:
+        self.steps = gr.HTML(elem_id="steps")
+        self.stop = gr.Button("Stop", visible=False, variant="stop", elem_id="stop")
+        self.result = gr.HTML(elem_id="result")
+        with gr.Row(visible=False, elem_id="downloads") as self.downloads:
+            self.photo = gr.DownloadButton("Download the photo", variant="primary", elem_id="get-photo", scale=3)
+            self.record = gr.DownloadButton("Record", elem_id="get-record", min_width=90)
+            self.report = gr.DownloadButton("Report", elem_id="get-report", min_width=90)
+        self.seen = gr.HTML(elem_id="seen")
+        with gr.Column(visible=False, elem_id="planned") as self.planned:
+            self.intention = gr.HTML()
+            self.plan = gr.HTML(elem_id="plan", js_on_load=script("plan"))
+            self.changed = gr.HTML(visible=False)
+            with gr.Row(elem_id="adding"):
+                tools = [(tool_in_words(spec), spec.name) for spec in self._toolbox.specs]
+                self.tool = gr.Dropdown(tools, label="From the toolbox", value=None, scale=3)
+                self.add = gr.Button("Add", scale=0, min_width=90)
+            self.restore = gr.Button("Restore", variant="primary", elem_id="restore")
+        self.suggestions = gr.HTML(elem_id="suggestions", js_on_load=script("suggestions"))
 
     def _wire(self) -> None:
         settings = self._drawer.components

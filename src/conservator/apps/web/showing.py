@@ -82,7 +82,7 @@ def steps_in_html(steps: Sequence[tuple[str, str]], going_on: bool) -> str:
         f"<li{' class=now' if going_on and number == len(steps) else ''}><b>{escape(words)}</b> {escape(outcome)}</li>"
         for number, (words, outcome) in enumerate(steps, 1)
     )
-    return f'<ol class="steps">{items}</ol>'
+    return f'<div aria-live="polite"><ol class="steps">{items}</ol></div>'
 
 
 def result_in_html(done: Finished) -> str:
@@ -101,7 +101,7 @@ def result_in_html(done: Finished) -> str:
         if restored.after.damages
         else "The program sees no damage any more."
     )
-    seen = "" if restored.untouched else f"<p>{escape(left)}</p>"
+    seen = "" if restored.untouched else f"<p>The program {escape(left)}.</p>"
     items = "".join(f"<li>{escape(note)}</li>" for note in done.record.notes)
     notes = f'<ul class="soft">{items}</ul>' if items else ""
     return f"<h2>The result</h2><p>{escape(told)}{gain}</p>{seen}{notes}"
