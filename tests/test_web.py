@@ -185,7 +185,8 @@ def test_a_photo_comes_back_as_the_command_line_restores_it(
     assert "% sure" in row.inner_text()
     assert row.locator(".bar i").first.evaluate("bar => bar.getBoundingClientRect().width") > 5
     assert "Licence: Apache-2.0" in page.inner_text("#plan li")
-    assert page.locator("#downloads").count() == 0
+    assert page.locator("#downloads").count() == page.locator("#pair").count() == 0
+    assert page.locator("#about img").evaluate("image => image.naturalWidth") == 200
     restore(page)
     steps = page.inner_text("#steps")
     assert "Decide on treatments denoise" in steps

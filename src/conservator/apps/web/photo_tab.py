@@ -145,8 +145,8 @@ class PhotoTab:
         yield (
             self._rest(visit)
             | {
-                self.about: showing.photo_in_words(opened.file.name, opened.photo),
-                self.slider: gr.update(value=show_whole(visit, 1.0), visible=True),
+                self.about: showing.photo_in_words(opened.file.name, opened.photo, show_whole(visit, 1.0)[0]),
+                self.slider: gr.update(visible=False),
                 self.viewing: gr.update(visible=False),
                 self.view: FIT,
                 self.strength: 1.0,
@@ -186,7 +186,7 @@ class PhotoTab:
             visit.strength, opened = 1.0, visit.checked()
             yield {
                 self.about: showing.photo_in_words(opened.file.name, opened.photo),
-                self.slider: gr.update(value=show_whole(visit, 1.0), visible=True),
+                self.slider: gr.update(value=show_whole(visit, 1.0), visible=True, elem_classes=[]),
                 self.viewing: gr.update(visible=True),
                 self.view: FIT,
                 self.strength: 1.0,
