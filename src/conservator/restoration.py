@@ -150,6 +150,8 @@ class Restored:
     """Between which gains (PSNR, dB) nine in ten of the calibration photos lay that were treated and had this estimate;
     None where nothing was treated, or where that was not measured for this policy and toolbox, or for a part of the
     strength."""
+    strength: float = 1.0
+    """How far it goes from the photo as it came (0) to what the tools made of it (1)."""
 
     @property
     def before(self) -> Percept:

@@ -17,24 +17,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-import torch
-
 from conservator.admitting import HeldTo
 from conservator.errors import ConservatorError
 from conservator.forking import computes_here, renew_in_children
 from conservator.image import Image
 from conservator.networks.store import NetworkStore
 from conservator.perception import load_perception, study
-from conservator.perception.perception import Look, Percept, Perception
+from conservator.perception.perception import Percept, Perception
 from conservator.perception.risk import Admission
 from conservator.photo import Photo, load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
 from conservator.policies.fixed import FixedOrder
 from conservator.pool import LocalPool, MemoPool, Pool, RenamedPool, check_device, host
 from conservator.request import Request, as_given
-from conservator.restoration import Deciding, Follower, Plan, Restored, Treatment, blend, study_like, suggestions
+from conservator.restoration import Deciding, Follower, Plan, Restored, Treatment, blend, suggestions
 from conservator.session.scope import ANYTHING, Scope
 from conservator.session.session import Policy, Session
+from conservator.strength import Treated
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
 from conservator.tools.lway import adapting, bounded
@@ -233,8 +232,8 @@ class Restorer:
         admitted in ``Restored.suggestions``.
         """
         with self._working():
-            image = photo.working_image()
-            return self._treat(photo, image, self._decide(image, progress), progress)
+            image, strength = photo.working_image(), self.request.strength
+            return self._treat(photo, image, self._decide(image, progress), progress, strength=strength).at(strength)
 
     def apply(self, photo: Photo, toolchain: Sequence[str], progress: Progress = _silent) -> Restored:
         """Treat a photo with these tools in this order, whatever is seen in it: asked for by name, it is done.
@@ -244,10 +243,26 @@ class Restorer:
         """
         self.check_size(photo, toolchain)
         with self._working():
+            strength = self.request.strength
+            return self._treat_with(photo, toolchain, progress, strength).at(strength)
+
+    def treat(self, photo: Photo, toolchain: Sequence[str] | None = None, progress: Progress = _silent) -> Treated:
+        """``restore`` a photo, or ``apply`` a toolchain to it, and leave the strength open, whatever the request says.
+
+        ``Treated.at`` then gives the restoration at any strength, and treats nothing again.
+        """
+        if toolchain is not None:
+            self.check_size(photo, toolchain)
+        with self._working():
             image = photo.working_image()
-            listed = FixedOrder(*toolchain)
-            deciding = self._decide(image, progress, listed, ANYTHING, len(toolchain) + 1)
-            return self._treat(photo, image, deciding, progress, tuple(toolchain))
+            if toolchain is None:
+                return self._treat(photo, image, self._decide(image, progress), progress)
+            return self._treat_with(photo, toolchain, progress)
+
+    def _treat_with(self, photo: Photo, toolchain: Sequence[str], progress: Progress, strength: float = 1.0) -> Treated:
+        image, listed = photo.working_image(), tuple(toolchain)
+        deciding = self._decide(image, progress, FixedOrder(*listed), ANYTHING, len(listed) + 1)
+        return self._treat(photo, image, deciding, progress, listed, strength)
 
     def size_after(self, photo: Photo, toolchain: Sequence[str]) -> tuple[int, int]:
         """Height and width in pixels that a photo has after these tools."""
@@ -321,52 +336,34 @@ class Restorer:
         deciding: Deciding,
         progress: Progress,
         listed: tuple[str, ...] | None = None,
-    ) -> Restored:
-        """Treat the whole photo and look at it again; with tools that are ``listed`` nothing is decided again."""
+        strength: float = 1.0,
+    ) -> Treated:
+        """Treat the whole photo, unless at no ``strength``; with ``listed`` tools nothing is decided again."""
         if isinstance(progress, Follower):
             progress.planned(self._planned(deciding))
-        request, decided = self.request, deciding.seconds["deciding"]
-        start = time.perf_counter()
+        decided, start = deciding.seconds["deciding"], time.perf_counter()
         its_own_study = deciding.trajectory.steps[0].image is image  # then its treatments are known
         pool = self._memo if its_own_study else self.models
         held_to = self.admission if listed is None else None
-        treater = Treater(self.toolbox, pool, self.perception, request.objective, held_to)
+        treater = Treater(self.toolbox, pool, self.perception, self.request.objective, held_to)
         result, treatments = image, tuple[Treatment, ...]()
-        if request.strength > 0:
+        if strength > 0:
             result, treatments = treater.treat(image, deciding, progress, listed)
-        kept = [treatment for treatment in treatments if treatment.kept]
-        after, gain, interval = deciding.before, 0.0, None
-        if kept:
-            photo, after, gain = self._looked_at(photo, image, result, deciding.trajectory.steps[0].look, kept)
-            if (
-                held_to is not None
-                and photo.image.shape == image.shape
-                and not self._held_to.notes
-                and request.strength == 1
-            ):
-                interval = held_to.interval(gain)
-        treating = time.perf_counter() - start - (deciding.seconds["deciding"] - decided)
-        plan = self._planned(deciding)
-        seconds = plan.seconds | {"treating": treating}
-        refused = (*plan.trajectory.refusals, *(t.refusal for t in treatments if t.refusal is not None))
-        suggested = suggestions(refused, [treatment.tool for treatment in kept], self.toolbox)
-        notes = self._held_to.notes if listed is None else ()
-        return Restored(photo, plan, after, listed is not None, treatments, gain, seconds, suggested, notes, interval)
-
-    def _looked_at(
-        self, photo: Photo, image: Image, result: Image, before: Look, kept: Sequence[Treatment]
-    ) -> tuple[Photo, Percept, float]:
-        """The treated photo, what is seen in it, and what it is estimated to have gained; ``before`` is its study."""
-        request = self.request
-        photo = photo.with_working_image(blend(image, result, request.strength))
-        shown = photo.working_image()  # a gray photo was made gray again
-        small = study_like(shown, image)
-        looked_at = request.strength == 1 and torch.equal(shown, result)
-        after = (kept[-1].percept if looked_at else None) or self.perception.grade(small)
-        if shown.shape != image.shape:  # studies of two sizes show different places: there is nothing to compare
-            return photo, after, sum(treatment.gain for treatment in kept)
-        treated = self.toolbox.removed_by([treatment.tool for treatment in kept])
-        return photo, after, self.perception.weigh(before, Look(small, after), treated).cautious(request.objective)
+        seconds = time.perf_counter() - start - (deciding.seconds["deciding"] - decided)
+        return Treated(
+            photo,
+            image,
+            result,
+            self._planned(deciding),
+            treatments,
+            listed is not None,
+            seconds,
+            self.perception,
+            self.toolbox,
+            self.request.objective,
+            calibrated=None if self._held_to.notes else held_to,
+            notes=self._held_to.notes if listed is None else (),
+        )
 
     def close(self) -> None:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""

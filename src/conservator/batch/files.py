@@ -95,9 +95,20 @@ class FileRestorer:
             raise PhotoError(f"cannot write {task.target}: {os.strerror(errno.ENOSPC)}")
         restored = restorer.apply(photo, self.tools, progress) if self.tools else restorer.restore(photo, progress)
         progress("writing")
+        return self.write(task, folder, photo, restored, taken, in_place)
+
+    def write(
+        self, task: Task, folder: Path, photo: Photo, restored: Restored, taken: str, in_place: bool = False
+    ) -> Outcome:
+        """Leave the result of a photo that was restored, and what documents it, in a folder, as ``make`` does.
+
+        ``photo`` is the one that was read, from a file of the hash ``taken``; everything is told of the task's paths.
+        Raises PhotoError where something cannot be written.
+        """
         picture = _picture(task, folder)
         notes = restored.save(picture, in_place=in_place)
-        record = self._document(task, picture, replace(photo, path=task.source), restored, notes, taken)
+        told = replace(photo, path=task.source)
+        record = self._document(task, picture, told, restored, notes, taken)
         try:
             save_record(record, folder / _RECORD)
             if self.report:
@@ -132,7 +143,8 @@ class FileRestorer:
     ) -> Record:
         """The record of a result that still lies elsewhere."""
         restorer = self.restorer
-        record = make_record(restored, photo, picture, restorer.request, restorer.toolbox, notes, taken)
+        request = replace(restorer.request, strength=restored.strength)
+        record = make_record(restored, photo, picture, request, restorer.toolbox, notes, taken)
         if record.output.sha256 != taken:  # what had to change on the way in did change
             notes = tuple(dict.fromkeys((*restored.photo.notes, *notes)))
         notes = (*notes, *restored.notes)

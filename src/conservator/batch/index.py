@@ -79,6 +79,11 @@ def _rows(folder: Path, journal: Journal, summary: Summary) -> Iterable[tuple[tu
         yield _row(folder, place, outcome)
 
 
+def card_of(folder: Path, outcome: Outcome) -> tuple[tuple[float, ...], dict[str, Any]]:
+    """Where a photo stands among the others, worst first, and what the page of a folder shows of it."""
+    return _row(folder, _place(folder, Path(outcome.target)), outcome)
+
+
 def _place(folder: Path, target: Path) -> Path:
     """Where a result lies, relative to the folder; it may have been named from another working folder, or moved along.
 

@@ -16,7 +16,8 @@ from conservator.record import Record, load_record
 if TYPE_CHECKING:
     from conservator.batch.files import FileRestorer
 
-_OR_ELSE = "give --overwrite to replace it, or another --output"
+OR_ELSE = "give --overwrite to replace it, or another --output"
+"""What a user of the command line may do about something in the way; other faces say it in words of their own."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def settle(task: Task, files: FileRestorer, past: Past | None, overwrite: bool) 
     if task.target.exists() and past is not None:
         job = _resumed(task, files, past)
     elif stands := in_the_way(task):
-        job = outcome(task, "kept", f"{stands} exists already; {_OR_ELSE}")
+        job = outcome(task, "kept", f"{stands} exists already; {OR_ELSE}")
     if isinstance(job, Job):
         return replace(job, overwrite=overwrite)
     return Job(task, overwrite=True, resume=past is not None) if overwrite and job.status == "kept" else job
@@ -111,18 +112,18 @@ def _resumed(task: Task, files: FileRestorer, past: Past) -> Job | Outcome:
             record = load_record(task.record)
         except ConservatorError:
             why = "beside it lies a record that cannot be read, perhaps of a later version"
-            return outcome(task, "kept", f"{task.target} stays, for {why}; {_OR_ELSE}")
+            return outcome(task, "kept", f"{task.target} stays, for {why}; {OR_ELSE}")
     documented = record is not None and record.output.sha256 == digest
     if earlier is None and not documented:
         was_ours = record is not None or str(task.target) in past.targets
         what = "was changed after it was written" if was_ours else "exists already"
-        return outcome(task, "kept", f"{task.target} {what}; {_OR_ELSE}")
+        return outcome(task, "kept", f"{task.target} {what}; {OR_ELSE}")
     if record is None or not documented:  # the result is ours, and its record is gone or another one's
         if anothers(task):
             return outcome(task, "kept", f"{not_ours(task)}; give another --output")
         return Job(task, replaces=digest, resume=True)
     if not files.same_settings(record):
-        return outcome(task, "kept", f"{task.target} was made with other settings; {_OR_ELSE}")
+        return outcome(task, "kept", f"{task.target} was made with other settings; {OR_ELSE}")
     if _stands(task, record, earlier) and files.has_report(task):
         return _done(task, record, earlier)
     return Job(task, replaces=digest, resume=True)

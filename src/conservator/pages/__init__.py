@@ -2,7 +2,7 @@
 
 from conservator.pages.compare import compared, one_picture, thumbnail
 from conservator.pages.page import make_page, our_page, scrolled
-from conservator.pages.pictures import jpeg_bytes, jpeg_within, picture_uri, sized
+from conservator.pages.pictures import jpeg_bytes, jpeg_within, picture_uri, save_png, sized
 
 __all__ = [
     "compared",
@@ -12,6 +12,7 @@ __all__ = [
     "one_picture",
     "our_page",
     "picture_uri",
+    "save_png",
     "scrolled",
     "sized",
     "thumbnail",

@@ -27,6 +27,7 @@ from conservator.apps.cli.lway import adapt_app
 from conservator.apps.cli.serve import serve
 from conservator.apps.cli.tools import tools_app
 from conservator.apps.cli.train import train_app
+from conservator.apps.cli.web import web
 from conservator.errors import ConservatorError
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app.command("calibrate")(train_risk.calibrate)
 app.command("degrade")(photos.degrade_photo)
 app.command()(assistants.mcp)
 app.command()(serve)
+app.command()(web)
 app.add_typer(tools_app, name="tools")
 app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from conservator.apps.http.settings import ServeOptions, is_loopback
+from conservator.apps.http.settings import ServeOptions
+from conservator.apps.listening import is_own
 
 OPEN = frozenset({"/healthz"})
 """Paths that need no token: they tell nothing but that somebody is there."""
@@ -60,7 +61,7 @@ class Limits:
                 return HTTPException(
                     401, "send the header Authorization: Bearer TOKEN with the token of this API", _ASK_FOR_TOKEN
                 )
-            if self._token is None and not _is_own(headers):
+            if self._token is None and not is_own(headers.get("host", ""), headers.get("origin")):
                 return HTTPException(
                     403, "without a token, this API answers only to programs and pages of its own machine"
                 )
@@ -128,22 +129,6 @@ def too_many(seconds: float) -> HTTPException:
 def _is_token(header: str, token: str) -> bool:
     scheme, _, given = header.partition(" ")
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
-
-
-def _is_own(headers: Headers) -> bool:
-    """Whether a request was made by a program of this machine, not by a stranger's page in its browser.
-
-    Such a page can send a form to any address; its browser then says whose page it is. And it can call this machine by
-    a name of its own, which then stands in the header Host.
-    """
-    host = headers.get("host", "")
-    origin = headers.get("origin")
-    return is_loopback(_without_port(host)) and origin in (None, f"http://{host}")
-
-
-def _without_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdecimal() and (name.endswith("]") or ":" not in name) else host
 
 
 async def _drain(receive: Receive) -> None:

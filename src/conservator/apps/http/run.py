@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import uvicorn
 
@@ -19,6 +17,8 @@ from conservator.apps.http.desk import Desk
 from conservator.apps.http.jobs import JobStore
 from conservator.apps.http.limits import Limits
 from conservator.apps.http.settings import TOKEN, ServeOptions, check_token
+from conservator.apps.listening import listening_at
+from conservator.apps.running import Running
 from conservator.errors import ConservatorError
 from conservator.files import reason, workspace
 
@@ -38,7 +38,7 @@ def run_api(options: ServeOptions, say: Callable[[str], None]) -> None:
             if own is None:
                 raise ConservatorError(f"{options.data} is in use by another conservator serve; give another --data")
             tempfile.tempdir = str(own.absolute())  # uploads grow where jobs lie, not in what may be memory
-            with _listening(options) as listening, contextlib.suppress(KeyboardInterrupt):
+            with listening_at(options.host, options.port) as listening, contextlib.suppress(KeyboardInterrupt):
                 asyncio.run(_serve(options, token, listening, say))
     except OSError as error:
         raise ConservatorError(f"{options.data} cannot hold the jobs ({reason(error)}); give another --data") from error
@@ -67,48 +67,9 @@ async def _serve(
             timeout_graceful_shutdown=_FAREWELL,
         )
         address = f"http://{host}:{listening.getsockname()[1]}"
-        running = _Running(config, lambda: say(f"listening on {address} (description: {address}/openapi.json)"))
+        running = Running(config, lambda: say(f"listening on {address} (description: {address}/openapi.json)"))
         api.desk.closing = lambda: running.should_exit
         await running.serve([listening])
     finally:
         await crew.close()
         store.close()
-
-
-class _Running(uvicorn.Server):
-    """Uvicorn, which tells when it listens, and after a signal lets what comes after it be done in order."""
-
-    def __init__(self, config: uvicorn.Config, listens: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._listens = listens
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._listens()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.handle_exit)
-        yield
-
-
-@contextmanager
-def _listening(options: ServeOptions) -> Iterator[socket.socket]:
-    """A socket bound to where clients are expected; raises ConservatorError where that is not possible."""
-    where = f"{options.host}, port {options.port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        found = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConservatorError(f"cannot listen on {where} ({reason(error)}); give another --host") from error
-    with found:
-        try:
-            if os.name == "posix":
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart finds its port again
-            found.bind(address)
-        except OSError as error:
-            raise ConservatorError(f"cannot listen on {where} ({reason(error)}); give another --port") from error
-        yield found

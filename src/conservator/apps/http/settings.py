@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conservator.apps.listening import is_loopback
 from conservator.errors import ConservatorError
 
 TOKEN = "CONSERVATOR_TOKEN"
@@ -56,18 +56,6 @@ class ServeOptions:
     def on_loopback(self) -> bool:
         """Whether only programs of this machine can reach it."""
         return is_loopback(self.host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or a name means this machine alone.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-    (True, True, True, False)
-    """
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
 
 
 def check_token(options: ServeOptions, token: str | None) -> None:

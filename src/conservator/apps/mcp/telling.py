@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conservator.apps.mcp.opened import OpenPhoto
-from conservator.apps.mcp.roots import Roots
+from conservator.apps.roots import Roots
 from conservator.files import printable
 from conservator.kinds import Severity
 from conservator.perception.perception import Percept

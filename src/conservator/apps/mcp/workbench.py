@@ -15,11 +15,9 @@ from typing import Any
 
 import torch
 
-from conservator.apps.mcp.jobs import BatchJob, Jobs, in_tool_words
+from conservator.apps.mcp.jobs import Jobs, ToldJob, in_tool_words
 from conservator.apps.mcp.opened import OpenPhoto, OpenPhotos
 from conservator.apps.mcp.pictures import check_region, cropped, preview_jpeg
-from conservator.apps.mcp.restorers import KEPT_BYTES, Restorers
-from conservator.apps.mcp.roots import Roots
 from conservator.apps.mcp.telling import (
     described_percept,
     described_photo,
@@ -28,7 +26,9 @@ from conservator.apps.mcp.telling import (
     in_db,
     listed_folder,
 )
-from conservator.batch import JOURNAL, FileRestorer, Findings, Journal, Outcome, Task, find_tasks, run_batch
+from conservator.apps.restorers import KEPT_BYTES, Restorers
+from conservator.apps.roots import Roots
+from conservator.batch import JOURNAL, FileRestorer, Journal, Outcome, Task, find_tasks, run_batch
 from conservator.batch.preview import seen_in_words
 from conservator.batch.words import photos as photos_in_words
 from conservator.errors import ConservatorError
@@ -234,10 +234,10 @@ class Workbench:
         for tool in tools or ():
             _ = self._hand.toolbox[tool]  # a name that does not exist costs no photo
         request = wishes.on(self._request)
-        found, refused = self._within(find_tasks(paths, self._output(output)))
+        found, refused = self.roots.within(find_tasks(paths, self._output(output)))
         if not found.tasks:
             raise ConservatorError("all photos that were found, or their results, lie outside the open folders")
-        job = BatchJob(found, refused, Journal(self._checked(found.folder / JOURNAL)))
+        job = ToldJob(found, refused, Journal(self._checked(found.folder / JOURNAL)))
         if self._leaving:
             raise ConservatorError("the program is ending; start it again")
         self._jobs.add(job)
@@ -289,15 +289,6 @@ class Workbench:
         if not self.roots.contain(path):
             raise ConservatorError(f"{path}: this leads out of the folders that are open here; choose another output")
         return path
-
-    def _within(self, found: Findings) -> tuple[Findings, int]:
-        """The findings without photos that lie, or whose results would lie, outside; and how many those are."""
-        inside = [
-            task
-            for task in found.tasks
-            if all(map(self.roots.contain, (task.source, task.target, task.record))) and not task.in_place
-        ]
-        return replace(found, tasks=inside), len(found.tasks) - len(inside)
 
     def _written(self, path: Path, output: str | None, files: FileRestorer, progress: Progress) -> Told:
         """Restore one file as the command line does, and tell of the result."""

@@ -1,17 +1,19 @@
-"""Which files an assistant may reach: those in the folders that the user opened to it, whatever leads there."""
+"""Which files somebody may reach who is not the user, or not for sure: those in folders that the user opened."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from conservator.batch import Findings
 from conservator.errors import ConservatorError
 from conservator.files import printable
 
 
 class Roots:
-    """The folders that are open to an assistant, by their real paths.
+    """The folders that are open, by their real paths.
 
     A path is inside where what it leads to, through all links, is one of the folders or lies in one. That need not
     exist: of a file to be written, the part that exists decides. Folders are told apart as the disk does it, so case
@@ -21,18 +23,18 @@ class Roots:
     def __init__(self, folders: Sequence[Path]) -> None:
         """Raises ConservatorError for no folder, and for one that is not there."""
         if not folders:
-            raise ConservatorError("no folder is opened to assistants; give one or more, say ~/photos")
+            raise ConservatorError("no folder is opened; give one or more, say ~/photos")
         for folder in folders:
             if not folder.is_dir():
-                raise ConservatorError(f"{folder} is no folder; give the folders that assistants may work in")
+                raise ConservatorError(f"{folder} is no folder; give the folders that may be worked in")
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
-        """Real paths; what an assistant gives without a folder is meant in the first one."""
+        """Real paths; what is given without a folder is meant in the first one."""
 
     def __str__(self) -> str:
         return ", ".join(printable(folder) for folder in self.folders)
 
     def real(self, given: str) -> Path:
-        """The real path of what an assistant gave, relative to the first folder or absolute.
+        """The real path of what was given, relative to the first folder or absolute.
 
         Raises ConservatorError for a path outside the folders, whether there is something or not, and for what is no
         path at all.
@@ -54,6 +56,18 @@ class Roots:
             return any(self._is_root(place) for place in (real, *real.parents))
         except (OSError, ValueError):
             return False
+
+    def within(self, found: Findings) -> tuple[Findings, int]:
+        """The findings without photos that lie, or whose results would lie, outside; and how many those are.
+
+        Photos that their results would replace are left out, too.
+        """
+        tasks = [
+            task
+            for task in found.tasks
+            if all(map(self.contain, (task.source, task.target, task.record))) and not task.in_place
+        ]
+        return replace(found, tasks=tasks), len(found.tasks) - len(tasks)
 
     def _is_root(self, place: Path) -> bool:
         if place in self.folders:
