@@ -117,7 +117,9 @@ def load_actor_critic(path: Path) -> ActorCritic:
 def shipped_actor_critic() -> ActorCritic:
     """The one that ships; ConservatorError where this installation has none."""
     if "r1" not in manifest():
-        raise ConservatorError(f"no policy r1 ships with this version; train it with: {_COMMAND}, and use it with: --policy r1:FILE")
+        raise ConservatorError(
+            f"no policy r1 ships with this version; train it with: {_COMMAND}, and use it with: --policy r1:FILE"
+        )
     return make_actor_critic(*load_weights("r1"), where="the shipped file of weights r1")
 
 
