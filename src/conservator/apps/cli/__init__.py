@@ -18,6 +18,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
     train_all,
     train_mllm,
     train_queue,
+    train_r1,
     train_risk,
     train_rl_restore,
 )
