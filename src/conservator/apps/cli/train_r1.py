@@ -16,14 +16,14 @@ def train_r1_command(into: Into = None, threads: ThreadsOption = 2, *, order: R1
     """Train the policy r1, by reward or from right answers; the same command again goes on after an interruption."""
     import torch
 
-    from conservator.training.rl.r1 import FILE, r1_needs, ship_r1, train_r1
+    from conservator.training.rl.r1 import R1_FILE, r1_needs, ship_r1, train_r1
 
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     made_with = r1_needs(order)
     trained = train_r1(order, typer.echo)
     for name, value in trained.scores.items():
-        typer.echo(f"{name:8} {value:+.3f}, by chance {trained.chance[name]:+.3f}")
-    typer.echo(f"{trained.minutes:.1f} minutes; use it with: --policy r1:{order.output / FILE}")
+        typer.echo(f"{name:12} {value:+.3f}, by chance {trained.chance.get(name, 0.0):+.3f}")
+    typer.echo(f"{trained.minutes:.1f} minutes; use it with: --policy r1:{order.output / R1_FILE}")
     if into is not None:
         typer.echo(ship_r1(trained, order, into, made_with))

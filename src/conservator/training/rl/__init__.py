@@ -11,6 +11,7 @@ from conservator.training.rl.rewards import (
     step_error,
     step_psnr,
     step_quality,
+    step_ssim,
 )
 from conservator.training.rl.weighting import Components, FixedWeights, RunningScale, Weighting
 
@@ -29,4 +30,5 @@ __all__ = [
     "step_error",
     "step_psnr",
     "step_quality",
+    "step_ssim",
 ]

@@ -18,16 +18,15 @@ from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
-from conservator.perception.network import TrainedPerception
 from conservator.perception.perception import Percept
 from conservator.policies.actor_critic import MOST_TOOLS, ActorCritic
 from conservator.policies.planning import suspected
-from conservator.session import Apply, Decision, Session
 from conservator.tools.tool import ToolSpec
 from conservator.training.planner.situations import Outlook
 from conservator.training.rl.episode import EpisodeRules
-from conservator.training.rl.ppo import TrainedR1, begun, measure_starts
+from conservator.training.rl.ppo import TrainedR1, measure_starts
 from conservator.training.rl.starts import StartingPair, Starts
+from conservator.training.rl.tree import StartTree
 
 _KINDS, _EACH = 3, 2
 """Kinds of damage of which toolchains are run, the likeliest, and tools for each; more would take minutes a picture."""
@@ -61,37 +60,41 @@ class Answered:
 
 def train_imitation(
     rules: EpisodeRules,
-    perception: TrainedPerception,
+    tree: StartTree,
     starts: Starts,
+    actor_critic: ActorCritic,
     folder: Path,
     settings: ImitationSettings,
     *,
     report: Callable[[str], None] = print,
 ) -> TrainedR1:
-    """Train a policy for a toolbox from starts with references; toolchains that ``folder`` holds are not run again.
+    """Train a fresh policy in place from starts with references; toolchains that ``folder`` holds are not run again.
 
     Raises ConservatorError for starts without references.
     """
     begin, answers = time.monotonic(), list[Answered]()
-    fresh = begun(rules, perception, starts, settings.seed)
-    chance = measure_starts(rules, fresh, perception, starts.held_out, np.random.default_rng(settings.seed))
+    chance = measure_starts(tree, actor_critic, tree.held_out, np.random.default_rng(settings.seed))
+    folder.mkdir(parents=True, exist_ok=True)
     for number, pair in enumerate(starts.training):
-        answers.append(answered(rules, fresh, perception, pair, folder / f"{number:05d}.jsonl", number, settings))
+        journal = folder / f"{number:05d}.jsonl"
+        answers.append(answered(rules, tree, number, pair, actor_critic.tools, journal, settings))
         if (number + 1) % 20 == 0 or number + 1 == len(starts.training):
+            tree.save()
             report(f"the toolchains of {number + 1} of {len(starts.training)} starts are scored")
-    loss = fit_answers(fresh, answers, settings)
-    scores = measure_starts(rules, fresh, perception, starts.held_out)
+    loss = fit_answers(actor_critic, answers, settings)
+    scores = measure_starts(tree, actor_critic, tree.held_out)
+    tree.save()
     report(f"loss {loss:.3f}; on starts held out " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
-    return TrainedR1(fresh, (time.monotonic() - begin) / 60, scores, chance)
+    return TrainedR1(actor_critic, (time.monotonic() - begin) / 60, scores, chance)
 
 
 def answered(
     rules: EpisodeRules,
-    actor_critic: ActorCritic,
-    perception: TrainedPerception,
-    pair: StartingPair,
-    journal: Path,
+    tree: StartTree,
     number: int,
+    pair: StartingPair,
+    tools: Sequence[str],
+    journal: Path,
     settings: ImitationSettings,
 ) -> Answered:
     """Run the toolchains of a start, and say of some of its states what every action is worth."""
@@ -104,20 +107,16 @@ def answered(
     space = EachKindOnce.of(_few_each(rules.toolbox.specs, percept, rng), frozenset(kinds))
     found = enumerate_toolchains(damaged, clean, space, rules.pool, metrics=("psnr",), journal=journal)
     outlook = Outlook(found, found.column("psnr"))
-    others = [prefix for prefix in outlook.reach if 0 < len(prefix) <= MOST_TOOLS]
-    drawn = rng.permutation(len(others))[: settings.states - 1]
+    others = [prefix for prefix in outlook.reach if 0 < len(prefix) < MOST_TOOLS]
+    drawn = [others[i] for i in rng.permutation(len(others))[: settings.states - 1]]
     states, possible, targets = [], [], []
-    for toolchain in [(), *(others[i] for i in drawn)]:
-        session = Session(damaged, rules.toolbox, rules.pool, rules.perception, rules.longest, rules.scope)
-        for tool in toolchain:
-            session.step(Decision(Apply(tool)))
-        observation = session.observe()
-        if session.over or observation.trajectory.toolchain() != toolchain:
-            continue  # a tool failed, or nothing is left to decide
-        worth = [outlook.reach.get((*toolchain, tool), float("nan")) for tool in actor_critic.tools]
+    for toolchain, node in zip([(), *drawn], tree.visit([(number, chain) for chain in ((), *drawn)]), strict=True):
+        worth = [outlook.reach.get((*toolchain, tool), float("nan")) for tool in tools]
         worths = torch.tensor([*worth, outlook.scores[toolchain]])
-        known = actor_critic.possible(observation) & worths.isfinite()
-        states.append(actor_critic.state(observation, perception))
+        known = node.possible & worths.isfinite()
+        if not known.any():
+            continue
+        states.append(node.state)
         possible.append(known)
         targets.append((worths / settings.unit).masked_fill(~known, float("-inf")).softmax(0))
     return Answered(torch.stack(states), torch.stack(possible), torch.stack(targets))

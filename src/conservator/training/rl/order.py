@@ -25,9 +25,9 @@ class R1Order:
     reward: Literal["perception", "feedback", "psnr"] = "perception"
     """What a step is paid for: perception's estimate of the quality, a model's rating, or PSNR, which needs photos."""
     model: str = ""
-    """For feedback: a vision-language model in Hugging Face format, a folder or an id."""
+    """A vision-language model in Hugging Face format, a folder or an id, which rates pictures; needed for feedback."""
     shown: Literal["overview", "crops", "both"] = "both"
-    """For feedback: what of a picture the model is shown."""
+    """What of a picture the model is shown: the reduced whole, native crops, or both."""
     cost: float = field(default=0.05, metadata={"min": 0})
     """What a call of a tool costs, in units of what a step usually gains or loses; 0 leaves it out."""
     consistency: float = field(default=0.1, metadata={"min": 0})
@@ -38,6 +38,8 @@ class R1Order:
     """What looks at the pictures: perception or statistics, which ship, or a file of weights."""
     output: Path = Path("out/train/r1")
     """Folder of checkpoint, curve and r1.safetensors."""
+    states: Path = Path("out/train/r1-states")
+    """Folder that remembers what tools made of the starts, for other trainings on the same."""
     starts: int = field(default=240, metadata={"min": 2})
     """Damaged pictures that episodes begin from."""
     updates: int = field(default=60, metadata={"min": 1})
@@ -57,8 +59,8 @@ class R1Order:
                 "photos whose originals nobody has give no PSNR and no right answers; with --damaged, choose "
                 "--method ppo and --reward perception or feedback"
             )
-        if (self.reward == "feedback") != bool(self.model):
-            raise ConservatorError("--reward feedback asks a vision-language model, and no other reward does: --model")
+        if self.reward == "feedback" and not self.model:
+            raise ConservatorError("--reward feedback asks a vision-language model; say which by --model")
 
     @property
     def folder(self) -> Path:

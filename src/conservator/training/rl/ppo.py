@@ -4,7 +4,7 @@
 
 Episodes are short (four tools at most), so each is played to its end and nothing is cut off: what follows the last step
 is worth nothing, for the steps that are left are part of what the network is told. ``starts.py`` says where episodes
-begin, ``episode.py`` what one is, ``rewards.py`` and ``feedback.py`` what a step is paid.
+begin, ``tree.py`` steps the sessions and remembers, ``rewards.py`` and ``feedback.py`` say what a step is paid.
 """
 
 from __future__ import annotations
@@ -12,24 +12,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conservator.errors import ConservatorError
-from conservator.evaluation.enumerate import mean_scores
-from conservator.image import Image
-from conservator.perception.network import TrainedPerception
-from conservator.perception.perception import Look
-from conservator.policies.actor_critic import MOST_TOOLS, ActorCritic
-from conservator.session import Apply, Decision
-from conservator.training.rl.episode import Episode, EpisodeRules, Source
-from conservator.training.rl.rewards import CONSISTENCY, COST
-from conservator.training.rl.starts import StartingPair, Starts
+from conservator.policies.actor_critic import ActorCritic
+from conservator.training.rl.rewards import COST
+from conservator.training.rl.tree import StartTree
+from conservator.training.rl.weighting import Weighting
 from conservator.training.run import draw_curve, load_checkpoint, save_checkpoint, tensorboard_writer, write_curve
 
 
@@ -83,47 +76,43 @@ class Rollout:
     """Of the action that was taken, as the logarithm."""
     values: list[float] = field(default_factory=list)
     components: list[Mapping[str, float]] = field(default_factory=list)
-    """Of the reward of each step."""
+    """Of the reward of each step; of a stop there are none, for it is worth nothing."""
+
+    def total(self, component: str) -> float:
+        """What all steps were paid for one thing together."""
+        return sum(one.get(component, 0.0) for one in self.components)
 
 
 @torch.no_grad()
 def play_starts(
-    rules: EpisodeRules,
-    actor_critic: ActorCritic,
-    perception: TrainedPerception,
-    starts: Sequence[StartingPair],
-    rng: np.random.Generator | None,
-) -> tuple[list[Rollout], list[Episode]]:
-    """Play an episode from each start, all in step; actions are drawn by their chances, or the likeliest without rng.
+    tree: StartTree, actor_critic: ActorCritic, starts: Sequence[int], rng: np.random.Generator | None
+) -> list[Rollout]:
+    """Play an episode from each of the starts of these numbers, all in step; the network sees the live ones at once.
 
-    The network sees all live sessions at once. Tools are called session by session, since a pool that remembers knows
-    single pictures; ``perception`` is the one that those of the rules ask.
+    Actions are drawn by their chances, without ``rng`` the likeliest are taken.
     """
-    episodes = [Episode(replace(rules, source=_always(pair)), np.random.default_rng(0)) for pair in starts]
-    rollouts = [Rollout() for _ in episodes]
-    while live := [i for i, episode in enumerate(episodes) if not episode.ended]:
-        seen = [episodes[i].session.observe() for i in live]
-        states = torch.stack([actor_critic.state(observation, perception) for observation in seen])
-        possible = torch.stack([actor_critic.possible(observation) for observation in seen])
+    rollouts, histories = [Rollout() for _ in starts], [tuple[str, ...]() for _ in starts]
+    nodes = tree.visit([(start, ()) for start in starts])
+    live = [i for i, node in enumerate(nodes) if not node.over]
+    while live:
+        states, possible = (torch.stack([getattr(nodes[i], name) for i in live]) for name in ("state", "possible"))
         logits, values = actor_critic.network(states, possible)
         chances = logits.log_softmax(1)
         chosen = chances.argmax(1).tolist() if rng is None else _drawn(chances, rng)
-        decisions = [episodes[i].decision(action) for i, action in zip(live, chosen, strict=True)]
-        calls = [_call(episodes[i], decision) for i, decision in zip(live, decisions, strict=True)]
-        for row, (i, decision, call) in enumerate(zip(live, decisions, calls, strict=True)):
-            episodes[i].session.step(decision, call)
-            played, outcome = rollouts[i], episodes[i].outcome()
-            played.states.append(states[row])
-            played.possible.append(possible[row])
-            played.actions.append(chosen[row])
-            played.chances.append(float(chances[row, chosen[row]]))
-            played.values.append(float(values[row]))
-            played.components.append(outcome.components)
-    return rollouts, episodes
-
-
-def _always(pair: StartingPair) -> Source:
-    return lambda rng: pair
+        going = [i for i, action in zip(live, chosen, strict=True) if action < len(actor_critic.tools)]
+        for row, (i, action) in enumerate(zip(live, chosen, strict=True)):
+            rollouts[i].states.append(states[row])
+            rollouts[i].possible.append(possible[row])
+            rollouts[i].actions.append(action)
+            rollouts[i].chances.append(float(chances[row, action]))
+            rollouts[i].values.append(float(values[row]))
+            if i in going:
+                histories[i] = (*histories[i], actor_critic.tools[action])
+        for i, node in zip(going, tree.visit([(starts[i], histories[i]) for i in going]), strict=True):
+            nodes[i] = node
+            rollouts[i].components.append(node.components)
+        live = [i for i in going if not nodes[i].over]
+    return rollouts
 
 
 def _drawn(chances: Tensor, rng: np.random.Generator) -> list[int]:
@@ -131,13 +120,6 @@ def _drawn(chances: Tensor, rng: np.random.Generator) -> list[int]:
     below = chances.exp().cumsum(1).double()
     draws = torch.from_numpy(rng.random((len(chances), 1))) * below[:, -1:]
     return [int(row) for row in (below <= draws).sum(1)]
-
-
-def _call(episode: Episode, decision: Decision) -> Future[Image] | None:
-    """The call of a decision's tool, before the others wait for theirs."""
-    if not isinstance(decision.action, Apply):
-        return None
-    return episode.session.pool.submit(decision.action.tool, episode.session.trajectory.last.image)
 
 
 # --- value and update -------------------------------------------------------------------------------------------------
@@ -165,12 +147,13 @@ class Played:
     returns: Tensor
 
 
-def put_steps_together(rollouts: Sequence[Rollout], rules: EpisodeRules, settings: PpoSettings) -> Played:
-    """All steps with what they were worth, by the weighting of the rules, which learns from them first."""
-    rules.weighting.update([components for rollout in rollouts for components in rollout.components])
+def put_steps_together(rollouts: Sequence[Rollout], weighting: Weighting, settings: PpoSettings) -> Played:
+    """All steps with what they were worth by a weighting, which learns from them first."""
+    weighting.update([components for rollout in rollouts for components in rollout.components])
     better = list[float]()
     for rollout in rollouts:
-        rewards = rules.weighting(rollout.components)
+        rewards = weighting(rollout.components)
+        rewards += [0.0] * (len(rollout.actions) - len(rewards))  # a stop
         better += advantages(rewards, rollout.values, settings.gamma, settings.trace)
     values = torch.tensor([value for rollout in rollouts for value in rollout.values])
     return Played(
@@ -234,35 +217,17 @@ def clipped_loss(
 
 
 def measure_starts(
-    rules: EpisodeRules,
-    actor_critic: ActorCritic,
-    perception: TrainedPerception,
-    starts: Sequence[StartingPair],
-    rng: np.random.Generator | None = None,
+    tree: StartTree, actor_critic: ActorCritic, starts: Sequence[int], rng: np.random.Generator | None = None
 ) -> dict[str, float]:
-    """What a policy makes of these starts, means: the main component of the reward, ``calls``, and what was not paid.
+    """What a policy makes of these starts, means: each component of the reward over the episode, and ``calls``.
 
-    ``quality`` is by how much perception's own estimate rose (dB); with references ``psnr`` (dB) and ``ssim``, too.
-    NaN where there are no starts.
+    Components that the policy is not paid for are measured, too. NaN where there are no starts.
     """
-    rollouts, episodes = play_starts(rules, actor_critic, perception, starts, rng)
-    paid = [sum(_main(one) for one in rollout.components) for rollout in rollouts]
-    found = {"reward": paid, "calls": [float(len(e.session.trajectory.toolchain())) for e in episodes]}
-    ends = [(episode.session.trajectory.steps[0], episode.session.trajectory.last) for episode in episodes]
-    found["quality"] = [last.percept.quality - first.percept.quality for first, last in ends]
-    if all(episode.clean is not None for episode in episodes):
-        scores = [
-            [mean_scores(step.image, episode.clean, ("psnr", "ssim")) for step in (first, last)]
-            for episode, (first, last) in zip(episodes, ends, strict=True)
-            if episode.clean is not None
-        ]
-        found |= {name: [after[i] - before[i] for before, after in scores] for i, name in enumerate(("psnr", "ssim"))}
+    rollouts = play_starts(tree, actor_critic, starts, rng)
+    names = sorted({name for rollout in rollouts for one in rollout.components for name in one} - {COST})
+    found = {name: [rollout.total(name) for rollout in rollouts] for name in names}
+    found["calls"] = [float(len(rollout.components)) for rollout in rollouts]
     return {name: float(np.mean(values)) if values else math.nan for name, values in found.items()}
-
-
-def _main(components: Mapping[str, float]) -> float:
-    """What a step gained, without what it cost."""
-    return sum(value for name, value in components.items() if name not in (COST, CONSISTENCY))
 
 
 @dataclass(frozen=True)
@@ -276,9 +241,9 @@ class TrainedR1:
 
 
 def train_ppo(
-    rules: EpisodeRules,
-    perception: TrainedPerception,
-    starts: Starts,
+    tree: StartTree,
+    actor_critic: ActorCritic,
+    weighting: Weighting,
     folder: Path,
     settings: PpoSettings,
     *,
@@ -286,28 +251,29 @@ def train_ppo(
     identity: Mapping[str, str] | None = None,
     report: Callable[[str], None] = print,
 ) -> TrainedR1:
-    """Train a policy for a toolbox; goes on from ``folder`` where an earlier run with the same settings stopped.
+    """Train a fresh policy in place; goes on from ``folder`` where an earlier run with the same settings stopped.
 
-    A run that was interrupted and goes on is the uninterrupted run, to the bit. ``perception`` is what that of the
-    rules asks; ``identity`` says what settings do not: photos, tools, reward. ``folder`` gets ``checkpoint.pt`` and the
-    curve. Raises ConservatorError for a checkpoint of another identity or of other settings.
+    A run that was interrupted and goes on is the uninterrupted run, to the bit. ``weighting`` says what the components
+    of the reward are worth; ``identity`` says what settings do not: photos, tools, perception. ``folder`` gets
+    ``checkpoint.pt`` and the curve. Raises ConservatorError for a checkpoint of another identity or of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(rules, perception, starts, settings, identity or {})
+    run = _Run(tree, actor_critic, weighting, settings, identity or {})
     write = tensorboard_writer(folder) if tensorboard else None
     run.load(folder)
-    report(
-        f"{len(starts.training)} starts, {len(starts.held_out)} held out; by chance the reward is "
-        f"{run.chance['reward']:+.2f} with {run.chance['calls']:.1f} tools"
-    )
+    report(f"{len(tree.training)} starts, {len(tree.held_out)} held out; by chance there: {_said(run.chance)}")
     while run.update < settings.updates:
         told = run.advance()
         if run.update % settings.every == 0 or run.update == settings.updates:
             row = run.save(folder, told)
             if write is not None:
                 write(run.update, row)
-            report(f"update {run.update}: " + ", ".join(f"{name} {value:.3g}" for name, value in row.items()))
+            report(f"update {run.update}: {_said(row)}; {len(tree)} states are known")
     return TrainedR1(run.actor_critic, run.seconds / 60, run.scores(), run.chance)
+
+
+def _said(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items() if name != "step")
 
 
 class _Run:
@@ -315,59 +281,55 @@ class _Run:
 
     def __init__(
         self,
-        rules: EpisodeRules,
-        perception: TrainedPerception,
-        starts: Starts,
+        tree: StartTree,
+        actor_critic: ActorCritic,
+        weighting: Weighting,
         settings: PpoSettings,
         identity: Mapping[str, str],
     ) -> None:
-        if rules.longest != MOST_TOOLS:
-            raise ConservatorError(f"the policy r1 takes {MOST_TOOLS} steps, and the rules say {rules.longest}")
-        self.rules, self.perception, self.starts, self.settings = rules, perception, starts, settings
+        self.tree, self.actor_critic, self.weighting, self.settings = tree, actor_critic, weighting, settings
         self.identity = {name: str(value) for name, value in asdict(settings).items()}
-        self.identity |= {"reward": getattr(rules.reward, "__name__", "own"), "weighting": repr(rules.weighting)}
-        self.identity |= {"tools": ",".join(rules.toolbox), **identity}
-        self.actor_critic = begun(rules, perception, starts, settings.seed)
-        self.optimizer = torch.optim.Adam(self.actor_critic.network.parameters(), lr=settings.rate, eps=1e-5)
+        self.identity |= {"weighting": repr(weighting), "tools": ",".join(actor_critic.tools), **identity}
+        self.optimizer = torch.optim.Adam(actor_critic.network.parameters(), lr=settings.rate, eps=1e-5)
         self.update, self.seconds, self.curve = 0, 0.0, list[dict[str, float]]()
         self.chance = self.scores(np.random.default_rng(settings.seed))
 
     def scores(self, rng: np.random.Generator | None = None) -> dict[str, float]:
         """What the policy is worth on the starts held out."""
-        return measure_starts(self.rules, self.actor_critic, self.perception, self.starts.held_out, rng)
+        return measure_starts(self.tree, self.actor_critic, self.tree.held_out, rng)
 
     def advance(self) -> dict[str, float]:
         """One update: play, value, learn. What is drawn depends on the seed and on the update's number alone."""
         settings, begin = self.settings, time.monotonic()
         rng = np.random.default_rng([settings.seed, self.update])
-        chosen = [self.starts(rng) for _ in range(settings.episodes)]
-        rollouts, _ = play_starts(self.rules, self.actor_critic, self.perception, chosen, rng)
+        chosen = [int(i) for i in rng.integers(len(self.tree.training), size=settings.episodes)]
+        rollouts = play_starts(self.tree, self.actor_critic, chosen, rng)
         left = settings.left(self.update)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate * left
         worth = settings.least_entropy + (settings.entropy - settings.least_entropy) * left
-        played = put_steps_together(rollouts, self.rules, settings)
-        told = update_network(self.actor_critic.network, self.optimizer, played, settings, worth, rng)
+        steps = put_steps_together(rollouts, self.weighting, settings)
+        told = update_network(self.actor_critic.network, self.optimizer, steps, settings, worth, rng)
         self.update += 1
         self.seconds += time.monotonic() - begin
-        paid = [sum(_main(components) for components in rollout.components) for rollout in rollouts]
-        return {"played": float(np.mean(paid)), "steps": len(played.actions) / len(rollouts), **told}
+        return {"reward": float(np.mean([sum(self.weighting(one.components)) for one in rollouts])), **told}
 
     def save(self, folder: Path, told: Mapping[str, float]) -> dict[str, float]:
-        """Measure the policy, and write the checkpoint and the curve; the curve's new row."""
+        """Measure the policy, and write the states, the checkpoint and the curve; the curve's new row."""
         row = {"step": self.update, "minutes": self.seconds / 60, **self.scores(), **told}
         self.curve.append(row)
         state = {
             "network": self.actor_critic.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "weighting": self.rules.weighting.state_dict(),
+            "weighting": self.weighting.state_dict(),
             "progress": {"update": self.update, "seconds": self.seconds},
+            "chance": self.chance,
             "curve": self.curve,
         }
+        self.tree.save()
         save_checkpoint(folder, state, self.identity)
         write_curve(folder, self.curve)
-        if self.starts.held_out:
-            draw_curve(folder, self.curve, "reward", self.chance["reward"])
+        draw_curve(folder, self.curve, "reward", self.curve[0]["reward"], "")
         return row
 
     def load(self, folder: Path) -> None:
@@ -377,16 +339,14 @@ class _Run:
             return
         self.actor_critic.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rules.weighting.load_state_dict(state["weighting"])
+        self.weighting.load_state_dict(state["weighting"])
         self.update, self.seconds = state["progress"]["update"], state["progress"]["seconds"]
-        self.curve = state["curve"]
+        self.curve, self.chance = state["curve"], state["chance"]
 
 
-def begun(rules: EpisodeRules, perception: TrainedPerception, starts: Starts, seed: int) -> ActorCritic:
-    """A policy for these rules that has learned nothing but what the features of the starts are like."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = ActorCritic.new(tuple(rules.toolbox), perception.features)
-    looks = [Look(damaged, rules.perception.grade(damaged)) for damaged, _ in starts.training]
-    fresh.network.picture.fit(torch.stack([perception.measured(look).features for look in looks]))
-    return fresh
+def begun(tree: StartTree, actor_critic: ActorCritic) -> ActorCritic:
+    """The policy, which has learned nothing, told what the features of the starts are like."""
+    nodes = tree.visit([(number, ()) for number in tree.training])
+    width = len(actor_critic.features)
+    actor_critic.network.picture.fit(torch.stack([node.state[:width] for node in nodes]))
+    return actor_critic

@@ -16,7 +16,7 @@ from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.kinds import Kind
 from conservator.metrics.consistency import noise_structure, streaks
-from conservator.metrics.fidelity import psnr_of_each
+from conservator.metrics.fidelity import psnr_of_each, ssim
 from conservator.session import Apply, Step
 from conservator.session.trajectory import made_by
 from conservator.tools.tool import Tool
@@ -45,6 +45,13 @@ def step_psnr(before: Step, after: Step, reference: Image | None) -> Mapping[str
     clean = referred(reference, "step_psnr")
     was, now = (float(psnr_of_each(step.image, clean, UNDAMAGED_PSNR).mean()) for step in (before, after))
     return {"psnr": now - was}
+
+
+def step_ssim(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+    """``ssim``: the structural similarity that the step gained, of a study the mean of its parts; needs a reference."""
+    clean = referred(reference, "step_ssim")
+    was, now = (_ssim(step.image, clean) for step in (before, after))
+    return {"ssim": now - was}
 
 
 def step_error(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
@@ -115,6 +122,10 @@ def referred(reference: Image | None, reward: str) -> Image:
     if reference is None:
         raise ConservatorError(f"the reward {reward} needs a reference, and this image has none; choose another reward")
     return reference
+
+
+def _ssim(image: Image, clean: Image) -> float:
+    return sum(ssim(*pair) for pair in zip(image.split(1), clean.split(1), strict=True)) / len(image)
 
 
 def _rms(image: Image, clean: Image) -> Tensor:
