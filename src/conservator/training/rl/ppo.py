@@ -224,8 +224,7 @@ def measure_starts(
     Components that the policy is not paid for are measured, too. NaN where there are no starts.
     """
     rollouts = play_starts(tree, actor_critic, starts, rng)
-    names = sorted({name for rollout in rollouts for one in rollout.components for name in one} - {COST})
-    found = {name: [rollout.total(name) for rollout in rollouts] for name in names}
+    found = {name: [rollout.total(name) for rollout in rollouts] for name in tree.told if name != COST}
     found["calls"] = [float(len(rollout.components)) for rollout in rollouts]
     return {name: float(np.mean(values)) if values else math.nan for name, values in found.items()}
 

@@ -40,7 +40,7 @@ class Node:
     possible: Tensor
     """(tools + 1,) bool: what may be done; nothing where the episode is over."""
     components: Mapping[str, float]
-    """Of the reward of the step that led here; none of a start."""
+    """Of the reward of the step that led here; of a start those of a step that changes nothing, all 0."""
 
     @property
     def over(self) -> bool:
@@ -75,6 +75,11 @@ class StartTree:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    @property
+    def told(self) -> list[str]:
+        """The names of the components that steps were paid in."""
+        return sorted({name for node in self._nodes.values() for name in node.components})
 
     def visit(self, places: Sequence[Place]) -> list[Node]:
         """The states of these places; those that are new are made, all their tools called before one is waited for."""
@@ -112,8 +117,10 @@ class StartTree:
         return session.pool.submit(tool[0], session.trajectory.last.image) if tool else None
 
     def _made(self, episode: Episode, place: Place, call: Future[Image] | None) -> Node:
-        components: Mapping[str, float] = {}
-        if call is not None:
+        if call is None:
+            first = episode.session.trajectory.last
+            components = self._rules.reward(first, first, episode.clean)
+        else:
             episode.session.step(Decision(Apply(place[1][-1])), call)
             components = episode.outcome().components
         observation = episode.session.observe()
