@@ -28,7 +28,8 @@ from conservator.training.planner.nano import new_nano
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rater")
-    new_nano([f"{QUESTION} {ANSWER} {level}." for level in LEVELS] * 3, **SIZE).save(folder)
+    words = [QUESTION, ANSWER, *(f" {level}" for level in LEVELS)]
+    new_nano(words * 3, **SIZE).save(folder)
     return folder
 
 
