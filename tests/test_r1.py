@@ -17,6 +17,7 @@ from test_cli import conservator
 
 from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.errors import ConservatorError
+from conservator.evaluation.decisions import decisions_table, time_decisions
 from conservator.image import Image, to_image
 from conservator.perception import Blind, StatisticalPerception, Verdict, study
 from conservator.perception.perception import Look
@@ -120,6 +121,15 @@ def test_many_sessions_together_are_decided_as_each_alone(damaged: Image, classi
     alone = [run(policy, Session(image, classical, pool, SEEING)) for image in images]
     assert [one.toolchain() for one in together] == [one.toolchain() for one in alone]
     assert len({one.toolchain() for one in together}) > 1
+
+
+def test_a_decision_costs_little_beside_perception(damaged: Image, classical: Toolbox, pool: Pool) -> None:
+    """On an idle core it is a millisecond, and a fifth of that in company; this holds on a busy one, too."""
+    policy = ActorCriticPolicy(fresh(classical, sure=300), SEEING)
+    timed = time_decisions(policy, [Session(damaged, classical, pool, SEEING).observe()])
+    assert timed.alone < 10
+    assert timed.together < min(1.0, timed.alone)
+    assert decisions_table([timed])[-1].startswith("| r1 | ")
 
 
 def test_what_risk_control_refuses_is_not_done_and_another_is_chosen(

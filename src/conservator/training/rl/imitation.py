@@ -78,8 +78,8 @@ def train_imitation(
     for number, pair in enumerate(starts.training):
         journal = folder / f"{number:05d}.jsonl"
         answers.append(answered(rules, tree, number, pair, actor_critic.tools, journal, settings))
+        tree.save()
         if (number + 1) % 20 == 0 or number + 1 == len(starts.training):
-            tree.save()
             report(f"the toolchains of {number + 1} of {len(starts.training)} starts are scored")
     loss = fit_answers(actor_critic, answers, settings)
     scores = measure_starts(tree, actor_critic, tree.held_out)

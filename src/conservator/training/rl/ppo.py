@@ -309,6 +309,7 @@ class _Run:
         worth = settings.least_entropy + (settings.entropy - settings.least_entropy) * left
         steps = put_steps_together(rollouts, self.weighting, settings)
         told = update_network(self.actor_critic.network, self.optimizer, steps, settings, worth, rng)
+        self.tree.save()  # they cost the time, and are no part of the run: whatever is drawn, they are the same
         self.update += 1
         self.seconds += time.monotonic() - begin
         return {"reward": float(np.mean([sum(self.weighting(one.components)) for one in rollouts])), **told}
@@ -325,7 +326,6 @@ class _Run:
             "chance": self.chance,
             "curve": self.curve,
         }
-        self.tree.save()
         save_checkpoint(folder, state, self.identity)
         write_curve(folder, self.curve)
         draw_curve(folder, self.curve, "reward", self.curve[0]["reward"], "")
