@@ -16,7 +16,7 @@ from conservator.perception import Percept, study
 from conservator.policies.dialects import IMAGE, Message
 from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model
 from conservator.session import Apply, Decision, Step
-from conservator.training.rl.feedback import ANSWER, LEVELS, QUESTION, QualityRater, feedback_reward
+from conservator.training.rl.feedback import ANSWER, QUESTION, RATED_LEVELS, QualityRater, feedback_reward
 from conservator.training.rl.order import R1Order
 
 if find_spec("transformers") is None:
@@ -28,7 +28,7 @@ from conservator.training.planner.nano import new_nano
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rater")
-    words = [QUESTION, ANSWER, *(f" {level}" for level in LEVELS)]
+    words = [QUESTION, ANSWER, *(f" {level}" for level in RATED_LEVELS)]
     new_nano(words * 3, **SIZE).save(folder)
     return folder
 
@@ -57,14 +57,14 @@ def chance_of(model: VisionLanguageModel, picture: Image, level: str) -> float:
 def test_the_rating_is_what_the_level_words_are_worth(model: VisionLanguageModel, noisy: Image) -> None:
     """The expectation over the probabilities of the five words alone, as DeQA-Score has it."""
     picture = noisy[..., :64, :64]
-    chances = {level: chance_of(model, picture, level) for level in LEVELS}
-    assert len({model.tokens(f" {level}")[:-1] for level in LEVELS}) == 1, "only the last token tells the level"
+    chances = {level: chance_of(model, picture, level) for level in RATED_LEVELS}
+    assert len({model.tokens(f" {level}")[:-1] for level in RATED_LEVELS}) == 1, "only the last token tells the level"
     together = sum(chances.values())
-    expected = sum(worth * chances[level] / together for level, worth in LEVELS.items())
+    expected = sum(worth * chances[level] / together for level, worth in RATED_LEVELS.items())
     assert QualityRater(model).rate(picture) == pytest.approx(expected, abs=1e-4)
     found = QualityRater(model).chances(picture)
     assert sum(found.values()) == pytest.approx(1)
-    assert list(LEVELS.values()) == [5, 4, 3, 2, 1]
+    assert list(RATED_LEVELS.values()) == [5, 4, 3, 2, 1]
     assert max(found.values()) < 1
 
 

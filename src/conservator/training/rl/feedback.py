@@ -19,7 +19,7 @@ from conservator.policies.vision_language import VisionLanguageModel
 from conservator.session import Step
 from conservator.training.rl.rewards import Reward
 
-LEVELS: Mapping[str, float] = {"excellent": 5.0, "good": 4.0, "fair": 3.0, "poor": 2.0, "bad": 1.0}
+RATED_LEVELS: Mapping[str, float] = {"excellent": 5.0, "good": 4.0, "fair": 3.0, "poor": 2.0, "bad": 1.0}
 """The words of a level and what each is worth: those of ITU-R BT.500's quality scale."""
 QUESTION = f"How would you rate the quality of this image?\n{IMAGE}"
 ANSWER = "The quality of the image is"
@@ -37,7 +37,7 @@ class QualityRater:
     def __init__(self, model: VisionLanguageModel, shown: Shown = "both") -> None:
         self._model, self._shown = model, shown
         self._answer = model.tokens(ANSWER)
-        self._levels = {level: [(*self._answer, *model.tokens(f" {level}"))] for level in LEVELS}
+        self._levels = {level: [(*self._answer, *model.tokens(f" {level}"))] for level in RATED_LEVELS}
         self._known: dict[str, float] = {}
 
     def rate(self, image: Image) -> float:
@@ -60,7 +60,7 @@ class QualityRater:
     def _rated(self, picture: Image) -> float:
         key = digest(picture)
         if key not in self._known:
-            self._known[key] = sum(LEVELS[level] * chance for level, chance in self.chances(picture).items())
+            self._known[key] = sum(RATED_LEVELS[level] * chance for level, chance in self.chances(picture).items())
         return self._known[key]
 
 

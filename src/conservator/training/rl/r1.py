@@ -120,7 +120,7 @@ def _ground(order: R1Order, restorer: Restorer, report: Callable[[str], None]) -
         pool=MemoPool(restorer.models, _REMEMBERED),
         perception=seeing,
         reward=reward_of(order, toolbox),
-        weighting=RunningScale(weights_of(order)),
+        weighting=RunningScale(component_weights(order)),
         longest=MOST_TOOLS,
         harm_ends=False,
         size=None,
@@ -146,7 +146,7 @@ def reward_of(order: R1Order, toolbox: Toolbox) -> Reward:
     return joined(*told)
 
 
-def weights_of(order: R1Order) -> dict[str, float]:
+def component_weights(order: R1Order) -> dict[str, float]:
     """What the components of a step weigh; what is only measured weighs nothing."""
     weights = dict.fromkeys(("quality", "psnr", "ssim", "feedback"), 0.0)
     return weights | {_COMPONENTS[order.reward]: 1.0, COST: order.cost, CONSISTENCY: order.consistency}

@@ -27,7 +27,7 @@ from conservator.session import Apply, Decision
 from conservator.training.rl.episode import Episode, EpisodeRules, Source
 from conservator.training.rl.starts import StartingPair, Starts
 
-Place: TypeAlias = tuple[int, tuple[str, ...]]
+TreePlace: TypeAlias = tuple[int, tuple[str, ...]]
 """The number of a start, and the tools that were called from it, those that failed included."""
 
 
@@ -69,7 +69,7 @@ class StartTree:
         """The numbers of the starts to learn from."""
         self.held_out = range(len(starts.training), len(self._pairs))
         """Those of the starts held out."""
-        self._nodes, self._fresh = dict[Place, Node](), list[Place]()
+        self._nodes, self._fresh = dict[TreePlace, Node](), list[TreePlace]()
         for path in sorted(folder.glob("nodes-*.pt")):
             self._nodes |= {_place(row): Node(*row[2:]) for row in torch.load(path, weights_only=True)}
 
@@ -81,7 +81,7 @@ class StartTree:
         """The names of the components that steps were paid in."""
         return sorted({name for node in self._nodes.values() for name in node.components})
 
-    def visit(self, places: Sequence[Place]) -> list[Node]:
+    def visit(self, places: Sequence[TreePlace]) -> list[Node]:
         """The states of these places; those that are new are made, all their tools called before one is waited for."""
         missing = [place for place in dict.fromkeys(places) if place not in self._nodes]
         episodes = [self._episode(start, history[:-1]) for start, history in missing]
@@ -112,11 +112,11 @@ class StartTree:
             episode.session.step(Decision(Apply(tool)))
         return episode
 
-    def _call(self, episode: Episode, place: Place) -> Future[Image] | None:
+    def _call(self, episode: Episode, place: TreePlace) -> Future[Image] | None:
         tool, session = place[1][-1:], episode.session
         return session.pool.submit(tool[0], session.trajectory.last.image) if tool else None
 
-    def _made(self, episode: Episode, place: Place, call: Future[Image] | None) -> Node:
+    def _made(self, episode: Episode, place: TreePlace, call: Future[Image] | None) -> Node:
         if call is None:
             first = episode.session.trajectory.last
             components = self._rules.reward(first, first, episode.clean)
@@ -130,7 +130,7 @@ class StartTree:
         return Node(self._actor_critic.state(observation, self._perception), possible, components)
 
 
-def _place(row: Sequence[Any]) -> Place:
+def _place(row: Sequence[Any]) -> TreePlace:
     return int(row[0]), tuple(row[1])
 
 
