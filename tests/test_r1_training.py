@@ -23,7 +23,7 @@ from conservator.session import Apply, Decision, Step
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 from conservator.training.rl import FixedWeights, RunningScale, call_cost, check_reward, consistency_reward, joined
 from conservator.training.rl.episode import EpisodeRules
-from conservator.training.rl.imitation import ImitationSettings, train_imitation
+from conservator.training.rl.imitation import ImitationSettings, answered, train_imitation
 from conservator.training.rl.ppo import Played, PpoSettings, advantages, begun, clipped_loss, measure_starts, train_ppo
 from conservator.training.rl.rewards import Reward, step_psnr, step_quality, step_ssim
 from conservator.training.rl.starts import Starts
@@ -242,10 +242,27 @@ def test_without_references_the_same_is_learned(rules: EpisodeRules, tmp_path: P
 
 def test_imitation_learns_the_best_of_all_toolchains(rules: EpisodeRules, tmp_path: Path) -> None:
     tree, actor_critic = ground(rules, starts(), tmp_path / "states")
-    settings, folder = ImitationSettings(epochs=30, rate=3e-3), tmp_path / "toolchains"
-    trained = train_imitation(rules, tree, starts(), actor_critic, folder, settings, report=lambda _: None)
+    tree.explore(10**6, 0)  # all
+    tree.close()
+    answers = answered(tree, actor_critic.tools, ImitationSettings(unit=0.01))
+    first = dict(zip((*actor_critic.tools, "stop"), answers.targets[0].tolist(), strict=True))
+    assert first["smoother"] > 0.99, "of the first start it is the best by far"
+    trained = train_imitation(tree, actor_critic, ImitationSettings(rate=3e-3), report=lambda _: None)
     assert trained.scores["psnr"] > trained.chance["psnr"] + 1
-    assert trained.scores["calls"] == pytest.approx(1.0, abs=0.4)
-    without = starts(references=False)
+    assert measure_starts(tree, actor_critic, tree.training)["calls"] == 1.0
+    without = replace(rules, reward=joined(step_quality, call_cost))
+    tree, actor_critic = ground(without, starts(references=False), tmp_path / "none")
     with pytest.raises(ConservatorError, match="have none"):
-        train_imitation(rules, tree, without, actor_critic, tmp_path / "none", settings, report=lambda _: None)
+        train_imitation(tree, actor_critic, ImitationSettings(), report=lambda _: None)
+
+
+def test_of_a_closed_tree_only_known_states_are_played(rules: EpisodeRules, tmp_path: Path) -> None:
+    tree, actor_critic = ground(rules, starts(), tmp_path)
+    tree.explore(22, 0)
+    known = tree.close()
+    assert 22 <= len(tree) < 30
+    assert tree.known[:2] == [(0, ()), (0, ("darker",))]
+    learning = PpoSettings(updates=4, episodes=64, every=4)
+    train_ppo(tree, actor_critic, RunningScale({"quality": 0.0, "psnr": 1.0, "cost": 0.0}), tmp_path, learning)
+    assert len(tree.known) == known
+    assert len(tree) > known, "those held out are played on"

@@ -42,6 +42,9 @@ class R1Order:
     """Folder that remembers what tools made of the starts, for other trainings on the same."""
     starts: int = field(default=240, metadata={"min": 2})
     """Damaged pictures that episodes begin from."""
+    explored: int = field(default=0, metadata={"min": 0})
+    """States that are made by chance first, and from which alone is then learned: a bound on the cost. 0: play on, and
+    make what is new (ppo); learn from the states that other trainings left (imitation)."""
     updates: int = field(default=60, metadata={"min": 1})
     """Updates of the network (ppo)."""
     episodes: int = field(default=96, metadata={"min": 1})

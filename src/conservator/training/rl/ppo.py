@@ -53,7 +53,7 @@ class PpoSettings:
     """Times that an update goes through what was played."""
     batch: int = 64
     """Steps at once."""
-    every: int = 5
+    every: int = 10
     """Updates between checkpoints; at each the policy is measured on the starts held out."""
     seed: int = 0
 

@@ -66,16 +66,15 @@ def train_r1(order: R1Order, report: Callable[[str], None] = print) -> TrainedR1
     with Restorer(Request(toolbox=order.toolbox, perception=order.perception)) as restorer:
         ground = _ground(order, restorer, report)
         begun(ground.tree, ground.actor_critic)
+        known = {"states": ground.folder.name}
+        if order.explored:
+            ground.tree.explore(order.explored, order.seed)
+        if order.explored or order.method == "imitation":
+            known["explored"] = str(ground.tree.close())
+            report(f"{known['explored']} states are learned from")
         if order.method == "imitation":
-            trained = train_imitation(
-                ground.rules,
-                ground.tree,
-                ground.starts,
-                ground.actor_critic,
-                ground.folder / "toolchains",
-                ImitationSettings(seed=order.seed),
-                report=report,
-            )
+            settings = ImitationSettings(seed=order.seed)
+            trained = train_imitation(ground.tree, ground.actor_critic, settings, report=report)
         else:
             trained = train_ppo(
                 ground.tree,
@@ -84,7 +83,7 @@ def train_r1(order: R1Order, report: Callable[[str], None] = print) -> TrainedR1
                 order.output,
                 PpoSettings(order.updates, order.episodes, seed=order.seed),
                 tensorboard=order.tensorboard,
-                identity={"states": ground.folder.name},
+                identity=known,
                 report=report,
             )
     with replacing(order.output / R1_FILE) as file:

@@ -4,6 +4,9 @@ Perception takes a third of a second for a picture, and a tool about as long, on
 state is a few kilobytes: the vector that its network is told, what was possible there, and the components of the reward
 of the step that led to it. So every state that was ever visited is kept, and a training that comes to it again, or the
 next training, plays on for nothing. Rewards differ in the weights of the components only.
+
+Where time is short, ``explore`` makes a number of states by chance, and a tree that is ``close``d offers the known ones
+alone: from then on any number of episodes costs seconds.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ from conservator.training.rl.starts import StartingPair, Starts
 
 TreePlace: TypeAlias = tuple[int, tuple[str, ...]]
 """The number of a start, and the tools that were called from it, those that failed included."""
+
+_IDLE = 20
+"""Ways of chance from each start that led to nothing new, after which all is taken for known."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class StartTree:
         """The numbers of the starts to learn from."""
         self.held_out = range(len(starts.training), len(self._pairs))
         """Those of the starts held out."""
-        self._nodes, self._fresh = dict[TreePlace, Node](), list[TreePlace]()
+        self._nodes, self._fresh, self._closed = dict[TreePlace, Node](), list[TreePlace](), False
         for path in sorted(folder.glob("nodes-*.pt")):
             self._nodes |= {_place(row): Node(*row[2:]) for row in torch.load(path, weights_only=True)}
 
@@ -89,7 +95,50 @@ class StartTree:
         for place, episode, call in zip(missing, episodes, calls, strict=True):
             self._nodes[place] = self._made(episode, place, call)
             self._fresh.append(place)
-        return [self._nodes[place] for place in places]
+        return [self._offered(place) for place in places]
+
+    def explore(self, count: int, seed: int) -> None:
+        """Make states of the starts to learn from, and save them, until ``count`` are known or all are.
+
+        First those that one tool leads to, then those on the ways of chance, start by start.
+        """
+        for start in self.training:
+            if len(self) >= count:
+                return
+            self.visit([(start, (tool,)) for tool in self._open((start, ()))])
+            self.save()
+        idle = walk = 0
+        while len(self) < count and idle < _IDLE * len(self.training):
+            rng, known = np.random.default_rng([seed, walk, 53]), len(self)
+            start, history = self.training[walk % len(self.training)], tuple[str, ...]()
+            while tools := self._open((start, history)):
+                history = (*history, tools[int(rng.integers(len(tools)))])
+            self.save()
+            walk, idle = walk + 1, 0 if len(self) > known else idle + 1
+
+    def close(self) -> int:
+        """From now on offer, of the starts to learn from, only what leads to a known state; how many these are."""
+        self._closed = True
+        return len(self.known)
+
+    @property
+    def known(self) -> list[TreePlace]:
+        """The places of the starts to learn from that are known, in order."""
+        return sorted(place for place in self._nodes if place[0] in self.training)
+
+    def _open(self, place: TreePlace) -> list[str]:
+        """The tools that are possible at a place, which is made if need be."""
+        (node,) = self.visit([place])
+        tools = self._actor_critic.tools
+        return [tool for tool, possible in zip(tools, node.possible.tolist(), strict=False) if possible]
+
+    def _offered(self, place: TreePlace) -> Node:
+        """The state of a place, with what may be done there."""
+        node, (start, history) = self._nodes[place], place
+        if not self._closed or start not in self.training or node.over:
+            return node
+        known = [(start, (*history, tool)) in self._nodes for tool in self._actor_critic.tools]
+        return replace(node, possible=node.possible & torch.tensor([*known, True]))
 
     def save(self) -> None:
         """Write what is new into the folder."""
