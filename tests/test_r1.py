@@ -237,7 +237,20 @@ def test_drawn_starts_are_the_same_again_and_hold_out_whole_photos(tmp_path: Pat
 
 def test_the_command_learns_from_damaged_files_alone(old_photos: Path, tmp_path: Path) -> None:
     asked = ["train", "r1", "--damaged", str(old_photos), "--perception", "statistics", "--toolbox", "classical"]
-    asked += ["--starts", "4", "--updates", "2", "--episodes", "4", "--threads", "1", "-o", str(tmp_path / "run")]
+    asked += [
+        "--starts",
+        "4",
+        "--explored",
+        "6",
+        "--updates",
+        "2",
+        "--episodes",
+        "4",
+        "--threads",
+        "1",
+        "-o",
+        str(tmp_path / "run"),
+    ]
     asked += ["--states", str(tmp_path / "states")]
     result = conservator(*asked)
     assert result.returncode == 0, result.stderr
