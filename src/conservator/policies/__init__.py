@@ -1,5 +1,6 @@
 """Policies: who decides the next action."""
 
+from conservator.policies.actor_critic import ActorCritic, ActorCriticPolicy, load_actor_critic
 from conservator.policies.catalog import POLICIES, PolicyContext, is_policy, make_policy
 from conservator.policies.chat import Chat
 from conservator.policies.check import check_policy
@@ -13,6 +14,8 @@ from conservator.policies.strategies import Predefined, RandomBoth
 __all__ = [
     "EXPERT_ORDER",
     "POLICIES",
+    "ActorCritic",
+    "ActorCriticPolicy",
     "Agent",
     "Beam",
     "Chat",
@@ -32,6 +35,7 @@ __all__ = [
     "Search",
     "check_policy",
     "is_policy",
+    "load_actor_critic",
     "load_agent",
     "make_policy",
 ]

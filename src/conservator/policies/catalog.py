@@ -14,6 +14,7 @@ from conservator.errors import ConservatorError, NameNotFoundError, name_not_fou
 from conservator.extensions import is_dotted, load_dotted, offered
 from conservator.image import Image
 from conservator.perception.perception import Blind, Objective, Perception
+from conservator.policies.actor_critic import ActorCriticPolicy, load_actor_critic, shipped_actor_critic
 from conservator.policies.chat import Chat
 from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
 from conservator.policies.endpoint import check_options
@@ -83,6 +84,7 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "mllm-once": lambda context: _mllm("mllm-once", "", context),
     "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published", context.toolbox),
     "chat": _chat,
+    "r1": lambda context: ActorCriticPolicy(shipped_actor_critic(), context.perception, toolbox=context.toolbox),
 }
 
 
@@ -97,16 +99,20 @@ _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
     "dqn": lambda name, path, context: DqnPolicy(load_agent(Path(path)), name, context.toolbox),
     "mllm": _mllm,
     "mllm-once": _mllm,
+    "r1": lambda name, path, context: ActorCriticPolicy(
+        load_actor_critic(Path(path)), context.perception, name, context.toolbox
+    ),
     "search": lambda name, calls, context: _search(context, int(calls), name),
 }
-"""Policies whose name says more: what a user trained, as "dqn:FILE" and "mllm:FOLDER", and a budget, "search:CALLS"."""
+"""Policies whose name says more: what a user trained ("dqn:FILE", "r1:FILE", "mllm:FOLDER"), and a budget
+("search:CALLS")."""
 
 POLICY_GROUP = "conservator.policies"
 """The group of entry points by which installed packages offer policies, each under its own name."""
 
 
 def make_policy(name: str, context: PolicyContext) -> Policy:
-    """Build a policy by name; "dqn:FILE" is an agent of your own, "mllm:FOLDER" a vision-language model.
+    """Build a policy by name; "dqn:FILE" and "r1:FILE" are of your own, "mllm:FOLDER" is a vision-language model.
 
     "search:CALLS" may try about so many tools on the study; it finishes the round that it has begun. "module:Class" is
     one of your own, and so is a name that an installed package offers as an entry point of ``conservator.policies``: a

@@ -110,8 +110,10 @@ def read_curve(folder: Path) -> Curve:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def draw_curve(folder: Path, curve: Sequence[Mapping[str, float]], value: str, before: float) -> None:
-    """Draw curve.png: ``value`` (dB) over minutes, from the value ``before``.
+def draw_curve(
+    folder: Path, curve: Sequence[Mapping[str, float]], value: str, before: float, unit: str = " dB"
+) -> None:
+    """Draw curve.png: ``value`` over minutes, from the value ``before``; ``unit`` as it is written behind a number.
 
     Drawn by Pillow: a training needs no plotting library.
     """
@@ -131,7 +133,7 @@ def draw_curve(folder: Path, curve: Sequence[Mapping[str, float]], value: str, b
     draw.line([(edge, edge), (edge, height - edge), (width - edge, height - edge)], fill="black")
     for a, b in itertools.pairwise(points):
         draw.line([a, b], fill=(31, 90, 160), width=2)
-    draw.text((edge, edge - 20), f"{value} {high:.2f} dB", fill="black")
+    draw.text((edge, edge - 20), f"{value} {high:.2f}{unit}", fill="black")
     draw.text((6, height - edge - 12), f"{low:.2f}", fill="black")
     draw.text((width - 2 * edge, height - edge + 8), f"{last:.1f} minutes", fill="black")
     picture.save(folder / "curve.png")

@@ -11,6 +11,7 @@ import typer
 from conservator import __version__
 from conservator.apps.cli import (  # noqa: F401 - they add their commands
     assistants,
+    bench_decisions,
     bench_risk,
     bench_rl_restore,
     photos,
@@ -18,6 +19,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
     train_all,
     train_mllm,
     train_queue,
+    train_r1,
     train_risk,
     train_rl_restore,
 )

@@ -45,7 +45,7 @@ _NATURAL = 0.12
 _GRAY = 0.1
 """Of all photos that are gray or toned."""
 _SUSPICION = 0.05
-"""Confidence from which the policies that ship try a tool (policies/search.py)."""
+"""Confidence from which the policies that ship try a tool (policies/planning.py)."""
 _TRIED = 5
 """Tools that are tried on a state at most, two of them whatever perception sees."""
 _SHARD = 40

@@ -1,10 +1,22 @@
 """Learning by reward: what a step is paid, the environments, and the learners."""
 
 from conservator.training.rl.check import check_reward
-from conservator.training.rl.rewards import COST, Reward, call_cost, joined, step_error, step_psnr, step_quality
+from conservator.training.rl.rewards import (
+    CONSISTENCY,
+    COST,
+    Reward,
+    call_cost,
+    consistency_reward,
+    joined,
+    step_error,
+    step_psnr,
+    step_quality,
+    step_ssim,
+)
 from conservator.training.rl.weighting import Components, FixedWeights, RunningScale, Weighting
 
 __all__ = [
+    "CONSISTENCY",
     "COST",
     "Components",
     "FixedWeights",
@@ -13,8 +25,10 @@ __all__ = [
     "Weighting",
     "call_cost",
     "check_reward",
+    "consistency_reward",
     "joined",
     "step_error",
     "step_psnr",
     "step_quality",
+    "step_ssim",
 ]

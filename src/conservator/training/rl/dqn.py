@@ -96,8 +96,12 @@ def _check_rules(rules: EpisodeRules) -> None:
     if rules.size != (Q_PATCH, Q_PATCH) or rules.longest > LONGEST:
         raise ConservatorError(
             f"the agent sees patches of {Q_PATCH}x{Q_PATCH} pixels and decides {LONGEST} times at most; the rules say "
-            f"{rules.size[1]}x{rules.size[0]} and {rules.longest}"
+            f"{_said(rules.size)} and {rules.longest}"
         )
+
+
+def _said(size: tuple[int, int] | None) -> str:
+    return "any size" if size is None else f"{size[1]}x{size[0]}"
 
 
 def _gain(policy: DqnPolicy | RandomPolicy, patches: Patches, rules: EpisodeRules) -> float:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conservator.errors import InvalidActionError, MissingExtraError
+from conservator.errors import ConservatorError, InvalidActionError, MissingExtraError
 from conservator.session import Session, step_together
 from conservator.training.rl.episode import Episode, EpisodeRules, Observed, StepOutcome
 
@@ -30,7 +30,9 @@ except ImportError as error:
 
 
 def observation_space(rules: EpisodeRules) -> spaces.Dict:
-    """Of one session: ``Observed``."""
+    """Of one session: ``Observed``. Raises ConservatorError for images of any size, which no space holds."""
+    if rules.size is None:
+        raise ConservatorError("an environment shows images of one size; say which in the rules")
     image = spaces.Box(0.0, 1.0, (3, *rules.size), np.float32)
     return spaces.Dict({"image": image, "previous": spaces.Discrete(len(rules.toolbox) + 1)})
 

@@ -46,11 +46,12 @@ class EpisodeRules:
     """Decisions at most."""
     harm_ends: bool = True
     """Whether an episode ends when its image has less PSNR than its input, as in the authors' training."""
-    size: tuple[int, int] = (PATCH_SIDE, PATCH_SIDE)
-    """Height and width of the source's images, in pixels."""
+    size: tuple[int, int] | None = (PATCH_SIDE, PATCH_SIDE)
+    """Height and width of the source's images, in pixels; None where they are studies, or images of any size, which
+    Gymnasium's environments cannot show."""
 
     def __post_init__(self) -> None:
-        if self.longest < 1 or min(self.size) < 1:
+        if self.longest < 1 or min(self.size or (1,)) < 1:
             raise ConservatorError(f"longest is {self.longest} and size {self.size}, expected 1 or more of each")
         if self.scope.upscale:
             raise ConservatorError("the images of an environment keep their size; use a scope without upscale")
@@ -81,13 +82,14 @@ class Episode:
         self._rules, self._names = rules, list(rules.toolbox)
         damaged, self.clean = rules.source(rng)
         for image in (damaged, self.clean):
-            if image is not None and image.shape != (1, 3, *rules.size):
-                raise ConservatorError(f"the source gave {tuple(image.shape)}, the rules say {(1, 3, *rules.size)}")
+            expected = damaged.shape if rules.size is None else (1, 3, *rules.size)
+            if image is not None and image.shape != expected:
+                raise ConservatorError(f"the source gave {tuple(image.shape)}, the rules say {tuple(expected)}")
         if self.clean is None and rules.harm_ends:
             raise ConservatorError("without references nobody can tell harm by PSNR; set harm_ends=False")
         self.session = Session(damaged, rules.toolbox, rules.pool, rules.perception, rules.longest, rules.scope)
         self.psnr = self.start = self._measured()
-        """PSNR (RGB) now, dB, counted up to 50; NaN without a reference."""
+        """PSNR (RGB) now, dB, counted up to 50, of a study the mean of its parts; NaN without a reference."""
         self.ended = False
 
     def fork(self) -> Episode:
@@ -140,4 +142,4 @@ class Episode:
     def _measured(self) -> float:
         if self.clean is None:
             return math.nan
-        return float(psnr_of_each(self.session.trajectory.last.image, self.clean, UNDAMAGED_PSNR))
+        return float(psnr_of_each(self.session.trajectory.last.image, self.clean, UNDAMAGED_PSNR).mean())

@@ -14,8 +14,12 @@ from torch import Tensor
 from conservator.degradations.patches import UNDAMAGED_PSNR
 from conservator.errors import ConservatorError
 from conservator.image import Image
-from conservator.metrics.fidelity import psnr_of_each
+from conservator.kinds import Kind
+from conservator.metrics.consistency import noise_structure, streaks
+from conservator.metrics.fidelity import psnr_of_each, ssim
 from conservator.session import Apply, Step
+from conservator.session.trajectory import made_by
+from conservator.tools.tool import Tool
 
 Reward: TypeAlias = Callable[[Step, Step, Image | None], Mapping[str, float]]
 """(before, after, reference) -> components of one step by name, the same names for every step; more is better.
@@ -27,6 +31,10 @@ image, shaped like theirs, or None where nobody has it; a reward that needs it r
 
 COST = "cost"
 """The component that a call costs, whatever it changed."""
+CONSISTENCY = "consistency"
+"""The component that punishes what looks as if the photo itself was taken away."""
+_STRUCTURED = 0.5
+"""Of ``noise_structure``: from about here on more was lost than gained (metrics/consistency.py)."""
 
 
 def step_psnr(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
@@ -37,6 +45,13 @@ def step_psnr(before: Step, after: Step, reference: Image | None) -> Mapping[str
     clean = referred(reference, "step_psnr")
     was, now = (float(psnr_of_each(step.image, clean, UNDAMAGED_PSNR).mean()) for step in (before, after))
     return {"psnr": now - was}
+
+
+def step_ssim(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+    """``ssim``: the structural similarity that the step gained, of a study the mean of its parts; needs a reference."""
+    clean = referred(reference, "step_ssim")
+    was, now = (_ssim(step.image, clean) for step in (before, after))
+    return {"ssim": now - was}
 
 
 def step_error(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
@@ -65,6 +80,27 @@ def call_cost(before: Step, after: Step, reference: Image | None) -> Mapping[str
     return {COST: -1.0 if called else 0.0}
 
 
+def consistency_reward(toolbox: Mapping[str, Tool]) -> Reward:
+    """A reward, ``consistency``: minus by how much what a tool took away looks more like the photo than like damage.
+
+    For tools that remove noise and rain, whose difference can be held against that (metrics/consistency.py): for noise
+    ``noise_structure``, for rain the lower of that and ``streaks``, beyond 0.5, from where more is lost than gained.
+    No reference is needed, nor read; tools for other damage, and those that failed, are paid 0.
+    """
+
+    def step_consistency(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+        tool = toolbox.get(made_by(after)) if after.error is None else None
+        if tool is None or before.image.shape != after.image.shape or not tool.spec.removes & {Kind.NOISE, Kind.RAIN}:
+            return {CONSISTENCY: 0.0}
+        found = [noise_structure(before.image, after.image)]
+        if Kind.RAIN in tool.spec.removes:
+            found.append(streaks(before.image, after.image))
+        beyond = min(found) - _STRUCTURED
+        return {CONSISTENCY: -beyond if beyond > 0 else 0.0}  # NaN, where nothing can be told, is paid nothing
+
+    return step_consistency
+
+
 def joined(*rewards: Reward) -> Reward:
     """The components of several rewards together; the joined one raises ConservatorError where two share a name."""
 
@@ -86,6 +122,10 @@ def referred(reference: Image | None, reward: str) -> Image:
     if reference is None:
         raise ConservatorError(f"the reward {reward} needs a reference, and this image has none; choose another reward")
     return reference
+
+
+def _ssim(image: Image, clean: Image) -> float:
+    return sum(ssim(*pair) for pair in zip(image.split(1), clean.split(1), strict=True)) / len(image)
 
 
 def _rms(image: Image, clean: Image) -> Tensor:

@@ -1,0 +1,194 @@
+"""The trainings of the policy r1: from an order to a file, and to what ships."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from conservator.claims import Identity, claim
+from conservator.commands import command_line
+from conservator.evaluation.rows import content_of, toolbox_hash
+from conservator.files import replacing, sha256
+from conservator.perception.network import TrainedPerception
+from conservator.perception.remembering import RememberingPerception
+from conservator.photo import find_photos
+from conservator.policies.actor_critic import MOST_TOOLS, ActorCritic
+from conservator.policies.planning import plannable
+from conservator.policies.vision_language import load_model
+from conservator.pool import MemoPool
+from conservator.request import Request
+from conservator.restorer import Restorer
+from conservator.tools.catalog import make_toolbox
+from conservator.tools.tool import Toolbox
+from conservator.training.data.crops import training_data
+from conservator.training.rl.episode import EpisodeRules
+from conservator.training.rl.feedback import QualityRater, feedback_reward
+from conservator.training.rl.imitation import ImitationSettings, train_imitation
+from conservator.training.rl.order import R1Order
+from conservator.training.rl.ppo import PpoSettings, TrainedR1, begun, train_ppo
+from conservator.training.rl.rewards import (
+    CONSISTENCY,
+    COST,
+    Reward,
+    call_cost,
+    consistency_reward,
+    joined,
+    step_psnr,
+    step_quality,
+    step_ssim,
+)
+from conservator.training.rl.starts import Starts, damaged_starts, found_starts
+from conservator.training.rl.tree import StartTree
+from conservator.training.rl.weighting import RunningScale
+from conservator.training.run import hashes_of_weights, ship_weights
+
+R1_FILE = "r1.safetensors"
+"""The trained policy, in the folder of its training."""
+_REMEMBERED = 3 * 2**29
+"""Bytes of pictures that the pool remembers: some 700 studies."""
+_COMPONENTS = {"perception": "quality", "psnr": "psnr", "feedback": "feedback"}
+"""Of the reward, the one that is the gain, by what an order calls it."""
+_OF_STARTS = ("toolbox", "perception", "starts", "seed", "model", "shown")
+"""Fields of an order on which the states that are visited depend; the others make another policy of the same states."""
+_OF_THIS_MACHINE = ("photos", "damaged", "output", "states", "tensorboard")
+"""Fields that make no other policy: of photos their content counts."""
+
+
+def train_r1(order: R1Order, report: Callable[[str], None] = print) -> TrainedR1:
+    """Train a policy as ordered, and write ``r1.safetensors``; the same order again goes on where it stopped.
+
+    Raises ConservatorError for a folder of another order, and for photos that nothing can be learned from.
+    """
+    with Restorer(Request(toolbox=order.toolbox, perception=order.perception)) as restorer:
+        ground = _ground(order, restorer, report)
+        begun(ground.tree, ground.actor_critic)
+        known = {"states": ground.folder.name}
+        if order.explored:
+            ground.tree.explore(order.explored, order.seed)
+        if order.explored or order.method == "imitation":
+            known["explored"] = str(ground.tree.close())
+            report(f"{known['explored']} states are learned from")
+        if order.method == "imitation":
+            settings = ImitationSettings(seed=order.seed)
+            trained = train_imitation(ground.tree, ground.actor_critic, settings, report=report)
+        else:
+            trained = train_ppo(
+                ground.tree,
+                ground.actor_critic,
+                ground.rules.weighting,
+                order.output,
+                PpoSettings(order.updates, order.episodes, seed=order.seed),
+                tensorboard=order.tensorboard,
+                identity=known,
+                report=report,
+            )
+    with replacing(order.output / R1_FILE) as file:
+        file.write(save(trained.actor_critic.tensors(), trained.actor_critic.metadata()))
+    return trained
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What a training is made on."""
+
+    rules: EpisodeRules
+    starts: Starts
+    tree: StartTree
+    actor_critic: ActorCritic
+    folder: Path
+    """That remembers the states."""
+
+
+def _ground(order: R1Order, restorer: Restorer, report: Callable[[str], None]) -> _Ground:
+    """Draw the starts and make the rules; the folders are claimed."""
+    photos, toolbox, perception = find_photos(order.folder), learned_tools(restorer.toolbox), restorer.perception
+    assert isinstance(perception, TrainedPerception), "a request names no other"
+    folder = _claim(order, photos, toolbox)
+    seeing = RememberingPerception(perception)
+    if order.damaged is not None:
+        starts = found_starts(photos, order.starts, order.seed, seeing, report)
+    else:
+        starts = damaged_starts(photos, order.starts, order.seed)
+    rules = EpisodeRules(
+        source=starts,
+        toolbox=toolbox,
+        pool=MemoPool(restorer.models, _REMEMBERED),
+        perception=seeing,
+        reward=reward_of(order, toolbox),
+        weighting=RunningScale(component_weights(order)),
+        longest=MOST_TOOLS,
+        harm_ends=False,
+        size=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(order.seed)
+        fresh = ActorCritic.new(tuple(toolbox), perception.features)
+    return _Ground(rules, starts, StartTree(rules, fresh, perception, starts, folder), fresh, folder)
+
+
+def learned_tools(toolbox: Toolbox) -> Toolbox:
+    """The tools of a toolbox that the policy learns: for one kind of damage, of the same size after as before."""
+    return toolbox.only(*(spec.name for spec in plannable(toolbox.specs) if spec.cost <= 1))
+
+
+def reward_of(order: R1Order, toolbox: Toolbox) -> Reward:
+    """All that is told of a step: what it is paid for, and what is only measured. Damaged photos have no references."""
+    told: list[Reward] = [step_quality, call_cost, consistency_reward(toolbox)]
+    if order.damaged is None:
+        told += [step_psnr, step_ssim]
+    if order.model:
+        told.append(feedback_reward(QualityRater(load_model(order.model), order.shown)))
+    return joined(*told)
+
+
+def component_weights(order: R1Order) -> dict[str, float]:
+    """What the components of a step weigh; what is only measured weighs nothing."""
+    weights = dict.fromkeys(("quality", "psnr", "ssim", "feedback"), 0.0)
+    return weights | {_COMPONENTS[order.reward]: 1.0, COST: order.cost, CONSISTENCY: order.consistency}
+
+
+def _claim(order: R1Order, photos: Sequence[Path], toolbox: Toolbox) -> Path:
+    """Make the folder of the training this order's, and that of the states, which is returned, that of such orders."""
+    content = content_of(photos, order.folder, toolbox, order.toolbox, order.states)
+    used = {name: sha for name, sha in content.weights.items() if name in {order.perception, *toolbox} or "." in name}
+    for file in (Path(order.perception), *sorted(Path(order.model or "?").glob("*.safetensors"))):
+        used |= {file.name: sha256(file)} if file.is_file() else {}
+    contents = {"photos": content.photos, "tools": content.tools, "weights": used}
+    settings = {name: value for name, value in asdict(order).items() if name not in _OF_THIS_MACHINE}
+    settings["references"] = order.damaged is None
+    of_starts = {name: settings[name] for name in (*_OF_STARTS, "references")}
+    shared = Identity.of(of_starts, **contents)
+    folder = order.states / shared.digest()
+    claim(folder, shared)
+    claim(order.output, Identity.of(settings, **contents))
+    return folder
+
+
+def r1_needs(order: R1Order) -> dict[str, str]:
+    """The hashes of what a policy rests on: perception, and the tools that it chooses from."""
+    tools = make_toolbox(order.toolbox)
+    found = hashes_of_weights(order.perception, *learned_tools(tools))
+    return found | {f"toolbox {order.toolbox}": toolbox_hash(tools)}
+
+
+def ship_r1(trained: TrainedR1, order: R1Order, into: Path, made_with: Mapping[str, str]) -> Path:
+    """Put a policy into a folder of weights, with its entry in the manifest."""
+    defaults = asdict(R1Order(photos=order.folder))
+    asked = {name: value for name, value in asdict(order).items() if name not in ("output", "states", "tensorboard")}
+    told = {name: value for name, value in asked.items() if value != defaults[name] or name in ("photos", "seed")}
+    clean = order.damaged is None
+    return ship_weights(
+        into,
+        "r1",
+        trained.actor_critic.tensors(),
+        data=training_data(order.folder) if clean else f"the damaged photos of {order.folder.name}, no references",
+        recipe="docs/restore-r1.md",
+        command=command_line("train", "r1", settings=told),
+        scores={**trained.scores, **{f"chance_{name}": value for name, value in trained.chance.items()}},
+        made_with=made_with,
+        metadata=trained.actor_critic.metadata(),
+    )
