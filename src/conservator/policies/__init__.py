@@ -8,6 +8,7 @@ from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, Rando
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EstimatedGain, Greedy, MeasuredGain, Search
+from conservator.policies.stages import Staged
 from conservator.policies.strategies import Predefined, RandomBoth
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Reflect",
     "Rules",
     "Search",
+    "Staged",
     "check_policy",
     "is_policy",
     "load_agent",

@@ -21,6 +21,7 @@ from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EstimatedGain, Greedy, MeasuredGain, Search
+from conservator.policies.stages import IMAGING_PROCESS, ONE_BY_ONE, Staged
 from conservator.policies.strategies import Predefined, RandomBoth
 from conservator.policies.vision_language import load_model, shipped_model
 from conservator.pool import Pool
@@ -72,6 +73,8 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "rules": lambda context: Rules(context.perception, context.objective),
     "beam": lambda context: Beam(_greedy(context)),
     "reflect": lambda context: Reflect(context.perception, context.objective),
+    "traverse": lambda context: Staged(ONE_BY_ONE, context.pool, context.perception, context.objective, "traverse"),
+    "stages": lambda context: Staged(IMAGING_PROCESS, context.pool, context.perception, context.objective),
     "random": lambda context: RandomPolicy(context.seed),
     "random_both": lambda context: RandomBoth(context.seed),
     "predefined": lambda context: Predefined(),
