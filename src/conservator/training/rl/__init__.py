@@ -1,20 +1,49 @@
 """Learning by reward: what a step is paid, the environments, and the learners."""
 
 from conservator.training.rl.check import check_reward
-from conservator.training.rl.rewards import COST, Reward, call_cost, joined, step_error, step_psnr, step_quality
-from conservator.training.rl.weighting import Components, FixedWeights, RunningScale, Weighting
+from conservator.training.rl.rewards import (
+    COST,
+    Reward,
+    call_cost,
+    joined,
+    metric_change,
+    step_error,
+    step_harm,
+    step_inconsistency,
+    step_psnr,
+    step_quality,
+)
+from conservator.training.rl.rollouts import RolloutReward
+from conservator.training.rl.weighting import (
+    AdaptiveWeights,
+    Components,
+    FixedWeights,
+    GroupNormalised,
+    RunningScale,
+    StaticWeights,
+    Weighting,
+    make_weighting,
+)
 
 __all__ = [
     "COST",
+    "AdaptiveWeights",
     "Components",
     "FixedWeights",
+    "GroupNormalised",
     "Reward",
+    "RolloutReward",
     "RunningScale",
+    "StaticWeights",
     "Weighting",
     "call_cost",
     "check_reward",
     "joined",
+    "make_weighting",
+    "metric_change",
     "step_error",
+    "step_harm",
+    "step_inconsistency",
     "step_psnr",
     "step_quality",
 ]

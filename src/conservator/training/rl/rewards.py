@@ -14,6 +14,9 @@ from torch import Tensor
 from conservator.degradations.patches import UNDAMAGED_PSNR
 from conservator.errors import ConservatorError
 from conservator.image import Image
+from conservator.kinds import Kind
+from conservator.metrics import FullReference, make_metric
+from conservator.metrics.consistency import noise_structure, streaks
 from conservator.metrics.fidelity import psnr_of_each
 from conservator.session import Apply, Step
 
@@ -27,6 +30,10 @@ image, shaped like theirs, or None where nobody has it; a reward that needs it r
 
 COST = "cost"
 """The component that a call costs, whatever it changed."""
+HARM, INCONSISTENCY = "harm", "inconsistency"
+"""The components that are never above 0."""
+_DOUBTFUL = 0.5
+"""From where on an inconsistency counts: there a denoiser takes more texture than noise (metrics/consistency.py)."""
 
 
 def step_psnr(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
@@ -59,6 +66,61 @@ def step_quality(before: Step, after: Step, reference: Image | None) -> Mapping[
     return {"quality": gained}
 
 
+def metric_change(name: str) -> Reward:
+    """The reward that pays for one metric by its name: how much better the step made it, in the metric's own unit.
+
+    Where less is better, a fall counts as positive. ``quality`` is perception's estimate (``step_quality``) and
+    ``psnr`` is ``step_psnr``. Of a study it is the mean over its parts. What cannot be computed is NaN, for the learner
+    to leave out. Raises NameNotFoundError for an unknown metric, ConservatorError for one that knows no reference.
+    """
+    if name in ("psnr", "quality"):
+        return step_psnr if name == "psnr" else step_quality
+    metric = make_metric(name)
+    if not isinstance(metric, FullReference):
+        raise ConservatorError(
+            f"{name} needs no reference, and such metrics prefer some noise to the original; leave it out"
+        )
+
+    def reward(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+        clean = referred(reference, name)
+        if after.image is before.image:
+            return {name: 0.0}
+        was, now = (_mean_score(metric, step.image, clean) for step in (before, after))
+        return {name: now - was if metric.higher_is_better else was - now}
+
+    reward.__name__ = name
+    return reward
+
+
+def step_harm(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+    """``harm``: minus the PSNR (RGB, dB) that was lost, 0 where none was: a hinge; it needs a reference.
+
+    Over a whole rollout, from the input to the result, it makes sure that no other metric pays for what harms fidelity.
+    """
+    return {HARM: min(0.0, step_psnr(before, after, reference)["psnr"])}
+
+
+def step_inconsistency(removes: Mapping[str, frozenset[Kind]]) -> Reward:
+    """The reward ``inconsistency``: minus how far what a tool took away is from the damage that it is for, 0 to -0.5.
+
+    ``removes`` are the kinds that each tool is for. Denoisers are held to ``noise_structure``, tools for rain to the
+    lower of ``streaks`` and ``noise_structure``, each from 0.5 on: the checks that docs/results/consistency.md found to
+    tell something. Other tools are not held to anything. No reference is needed, nor read.
+    """
+
+    def reward(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+        action = after.decision.action if after.decision is not None and after.error is None else None
+        treats = removes.get(action.tool, frozenset()) if isinstance(action, Apply) else frozenset[Kind]()
+        if not treats & {Kind.NOISE, Kind.RAIN} or before.image.shape != after.image.shape:
+            return {INCONSISTENCY: 0.0}
+        found = noise_structure(before.image, after.image)
+        if Kind.RAIN in treats:
+            found = min(found, streaks(before.image, after.image))
+        return {INCONSISTENCY: -max(0.0, found - _DOUBTFUL) if math.isfinite(found) else 0.0}
+
+    return reward
+
+
 def call_cost(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
     """``cost``: -1 for a step that called a tool, failed or not, else 0; its weight says what a call costs."""
     called = after.decision is not None and isinstance(after.decision.action, Apply)
@@ -86,6 +148,12 @@ def referred(reference: Image | None, reward: str) -> Image:
     if reference is None:
         raise ConservatorError(f"the reward {reward} needs a reference, and this image has none; choose another reward")
     return reference
+
+
+def _mean_score(metric: FullReference, images: Image, references: Image) -> float:
+    pairs = zip(images.split(1), references.split(1), strict=True)
+    scores = [min(metric.score(*pair), metric.at_most) for pair in pairs]
+    return sum(scores) / len(scores)
 
 
 def _rms(image: Image, clean: Image) -> Tensor:
