@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import BoxBlur, Gamma
 from hypothesis import given
 from hypothesis import strategies as st
 from test_environment import Noticing
@@ -14,7 +15,6 @@ from test_environment import Noticing
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.image import Image
-from conservator.kinds import Kind
 from conservator.metrics.fidelity import psnr, ssim
 from conservator.pool import LocalPool
 from conservator.session import Apply, Decision, Rollback, Session, Step, Stop, Trajectory
@@ -25,11 +25,11 @@ from conservator.training.rl import (
     StaticWeights,
     call_cost,
     check_reward,
+    consistency_reward,
     joined,
     make_weighting,
     metric_change,
     step_harm,
-    step_inconsistency,
 )
 from conservator.training.rl.weighting import WeightingName
 
@@ -45,8 +45,8 @@ def groups(rows: list[tuple[float, float]]) -> list[dict[str, float]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_laws_of_rewards_hold_under_every_weighting(name: WeightingName, coffee: Image) -> None:
     clean = coffee[..., :64, :64]
-    reward = joined(*map(metric_change, METRICS), step_harm, step_inconsistency({"tool": frozenset(Kind)}), call_cost)
-    weights = {**dict.fromkeys(METRICS, 1.0), "harm": 0.5, "inconsistency": 1.0, "cost": 0.02}
+    reward = joined(*map(metric_change, METRICS), step_harm, consistency_reward(Toolbox(BoxBlur())), call_cost)
+    weights = {**dict.fromkeys(METRICS, 1.0), "harm": 0.5, "consistency": 1.0, "cost": 0.02}
     weighting = make_weighting(name, weights, METRICS)
     rng = np.random.default_rng(0)
     for _ in range(25):  # not only as it begins
@@ -71,16 +71,16 @@ def test_a_change_is_positive_where_the_metric_became_better(photo: Image, small
 def test_what_takes_texture_for_noise_is_inconsistent(coffee: Image) -> None:
     clean = coffee[..., 60:220, 100:260]
     noisy = degrade(clean, parse_recipe("noise:high", 1))
-    reward = step_inconsistency({"denoise": frozenset({Kind.NOISE}), "deblock": frozenset({Kind.JPEG})})
+    reward = consistency_reward(Toolbox(BoxBlur(), Gamma()))
     blurred = torch.nn.functional.avg_pool2d(clean, 9, 1, 4)
 
     def paid(before: Image, after: Image, tool: str) -> float:
         steps = trajectory(before, after, tool).steps
-        return reward(steps[0], steps[1], None)["inconsistency"]
+        return reward(steps[0], steps[1], None)["consistency"]
 
-    assert paid(noisy, clean, "denoise") == 0  # all that went was noise
-    assert -0.5 <= paid(clean, blurred, "denoise") < -0.1
-    assert paid(clean, blurred, "deblock") == paid(clean, blurred, "unknown") == 0
+    assert paid(noisy, clean, "box_blur") == 0  # all that went was noise
+    assert -0.5 <= paid(clean, blurred, "box_blur") < -0.1
+    assert paid(clean, blurred, "gamma") == paid(clean, blurred, "unknown") == 0
 
 
 def trajectory(before: Image, after: Image, tool: str) -> Trajectory:
@@ -91,7 +91,7 @@ def trajectory(before: Image, after: Image, tool: str) -> Trajectory:
 def test_a_rollout_is_paid_for_its_result_and_for_every_call(photo: Image, small_toolbox: Toolbox) -> None:
     clean = photo[..., :96, :96]
     noisy = degrade(clean, parse_recipe("noise:high", 1))
-    reward = RolloutReward(METRICS, "ssim", small_toolbox.specs)
+    reward = RolloutReward(METRICS, "ssim", small_toolbox)
     with LocalPool(small_toolbox) as pool:
         session = Session(noisy, small_toolbox, pool, Noticing())
         for action in (Apply("gamma"), Rollback(0), Apply("broken"), Apply("box_blur"), Stop()):
@@ -110,12 +110,12 @@ def test_a_rollout_is_paid_for_its_result_and_for_every_call(photo: Image, small
     assert harmed is not None
     assert harmed["harm"] == harmed["psnr"] < 0
     with pytest.raises(ConservatorError, match="left out"):
-        RolloutReward(METRICS, "lpips", small_toolbox.specs)
+        RolloutReward(METRICS, "lpips", small_toolbox)
 
 
 def test_what_cannot_be_measured_is_no_reward(photo: Image, small_toolbox: Toolbox) -> None:
     tiny = photo[..., :8, :8]  # smaller than the window of SSIM
-    reward = RolloutReward(("psnr", "ssim"), "ssim", small_toolbox.specs)
+    reward = RolloutReward(("psnr", "ssim"), "ssim", small_toolbox)
     assert reward(trajectory(tiny, tiny / 2, "gamma"), tiny) is None
 
 

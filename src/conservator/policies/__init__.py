@@ -10,6 +10,7 @@ from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EstimatedGain, Greedy, MeasuredGain, Search
 from conservator.policies.stages import Staged
 from conservator.policies.strategies import Predefined, RandomBoth
+from conservator.policies.tool_calling import ToolCallingPolicy
 
 __all__ = [
     "EXPERT_ORDER",
@@ -32,6 +33,7 @@ __all__ = [
     "Rules",
     "Search",
     "Staged",
+    "ToolCallingPolicy",
     "check_policy",
     "is_policy",
     "load_agent",

@@ -23,6 +23,7 @@ from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EstimatedGain, Greedy, MeasuredGain, Search
 from conservator.policies.stages import IMAGING_PROCESS, ONE_BY_ONE, Staged
 from conservator.policies.strategies import Predefined, RandomBoth
+from conservator.policies.tool_calling import ToolCallingPolicy
 from conservator.policies.vision_language import load_model, shipped_model
 from conservator.pool import Pool
 from conservator.request import ChatOptions
@@ -100,6 +101,9 @@ _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
     "dqn": lambda name, path, context: DqnPolicy(load_agent(Path(path)), name, context.toolbox),
     "mllm": _mllm,
     "mllm-once": _mllm,
+    "tir": lambda name, path, context: ToolCallingPolicy(
+        load_model(path, context.device), context.perception, context.objective, name, context.toolbox
+    ),
     "search": lambda name, calls, context: _search(context, int(calls), name),
 }
 """Policies whose name says more: what a user trained, as "dqn:FILE" and "mllm:FOLDER", and a budget, "search:CALLS"."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from conservator.degradations import Kind, Severity
 from conservator.perception.perception import Objective, Perception
 from conservator.perception.study import study
 from conservator.policies.dialects import Dialect, PlanDialect
-from conservator.policies.planning import enlarger, estimated_gains, plannable
+from conservator.policies.planning import enlarged_last, estimated_gains, is_enlarged, plannable
 from conservator.policies.replies import Replied, Speaker, choose
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.session.session import Observation
@@ -59,15 +58,9 @@ class MllmPolicy:
         A small photo is enlarged, where that is offered, when the model has no more to do: no question that it learned
         is about size.
         """
-        enlarging = {spec.name for spec in observation.tools if spec.scale > 1}
-        if enlarging & set(observation.trajectory.toolchain()):
+        if is_enlarged(observation):
             return Decision(Stop(), thought="the photo is enlarged, which is the last step")
-        decision = self._next(observation)
-        small = observation.percept.severities.get(Kind.LOW_RESOLUTION, Severity.NONE) > Severity.NONE
-        best = enlarger(observation.tools)
-        if decision.action == Stop() and small and best and observation.steps_left > 1:
-            return Decision(Apply(best), thought=f"the photo is small; else {decision.thought}")
-        return decision
+        return enlarged_last(self._next(observation), observation)
 
     def _next(self, observation: Observation) -> Decision:
         """What to do about all but the size."""

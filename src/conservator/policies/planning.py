@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from conservator.kinds import Objective
-from conservator.perception.perception import Look, Perception
+from conservator.kinds import Kind, Objective, Severity
+from conservator.perception.perception import Look, Percept, Perception
 from conservator.session.session import Observation
-from conservator.session.trajectory import Action, Apply, Rollback, Stop, Trajectory, made_by
+from conservator.session.trajectory import Action, Apply, Decision, Rollback, Stop, Trajectory, made_by
 from conservator.tools.tool import ToolSpec, is_specialist
+
+_SUSPICION = 0.05
+"""Confidence from which a damage that is not seen for sure is worth a try."""
 
 
 def plannable(tools: Iterable[ToolSpec]) -> tuple[ToolSpec, ...]:
@@ -16,10 +19,29 @@ def plannable(tools: Iterable[ToolSpec]) -> tuple[ToolSpec, ...]:
     return tuple(spec for spec in tools if is_specialist(spec) and spec.scale == 1)
 
 
+def suspected(percept: Percept) -> frozenset[Kind]:
+    """The kinds of damage that are seen, or that may be there."""
+    return frozenset(kind for kind, chance in percept.confidences.items() if chance > _SUSPICION) | {*percept.present}
+
+
 def enlarger(tools: Iterable[ToolSpec]) -> str | None:
     """The tool to enlarge with, the first of those that take most work: no perception can compare what they make."""
     best = max((spec for spec in tools if spec.scale > 1), key=lambda spec: spec.cost, default=None)
     return None if best is None else best.name
+
+
+def is_enlarged(observation: Observation) -> bool:
+    """Whether the photo was enlarged, which is the last step: no perception can tell what comes after it."""
+    return bool({spec.name for spec in observation.tools if spec.scale > 1} & set(observation.trajectory.toolchain()))
+
+
+def enlarged_last(decision: Decision, observation: Observation) -> Decision:
+    """In place of a stop, the enlargement of a small photo where that is offered; any other decision as it is."""
+    small = observation.percept.severities.get(Kind.LOW_RESOLUTION, Severity.NONE) > Severity.NONE
+    best = enlarger(observation.tools)
+    if decision.action == Stop() and small and best and observation.steps_left > 1:
+        return Decision(Apply(best), thought=f"the photo is small; else {decision.thought}")
+    return decision
 
 
 def estimated_gains(observation: Observation, perception: Perception, objective: Objective) -> dict[int, float]:

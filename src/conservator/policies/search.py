@@ -16,7 +16,7 @@ from conservator.image import Image, decibels
 from conservator.kinds import TONAL, Kind, Severity
 from conservator.metrics.fidelity import TABLE_CAP
 from conservator.perception.perception import Look, Objective, Percept, Perception
-from conservator.policies.planning import enlarger
+from conservator.policies.planning import enlarger, suspected
 from conservator.pool import Pool
 from conservator.resample import bicubic_to
 from conservator.session.session import Observation
@@ -27,8 +27,6 @@ _MARGIN = 0.1
 """Gain in dB that a treatment must promise: what is less nobody sees. Whether it may do harm is for risk control to
 say. On 51 development photos, a third of each set, 0.4 with extra doubts about tonal treatments treated 13 of the 28
 damaged ones instead of 19, and harmed as many at each threshold below 1."""
-_SUSPICION = 0.05
-"""Confidence from which a damage that is not seen for sure is worth a try: the estimate has the say."""
 _MOVES = frozenset({Kind.RAIN, Kind.MOTION_BLUR})
 """Streaks are bright, and a motion to one side has moved the picture: undoing them changes large areas."""
 _ONCE = (frozenset({Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR}), frozenset({Kind.LOW_LIGHT}))
@@ -193,11 +191,9 @@ class Greedy:
             return True
         if not is_specialist(spec):
             return False  # perception was never taught to weigh a tool for everything
-        suspected = {kind for kind, confidence in state.percept.confidences.items() if confidence > _SUSPICION}
-        suspected.update(state.percept.present)
         seen = state.percept.severities
         # what is only suspected is faint
-        return any(max(seen[kind], Severity.LOW) in spec.severities for kind in spec.removes & suspected)
+        return any(max(seen[kind], Severity.LOW) in spec.severities for kind in spec.removes & suspected(state.percept))
 
 
 def _refusal(before: State, after: State, observation: Observation) -> Refusal | None:

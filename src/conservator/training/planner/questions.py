@@ -24,7 +24,8 @@ from conservator.evaluation.rows import content_of
 from conservator.files import replacing, write_text
 from conservator.image import Image, digest, in_8_bits, to_array
 from conservator.kinds import OBJECTIVES, Kind, Objective
-from conservator.perception.perception import Gain, Look, Percept, Perception
+from conservator.perception.perception import Perception
+from conservator.perception.remembering import RememberingPerception
 from conservator.photo import find_photos, load_photo
 from conservator.policies.planning import estimated_gains, plannable
 from conservator.pool import MemoPool, Pool
@@ -117,7 +118,7 @@ def _lessons(
     distractor = absent[int(rng.integers(len(absent)))]  # a planner must learn what needless treatment spoils
     tried = present | {distractor} if len(present) < _FEW else present
     usable = usable if len(tried) <= _FEW else _two_each(usable, rng)
-    memo, perception = MemoPool(pool), _Remembering(perception)
+    memo, perception = MemoPool(pool), RememberingPerception(perception)
     found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
     for objective in OBJECTIVES:
         outlook = Outlook(found, found.objective(objective)[0])
@@ -153,22 +154,6 @@ def _lesson(
         photo=photo,
         recipe=recipe,
     )
-
-
-class _Remembering(Perception):
-    """A perception that examines each picture once."""
-
-    def __init__(self, perception: Perception) -> None:
-        self._perception, self._seen = perception, dict[str, Percept]()
-
-    def grade(self, image: Image) -> Percept:
-        key = digest(image)
-        if key not in self._seen:
-            self._seen[key] = self._perception.grade(image)
-        return self._seen[key]
-
-    def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
-        return self._perception.weigh(before, after, treated)
 
 
 def _two_each(specs: Sequence[ToolSpec], rng: np.random.Generator) -> tuple[ToolSpec, ...]:

@@ -2,14 +2,15 @@
 
 from conservator.training.rl.check import check_reward
 from conservator.training.rl.rewards import (
+    CONSISTENCY,
     COST,
     Reward,
     call_cost,
+    consistency_reward,
     joined,
     metric_change,
     step_error,
     step_harm,
-    step_inconsistency,
     step_psnr,
     step_quality,
 )
@@ -26,6 +27,7 @@ from conservator.training.rl.weighting import (
 )
 
 __all__ = [
+    "CONSISTENCY",
     "COST",
     "AdaptiveWeights",
     "Components",
@@ -38,12 +40,12 @@ __all__ = [
     "Weighting",
     "call_cost",
     "check_reward",
+    "consistency_reward",
     "joined",
     "make_weighting",
     "metric_change",
     "step_error",
     "step_harm",
-    "step_inconsistency",
     "step_psnr",
     "step_quality",
 ]

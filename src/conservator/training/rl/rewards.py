@@ -19,6 +19,8 @@ from conservator.metrics import FullReference, make_metric
 from conservator.metrics.consistency import noise_structure, streaks
 from conservator.metrics.fidelity import psnr_of_each
 from conservator.session import Apply, Step
+from conservator.session.trajectory import made_by
+from conservator.tools.tool import Tool
 
 Reward: TypeAlias = Callable[[Step, Step, Image | None], Mapping[str, float]]
 """(before, after, reference) -> components of one step by name, the same names for every step; more is better.
@@ -30,10 +32,12 @@ image, shaped like theirs, or None where nobody has it; a reward that needs it r
 
 COST = "cost"
 """The component that a call costs, whatever it changed."""
-HARM, INCONSISTENCY = "harm", "inconsistency"
-"""The components that are never above 0."""
-_DOUBTFUL = 0.5
-"""From where on an inconsistency counts: there a denoiser takes more texture than noise (metrics/consistency.py)."""
+HARM = "harm"
+"""The component that punishes a loss of fidelity."""
+CONSISTENCY = "consistency"
+"""The component that punishes what looks as if the photo itself was taken away."""
+_STRUCTURED = 0.5
+"""Of ``noise_structure``: from about here on more was lost than gained (metrics/consistency.py)."""
 
 
 def step_psnr(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
@@ -100,31 +104,31 @@ def step_harm(before: Step, after: Step, reference: Image | None) -> Mapping[str
     return {HARM: min(0.0, step_psnr(before, after, reference)["psnr"])}
 
 
-def step_inconsistency(removes: Mapping[str, frozenset[Kind]]) -> Reward:
-    """The reward ``inconsistency``: minus how far what a tool took away is from the damage that it is for, 0 to -0.5.
-
-    ``removes`` are the kinds that each tool is for. Denoisers are held to ``noise_structure``, tools for rain to the
-    lower of ``streaks`` and ``noise_structure``, each from 0.5 on: the checks that docs/results/consistency.md found to
-    tell something. Other tools are not held to anything. No reference is needed, nor read.
-    """
-
-    def reward(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
-        action = after.decision.action if after.decision is not None and after.error is None else None
-        treats = removes.get(action.tool, frozenset()) if isinstance(action, Apply) else frozenset[Kind]()
-        if not treats & {Kind.NOISE, Kind.RAIN} or before.image.shape != after.image.shape:
-            return {INCONSISTENCY: 0.0}
-        found = noise_structure(before.image, after.image)
-        if Kind.RAIN in treats:
-            found = min(found, streaks(before.image, after.image))
-        return {INCONSISTENCY: -max(0.0, found - _DOUBTFUL) if math.isfinite(found) else 0.0}
-
-    return reward
-
-
 def call_cost(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
     """``cost``: -1 for a step that called a tool, failed or not, else 0; its weight says what a call costs."""
     called = after.decision is not None and isinstance(after.decision.action, Apply)
     return {COST: -1.0 if called else 0.0}
+
+
+def consistency_reward(toolbox: Mapping[str, Tool]) -> Reward:
+    """A reward, ``consistency``: minus by how much what a tool took away looks more like the photo than like damage.
+
+    For tools that remove noise and rain, whose difference can be held against that (metrics/consistency.py): for noise
+    ``noise_structure``, for rain the lower of that and ``streaks``, beyond 0.5, from where more is lost than gained.
+    No reference is needed, nor read; tools for other damage, and those that failed, are paid 0.
+    """
+
+    def step_consistency(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+        tool = toolbox.get(made_by(after)) if after.error is None else None
+        if tool is None or before.image.shape != after.image.shape or not tool.spec.removes & {Kind.NOISE, Kind.RAIN}:
+            return {CONSISTENCY: 0.0}
+        found = [noise_structure(before.image, after.image)]
+        if Kind.RAIN in tool.spec.removes:
+            found.append(streaks(before.image, after.image))
+        beyond = min(found) - _STRUCTURED
+        return {CONSISTENCY: -beyond if beyond > 0 else 0.0}  # NaN, where nothing can be told, is paid nothing
+
+    return step_consistency
 
 
 def joined(*rewards: Reward) -> Reward:

@@ -9,30 +9,30 @@ from itertools import pairwise
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.session import Trajectory
-from conservator.tools.tool import ToolSpec
+from conservator.tools.tool import Tool
 from conservator.training.rl.rewards import (
+    CONSISTENCY,
     COST,
     HARM,
-    INCONSISTENCY,
     call_cost,
+    consistency_reward,
     joined,
     metric_change,
     step_harm,
-    step_inconsistency,
 )
 from conservator.training.rl.weighting import Weighting, WeightingName, make_weighting
 
-_OTHERS = {COST: 0.02, HARM: 0.5, INCONSISTENCY: 1.0}
+_OTHERS = {COST: 0.02, HARM: 0.5, CONSISTENCY: 1.0}
 """What a call, a lost dB and an inconsistency of 1 count beside a metric's deviation: ours, not tuned."""
 
 
 class RolloutReward:
-    """Components of a rollout: the change of every metric from input to result, ``harm``, ``inconsistency``, ``cost``.
+    """Components of a rollout: the change of every metric from input to result, ``harm``, ``consistency``, ``cost``.
 
     One metric is always left out of what is paid, and reported: it tells whether the others were hacked.
     """
 
-    def __init__(self, metrics: Iterable[str], left_out: str, tools: Iterable[ToolSpec]) -> None:
+    def __init__(self, metrics: Iterable[str], left_out: str, toolbox: Mapping[str, Tool]) -> None:
         """``metrics`` are all that are measured, ``left_out`` among them. Raises ConservatorError where it is not."""
         self.metrics = tuple(metrics)
         self.paid = tuple(name for name in self.metrics if name != left_out)
@@ -43,7 +43,7 @@ class RolloutReward:
             )
         self.left_out = left_out
         self._whole = joined(*map(metric_change, self.metrics), step_harm)
-        self._each = step_inconsistency({spec.name: spec.removes for spec in tools})
+        self._each = consistency_reward(toolbox)
 
     def __call__(self, trajectory: Trajectory, reference: Image | None) -> Mapping[str, float] | None:
         """The components; None where a metric could not be computed, which says nothing of the policy.
@@ -52,9 +52,9 @@ class RolloutReward:
         """
         steps, made = trajectory.steps, trajectory.path()
         components = dict(self._whole(steps[0], steps[-1], reference))
-        components |= {INCONSISTENCY: 0.0, COST: 0.0}
+        components |= {CONSISTENCY: 0.0, COST: 0.0}
         for step in made:
-            components[INCONSISTENCY] += self._each(steps[step.parent or 0], step, reference)[INCONSISTENCY]
+            components[CONSISTENCY] += self._each(steps[step.parent or 0], step, reference)[CONSISTENCY]
         for before, after in pairwise(steps):
             components[COST] += call_cost(before, after, reference)[COST]
         return components if all(map(math.isfinite, components.values())) else None
