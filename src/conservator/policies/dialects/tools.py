@@ -136,7 +136,7 @@ def _read_call(text: str, observation: Observation, thought: str, reply: str) ->
     try:
         call = json.loads(text)
         name, arguments = call["name"], call.get("arguments", {})
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Decision(None, thought="the call is no JSON object with a name and arguments", reply=reply)
     if name == _ROLLBACK:

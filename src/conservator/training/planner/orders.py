@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from conservator.kinds import Kind
 
+DialectName: TypeAlias = Literal["plan", "tools"]
+"""How a planner is asked and answers: a line with a plan, or one tool call a turn."""
 NANO = "nano"
 """The name of the model that begins with nothing."""
 CROP_SIDE = 224
@@ -35,6 +37,14 @@ class PlannerDataOrder:
     """Toolboxes, joined by +."""
     always: frozenset[Kind] = frozenset()
     """Kinds of damage that every crop has, joined by commas, say snow: to teach a planner one that it does not know."""
+    trajectories: bool = False
+    """Make whole trajectories, call by call, for models that call tools; else questions that are drawn."""
+    swaps: float = field(default=0.3, metadata=_SHARE)
+    """Of trajectories: the probability that two neighbouring calls change places."""
+    substitutes: float = field(default=0.3, metadata=_SHARE)
+    """Of trajectories: the probability that a tool is replaced by another one for the same damage."""
+    tolerance: float = field(default=0.02, metadata=_SHARE)
+    """Of trajectories: what such a change may lose, as a share of the range of all scores."""
     seed: int = field(default=0, metadata={"min": 0})
     """Seed of everything random."""
     jobs: int = field(default=2, metadata=_ONE_OR_MORE)
@@ -51,6 +61,10 @@ class SftOrder:
     """Folder of model, checkpoints, curve.csv and settings.json."""
     model: str = NANO
     """nano, which begins with nothing, or a model in Hugging Face format: a folder or an id."""
+    dialect: DialectName = "plan"
+    """How it is taught to answer: by a line with a plan, for mllm, or by tool calls, for tir."""
+    spread: bool = True
+    """With tool calls: learn all calls that are nearly as good as the best, by how good; else the one of the data."""
     lora: bool = False
     """Train adapters, not the whole model."""
     rank: int = field(default=16, metadata=_ONE_OR_MORE)
