@@ -47,7 +47,7 @@ class ToolCallingPolicy:
                 f"the policy {name} needs a model that calls tools, and this one's chat template does not speak of "
                 "them; take a Qwen3-VL, or the policy mllm, which asks in words"
             )
-        self.name, self._model, self._perception, self._objective = name, model, perception, objective
+        self.name, self.model, self._perception, self._objective = name, model, perception, objective
         self._toolbox = toolbox
         self._speaker = Speaker(model.tokens, model.end, ToolDialect())
 
@@ -65,8 +65,8 @@ class ToolCallingPolicy:
     def reply(self, observation: Observation) -> Replied:
         """The model's decision and the chances of the alternatives."""
         offered = replace(observation, tools=plannable(observation.tools))
-        with self._model.lock:
-            return choose(offered, self._model.read(self.prompt(observation)).next, self._speaker)
+        with self.model.lock:
+            return choose(offered, self.model.read(self.prompt(observation)).next, self._speaker)
 
     def prompt(self, observation: Observation) -> Prompt:
         """The conversation so far, up to where the model's turn begins. Of large images it sees studies."""
@@ -74,7 +74,7 @@ class ToolCallingPolicy:
         shown = _studied(replace(observation, tools=plannable(known)))
         gains = estimated_gains(observation, self._perception, self._objective)
         dialect = self._speaker.dialect
-        return self._model.prompt(dialect.ask(shown, self._objective, gains), dialect.functions(shown))
+        return self.model.prompt(dialect.ask(shown, self._objective, gains), dialect.functions(shown))
 
     def replies(self, observation: Observation) -> Mapping[Action, Tokens]:
         """What the model may say, as tokens, for each legal action."""

@@ -23,6 +23,13 @@ def shared_prefix_loss(network: Any, batch: Mapping[str, Tensor], count: Tensor 
     ``attention_mask``, ``mm_token_type_ids`` and ``labels``, and the pictures' patches and grids, if there are any.
     Where there are several right tokens, ``choices`` (B, L, K) holds them and ``shares`` (B, L, K) their probabilities.
     """
+    states, shared = shared_states(network, batch)
+    learned = batch["labels"][:, shared + 1 :] != IGNORED
+    return _loss(network.lm_head(states[:, :-1][learned]), batch, learned, shared + 1, count)
+
+
+def shared_states(network: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    """The last layer's states (B, L - S, D) of all tokens but the first S, with which all questions begin alike."""
     ids, mask, kinds, labels = (batch[n] for n in ("input_ids", "attention_mask", "mm_token_type_ids", "labels"))
     pictures = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
     alike = (ids == ids[:1]).all(0) & mask.bool().all(0) & (kinds == 0).all(0) & (labels == IGNORED).all(0)
@@ -38,7 +45,7 @@ def shared_prefix_loss(network: Any, batch: Mapping[str, Tensor], count: Tensor 
         )
         cache = beginning.past_key_values
         cache.batch_repeat_interleave(len(ids))
-    states = network.model(
+    states: Tensor = network.model(
         input_ids=ids[:, shared:],
         attention_mask=mask,
         position_ids=places[..., shared:],
@@ -46,8 +53,7 @@ def shared_prefix_loss(network: Any, batch: Mapping[str, Tensor], count: Tensor 
         use_cache=shared > 0,
         **pictures,
     ).last_hidden_state
-    learned = labels[:, shared + 1 :] != IGNORED
-    return _loss(network.lm_head(states[:, :-1][learned]), batch, learned, shared + 1, count)
+    return states, shared
 
 
 def whole_loss(network: Any, batch: Mapping[str, Tensor], count: Tensor | int | None = None) -> Tensor:

@@ -34,7 +34,7 @@ from conservator.training.run import read_curve, write_curve
 
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
 """Learning rates: from nothing, of adapters, of a whole pretrained model."""
-_ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
+ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
 """The linear layers of the language model and of the vision tower."""
 _LARGE = 100_000_000
 """Parameters from which a model is no nano: activations are computed twice to save memory on a GPU."""
@@ -181,7 +181,7 @@ def _trainer(
     adapters = None
     if order.lora:
         peft = import_mllm("peft")
-        adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=_ADAPTED)
+        adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=ADAPTED)
     small = model.parameters < _LARGE and model.network.config.model_type == "qwen3_vl"
     dialect, spread = DIALECTS[order.dialect], order.spread and order.dialect == "tools"
     loss = shared_prefix_loss if small and not order.lora else whole_loss if spread else None
