@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,13 +18,15 @@ from conservator.photo import load_photo
 from conservator.policies.replies import draw, follow
 from conservator.policies.tool_calling import ToolCallingPolicy
 from conservator.policies.vision_language import Prompt
-from conservator.session import Decision, Observation, Session, Trajectory, run_together
+from conservator.session import Decision, Observation, Session, Trajectory, step_together
 from conservator.training.data.parts import random_part
 from conservator.training.data.recipes import random_recipe, without_resizing
 from conservator.training.planner.orders import CROP_SIDE
 
+RolloutStarts: TypeAlias = Callable[[int], tuple[Image, Image]]
+"""number -> a damaged image to begin from, and the undamaged one."""
 _TRIES = 3
-"""How often a rollout whose pool failed is gone on with, until it is dropped."""
+"""How often a call whose pool fails is tried, until its rollout is dropped."""
 
 
 class DrawnCalls:
@@ -61,12 +64,24 @@ def same_prompt(prompt: Prompt) -> tuple[bytes, bytes]:
 
 
 def roll_out(policy: DrawnCalls, sessions: Sequence[Session]) -> list[Trajectory | None]:
-    """Run the sessions together; None for one whose pool failed to the end, which says nothing of its decisions."""
-    for _ in range(_TRIES):
-        with suppress(PoolError):
-            run_together(policy, sessions)
-            break
-    return [session.trajectory if session.over else None for session in sessions]
+    """Run the sessions together; None for one whose pool failed to the end, which says nothing of its decisions.
+
+    As ``run_together`` does it, but for one thing: a call whose pool failed is tried again, not drawn again. Another
+    call in its place would teach the model to shun a tool that cannot be reached at the moment.
+    """
+    lost = set[int]()
+    while live := [i for i, session in enumerate(sessions) if not session.over and i not in lost]:
+        decisions = policy.act_together([sessions[i].observe() for i in live])
+        pending = dict(zip(live, decisions, strict=True))
+        for _ in range(_TRIES):
+            steps = {i: len(sessions[i].trajectory.steps) for i in pending}
+            with suppress(PoolError):
+                step_together([sessions[i] for i in pending], list(pending.values()))
+            pending = {i: d for i, d in pending.items() if len(sessions[i].trajectory.steps) == steps[i]}
+            if not pending:
+                break
+        lost |= pending.keys()
+    return [None if i in lost else session.trajectory for i, session in enumerate(sessions)]
 
 
 @dataclass(frozen=True)
@@ -91,8 +106,22 @@ class Diversity:
         return cls(*np.mean(counts, axis=0).tolist()) if counts else cls(np.nan, np.nan, np.nan)
 
 
-def damaged_crop(photo: Path, rng: np.random.Generator) -> tuple[Image, Image]:
-    """A damaged crop of a clean photo and the undamaged one, as the questions of planners are about."""
-    recipe = without_resizing(random_recipe(rng))
-    clean = random_part(load_photo(photo).image, rng)[..., :CROP_SIDE, :CROP_SIDE].contiguous()
-    return in_8_bits(degrade(clean, recipe)), clean
+class DamagedCrops:
+    """Damaged crops of clean photos with the undamaged ones, by number: as the questions of planners are about.
+
+    The same number gives the same crop, so that what begins alike is computed once, by those who remember.
+    """
+
+    def __init__(self, photos: Sequence[Path], *seed: int) -> None:
+        self._photos, self._seed = photos, seed
+        self._made: dict[int, tuple[Image, Image]] = {}
+
+    def __call__(self, number: int) -> tuple[Image, Image]:
+        """A damaged crop (1, 3, 224, 224), and the undamaged one."""
+        if number not in self._made:
+            rng = np.random.default_rng([*self._seed, number])
+            recipe = without_resizing(random_recipe(rng))
+            clean = random_part(load_photo(self._photos[number % len(self._photos)]).image, rng)
+            clean = clean[..., :CROP_SIDE, :CROP_SIDE].contiguous()
+            self._made[number] = in_8_bits(degrade(clean, recipe)), clean
+        return self._made[number]

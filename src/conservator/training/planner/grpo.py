@@ -7,7 +7,7 @@ led to a better result than the others' become more likely. A step learns once f
 meanwhile and nothing need be clipped; there is no reference model. Each rollout counts the same, however long it is
 (Liu et al., "Understanding R1-Zero-like training", arXiv 2503.20783).
 
-A loop of our own, and not TRL's GRPOTrainer: docs/tir-agent.md says what was measured.
+A loop of our own over the sessions' own steps, and not TRL's GRPOTrainer: docs/tir-agent.md says what was measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.session import Policy, Session, Trajectory, run_together
 from conservator.tools.tool import ToolSpec
-from conservator.training.planner.exploring import Diversity, DrawnCalls, damaged_crop, roll_out, same_prompt
+from conservator.training.planner.exploring import (
+    DamagedCrops,
+    Diversity,
+    DrawnCalls,
+    RolloutStarts,
+    roll_out,
+    same_prompt,
+)
 from conservator.training.planner.orders import GrpoOrder, torch_device
 from conservator.training.planner.turns import Turn, log_chances, turns_of
 from conservator.training.rl.rollouts import RolloutReward
@@ -64,7 +71,8 @@ def train_grpo(order: GrpoOrder, report: Callable[[str], None] = print) -> Path:
     photos = find_photos(order.photos)
     unseen = photos[_HELD_OUT - 1 :: _HELD_OUT]
     with Restorer(Request(toolbox=order.toolbox, objective=order.objective)) as restorer:
-        run = GrpoRun(order, [photo for photo in photos if photo not in set(unseen)], unseen or photos, restorer)
+        starts = DamagedCrops([photo for photo in photos if photo not in set(unseen)], order.seed, 43)
+        run = GrpoRun(order, starts, DamagedCrops(unseen or photos, order.seed, 47), restorer)
         found = content_of(photos, order.photos, restorer.toolbox, order.toolbox, order.output)
         settings = {f.name: getattr(order, f.name) for f in fields(order) if f.name not in _OF_THIS_MACHINE}
         begun = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
@@ -83,9 +91,10 @@ def train_grpo(order: GrpoOrder, report: Callable[[str], None] = print) -> Path:
 class GrpoRun:
     """Model, optimiser, weights of the reward and progress of one training."""
 
-    def __init__(self, order: GrpoOrder, photos: Sequence[Path], unseen: Sequence[Path], restorer: Restorer) -> None:
+    def __init__(self, order: GrpoOrder, starts: RolloutStarts, unseen: RolloutStarts, restorer: Restorer) -> None:
+        """Rollouts begin from the first of ``starts``, and are measured on the first of ``unseen``."""
         torch.set_flush_denormal(True)
-        self.order, self._photos, self._unseen, self._restorer = order, photos, unseen, restorer
+        self.order, self._starts, self._unseen = order, starts, unseen
         self.model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
         self._toolbox, self.memo = restorer.toolbox, MemoPool(restorer.models)
         self.perception = RememberingPerception(restorer.perception)
@@ -97,7 +106,6 @@ class GrpoRun:
         self._optimizer = torch.optim.AdamW(self._learned, lr=rate, weight_decay=0.0)
         self.reward = RolloutReward(order.metrics, order.left_out, restorer.toolbox)
         self.weighting = self.reward.weighting(order.weighting)
-        self._starts = dict[int, tuple[Image, Image]]()
         self.step, self.seconds, self.curve = 0, 0.0, Curve()
 
     # --- play and pay ---
@@ -105,13 +113,13 @@ class GrpoRun:
     def play_and_learn(self) -> str:
         """One step; what it brought, in words."""
         begun, rng = time.monotonic(), np.random.default_rng([self.order.seed, self.step])
-        pairs = [self._start(int(rng.integers(self.order.starts))) for _ in range(self.order.crops)]
+        pairs = [self._starts(int(rng.integers(self.order.starts))) for _ in range(self.order.crops)]
         starts = [self._session(damaged) for damaged, _ in pairs]
         sessions = [start.fork() for start in starts for _ in range(self.order.rollouts)]
         played = roll_out(DrawnCalls(self.policy, rng, self.order.temperature), sessions)
         size = self.order.rollouts
-        groups = [self._paid(played[i * size : (i + 1) * size], clean) for i, (_, clean) in enumerate(pairs)]
-        advantages = self._advantages(groups)
+        groups = [self.paid(played[i * size : (i + 1) * size], clean) for i, (_, clean) in enumerate(pairs)]
+        advantages = self.advantages(groups)
         kept = [trajectory for group in groups for trajectory, _ in group]
         self._learn(sessions[0].tools, kept, advantages)
         self.step += 1
@@ -119,22 +127,15 @@ class GrpoRun:
         self.curve.append(self._row(groups, len(sessions) - len(kept)))
         return ", ".join(f"{name} {value:.3g}" for name, value in self.curve[-1].items() if value == value)
 
-    def _start(self, number: int) -> tuple[Image, Image]:
-        """One of the damaged crops to begin from, and the undamaged one."""
-        if number not in self._starts:
-            rng = np.random.default_rng([self.order.seed, number, 43])
-            self._starts[number] = damaged_crop(self._photos[number % len(self._photos)], rng)
-        return self._starts[number]
-
     def _session(self, image: Image) -> Session:
         return Session(image, self._toolbox, self.memo, self.perception, self.order.longest)
 
-    def _paid(self, played: Sequence[Trajectory | None], clean: Image) -> list[tuple[Trajectory, Components]]:
+    def paid(self, played: Sequence[Trajectory | None], clean: Image) -> list[tuple[Trajectory, Components]]:
         """The rollouts of a crop with what they are paid for, but for those that failed or could not be measured."""
         paid = [(one, self.reward(one, clean)) for one in played if one is not None]
         return [(one, components) for one, components in paid if components is not None]
 
-    def _advantages(self, groups: Sequence[Sequence[tuple[Trajectory, Components]]]) -> list[float]:
+    def advantages(self, groups: Sequence[Sequence[tuple[Trajectory, Components]]]) -> list[float]:
         """How much better each rollout was than the others of its crop.
 
         For GDPO, which normalises metrics within the crop already, all rollouts of the step are normalised together.
@@ -185,8 +186,7 @@ class GrpoRun:
 
     def measure(self) -> dict[str, float]:
         """The mean of every component on held-out crops, decided as in use: by the likeliest call."""
-        rngs = [np.random.default_rng([self.order.seed, 7, i]) for i in range(self.order.held_out)]
-        pairs = [damaged_crop(self._unseen[i % len(self._unseen)], rng) for i, rng in enumerate(rngs)]
+        pairs = [self._unseen(number) for number in range(self.order.held_out)]
         policy: Policy = self.policy
         done = run_together(policy, [self._session(damaged) for damaged, _ in pairs])
         paid = [self.reward(one, clean) for one, (_, clean) in zip(done, pairs, strict=True)]
