@@ -141,11 +141,7 @@ def environment(counts: dict[str, Any], rewards: list[float], pool: LocalPool) -
             picture = PillowImage.fromarray(to_array(step.image, np.uint8))
             if not words.images:
                 return [{"type": "text", "text": words.text}]
-            return [
-                {"type": "text", "text": before},
-                {"type": "image", "image": picture},
-                {"type": "text", "text": after},
-            ]
+            return blocks(words.text, picture)
 
         def rollback(self, to: int) -> Any:
             """Returns to the photo as it was after an earlier step; 0 is as it came.
@@ -207,11 +203,6 @@ def trls(name: str, model_folder: Path, steps: int, folder: Path, kind: type[Loc
         first = Session(damaged, TOOLBOX, pool, Blind(), LONGEST).observe()
         system, user = dialect.ask(first, "balanced")
         picture = PillowImage.fromarray(to_array(damaged, np.uint8))
-        content = [
-            {"type": "text", "text": before},
-            {"type": "image", "image": picture},
-            {"type": "text", "text": after},
-        ]
         prompt = [
             {"role": "system", "content": [{"type": "text", "text": system.text}]},
             {"role": "user", "content": blocks(user.text, picture)},
