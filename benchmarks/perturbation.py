@@ -19,6 +19,7 @@ import torch
 from conservator.degradations import degrade
 from conservator.evaluation.enumerate import EachKindOnce, Enumeration, Toolchain, enumerate_toolchains
 from conservator.evaluation.intervals import mean_cell
+from conservator.evaluation.spaces import toolchains_of
 from conservator.image import in_8_bits
 from conservator.kinds import Kind
 from conservator.photo import find_photos, load_photo
@@ -55,7 +56,7 @@ def main(folder: Path, count: int) -> None:
             recipe = without_resizing(random_recipe(rng))
             clean = random_part(load_photo(photo).image, rng)[..., :CROP_SIDE, :CROP_SIDE].contiguous()
             space = EachKindOnce.of(usable, frozenset(severities(recipe)))
-            if not space.treats or space.count() > MOST:
+            if not space.treats or len(toolchains_of(space)) > MOST:
                 continue
             found = enumerate_toolchains(in_8_bits(degrade(clean, recipe)), clean, space, pool)
             lengths = np.array([len(chain) for chain in found.toolchains])
