@@ -27,7 +27,7 @@ from conservator.perception import study
 from conservator.perception.perception import Blind
 from conservator.policies import PolicyContext, ToolCallingPolicy, check_policy, make_policy
 from conservator.policies.dialects import IMAGE, Message, ToolDialect
-from conservator.policies.replies import Fork, draw, follow, likeliest, spread
+from conservator.policies.replies import Fork, draw, follow, forks_of, likeliest
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.pool import LocalPool, Pool
 from conservator.session import Action, Apply, Decision, Rollback, Session, Stop
@@ -155,12 +155,12 @@ def test_replies_are_drawn_as_likely_as_the_model_finds_them() -> None:
 def test_shares_at_the_forks_are_the_whole_distribution() -> None:
     wanted = {REPLIES["a"]: 0.5, REPLIES["b"]: 0.25, REPLIES["stop"]: 0.25}
     for reply, share in wanted.items():
-        way = spread(wanted, reply)
+        way = forks_of(wanted, reply)
         assert math.prod(fork.shares[fork.chosen] for fork in way) == pytest.approx(share)
         assert all(sum(fork.shares) == pytest.approx(1) for fork in way)
         assert follow(wanted, way) == reply
-    assert spread(wanted, REPLIES["a"]) == [Fork(0, (1, 7), (0.75, 0.25), 0), Fork(2, (3, 4), (2 / 3, 1 / 3), 0)]
-    assert spread({REPLIES["c"]: 1.0}, REPLIES["c"]) == []
+    assert forks_of(wanted, REPLIES["a"]) == [Fork(0, (1, 7), (0.75, 0.25), 0), Fork(2, (3, 4), (2 / 3, 1 / 3), 0)]
+    assert forks_of({REPLIES["c"]: 1.0}, REPLIES["c"]) == []
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def follow(replies: Iterable[Tokens], way: Sequence[Fork]) -> Tokens:
     return next(reply for reply in replies if all(reply[f.place : f.place + 1] == (f.tokens[f.chosen],) for f in way))
 
 
-def spread(wanted: Mapping[Tokens, float], reply: Tokens) -> list[Fork]:
+def forks_of(wanted: Mapping[Tokens, float], reply: Tokens) -> list[Fork]:
     """The forks on the way of a reply between those that are ``wanted``, by what share each is.
 
     Learning these shares on ways that are drawn by them is learning the whole distribution (the chain rule).

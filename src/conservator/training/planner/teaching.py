@@ -15,7 +15,7 @@ from torch import Tensor
 from conservator.image import Image
 from conservator.policies.dialects import Message, PlanDialect, ToolDialect
 from conservator.policies.planning import legal_actions
-from conservator.policies.replies import Fork, Speaker, Tokens, choose, spread
+from conservator.policies.replies import Fork, Speaker, Tokens, choose, forks_of
 from conservator.policies.vision_language import Prompt, VisionLanguageModel, inputs_of
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Stop
 from conservator.training.planner.lessons import PlannerLesson, left_out
@@ -145,7 +145,7 @@ class Collator:
             return self._speaker.write(lesson.answer), []
         right = {self._speaker.write(Decision(action)): share for action, share in right_calls(lesson).items()}
         said = list(right)[int(rng.choice(len(right), p=list(right.values())))]
-        return said, spread(right, said)
+        return said, forks_of(right, said)
 
 
 def _shares(labels: Tensor, ways: Sequence[tuple[int, Sequence[Fork]]]) -> dict[str, Tensor]:

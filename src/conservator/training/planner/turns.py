@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from conservator.policies.replies import Fork, spread
+from conservator.policies.replies import Fork, forks_of
 from conservator.policies.tool_calling import ToolCallingPolicy
 from conservator.policies.vision_language import Prompt, VisionLanguageModel, inputs_of
 from conservator.session import Observation, Trajectory
@@ -37,7 +37,7 @@ def turns_of(
         assert step.decision is not None
         assert step.decision.action is not None
         said = replies[step.decision.action]
-        way = tuple(spread(dict.fromkeys(replies.values(), 1.0), said))
+        way = tuple(forks_of(dict.fromkeys(replies.values(), 1.0), said))
         found.append(Turn(policy.prompt(observation), said[: way[-1].place + 1 if way else 0], way))
     return found
 

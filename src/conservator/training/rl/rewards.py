@@ -32,7 +32,7 @@ image, shaped like theirs, or None where nobody has it; a reward that needs it r
 
 COST = "cost"
 """The component that a call costs, whatever it changed."""
-HARM = "harm"
+HARMED = "harm"
 """The component that punishes a loss of fidelity."""
 CONSISTENCY = "consistency"
 """The component that punishes what looks as if the photo itself was taken away."""
@@ -101,7 +101,7 @@ def step_harm(before: Step, after: Step, reference: Image | None) -> Mapping[str
 
     Over a whole rollout, from the input to the result, it makes sure that no other metric pays for what harms fidelity.
     """
-    return {HARM: min(0.0, step_psnr(before, after, reference)["psnr"])}
+    return {HARMED: min(0.0, step_psnr(before, after, reference)["psnr"])}
 
 
 def call_cost(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from conservator.tools.tool import Tool
 from conservator.training.rl.rewards import (
     CONSISTENCY,
     COST,
-    HARM,
+    HARMED,
     call_cost,
     consistency_reward,
     joined,
@@ -22,7 +22,7 @@ from conservator.training.rl.rewards import (
 )
 from conservator.training.rl.weighting import Weighting, WeightingName, make_weighting
 
-_OTHERS = {COST: 0.02, HARM: 0.5, CONSISTENCY: 1.0}
+_OTHERS = {COST: 0.02, HARMED: 0.5, CONSISTENCY: 1.0}
 """What a call, a lost dB and an inconsistency of 1 count beside a metric's deviation: ours, not tuned."""
 
 
