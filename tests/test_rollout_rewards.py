@@ -187,6 +187,13 @@ def test_in_a_group_no_metric_drowns_another(rows: list[tuple[float, float]]) ->
     assert paid == pytest.approx([x + y for x, y in zip(*alone, strict=True)])
 
 
+def test_in_a_group_only_differences_count() -> None:
+    weighting = make_weighting("gdpo", {"psnr": 1.0, "cost": 0.5}, ["psnr"])
+    assert weighting([{"psnr": 3.0, "cost": -4.0}]) == weighting([{"psnr": 9.0, "cost": -9.0}]) == [0.0]
+    assert weighting([{"psnr": 3.0, "cost": -4.0}, {"psnr": 3.0, "cost": -2.0}]) == [-0.5, 0.5]
+    assert weighting([]) == []
+
+
 def test_a_weighting_of_no_name() -> None:
     with pytest.raises(NameNotFoundError, match="adaptive"):
         make_weighting("adaptve", {}, [])  # type: ignore[arg-type]

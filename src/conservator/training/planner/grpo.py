@@ -82,7 +82,7 @@ def train_grpo(order: GrpoOrder, report: Callable[[str], None] = print) -> Path:
         until = math.inf if order.minutes is None else time.monotonic() + 60 * order.minutes
         while run.step < order.steps and time.monotonic() < until:
             report(run.play_and_learn())
-            if run.step % order.every == 0 or run.step == order.steps:
+            if run.step % order.every == 0:
                 run.save()
         run.save()
     return run.write_model()

@@ -214,8 +214,8 @@ class AdaptiveWeights(StaticWeights):
 class GroupNormalised(FixedWeights):
     """GDPO (arXiv 2601.05242): each metric is normalised within its group before the weighted sum, so none drowns.
 
-    From each metric the group's mean is taken off, and what remains is divided by the group's deviation. One that is
-    the same for the whole group counts for nothing. The other components count as they are.
+    From each component the group's mean is taken off; what remains of a metric is divided by the group's deviation. So
+    only differences within the group count.
     """
 
     def __init__(self, weights: Mapping[str, float], metrics: Collection[str]) -> None:
@@ -223,9 +223,14 @@ class GroupNormalised(FixedWeights):
         self._metrics = tuple(metrics)
 
     def __call__(self, group: Sequence[Components]) -> list[float]:
-        columns = {name: normalised([one[name] for one in group]) for name in self._metrics}
-        rows = ({name: column[i] for name, column in columns.items()} for i in range(len(group)))
-        return super().__call__([{**one, **row} for one, row in zip(group, rows, strict=True)])
+        columns = {name: self._within([one[name] for one in group], name) for name in (group[0] if group else ())}
+        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(group))]
+        return super().__call__(rows)
+
+    def _within(self, values: Sequence[float], name: str) -> list[float]:
+        if name in self._metrics:
+            return normalised(values)
+        return [value - sum(values) / len(values) for value in values]
 
 
 def normalised(values: Sequence[float]) -> list[float]:
