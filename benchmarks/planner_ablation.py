@@ -76,7 +76,7 @@ def answers(
     """Whether each question is answered right (N,); what may be answered is as without the change."""
     speaker, found = Speaker(model.tokens, model.end, DIALECT), []
     for lesson in lessons:
-        reading = model.read(model.prompt(say(ask_lesson(change(lesson), draw(lesson.load())))))
+        reading = model.read(model.prompt(say(ask_lesson(change(lesson), [draw(lesson.load())]))))
         found.append(is_right(lesson, choose(lesson.observation, reading.next, speaker).decision))
     return np.array(found)
 

@@ -25,7 +25,7 @@ from conservator.training.rl import FixedWeights, RunningScale, call_cost, check
 from conservator.training.rl.episode import EpisodeRules
 from conservator.training.rl.imitation import ImitationSettings, answered, train_imitation
 from conservator.training.rl.ppo import Played, PpoSettings, advantages, begun, clipped_loss, measure_starts, train_ppo
-from conservator.training.rl.rewards import Reward, step_psnr, step_quality, step_ssim
+from conservator.training.rl.rewards import Reward, metric_change, step_psnr, step_quality
 from conservator.training.rl.starts import Starts
 from conservator.training.rl.tree import StartTree
 
@@ -56,7 +56,7 @@ def test_consistency_punishes_what_took_the_photo_away(coffee: Image) -> None:
     assert paid(noisy, clean, "wavelet_denoise") == 0.0
     assert paid(clean, smooth, "wavelet_denoise") < -0.1
     assert paid(clean, smooth, "gamma_brighten") == paid(clean, smooth, "wavelet_denoise", "failed") == 0.0
-    check_reward(joined(step_ssim, call_cost), clean, weighting=FixedWeights())
+    check_reward(joined(metric_change("ssim"), call_cost), clean, weighting=FixedWeights())
     check_reward(joined(step_quality, reward, call_cost), clean, SEEING)
 
 

@@ -34,6 +34,7 @@ NOISY = in_8_bits(degrade(CLEAN, parse_recipe("noise:high", 3)))
 EYE = StatisticalPerception.load()
 CLASSICAL = make_toolbox("classical")
 SEARCHING = ("greedy", "search", "beam")
+ORDERED = ("traverse", "stages")
 TRYING = ("rules", "reflect", "random", "random_both", "predefined")
 
 
@@ -128,7 +129,7 @@ def all_admitted(trajectory: Trajectory, admission: Admission) -> bool:
     return all(admission.estimate.chance(a.look, b.look, treated) <= admission.threshold for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", [*SEARCHING, *TRYING])
+@pytest.mark.parametrize("name", [*SEARCHING, *ORDERED, *TRYING])
 def test_no_policy_ends_with_what_is_not_admitted(name: str, pool: Pool) -> None:
     refused = treated = 0
     for seed in range(6):
@@ -143,7 +144,7 @@ def test_no_policy_ends_with_what_is_not_admitted(name: str, pool: Pool) -> None
     assert treated
 
 
-@pytest.mark.parametrize("name", [*SEARCHING, *TRYING])
+@pytest.mark.parametrize("name", [*SEARCHING, *ORDERED, *TRYING])
 def test_a_threshold_of_1_is_no_check_and_one_of_0_lets_nothing_through(name: str, pool: Pool) -> None:
     free = run(policy(name, pool), session(pool))
     admission = Admission(Told(lambda before, after, treated: 0.97), 1.0)

@@ -43,6 +43,8 @@ class ChatOptions:
     """Pictures that are sent: the whole photo and details at full size."""
     replan: bool = True
     """Ask after each tool; or else once, and carry out that plan."""
+    call_tools: bool = False
+    """Let the model call the tools as functions, where the endpoint offers that; it sees every picture on the way."""
     request: Mapping[str, Any] = field(default_factory=dict)
     """Fields that are added to each request; None leaves one out."""
 

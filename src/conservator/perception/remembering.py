@@ -8,13 +8,14 @@ from conservator.perception.perception import Gain, Look, Percept, Perception
 
 
 class RememberingPerception(Perception):
-    """Grades as the perception beneath does, and remembers every percept by the digest of its picture.
+    """Grades and weighs as the perception beneath does, and remembers both by the digests of the pictures.
 
     A percept takes a few kilobytes, its picture is not kept.
     """
 
     def __init__(self, perception: Perception) -> None:
         self._perception, self._seen = perception, dict[str, Percept]()
+        self._weighed = dict[tuple[str, str, frozenset[Kind]], Gain]()
 
     def grade(self, image: Image) -> Percept:
         """What the perception beneath says, the first time or then."""
@@ -25,4 +26,7 @@ class RememberingPerception(Perception):
 
     def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
         """What the perception beneath says."""
-        return self._perception.weigh(before, after, treated)
+        key = digest(before.image), digest(after.image), treated
+        if key not in self._weighed:
+            self._weighed[key] = self._perception.weigh(before, after, treated)
+        return self._weighed[key]

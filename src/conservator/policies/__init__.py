@@ -9,7 +9,9 @@ from conservator.policies.fixed import EXPERT_ORDER, FixedOrder, NoPolicy, Rando
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EstimatedGain, Greedy, MeasuredGain, Search
+from conservator.policies.stages import Staged
 from conservator.policies.strategies import Predefined, RandomBoth
+from conservator.policies.tool_calling import ToolCallingPolicy
 
 __all__ = [
     "EXPERT_ORDER",
@@ -33,6 +35,8 @@ __all__ = [
     "Reflect",
     "Rules",
     "Search",
+    "Staged",
+    "ToolCallingPolicy",
     "check_policy",
     "is_policy",
     "load_actor_critic",

@@ -22,7 +22,9 @@ from conservator.policies.fixed import NoPolicy, RandomPolicy, Rules
 from conservator.policies.mllm import MllmPolicy
 from conservator.policies.reflect import Reflect
 from conservator.policies.search import Beam, EstimatedGain, Greedy, MeasuredGain, Search
+from conservator.policies.stages import IMAGING_PROCESS, ONE_BY_ONE, Staged
 from conservator.policies.strategies import Predefined, RandomBoth
+from conservator.policies.tool_calling import ToolCallingPolicy
 from conservator.policies.vision_language import load_model, shipped_model
 from conservator.pool import Pool
 from conservator.request import ChatOptions
@@ -73,6 +75,8 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "rules": lambda context: Rules(context.perception, context.objective),
     "beam": lambda context: Beam(_greedy(context)),
     "reflect": lambda context: Reflect(context.perception, context.objective),
+    "traverse": lambda context: Staged(ONE_BY_ONE, context.pool, context.perception, context.objective, "traverse"),
+    "stages": lambda context: Staged(IMAGING_PROCESS, context.pool, context.perception, context.objective),
     "random": lambda context: RandomPolicy(context.seed),
     "random_both": lambda context: RandomBoth(context.seed),
     "predefined": lambda context: Predefined(),
@@ -101,6 +105,9 @@ _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
     "mllm-once": _mllm,
     "r1": lambda name, path, context: ActorCriticPolicy(
         load_actor_critic(Path(path)), context.perception, name, context.toolbox
+    ),
+    "tir": lambda name, path, context: ToolCallingPolicy(
+        load_model(path, context.device), context.perception, context.objective, name, context.toolbox
     ),
     "search": lambda name, calls, context: _search(context, int(calls), name),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -15,7 +16,7 @@ from PIL import Image as PillowImage
 
 from conservator.image import Image, to_array
 from conservator.perception.perception import Objective, Perception
-from conservator.policies.dialects import IMAGE, Dialect, JsonDialect, Message
+from conservator.policies.dialects import IMAGE, Dialect, JsonDialect, Message, ToolDialect
 from conservator.policies.endpoint import ask_endpoint, check_options, clean_words
 from conservator.policies.planning import estimated_gains, left_of_plan
 from conservator.request import ChatOptions
@@ -47,7 +48,8 @@ class Chat:
         check_options(options)
         self._options, self._perception, self._objective = options, perception, objective
         self._seed = seed
-        self._dialect = JsonDialect(lines=options.request.get("response_format", {}) is None)
+        plain = JsonDialect(lines=options.request.get("response_format", {}) is None)
+        self._dialect: Dialect = ToolDialect() if options.call_tools else plain
 
     def act(self, observation: Observation) -> Decision:
         """Ask, unless the last plan is to be carried out first, or asking is of no use."""
@@ -71,16 +73,17 @@ class Chat:
         rng = np.random.default_rng([self._seed, trajectory.last.id])
         gains = estimated_gains(observation, self._perception, self._objective)
         messages = self._dialect.ask(seen, self._objective, gains)
-        answer = ask_endpoint(options, _request(messages, self._dialect.schema(seen), options), left, rng)
+        body = _request(messages, self._dialect.schema(seen), self._dialect.functions(seen), options)
+        answer = ask_endpoint(options, body, left, rng)
         if answer.problem:
             return Decision(None, thought=answer.problem, usage=answer.usage)
         return replace(read_answer(self._dialect, answer.text, seen), usage=answer.usage, by=self.name)
 
     def _seen(self, observation: Observation) -> Observation:
         """What the model is shown: no more pictures than the user wants."""
-        steps = observation.trajectory.steps
-        shown = replace(steps[-1], image=steps[-1].image[: self._options.views])
-        return replace(observation, trajectory=Trajectory((*steps[:-1], shown)))
+        views = self._options.views
+        shown = tuple(replace(step, image=step.image[:views]) for step in observation.trajectory.steps)
+        return replace(observation, trajectory=Trajectory(shown))
 
 
 def _hopeless(trajectory: Trajectory) -> str:
@@ -100,23 +103,41 @@ def read_answer(dialect: Dialect, text: str, observation: Observation) -> Decisi
     return replace(decision, thought=clean_words(decision.thought))
 
 
-def _request(messages: Sequence[Message], schema: Mapping[str, Any] | None, options: ChatOptions) -> dict[str, Any]:
+def _request(
+    messages: Sequence[Message],
+    schema: Mapping[str, Any] | None,
+    functions: Sequence[Mapping[str, Any]],
+    options: ChatOptions,
+) -> dict[str, Any]:
     """The body of a request; ``options.request`` has the last word about all but the messages."""
     body: dict[str, Any] = {"model": options.model, "temperature": 0, "max_tokens": 2000}
     if schema is not None:
         named = {"name": "decision", "strict": True, "schema": schema}
         body["response_format"] = {"type": "json_schema", "json_schema": named}
+    if functions:
+        body["tools"] = list(functions)
     body = {name: value for name, value in {**body, **options.request}.items() if value is not None}
-    body["messages"] = [
-        {"role": message.role, "content": _parts(message) if message.images else message.text} for message in messages
-    ]
+    body["messages"] = [turn for number, message in enumerate(messages) for turn in _turns(message, number)]
     return body
+
+
+def _turns(message: Message, number: int) -> list[dict[str, Any]]:
+    """A message as the endpoint takes it. The result of a call is text alone there; its pictures follow it."""
+    if message.role == "tool":
+        result = {"role": "tool", "tool_call_id": f"call_{number - 1}", "content": message.text.replace(IMAGE, "")}
+        shown = Message("user", IMAGE * len(message.images), message.images)
+        return [result, *(_turns(shown, number) if message.images else [])]
+    if message.call is not None:
+        function = {"name": message.call["name"], "arguments": json.dumps(message.call["arguments"])}
+        call = {"id": f"call_{number}", "type": "function", "function": function}
+        return [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    return [{"role": message.role, "content": _parts(message) if message.images else message.text}]
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
     """A message's text, with its pictures where they belong."""
     texts = message.text.split(IMAGE, len(message.images))  # the pictures come first; what follows is only words
-    parts: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}]
+    parts: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}] if texts[0] else []
     for image, text in zip(message.images, texts[1:], strict=True):
         parts.append({"type": "image_url", "image_url": {"url": _data_url(image)}})
         if text:

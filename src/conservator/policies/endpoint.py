@@ -33,7 +33,7 @@ MAX_BYTES = 2**20
 """Of an answer. A decision has a few hundred."""
 _LONGEST_WAIT = 30.0
 """Seconds between two requests, whatever the endpoint asks for."""
-_OURS = frozenset({"model", "messages", "stream", "n"})
+_OURS = frozenset({"model", "messages", "stream", "n", "tools"})
 
 
 def check_options(options: ChatOptions) -> None:
@@ -49,6 +49,8 @@ def check_options(options: ChatOptions) -> None:
     for name, least in {"max_calls": 1, "views": 1, "retries": 0, "timeout": 0.001, "backoff": 0}.items():
         if not getattr(options, name) >= least:
             raise ConservatorError(f"{name} is {getattr(options, name)}, expected {least} or more")
+    if options.call_tools and not options.replan:
+        raise ConservatorError("a model that calls tools is asked after each of them; leave out --plan-once")
     if ours := _OURS & set(options.request):
         raise ConservatorError(f"the request's {', '.join(sorted(ours))} cannot be changed, only added fields can")
     if not all("!" <= c <= "~" for c in _key()):
@@ -211,9 +213,26 @@ class _Error(BaseModel):
     error: _ErrorText
 
 
+class _Function(BaseModel):
+    name: str
+    arguments: str | dict[str, Any] = Field(default_factory=dict)
+
+
+class _Called(BaseModel):
+    function: _Function
+
+
 class _Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[_Called] | None = None
+
+    def text(self) -> str:
+        """Its words, then the first call as chat templates write it."""
+        said = (self.content or "").strip()
+        if not self.tool_calls:
+            return said
+        return f"{said}\n<tool_call>\n{self.tool_calls[0].function.model_dump_json()}\n</tool_call>".strip()
 
 
 class _Choice(BaseModel):
@@ -236,7 +255,7 @@ def _read(came: _Came, calls: int) -> Answer:
         return Answer("", Usage(calls, 1), "the answer cannot be used: it is no chat completion")
     usage = Usage(calls, 1, *(_count(completion.usage, name) for name in ("prompt_tokens", "completion_tokens")))
     choice = completion.choices[0]
-    if text := (choice.message.content or "").strip():
+    if text := choice.message.text():
         return Answer(_without_key(text), usage)
     why = clean_words(choice.message.refusal or choice.finish_reason or "it gave no reason", 300)
     more = ", let it write more with --request '{\"max_tokens\": 8000}'" if why == "length" else ""

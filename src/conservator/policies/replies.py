@@ -7,10 +7,11 @@ count; the chance of a branch is the product of its forks.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,7 @@ def choose(observation: Observation, next_: Next, speaker: Speaker, rollbacks: b
     names = [spec.name for spec in observation.tools]
 
     def replies(action: Action) -> list[Tokens]:
-        if isinstance(action, Apply):
+        if isinstance(action, Apply) and speaker.dialect.plans:
             return _beginning((action.tool,), names, speaker)
         return [speaker.write(Decision(action))]
 
@@ -72,9 +73,66 @@ def choose(observation: Observation, next_: Next, speaker: Speaker, rollbacks: b
         together[type(action)] = together.get(type(action), 0.0) + chance
     chances = dict(sorted(chances.items(), key=lambda item: (-together[type(item[0])], -item[1])))
     best = next(iter(chances))
-    plan = _continue((best.tool,), names, observation.steps_left, next_, speaker) if isinstance(best, Apply) else ()
+    plan: tuple[str, ...] = ()
+    if isinstance(best, Apply) and speaker.dialect.plans:
+        plan = _continue((best.tool,), names, observation.steps_left, next_, speaker)
     decision = Decision(best, plan[1:])
     return Replied(replace(decision, reply=speaker.dialect.write(decision)), chances)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Where a reply could have gone on in several ways."""
+
+    place: int
+    """How many tokens of the reply stand before it."""
+    tokens: Tokens
+    """Those that could follow."""
+    shares: tuple[float, ...]
+    """How they are divided between: the model's chances, or what it is to learn; together 1."""
+    chosen: int
+    """The number of the one that did follow."""
+
+
+def draw(replies: Sequence[Tokens], next_: Next, rng: np.random.Generator, temperature: float = 1.0) -> list[Fork]:
+    """Draw one of these replies by the model's chances, fork by fork; the way that was taken.
+
+    ``temperature`` above 0 divides the logarithms of the chances. No reply may be the beginning of another. The reply
+    is that of which ``follow`` says that it takes the way. Raises ConservatorError when the model's numbers are none.
+    """
+    way, path, left = list[Fork](), Tokens(), list(replies)
+    while len(left) > 1:
+        tokens = sorted({reply[len(path)] for reply in left})
+        shares = _shares(path, tokens, lambda here: next_(here) / temperature)
+        chosen = int(rng.choice(len(tokens), p=np.array(shares) / sum(shares))) if len(tokens) > 1 else 0
+        if len(tokens) > 1:
+            way.append(Fork(len(path), tuple(tokens), tuple(shares), chosen))
+        path = (*path, tokens[chosen])
+        left = [reply for reply in left if reply[len(path) - 1] == tokens[chosen]]
+    return way
+
+
+def follow(replies: Iterable[Tokens], way: Sequence[Fork]) -> Tokens:
+    """The one of these replies that takes a way."""
+    return next(reply for reply in replies if all(reply[f.place : f.place + 1] == (f.tokens[f.chosen],) for f in way))
+
+
+def forks_of(wanted: Mapping[Tokens, float], reply: Tokens) -> list[Fork]:
+    """The forks on the way of a reply between those that are ``wanted``, by what share each is.
+
+    Learning these shares on ways that are drawn by them is learning the whole distribution (the chain rule).
+    """
+    way, left = list[Fork](), dict(wanted)
+    for place, token in enumerate(reply):
+        shares: dict[int, float] = {}
+        for other, share in left.items():
+            shares[other[place]] = shares.get(other[place], 0.0) + share
+        if len(shares) > 1:
+            total = sum(shares.values())
+            parts = tuple(share / total for share in shares.values())
+            way.append(Fork(place, tuple(shares), parts, list(shares).index(token)))
+        left = {other: share for other, share in left.items() if other[place] == token}
+    return way
 
 
 def _continue(plan: tuple[str, ...], names: Sequence[str], most: int, next_: Next, speaker: Speaker) -> tuple[str, ...]:

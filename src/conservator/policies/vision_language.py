@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,11 +69,32 @@ class VisionLanguageModel:
         """The tokens of a plain text."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The messages up to where the reply begins. Raises ConservatorError when texts and pictures do not match."""
-        pictures = [self.patches(image) for message in messages for image in message.images]
+    @property
+    def calls_tools(self) -> bool:
+        """Whether its chat template speaks of functions, and of what they gave."""
+        function = {"type": "function", "function": {"name": "a_tool", "description": "", "parameters": {}}}
+        roles: tuple[Literal["system", "user", "assistant", "tool"], ...] = ("system", "user", "assistant", "tool")
+        messages = [Message(role, f"words_of_{role}") for role in roles]
+        try:
+            text = self._rendered(messages, [function])
+        except import_mllm("jinja2").TemplateError:  # some templates refuse the role
+            return False
+        return "a_tool" in text and "words_of_tool" in text
+
+    def _rendered(self, messages: Sequence[Message], functions: Sequence[Mapping[str, Any]]) -> str:
         turns = [{"role": message.role, "content": _blocks(message.text)} for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text: str = self.tokenizer.apply_chat_template(
+            turns, tools=list(functions) or None, tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    def prompt(self, messages: Sequence[Message], functions: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+        """The messages up to where the reply begins; ``functions`` are those that a dialect lets it call.
+
+        Raises ConservatorError when texts and pictures do not match.
+        """
+        pictures = [self.patches(image) for message in messages for image in message.images]
+        text = self._rendered(messages, functions)
         counts = [int(grid.prod()) // self._merge**2 for _, grid in pictures]
         ids: list[int] = []
         for token in self.tokens(text):

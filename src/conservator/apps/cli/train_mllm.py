@@ -12,7 +12,7 @@ from conservator.apps.cli.common import ThreadsOption
 from conservator.apps.cli.options import with_options
 from conservator.apps.cli.train import Into, train_app
 from conservator.errors import ConservatorError
-from conservator.training.planner.orders import NANO, PlannerDataOrder, SftOrder, VisionOrder
+from conservator.training.planner.orders import NANO, GrpoOrder, PlannerDataOrder, SftOrder, VisionOrder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,9 +41,14 @@ def _teach(order: SftOrder, into: Path | None) -> None:
         raise ConservatorError(
             f"only a nano model can ship with the package (--into), not {order.model}; leave out --into"
         )
+    if into is not None and order.dialect != "plan":
+        raise ConservatorError("the model that ships answers by plans (--dialect plan); leave out --into")
     made_with = planner_needs()
     trained = train_sft(order, typer.echo)
-    typer.echo(f"{trained.steps} steps in {trained.minutes:.1f} minutes; use it with: --policy mllm:{trained.folder}")
+    policy = "tir" if order.dialect == "tools" else "mllm"
+    typer.echo(
+        f"{trained.steps} steps in {trained.minutes:.1f} minutes; use it with: --policy {policy}:{trained.folder}"
+    )
     if into is not None:
         typer.echo(_ship(into, order, trained, made_with))
 
@@ -89,6 +94,18 @@ def _ship(into: Path, order: SftOrder, trained: TrainedPlanner, made_with: Mappi
         made_with=made_with,
         metadata=words,
     )
+
+
+@train_app.command("grpo")
+@with_options(GrpoOrder, "order", flags=_OUTPUT)
+def grpo_command(threads: ThreadsOption = 2, *, order: GrpoOrder) -> None:
+    """Let a model that calls tools learn from what its calls bring; the same command again goes on."""
+    import torch
+
+    from conservator.training.planner.grpo import train_grpo
+
+    torch.set_num_threads(threads)
+    typer.echo(f"use it with: --policy tir:{train_grpo(order, typer.echo)}")
 
 
 @train_app.command("nano-vision")

@@ -21,10 +21,13 @@ NO_GAINS: Mapping[int, float] = MappingProxyType({})
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
+    """``tool`` brings the result of the call in the turn before."""
     text: str
     images: tuple[Image, ...] = field(default=(), repr=False)
     """The pictures (1, 3, H, W), one for each ``<image>`` in the text."""
+    call: Mapping[str, Any] | None = field(default=None, hash=False)
+    """What an assistant's turn called, ``name`` and ``arguments``; its text says the same as a chat template would."""
 
 
 class Dialect(Protocol):
@@ -34,6 +37,10 @@ class Dialect(Protocol):
     so ``write`` gives each action a text of its own, and every text that it writes can be read.
     """
 
+    @property
+    def plans(self) -> bool:
+        """Whether an answer can name more tools than the next one."""
+
     def ask(
         self, observation: Observation, objective: Objective, gains: Mapping[int, float] = NO_GAINS
     ) -> Sequence[Message]:
@@ -41,6 +48,9 @@ class Dialect(Protocol):
 
         ``gains`` are the estimated gains of the steps so far in dB, by the step's number (policies/planning.py).
         """
+
+    def functions(self, observation: Observation) -> Sequence[Mapping[str, Any]]:
+        """The functions that a model may call, as JSON schemas for its chat template; none where it calls none."""
 
     def write(self, decision: Decision) -> str:
         """The text that stands for a decision: what a model is taught to answer."""

@@ -25,6 +25,12 @@ class PlanDialect:
     in_words: bool = False
     """Show neither the pictures nor the list of tools: what a model that begins with nothing learns first."""
 
+    plans = True
+
+    def functions(self, observation: Observation) -> tuple[()]:
+        """None: it answers in words."""
+        return ()
+
     def ask(
         self, observation: Observation, objective: Objective, gains: Mapping[int, float] = NO_GAINS
     ) -> tuple[Message, Message]:

@@ -31,6 +31,12 @@ class JsonDialect:
     lines: bool = False
     """Ask for a plain line, for an endpoint that takes no schema. Either kind of answer is read."""
 
+    plans = True
+
+    def functions(self, observation: Observation) -> tuple[()]:
+        """None: it answers in words."""
+        return ()
+
     def ask(
         self, observation: Observation, objective: Objective, gains: Mapping[int, float] = NO_GAINS
     ) -> tuple[Message, Message]:

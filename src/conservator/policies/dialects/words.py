@@ -26,26 +26,31 @@ _TASK = "You restore damaged photos. You see a photo and decide on the next step
 def instructions(tools: Sequence[ToolSpec], objective: Objective, how: str) -> str:
     """What a model is told once: its task, its tools, the objective, and ``how`` to answer."""
     lines = [f"- {t.name} ({', '.join(sorted(k.label for k in t.removes))}): {t.description}" for t in tools]
-    return "\n".join([_TASK, *lines, f"The result shall be {_OBJECTIVES[objective]}.", how])
+    return "\n".join([_TASK, *lines, goal(objective), how])
+
+
+def goal(objective: Objective) -> str:
+    """What the result shall be, in a sentence."""
+    return f"The result shall be {_OBJECTIVES[objective]}."
 
 
 def question(observation: Observation, gains: Mapping[int, float], pictures: int) -> str:
     """What a model is asked now: so many pictures of the current state, what was found in it, and the history."""
     steps, found = observation.trajectory.steps, observation.percept
     by_eye = {number: f" ({gain:+.1f} dB by the eye)" for number, gain in gains.items()}
-    lines = [f"{_shown(len(observation.image))}: {IMAGE * pictures}"]
+    lines = [f"{showing(len(observation.image))}: {IMAGE * pictures}"]
     if found.confidences:
-        lines.append(f"Examined: {_seen(found, observation.tools)}.")
+        lines.append(f"Examined: {findings(found, observation.tools)}.")
     lines += [f"Step {step.id}: {_told(step)}{by_eye.get(step.id, '')}" for step in steps]
     return "\n".join([*lines, f"{observation.steps_left} steps are left. What is next?"])
 
 
-def _shown(count: int) -> str:
+def showing(count: int) -> str:
     """What a photo is shown as, or a study of it with ``count`` pictures."""
     return "The photo now" if count == 1 else f"The photo now, the whole of it and {count - 1} details at full size"
 
 
-def _seen(percept: Percept, tools: Sequence[ToolSpec]) -> str:
+def findings(percept: Percept, tools: Sequence[ToolSpec]) -> str:
     """What was found and a tool can treat, with its probability: "noise high 90 %, haze none 20 %"."""
     treatable = frozenset[Kind]().union(*(spec.removes for spec in tools))
     chances = {kind: round(10 * chance) for kind, chance in percept.confidences.items() if kind in treatable}

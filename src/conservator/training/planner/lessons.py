@@ -71,15 +71,17 @@ class PlannerLesson:
         assert self.answer.action is not None
         return self.values[self.answer.action]
 
-    def load(self) -> Image:
-        """The picture of the current state, (1, 3, H, W)."""
-        with PillowImage.open(self.folder / self.pictures[-1]) as file:
+    def load(self, step: int = -1) -> Image:
+        """The picture of a step, the current one unless told otherwise, (1, 3, H, W)."""
+        with PillowImage.open(self.folder / self.pictures[step]) as file:
             return to_image(np.asarray(file.convert("RGB")))
 
-    def observe(self, image: Image) -> Observation:
-        """What a policy would know, with this picture, or this study, of the current state."""
+    def observe(self, *images: Image) -> Observation:
+        """What a policy would know, with these pictures, or studies, of the last steps; one is the current state's."""
         steps = self.observation.trajectory.steps
-        return replace(self.observation, trajectory=Trajectory((*steps[:-1], replace(steps[-1], image=image))))
+        before, last = steps[: -len(images)], steps[-len(images) :]
+        seen = (replace(step, image=image) for step, image in zip(last, images, strict=True))
+        return replace(self.observation, trajectory=Trajectory((*before, *seen)))
 
 
 def without_pictures(observation: Observation) -> Observation:

@@ -27,7 +27,9 @@ _TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% for part in message['content'] %}"
     "{{ '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image' else part['text'] }}"
-    "{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% endfor %}"
+    "{% if loop.first and tools %}{% for tool in tools %}{{ '\n' + (tool | tojson) }}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 

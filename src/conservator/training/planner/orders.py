@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from conservator.kinds import Kind
+from conservator.kinds import Kind, Objective
 
+DialectName: TypeAlias = Literal["plan", "tools"]
+"""How a planner is asked and answers: a line with a plan, or one tool call a turn."""
 NANO = "nano"
 """The name of the model that begins with nothing."""
 CROP_SIDE = 224
@@ -35,6 +37,14 @@ class PlannerDataOrder:
     """Toolboxes, joined by +."""
     always: frozenset[Kind] = frozenset()
     """Kinds of damage that every crop has, joined by commas, say snow: to teach a planner one that it does not know."""
+    trajectories: bool = False
+    """Make whole trajectories, call by call, for models that call tools; else questions that are drawn."""
+    swaps: float = field(default=0.3, metadata=_SHARE)
+    """Of trajectories: the probability that two neighbouring calls change places."""
+    substitutes: float = field(default=0.3, metadata=_SHARE)
+    """Of trajectories: the probability that a tool is replaced by another one for the same damage."""
+    tolerance: float = field(default=0.02, metadata=_SHARE)
+    """Of trajectories: what such a change may lose, as a share of the range of all scores."""
     seed: int = field(default=0, metadata={"min": 0})
     """Seed of everything random."""
     jobs: int = field(default=2, metadata=_ONE_OR_MORE)
@@ -51,6 +61,10 @@ class SftOrder:
     """Folder of model, checkpoints, curve.csv and settings.json."""
     model: str = NANO
     """nano, which begins with nothing, or a model in Hugging Face format: a folder or an id."""
+    dialect: DialectName = "plan"
+    """How it is taught to answer: by a line with a plan, for mllm, or by tool calls, for tir."""
+    spread: bool = True
+    """With tool calls: learn all calls that are nearly as good as the best, by how good; else the one of the data."""
     lora: bool = False
     """Train adapters, not the whole model."""
     rank: int = field(default=16, metadata=_ONE_OR_MORE)
@@ -91,6 +105,58 @@ class SftOrder:
     """auto, cpu or cuda."""
     workers: int = field(default=0, metadata={"min": 0})
     """Processes that prepare the questions."""
+
+
+@dataclass(frozen=True)
+class GrpoOrder:
+    """How to train a model that calls tools by reward, and how long."""
+
+    photos: Path = field(metadata=_EXISTS)
+    """Folder of clean photos, searched recursively; they are damaged on the fly."""
+    model: str = field()
+    """The model to begin with, which was taught to call tools: a folder or an id."""
+    output: Path = Path("out/train/grpo")
+    """Folder of model, checkpoint, curve.csv and settings.json."""
+    toolbox: str = "conservator"
+    """Toolboxes, joined by +."""
+    objective: Objective = "balanced"
+    """What the model is told that the result shall be."""
+    lora: bool = False
+    """Train adapters, not the whole model."""
+    rank: int = field(default=16, metadata=_ONE_OR_MORE)
+    """Rank of the adapters."""
+    steps: int = field(default=50, metadata=_ONE_OR_MORE)
+    """Budget in steps."""
+    starts: int = field(default=64, metadata=_ONE_OR_MORE)
+    """Damaged crops to begin from, the same ones again and again: what begins alike is computed once."""
+    crops: int = field(default=4, metadata=_ONE_OR_MORE)
+    """Of these, how many are drawn for a step."""
+    rollouts: int = field(default=8, metadata={"min": 2})
+    """Rollouts of each crop, which are compared with each other."""
+    longest: int = field(default=6, metadata=_ONE_OR_MORE)
+    """Decisions of a rollout at most."""
+    temperature: float = field(default=1.0, metadata={"min": 0.01})
+    """At which calls are drawn."""
+    weighting: Literal["static", "adaptive", "gdpo"] = "adaptive"
+    """How metrics are weighed: alike; what lags for more; or each normalised within the rollouts of a crop."""
+    metrics: tuple[str, ...] = ("psnr", "ssim", "quality")
+    """What is measured; give it again for more. quality is perception's estimate."""
+    left_out: str = "ssim"
+    """The metric that is not paid for, only reported."""
+    rate: float | None = None
+    """Learning rate (default: 3e-5 for a nano model, 1e-5 for adapters, 1e-6 for a whole model)."""
+    batch: int = field(default=8, metadata=_ONE_OR_MORE)
+    """Turns at once in learning."""
+    held_out: int = field(default=8, metadata={"min": 0})
+    """Crops of held-out photos, the same each time, on which it is measured."""
+    every: int = field(default=10, metadata=_ONE_OR_MORE)
+    """Steps between checkpoints, and between measurements."""
+    minutes: float | None = field(default=None, metadata={"min": 0.01})
+    """Stop after so many minutes; the same command again goes on."""
+    seed: int = field(default=0, metadata={"min": 0})
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,15 @@ def shared_prefix_loss(network: Any, batch: Mapping[str, Tensor], count: Tensor 
 
     ``network`` is of Qwen3-VL's architecture; ``batch`` holds what ``Collator`` made: (B, L) ``input_ids``,
     ``attention_mask``, ``mm_token_type_ids`` and ``labels``, and the pictures' patches and grids, if there are any.
+    Where there are several right tokens, ``choices`` (B, L, K) holds them and ``shares`` (B, L, K) their probabilities.
     """
+    states, shared = shared_states(network, batch)
+    learned = batch["labels"][:, shared + 1 :] != IGNORED
+    return _loss(network.lm_head(states[:, :-1][learned]), batch, learned, shared + 1, count)
+
+
+def shared_states(network: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    """The last layer's states (B, L - S, D) of all tokens but the first S, with which all questions begin alike."""
     ids, mask, kinds, labels = (batch[n] for n in ("input_ids", "attention_mask", "mm_token_type_ids", "labels"))
     pictures = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
     alike = (ids == ids[:1]).all(0) & mask.bool().all(0) & (kinds == 0).all(0) & (labels == IGNORED).all(0)
@@ -37,7 +45,7 @@ def shared_prefix_loss(network: Any, batch: Mapping[str, Tensor], count: Tensor 
         )
         cache = beginning.past_key_values
         cache.batch_repeat_interleave(len(ids))
-    states = network.model(
+    states: Tensor = network.model(
         input_ids=ids[:, shared:],
         attention_mask=mask,
         position_ids=places[..., shared:],
@@ -45,7 +53,23 @@ def shared_prefix_loss(network: Any, batch: Mapping[str, Tensor], count: Tensor 
         use_cache=shared > 0,
         **pictures,
     ).last_hidden_state
-    targets = labels[:, shared + 1 :]
-    learned = targets != IGNORED
-    found = F.cross_entropy(network.lm_head(states[:, :-1][learned]), targets[learned], reduction="sum")
+    return states, shared
+
+
+def whole_loss(network: Any, batch: Mapping[str, Tensor], count: Tensor | int | None = None) -> Tensor:
+    """``shared_prefix_loss`` of any network: nothing is shared."""
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "choices", "shares")}
+    learned = batch["labels"][:, 1:] != IGNORED
+    return _loss(network(**inputs).logits[:, :-1][learned], batch, learned, 1, count)
+
+
+def _loss(
+    logits: Tensor, batch: Mapping[str, Tensor], learned: Tensor, first: int, count: Tensor | int | None
+) -> Tensor:
+    """The cross-entropy of logits (N, V) with what is to be learned, from the place ``first`` of the batch on."""
+    if "choices" in batch:
+        choices, shares = (batch[name][:, first:][learned] for name in ("choices", "shares"))
+        found = -(shares * logits.float().log_softmax(-1).gather(1, choices)).sum()
+    else:
+        found = F.cross_entropy(logits, batch["labels"][:, first:][learned], reduction="sum")
     return found / (learned.sum() if count is None else count)

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from conservator.claims import Identity, claim
 from conservator.commands import command_line
 from conservator.degradations import Recipe, degrade
-from conservator.evaluation.enumerate import EachKindOnce, enumerate_toolchains
+from conservator.evaluation.enumerate import EachKindOnce, Enumeration, enumerate_toolchains
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing, write_text
 from conservator.image import Image, digest, in_8_bits, to_array
@@ -48,6 +49,7 @@ from conservator.training.planner.lessons import (
 from conservator.training.planner.orders import CROP_SIDE, PlannerDataOrder
 from conservator.training.planner.situations import Outlook, Question, questions
 from conservator.training.planner.teaching import DIALECT
+from conservator.training.planner.trajectories import Perturbation, trajectory_questions
 
 _STEPS = 12
 """Decisions of a session."""
@@ -80,6 +82,8 @@ def _claim(order: PlannerDataOrder, photos: Sequence[Path]) -> None:
     found = content_of(photos, order.photos, toolbox, order.toolbox, order.output)
     used = {name: sha for name, sha in found.weights.items() if name in {"perception", *toolbox} or "." in name}
     settings = {"toolbox": order.toolbox, "seed": order.seed, "side": CROP_SIDE, "always": order.always}
+    if order.trajectories:
+        settings |= {name: getattr(order, name) for name in ("trajectories", "swaps", "substitutes", "tolerance")}
     claim(order.output, Identity.of(settings, photos=found.photos, tools=found.tools, weights=used))
 
 
@@ -121,13 +125,27 @@ def _lessons(
     memo, perception = MemoPool(pool), RememberingPerception(perception)
     found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
     for objective in OBJECTIVES:
-        outlook = Outlook(found, found.objective(objective)[0])
-        for question in questions(outlook, rng):
+        for question in _asked(order, found, found.objective(objective)[0], usable, rng):
             trajectory = _trajectory(damaged, question.history, memo, perception)
             observation = Observation(trajectory, usable, _STEPS + 1 - len(trajectory.steps))
             gains = estimated_gains(observation, perception, objective)
             name = f"{number:06d}-{objective}-{question.situation}"
+            name += f"-{len(question.history)}" if order.trajectories else ""
             yield _lesson(order.output, name, question, observation, objective, gains, photo.name, recipe)
+
+
+def _asked(
+    order: PlannerDataOrder,
+    found: Enumeration,
+    scores: NDArray[np.float64],
+    tools: Sequence[ToolSpec],
+    rng: np.random.Generator,
+) -> Iterator[Question]:
+    """What is asked about a crop by one objective: a trajectory, or questions that are drawn."""
+    if not order.trajectories:
+        return questions(Outlook(found, scores), rng)
+    perturbation = Perturbation(order.swaps, order.substitutes, order.tolerance)
+    return trajectory_questions(found, scores, {spec.name: spec.removes for spec in tools}, perturbation, rng)
 
 
 def _lesson(
@@ -198,13 +216,17 @@ def _gather(order: PlannerDataOrder) -> int:
 
 def _card(order: PlannerDataOrder, lessons: Sequence[PlannerLesson]) -> str:
     """The data card: what this is, where it comes from, and what is in it."""
-    settings = {"count": order.count, "toolbox": order.toolbox, "seed": order.seed}
+    settings: dict[str, Any] = {"count": order.count, "toolbox": order.toolbox, "seed": order.seed}
+    asked = "questions"
+    if order.trajectories:
+        settings |= {name: getattr(order, name) for name in ("trajectories", "swaps", "substitutes", "tolerance")}
+        asked = "questions along perturbed trajectories, a call each,"
     always = ",".join(sorted(order.always)) or None
     command = command_line("data", "build", photos=order.photos, output=order.output, settings=settings, always=always)
     lines = [
         "# Planner data",
         "",
-        f"{len(lessons)} questions about {order.count} damaged crops of {CROP_SIDE} pixels, each with the right "
+        f"{len(lessons)} {asked} about {order.count} damaged crops of {CROP_SIDE} pixels, each with the right "
         "answer: the best of all toolchains that treat each kind of damage at most once, scored by "
         f"{' and '.join(_METRICS)}.",
         "",

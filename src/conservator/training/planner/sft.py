@@ -27,14 +27,14 @@ from conservator.files import sha256
 from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
 from conservator.training.planner.nano import new_nano
-from conservator.training.planner.orders import NANO, SftOrder, size_of, torch_device
-from conservator.training.planner.prefix import shared_prefix_loss
-from conservator.training.planner.teaching import DIALECT, Collator, examine_planner, shuffle_lessons
+from conservator.training.planner.orders import NANO, DialectName, SftOrder, size_of, torch_device
+from conservator.training.planner.prefix import shared_prefix_loss, whole_loss
+from conservator.training.planner.teaching import DIALECTS, Collator, examine_planner, shuffle_lessons
 from conservator.training.run import read_curve, write_curve
 
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
 """Learning rates: from nothing, of adapters, of a whole pretrained model."""
-_ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
+ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
 """The linear layers of the language model and of the vision tower."""
 _LARGE = 100_000_000
 """Parameters from which a model is no nano: activations are computed twice to save memory on a GPU."""
@@ -111,7 +111,7 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
         if not order.lora:
             model.network.float().requires_grad_(True)
         return model
-    model = new_nano(texts_of(lessons), order.seed, **size_of(order))
+    model = new_nano(texts_of(lessons, order.dialect), order.seed, **size_of(order))
     if order.vision is not None:
         from safetensors.torch import load_file
 
@@ -124,12 +124,14 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
     return model
 
 
-def texts_of(lessons: Sequence[PlannerLesson]) -> list[str]:
+def texts_of(lessons: Sequence[PlannerLesson], dialect: DialectName = "plan") -> list[str]:
     """All that is said in these lessons, to learn a vocabulary from."""
+    spoken = DIALECTS[dialect]
     texts = []
     for lesson in lessons:
-        asked = DIALECT.ask(lesson.observation, lesson.objective, lesson.gains)
-        texts += [*(message.text for message in asked), DIALECT.write(lesson.answer)]
+        asked = spoken.ask(lesson.observation, lesson.objective, lesson.gains)
+        functions = spoken.functions(lesson.observation)
+        texts += [*(message.text for message in asked), *map(json.dumps, functions), spoken.write(lesson.answer)]
     return texts
 
 
@@ -137,6 +139,8 @@ def _claim(order: SftOrder) -> None:
     """Make the folder this order's, or raise when it is another's. Lessons, and what it starts from, by content."""
     names = ("lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers", "without", "seed")
     settings = {name: getattr(order, name) for name in names}
+    if order.dialect != "plan":
+        settings |= {"dialect": order.dialect, "spread": order.spread}
     lessons = {f"lessons {number}": sha256(folder / LESSONS) for number, folder in enumerate(order.data, 1)}
     weights = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
     settings |= lessons if weights else lessons | {"model": order.model}
@@ -177,14 +181,16 @@ def _trainer(
     adapters = None
     if order.lora:
         peft = import_mllm("peft")
-        adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=_ADAPTED)
+        adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=ADAPTED)
     small = model.parameters < _LARGE and model.network.config.model_type == "qwen3_vl"
-    trainer = _trainer_class(shared_prefix=small and not order.lora)(
+    dialect, spread = DIALECTS[order.dialect], order.spread and order.dialect == "tools"
+    loss = shared_prefix_loss if small and not order.lora else whole_loss if spread else None
+    trainer = _trainer_class(loss)(
         model=model.network,
         args=_arguments(order, steps, model.parameters),
         train_dataset=_rows(order, lessons, steps, in_words),
         processing_class=model.tokenizer,
-        data_collator=Collator(model, lessons, order.seed, order.studies),
+        data_collator=Collator(model, lessons, order.seed, order.studies, dialect, spread),
         peft_config=adapters,
         callbacks=[_callback(watch)],
     )
@@ -192,20 +198,21 @@ def _trainer(
     return trainer, watch
 
 
-def _trainer_class(shared_prefix: bool) -> Any:
-    """TRL's SFTTrainer, or one that computes what the questions of a batch begin with only once."""
-    if not shared_prefix:
+def _trainer_class(loss: Callable[..., torch.Tensor] | None) -> Any:
+    """TRL's SFTTrainer, or one with a loss of ours: one that computes common beginnings once, or of several answers."""
+    if loss is None:
         return import_mllm("trl").SFTTrainer
+    found = loss
 
-    class SharedPrefixTrainer(import_mllm("trl").SFTTrainer):  # type: ignore[misc]
+    class Trainer(import_mllm("trl").SFTTrainer):  # type: ignore[misc]
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             assert not return_outputs
             with self.accelerator.autocast():
-                return shared_prefix_loss(model, inputs, num_items_in_batch)
+                return found(model, inputs, num_items_in_batch)
 
-    return SharedPrefixTrainer
+    return Trainer
 
 
 def _rows(order: SftOrder, lessons: Sequence[PlannerLesson], steps: int, in_words: int) -> Any:
@@ -293,7 +300,9 @@ class _Watch:
         if self.curve and self.curve[-1]["step"] == step:
             return
         loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
-        scores = examine_planner(self._model, self._asked, step <= self._in_words, self._order.without)
+        scores = examine_planner(
+            self._model, self._asked, step <= self._in_words, self._order.without, DIALECTS[self._order.dialect]
+        )
         self.curve.append({"step": step, "minutes": self.seconds / 60, "loss": loss, **scores})
         self._losses = []
         write_curve(self._order.output, self.curve)

@@ -77,43 +77,52 @@ class Outlook:
         return self.reach[prefix] < self.reach[()] - LOST
 
 
-def questions(outlook: Outlook, rng: np.random.Generator) -> Iterator[Question]:
-    """At most one question of each situation about one photo; which states are asked about is drawn."""
+def questions(outlook: Outlook, rng: np.random.Generator, cost: float = 0.0) -> Iterator[Question]:
+    """At most one question of each situation about one photo; which states are asked about is drawn.
+
+    ``cost`` is what the outlook's scores were lowered by for each call (``values_at``).
+    """
     plans = outlook.completions(())
     if plans[0]:
-        yield _question(outlook, Situation.PLAN, (), ())
+        yield _question(outlook, Situation.PLAN, (), (), cost)
     states = [prefix for prefix in outlook.reach if prefix]
     on_the_way = [p for p in states if not outlook.lost(p) and outlook.completions(p)[0]]
     if on_the_way:
         prefix = _draw(on_the_way, rng)
-        yield _question(outlook, Situation.ADJUST, _applied(prefix), prefix)
+        yield _question(outlook, Situation.ADJUST, applied(prefix), prefix, cost)
     wrong = [p for p in states if outlook.lost(p) and not outlook.lost(p[:-1])]
     if wrong:
         lost = wrong if rng.random() < 0.7 else [p for p in states if outlook.lost(p)]  # mostly seen at once
         prefix = _draw(lost, rng)
-        yield _question(outlook, Situation.ROLLBACK, _applied(prefix), prefix)
+        yield _question(outlook, Situation.ROLLBACK, applied(prefix), prefix, cost)
         prefix = _draw(wrong, rng)
-        history = (*_applied(prefix), Rollback(len(prefix) - 1))
-        yield _question(outlook, Situation.AVOID, history, prefix[:-1], without=prefix[-1])
+        history = (*applied(prefix), Rollback(len(prefix) - 1))
+        yield _question(outlook, Situation.AVOID, history, prefix[:-1], cost, without=prefix[-1])
     done = [p for p in outlook.reach if not outlook.completions(p)[0] and not outlook.lost(p)]
     if done:
         prefix = _draw(done, rng)
-        yield _question(outlook, Situation.STOP, _applied(prefix), prefix)
+        yield _question(outlook, Situation.STOP, applied(prefix), prefix, cost)
 
 
 def _draw(toolchains: list[Toolchain], rng: np.random.Generator) -> Toolchain:
     return toolchains[int(rng.integers(len(toolchains)))]
 
 
-def _applied(toolchain: Toolchain) -> tuple[Action, ...]:
+def applied(toolchain: Toolchain) -> tuple[Action, ...]:
+    """The history of a toolchain without detours."""
     return tuple(Apply(tool) for tool in toolchain)
 
 
 def _question(
-    outlook: Outlook, situation: Situation, history: tuple[Action, ...], state: Toolchain, without: str = ""
+    outlook: Outlook,
+    situation: Situation,
+    history: tuple[Action, ...],
+    state: Toolchain,
+    cost: float,
+    without: str = "",
 ) -> Question:
     """The right answer at a state; ``without`` names a tool that was rolled back and is not to be repeated."""
-    values = _values(outlook, history, state)
+    values = values_at(outlook, history, state, cost)
     if situation is Situation.ROLLBACK:
         to = max(length for length in range(len(state)) if not outlook.lost(state[:length]))
         return Question(situation, history, state, Decision(Rollback(to)), (), values)
@@ -123,10 +132,17 @@ def _question(
     return Question(situation, history, state, answer, tuple(plans[1:6]), values)
 
 
-def _values(outlook: Outlook, history: tuple[Action, ...], state: Toolchain) -> dict[Action, float]:
-    """What each action reaches after a history that led to a state."""
+def values_at(
+    outlook: Outlook, history: tuple[Action, ...], state: Toolchain, cost: float = 0.0
+) -> dict[Action, float]:
+    """What each action reaches after a history that led to a state.
+
+    Where the outlook's scores were lowered by ``cost`` for each call of their toolchain, calls that were made already
+    do not count, and a rollback costs as much as a call.
+    """
     following = outlook.following.get(state, [])
-    values: dict[Action, float] = {Apply(tool): outlook.reach[(*state, tool)] for tool in following}
+    sunk = cost * len(state)
+    values: dict[Action, float] = {Apply(tool): outlook.reach[(*state, tool)] + sunk for tool in following}
     states: list[Toolchain] = [()]
     for action in history:
         match action:
@@ -136,5 +152,5 @@ def _values(outlook: Outlook, history: tuple[Action, ...], state: Toolchain) -> 
                 states.append(states[to])
     for number, earlier in enumerate(states):
         if earlier != state and states.index(earlier) == number:
-            values[Rollback(number)] = outlook.reach[earlier]
-    return values | {Stop(): outlook.scores[state]}
+            values[Rollback(number)] = outlook.reach[earlier] + cost * (len(earlier) - 1)
+    return values | {Stop(): outlook.scores[state] + sunk}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,25 +13,66 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conservator.image import Image
-from conservator.policies.dialects import Message, PlanDialect
-from conservator.policies.replies import Speaker, choose
+from conservator.policies.dialects import Message, PlanDialect, ToolDialect
+from conservator.policies.planning import legal_actions
+from conservator.policies.replies import Fork, Speaker, Tokens, choose, forks_of
 from conservator.policies.vision_language import Prompt, VisionLanguageModel, inputs_of
-from conservator.session.trajectory import Apply, Decision, Rollback, Stop
+from conservator.session.trajectory import Action, Apply, Decision, Rollback, Stop
 from conservator.training.planner.lessons import PlannerLesson, left_out
+from conservator.training.planner.orders import DialectName
 from conservator.training.planner.prefix import IGNORED
 from conservator.training.planner.situations import TIE, Situation
 
 DIALECT = PlanDialect()
-"""What planners are taught in, and what ``mllm`` asks them in."""
+"""What planners are taught in, unless told otherwise, and what ``mllm`` asks them in."""
+DIALECTS: Mapping[DialectName, PlanDialect | ToolDialect] = {"plan": DIALECT, "tools": ToolDialect()}
+"""What planners can be taught in; ``tir`` asks in ``tools``."""
+_WARMTH = TIE / 2
+"""By how much less good a call may be that is learned 1/e times as much; beyond a tie it is not learned."""
 _VIEW = 96
 """Pixels of the pictures of a small study."""
 
 
-def ask_lesson(lesson: PlannerLesson, image: Image | None) -> Sequence[Message]:
-    """The question of a lesson, with this picture or study of the current state; without one, in words alone."""
-    if image is None:
-        return replace(DIALECT, in_words=True).ask(lesson.observation, lesson.objective, lesson.gains)
-    return DIALECT.ask(lesson.observe(image), lesson.objective, lesson.gains)
+def ask_lesson(
+    lesson: PlannerLesson, images: Sequence[Image], dialect: PlanDialect | ToolDialect = DIALECT
+) -> Sequence[Message]:
+    """The question of a lesson, with these pictures or studies of its last steps; without any, in words alone."""
+    observation = lesson.observe(*images) if images else lesson.observation
+    return _shown(dialect, images).ask(observation, lesson.objective, lesson.gains)
+
+
+def _shown(dialect: PlanDialect | ToolDialect, images: Sequence[Image]) -> PlanDialect | ToolDialect:
+    return dialect if images else replace(dialect, in_words=True)
+
+
+def _prompt(
+    model: VisionLanguageModel, lesson: PlannerLesson, images: Sequence[Image], dialect: PlanDialect | ToolDialect
+) -> Prompt:
+    """``ask_lesson`` as the model reads it."""
+    functions = _shown(dialect, images).functions(lesson.observation)
+    return model.prompt(ask_lesson(lesson, images, dialect), functions)
+
+
+def pictures_for(lesson: PlannerLesson, dialect: PlanDialect | ToolDialect) -> list[Image]:
+    """The pictures that a question shows: of all steps where it is a conversation, else of the current state."""
+    shown = range(len(lesson.pictures)) if isinstance(dialect, ToolDialect) else [-1]
+    return [lesson.load(step) for step in shown]
+
+
+def right_calls(lesson: PlannerLesson) -> dict[Action, float]:
+    """How likely each next action shall be, together 1: the legal ones nearly as good as the best, the better the more.
+
+    They are of the type of the lesson's answer; of rollbacks there is one right one.
+    """
+    answer = lesson.answer.action
+    assert answer is not None
+    legal = [a for a in legal_actions(lesson.observation) if type(a) is type(answer) and a in lesson.values]
+    if isinstance(answer, Rollback) or answer not in legal:
+        return {answer: 1.0}
+    best = max(lesson.values[action] for action in legal)
+    good = [a for a in legal if a == answer or lesson.values[a] > best - TIE]
+    weights = [math.exp((lesson.values[action] - best) / _WARMTH) for action in good]
+    return {action: weight / sum(weights) for action, weight in zip(good, weights, strict=True)}
 
 
 def shuffle_lessons(lessons: Sequence[PlannerLesson], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -66,42 +108,84 @@ def varied(image: Image, rng: np.random.Generator, studies: float) -> Image:
 class Collator:
     """Makes batches of questions with answers; only the answers are learned. Item (i, turn) always looks the same."""
 
-    def __init__(self, model: VisionLanguageModel, lessons: Sequence[PlannerLesson], seed: int, studies: float) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        lessons: Sequence[PlannerLesson],
+        seed: int,
+        studies: float,
+        dialect: PlanDialect | ToolDialect = DIALECT,
+        spread: bool = False,
+    ) -> None:
+        """With ``spread``, all right calls are learned, by their shares: an answer is drawn from them each turn."""
         self._model, self._lessons, self._seed, self._studies = model, lessons, seed, studies
-        self._speaker = Speaker(model.tokens, model.end, DIALECT)
+        self._dialect, self._spread = dialect, spread
+        self._speaker = Speaker(model.tokens, model.end, dialect)
 
     def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
         """The batch of rows ``{"lesson": i, "turn": which time it is seen, "words": whether in words alone}``."""
-        prompts, labels = [], []
+        prompts, labels, ways = [], [], []
         for row in rows:
-            lesson = self._lessons[row["lesson"]]
-            rng = np.random.default_rng([self._seed, row["lesson"], row["turn"]])
-            image = None if row.get("words", False) else varied(lesson.load(), rng, self._studies)
-            asked = self._model.prompt(ask_lesson(lesson, image))
-            reply = torch.tensor(self._speaker.write(lesson.answer))
+            lesson, key = self._lessons[row["lesson"]], [self._seed, row["lesson"], row["turn"]]
+            shown = [] if row.get("words", False) else pictures_for(lesson, self._dialect)
+            images = [varied(image, np.random.default_rng(key), self._studies) for image in shown]
+            asked = _prompt(self._model, lesson, images, self._dialect)
+            said, way = self._answer(lesson, np.random.default_rng([*key, 1]))
+            reply = torch.tensor(said)
             prompts.append(Prompt(torch.cat([asked.ids, reply]), asked.patches, asked.grids))
             labels.append(torch.cat([torch.full_like(asked.ids, IGNORED), reply]))
+            ways.append((len(asked.ids), way))
         batch = inputs_of(self._model, prompts)
         batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, True, padding_value=IGNORED)
-        return batch
+        return batch | (_shares(batch["labels"], ways) if self._spread else {})
+
+    def _answer(self, lesson: PlannerLesson, rng: np.random.Generator) -> tuple[Tokens, list[Fork]]:
+        """What is to be said, and what else could be said on the way."""
+        if not self._spread:
+            return self._speaker.write(lesson.answer), []
+        right = {self._speaker.write(Decision(action)): share for action, share in right_calls(lesson).items()}
+        said = list(right)[int(rng.choice(len(right), p=list(right.values())))]
+        return said, forks_of(right, said)
+
+
+def _shares(labels: Tensor, ways: Sequence[tuple[int, Sequence[Fork]]]) -> dict[str, Tensor]:
+    """``choices`` and ``shares`` of labels (B, L): the label alone, or at a fork all that may follow.
+
+    ``ways`` are, for each row, where its answer begins, and its forks.
+    """
+    most = max((len(fork.tokens) for _, way in ways for fork in way), default=1)
+    choices = torch.zeros(*labels.shape, most, dtype=torch.long)
+    shares = torch.zeros(*labels.shape, most)
+    choices[..., 0], shares[..., 0] = labels.clamp(min=0), (labels != IGNORED).float()
+    for row, (start, way) in enumerate(ways):
+        for fork in way:
+            place, count = start + fork.place, len(fork.tokens)
+            choices[row, place, :count] = torch.tensor(fork.tokens)
+            shares[row, place, :count] = torch.tensor(fork.shares)
+    return {"choices": choices, "shares": shares}
 
 
 def examine_planner(
-    model: VisionLanguageModel, lessons: Sequence[PlannerLesson], in_words: bool = False, without: Sequence[str] = ()
+    model: VisionLanguageModel,
+    lessons: Sequence[PlannerLesson],
+    in_words: bool = False,
+    without: Sequence[str] = (),
+    dialect: PlanDialect | ToolDialect = DIALECT,
 ) -> dict[str, float]:
     """How a model answers, decoded as the policy does it; ``in_words`` asks it in words alone.
 
     ``right`` and, for each situation, ``right_SITUATION``: the share of answers that lead as far as the best one does,
     or nearly so; and ``right_left_out`` of those that are ``without`` the training. NaN where nothing was asked.
     """
-    speaker = Speaker(model.tokens, model.end, DIALECT)
+    speaker = Speaker(model.tokens, model.end, dialect)
     found: dict[str, list[bool]] = {situation.value: [] for situation in Situation}
     unseen: list[bool] = []
     was = model.network.training
     model.network.eval()
     with model.lock:
         for lesson in lessons:
-            reading = model.read(model.prompt(ask_lesson(lesson, None if in_words else lesson.load())))
+            asked = _prompt(model, lesson, [] if in_words else pictures_for(lesson, dialect), dialect)
+            reading = model.read(asked)
             right = is_right(lesson, choose(lesson.observation, reading.next, speaker).decision)
             found[lesson.situation].append(right)
             if left_out(lesson, without):

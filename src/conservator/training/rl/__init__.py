@@ -8,27 +8,44 @@ from conservator.training.rl.rewards import (
     call_cost,
     consistency_reward,
     joined,
+    metric_change,
     step_error,
+    step_harm,
     step_psnr,
     step_quality,
-    step_ssim,
 )
-from conservator.training.rl.weighting import Components, FixedWeights, RunningScale, Weighting
+from conservator.training.rl.rollouts import RolloutReward
+from conservator.training.rl.weighting import (
+    AdaptiveWeights,
+    Components,
+    FixedWeights,
+    GroupNormalised,
+    RunningScale,
+    StaticWeights,
+    Weighting,
+    make_weighting,
+)
 
 __all__ = [
     "CONSISTENCY",
     "COST",
+    "AdaptiveWeights",
     "Components",
     "FixedWeights",
+    "GroupNormalised",
     "Reward",
+    "RolloutReward",
     "RunningScale",
+    "StaticWeights",
     "Weighting",
     "call_cost",
     "check_reward",
     "consistency_reward",
     "joined",
+    "make_weighting",
+    "metric_change",
     "step_error",
+    "step_harm",
     "step_psnr",
     "step_quality",
-    "step_ssim",
 ]

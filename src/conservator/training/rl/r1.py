@@ -37,9 +37,9 @@ from conservator.training.rl.rewards import (
     call_cost,
     consistency_reward,
     joined,
+    metric_change,
     step_psnr,
     step_quality,
-    step_ssim,
 )
 from conservator.training.rl.starts import Starts, damaged_starts, found_starts
 from conservator.training.rl.tree import StartTree
@@ -139,7 +139,7 @@ def reward_of(order: R1Order, toolbox: Toolbox) -> Reward:
     """All that is told of a step: what it is paid for, and what is only measured. Damaged photos have no references."""
     told: list[Reward] = [step_quality, call_cost, consistency_reward(toolbox)]
     if order.damaged is None:
-        told += [step_psnr, step_ssim]
+        told += [step_psnr, metric_change("ssim")]
     if order.model:
         told.append(feedback_reward(QualityRater(load_model(order.model), order.shown)))
     return joined(*told)

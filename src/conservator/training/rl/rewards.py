@@ -15,8 +15,9 @@ from conservator.degradations.patches import UNDAMAGED_PSNR
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.kinds import Kind
+from conservator.metrics import FullReference, make_metric
 from conservator.metrics.consistency import noise_structure, streaks
-from conservator.metrics.fidelity import psnr_of_each, ssim
+from conservator.metrics.fidelity import psnr_of_each
 from conservator.session import Apply, Step
 from conservator.session.trajectory import made_by
 from conservator.tools.tool import Tool
@@ -31,6 +32,8 @@ image, shaped like theirs, or None where nobody has it; a reward that needs it r
 
 COST = "cost"
 """The component that a call costs, whatever it changed."""
+HARMED = "harm"
+"""The component that punishes a loss of fidelity."""
 CONSISTENCY = "consistency"
 """The component that punishes what looks as if the photo itself was taken away."""
 _STRUCTURED = 0.5
@@ -45,13 +48,6 @@ def step_psnr(before: Step, after: Step, reference: Image | None) -> Mapping[str
     clean = referred(reference, "step_psnr")
     was, now = (float(psnr_of_each(step.image, clean, UNDAMAGED_PSNR).mean()) for step in (before, after))
     return {"psnr": now - was}
-
-
-def step_ssim(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
-    """``ssim``: the structural similarity that the step gained, of a study the mean of its parts; needs a reference."""
-    clean = referred(reference, "step_ssim")
-    was, now = (_ssim(step.image, clean) for step in (before, after))
-    return {"ssim": now - was}
 
 
 def step_error(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
@@ -72,6 +68,40 @@ def step_quality(before: Step, after: Step, reference: Image | None) -> Mapping[
     if not math.isfinite(gained):
         raise ConservatorError("step_quality needs a perception that estimates quality; this one does not")
     return {"quality": gained}
+
+
+def metric_change(name: str) -> Reward:
+    """The reward that pays for one metric by its name: how much better the step made it, in the metric's own unit.
+
+    Where less is better, a fall counts as positive. ``quality`` is perception's estimate (``step_quality``) and
+    ``psnr`` is ``step_psnr``. Of a study it is the mean over its parts. What cannot be computed is NaN, for the learner
+    to leave out. Raises NameNotFoundError for an unknown metric, ConservatorError for one that knows no reference.
+    """
+    if name in ("psnr", "quality"):
+        return step_psnr if name == "psnr" else step_quality
+    metric = make_metric(name)
+    if not isinstance(metric, FullReference):
+        raise ConservatorError(
+            f"{name} needs no reference, and such metrics prefer some noise to the original; leave it out"
+        )
+
+    def reward(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+        clean = referred(reference, name)
+        if after.image is before.image:
+            return {name: 0.0}
+        was, now = (_mean_score(metric, step.image, clean) for step in (before, after))
+        return {name: now - was if metric.higher_is_better else was - now}
+
+    reward.__name__ = name
+    return reward
+
+
+def step_harm(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
+    """``harm``: minus the PSNR (RGB, dB) that was lost, 0 where none was: a hinge; it needs a reference.
+
+    Over a whole rollout, from the input to the result, it makes sure that no other metric pays for what harms fidelity.
+    """
+    return {HARMED: min(0.0, step_psnr(before, after, reference)["psnr"])}
 
 
 def call_cost(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
@@ -124,8 +154,10 @@ def referred(reference: Image | None, reward: str) -> Image:
     return reference
 
 
-def _ssim(image: Image, clean: Image) -> float:
-    return sum(ssim(*pair) for pair in zip(image.split(1), clean.split(1), strict=True)) / len(image)
+def _mean_score(metric: FullReference, images: Image, references: Image) -> float:
+    pairs = zip(images.split(1), references.split(1), strict=True)
+    scores = [min(metric.score(*pair), metric.at_most) for pair in pairs]
+    return sum(scores) / len(scores)
 
 
 def _rms(image: Image, clean: Image) -> Tensor:

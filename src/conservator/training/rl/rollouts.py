@@ -1,0 +1,65 @@
+"""What a whole rollout is paid: from the input to the result, and for each call that it made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+from conservator.errors import ConservatorError
+from conservator.image import Image
+from conservator.session import Trajectory
+from conservator.tools.tool import Tool
+from conservator.training.rl.rewards import (
+    CONSISTENCY,
+    COST,
+    HARMED,
+    call_cost,
+    consistency_reward,
+    joined,
+    metric_change,
+    step_harm,
+)
+from conservator.training.rl.weighting import Weighting, WeightingName, make_weighting
+
+_OTHERS = {COST: 0.02, HARMED: 0.5, CONSISTENCY: 1.0}
+"""What a call, a lost dB and an inconsistency of 1 count beside a metric's deviation: ours, not tuned."""
+
+
+class RolloutReward:
+    """Components of a rollout: the change of every metric from input to result, ``harm``, ``consistency``, ``cost``.
+
+    One metric is always left out of what is paid, and reported: it tells whether the others were hacked.
+    """
+
+    def __init__(self, metrics: Iterable[str], left_out: str, toolbox: Mapping[str, Tool]) -> None:
+        """``metrics`` are all that are measured, ``left_out`` among them. Raises ConservatorError where it is not."""
+        self.metrics = tuple(metrics)
+        self.paid = tuple(name for name in self.metrics if name != left_out)
+        if left_out not in self.metrics or not self.paid:
+            raise ConservatorError(
+                f"the metrics are {', '.join(self.metrics)} and {left_out} is to be left out; name it among the "
+                "metrics, and at least one more"
+            )
+        self.left_out = left_out
+        self._whole = joined(*map(metric_change, self.metrics), step_harm)
+        self._each = consistency_reward(toolbox)
+
+    def __call__(self, trajectory: Trajectory, reference: Image | None) -> Mapping[str, float] | None:
+        """The components; None where a metric could not be computed, which says nothing of the policy.
+
+        Calls that were taken back cost, too; inconsistent are only those that made the result.
+        """
+        steps, made = trajectory.steps, trajectory.path()
+        components = dict(self._whole(steps[0], steps[-1], reference))
+        components |= {CONSISTENCY: 0.0, COST: 0.0}
+        for step in made:
+            components[CONSISTENCY] += self._each(steps[step.parent or 0], step, reference)[CONSISTENCY]
+        for before, after in pairwise(steps):
+            components[COST] += call_cost(before, after, reference)[COST]
+        return components if all(map(math.isfinite, components.values())) else None
+
+    def weighting(self, name: WeightingName) -> Weighting:
+        """The weighting of this name over the components: metrics count 1 at first, the left-out one nothing."""
+        weights = {**dict.fromkeys(self.paid, 1.0), self.left_out: 0.0, **_OTHERS}
+        return make_weighting(name, weights, self.paid)
