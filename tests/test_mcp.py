@@ -25,8 +25,8 @@ from test_cli import conservator
 from conservator.apps.mcp.offering import offer
 from conservator.apps.mcp.opened import MOST_OPEN
 from conservator.apps.mcp.pictures import LONGEST_SIDE, PREVIEW_BYTES
-from conservator.apps.roots import Roots
 from conservator.apps.mcp.workbench import Wishes, Workbench
+from conservator.apps.roots import Roots
 from conservator.errors import ConservatorError
 from conservator.kinds import Kind
 from conservator.request import Request
