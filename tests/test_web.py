@@ -158,6 +158,13 @@ def by_command(*words: str, output: Path) -> bytes:
     return output.read_bytes()
 
 
+def replayed(record: Path, photo: Path) -> bool:
+    """Whether the command line makes the same result of a record again."""
+    from conservator.apps.cli import app
+
+    return CliRunner().invoke(app, ["replay", str(record), "--photo", str(photo)]).exit_code == 0
+
+
 def until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE / 1000
     while not true():
