@@ -140,6 +140,7 @@ def test_the_oracle_enlarges_what_was_reduced(damage: str, coffee: Image, tmp_pa
     (row,) = evaluate([case], ["oracle"], toolbox, StatisticalPerception.load(), settings, tmp_path)
     assert "upscale_x2" in row.toolchain
     assert row.gain > 0.2
+    assert row.calls >= 2, "it tried both tools on the study before it chose"
 
 
 def test_a_metric_that_cannot_be_measured_is_none(tmp_path: Path) -> None:

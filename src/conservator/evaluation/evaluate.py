@@ -150,6 +150,11 @@ class _Trial:
         memo = MemoPool(counted)  # its own for each photo and policy; closing it would close the shared pool
         policy, deciding = self._policy(name, memo)
         stages: list[int] = []  # calls made when examining, deciding, then each treatment of the whole began
+
+        def note(stage: str) -> None:
+            if stage != "loading":
+                stages.append(counted.calls)
+
         restorer = Restorer(
             self._request,
             toolbox=self.toolbox,
@@ -159,7 +164,7 @@ class _Trial:
             scope=self._scope(name),
             admission=self._held_to(name),
         )
-        restored = restorer.restore(Photo(self.damaged), progress=lambda stage: stages.append(counted.calls))
+        restored = restorer.restore(Photo(self.damaged), progress=note)
         rank, toolchains = self._rank(restored.toolchain)
         seconds = restored.seconds | {"deciding": restored.seconds["deciding"] + deciding}
         return BenchmarkRow(

@@ -45,7 +45,7 @@ class R1Order:
     explored: int = field(default=0, metadata={"min": 0})
     """States that are made by chance first, and from which alone is then learned: a bound on the cost. 0: play on, and
     make what is new (ppo); learn from the states that other trainings left (imitation)."""
-    updates: int = field(default=60, metadata={"min": 1})
+    updates: int = field(default=40, metadata={"min": 1})
     """Updates of the network (ppo)."""
     episodes: int = field(default=96, metadata={"min": 1})
     """Episodes that are played for an update (ppo)."""
