@@ -39,7 +39,7 @@ WAYS = {
     "both": Perturbation(),
 }
 DRAWS = 8
-MOST = 2000
+MOST = 500
 """Toolchains of a crop; one with more is left out."""
 
 
@@ -61,6 +61,7 @@ def main(folder: Path, count: int) -> None:
             found = enumerate_toolchains(in_8_bits(degrade(clean, recipe)), clean, space, pool)
             lengths = np.array([len(chain) for chain in found.toolchains])
             outlook = Outlook(found, found.objective("balanced")[0] - CALL_COST * lengths)
+            print(f"crop {number}: {len(found.toolchains)} toolchains", file=sys.stderr)
             if best := outlook.completions(())[0]:
                 for way, perturbation in WAYS.items():
                     rows[way].append(drawn(best, outlook, found, removes, perturbation, number))
