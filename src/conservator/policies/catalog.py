@@ -14,7 +14,7 @@ from conservator.errors import ConservatorError, NameNotFoundError, name_not_fou
 from conservator.extensions import is_dotted, load_dotted, offered
 from conservator.image import Image
 from conservator.perception.perception import Blind, Objective, Perception
-from conservator.policies.actor_critic import ActorCriticPolicy, load_actor_critic, shipped_actor_critic
+from conservator.policies.actor_critic import ActorCriticPolicy, load_actor_critic
 from conservator.policies.chat import Chat
 from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
 from conservator.policies.endpoint import check_options
@@ -88,7 +88,6 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "mllm-once": lambda context: _mllm("mllm-once", "", context),
     "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published", context.toolbox),
     "chat": _chat,
-    "r1": lambda context: ActorCriticPolicy(shipped_actor_critic(), context.perception, toolbox=context.toolbox),
 }
 
 
@@ -147,6 +146,8 @@ def _own(name: str, offered_names: Iterable[str]) -> Callable[[PolicyContext], P
     installed = {offer.name: offer for offer in offered(POLICY_GROUP)}
     if name in installed:
         return partial(_made, installed[name].value, installed[name].where)
+    if name in _WITH_MORE:
+        raise NameNotFoundError(f"no weights of the policy {name} ship; train your own, and give --policy {name}:PATH")
     raise name_not_found("policy", name, [*offered_names, *installed])
 
 
