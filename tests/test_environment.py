@@ -23,15 +23,10 @@ from conservator.pool import LocalPool
 from conservator.session import ANYTHING, Apply, Decision, Scope, Session, step_together
 from conservator.tools import Toolbox
 from conservator.training.data.patches import PatchSource
-from conservator.training.rl import (
-    FixedWeights,
-    call_cost,
-    joined,
-    step_psnr,
-    step_quality,
-)
 from conservator.training.rl.env import RestorationEnv, VectorRestorationEnv
 from conservator.training.rl.episode import EpisodeRules
+from conservator.training.rl.rewards import call_cost, joined, step_psnr, step_quality
+from conservator.training.rl.weighting import FixedWeights
 
 
 @pytest.fixture

@@ -21,13 +21,22 @@ from conservator.policies.actor_critic import MOST_TOOLS
 from conservator.pool import LocalPool, MemoPool
 from conservator.session import Apply, Decision, Step
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
-from conservator.training.rl import FixedWeights, RunningScale, call_cost, check_reward, consistency_reward, joined
+from conservator.training.rl.check import check_reward
 from conservator.training.rl.episode import EpisodeRules
 from conservator.training.rl.imitation import ImitationSettings, answered, train_imitation
 from conservator.training.rl.ppo import Played, PpoSettings, advantages, begun, clipped_loss, measure_starts, train_ppo
-from conservator.training.rl.rewards import Reward, metric_change, step_psnr, step_quality
+from conservator.training.rl.rewards import (
+    Reward,
+    call_cost,
+    consistency_reward,
+    joined,
+    metric_change,
+    step_psnr,
+    step_quality,
+)
 from conservator.training.rl.starts import Starts
 from conservator.training.rl.tree import StartTree
+from conservator.training.rl.weighting import FixedWeights, RunningScale
 
 SEEING = StatisticalPerception.load()
 PHOTOS = [to_image(photo()) for photo in (data.astronaut, data.coffee, data.chelsea, data.rocket)]

@@ -21,19 +21,11 @@ from conservator.perception import Percept
 from conservator.pool import LocalPool
 from conservator.session import Apply, Step, Stop
 from conservator.training.data.patches import PatchSource
-from conservator.training.rl import (
-    FixedWeights,
-    Reward,
-    RunningScale,
-    call_cost,
-    check_reward,
-    joined,
-    step_error,
-    step_psnr,
-    step_quality,
-)
+from conservator.training.rl.check import check_reward
 from conservator.training.rl.env import VectorRestorationEnv
 from conservator.training.rl.episode import EpisodeRules
+from conservator.training.rl.rewards import Reward, call_cost, joined, step_error, step_psnr, step_quality
+from conservator.training.rl.weighting import FixedWeights, RunningScale
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ from conservator.policies import RandomPolicy
 from conservator.pool import LocalPool
 from conservator.tools.rl_restore_own import own_network, own_specs
 from conservator.training.data.patches import PatchSource
-from conservator.training.rl import RunningScale
 from conservator.training.rl.dqn_settings import DqnSettings
 from conservator.training.rl.env import VectorRestorationEnv
 from conservator.training.rl.episode import EpisodeRules
 from conservator.training.rl.replay import PlayedEpisode, Replay
+from conservator.training.rl.weighting import RunningScale
 
 
 @pytest.fixture

@@ -19,19 +19,10 @@ from conservator.metrics.fidelity import psnr, ssim
 from conservator.pool import LocalPool
 from conservator.session import Apply, Decision, Rollback, Session, Step, Stop, Trajectory
 from conservator.tools import Toolbox
-from conservator.training.rl import (
-    AdaptiveWeights,
-    RolloutReward,
-    StaticWeights,
-    call_cost,
-    check_reward,
-    consistency_reward,
-    joined,
-    make_weighting,
-    metric_change,
-    step_harm,
-)
-from conservator.training.rl.weighting import WeightingName
+from conservator.training.rl.check import check_reward
+from conservator.training.rl.rewards import call_cost, consistency_reward, joined, metric_change, step_harm
+from conservator.training.rl.rollouts import RolloutReward
+from conservator.training.rl.weighting import AdaptiveWeights, StaticWeights, WeightingName, make_weighting
 
 METRICS = ("psnr", "ssim", "quality")
 NAMES: tuple[WeightingName, ...] = ("static", "adaptive", "gdpo")
