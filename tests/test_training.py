@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +19,7 @@ import torch
 from PIL import Image as PillowImage
 from safetensors.torch import save
 from skimage import data
-from test_cli import conservator
+from test_cli import conservator, process
 from torch import nn
 
 from conservator.degradations import (
@@ -32,11 +35,11 @@ from conservator.degradations import (
 from conservator.errors import ConservatorError
 from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
-from conservator.networks.unet import ResidualUNet
+from conservator.networks.unet import ResidualUNet, seeing_more
 from conservator.tools import make_toolbox
 from conservator.training.data.crops import Crops, Lesson, Photos
 from conservator.training.experts.courses import COURSES
-from conservator.training.experts.orders import Order, train
+from conservator.training.experts.orders import Order, ship, train
 from conservator.training.experts.train import Budget, train_expert
 from conservator.weights import load_weights, manifest, store_weights
 
@@ -275,6 +278,51 @@ def test_the_same_seed_gives_the_same_weights(photos: Photos, folder: Path, tmp_
     first = train(order, lambda line: None).network.state_dict()
     second = train(replace(order, output=tmp_path / "b"), lambda line: None).network.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_network_that_sees_more_starts_where_the_one_that_sees_less_ended() -> None:
+    torch.manual_seed(0)
+    knows, sees_more = ResidualUNet(), ResidualUNet(images=4)
+    nn.init.normal_(knows.leave.weight, std=0.05)
+    sees_more.load_state_dict(seeing_more(knows.state_dict(), 4))
+    image = torch.rand(1, 12, 32, 32)
+    made = sees_more(image)
+    assert torch.allclose(made, knows(image[:, :3]), atol=1e-6)
+    assert not torch.allclose(made, image[:, :3], atol=1e-3), "else any two would agree"
+    made.square().mean().backward()
+    assert sees_more.enter.weight.grad is not None
+    assert float(sees_more.enter.weight.grad[:, 12:].abs().amax()) > 0, "it can learn from what it sees more of"
+
+
+def test_a_deblurring_network_starts_from_the_base_beside_it_and_becomes_a_tool(folder: Path, tmp_path: Path) -> None:
+    quiet = Order("base", folder, tmp_path, steps=1, workers=0, device="cpu")
+    base = train(quiet, lambda line: None)
+    order = replace(quiet, name="deblur")
+    trained = train(order, lambda line: None)
+    ship(trained, order, tmp_path / "weights")
+    entry = tomllib.loads((tmp_path / "weights" / "manifest.toml").read_text())["deblur"]
+    assert entry["network"] == "unet_deblur"
+    assert list(entry["made_with"]) == ["base.safetensors"]
+    near = {
+        name: (trained.network.state_dict()[name] - value).abs().max()
+        for name, value in base.network.named_parameters()
+        if "enter.weight" not in name
+    }
+    assert max(near.values()) < 0.01, "one step from the base"
+    shown = "tools = make_toolbox('experts'); print(*tools, tools['deblur'].network_name)"
+    listed = f"from conservator.tools import make_toolbox; {shown}"
+    environment = {**os.environ, "CONSERVATOR_WEIGHTS": str(tmp_path / "weights")}
+    told = subprocess.run([sys.executable, "-c", listed], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.split()[-2:] == ["deblur", "unet_deblur"]
+    assert "deblur" not in make_toolbox("experts")
+
+
+def test_a_folder_without_weights_gets_a_sentence(tmp_path: Path) -> None:
+    environment = {**os.environ, "CONSERVATOR_WEIGHTS": str(tmp_path)}
+    told = subprocess.run(process("tools", "list"), env=environment, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "holds no manifest.toml" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 @pytest.mark.slow

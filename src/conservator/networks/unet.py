@@ -7,7 +7,7 @@ norms of newer blocks, and the first level works on the 2x pixel-unshuffled imag
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ class Encoder(nn.Module):
     ) -> None:
         """``depth`` residual blocks at each level but the lowest, ``middle`` there; it sees ``images`` at once."""
         super().__init__()
+        self.images = images
         *upper, lowest = widths
         self.enter = nn.Conv2d(12 * images, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(blocks(width, depth) for width in upper)
@@ -85,3 +86,12 @@ class ResidualUNet(Encoder):
         for decode, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             x = decode(F.pixel_shuffle(up(x), 2) + skips.pop())
         return image[:, :3] + F.pixel_shuffle(self.leave(x), 2)
+
+
+def seeing_more(tensors: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+    """The tensors of a ResidualUNet that takes fewer images, for one that takes ``images``.
+
+    It does the same as before with those that it knew; the others add nothing yet.
+    """
+    enter = tensors["enter.weight"]
+    return {**tensors, "enter.weight": F.pad(enter, (0, 0, 0, 0, 0, 12 * images - enter.shape[1]))}

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from conservator.errors import ConservatorError
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.networks.store import NetworkStore
 from conservator.tools.classical.blur_model import BlurModel, Family, estimate_blur, transfer_function
 from conservator.tools.classical.deblur import filtered, periodic, settled
-from conservator.tools.experts import Expert, Shipped, WeightsSource
+from conservator.tools.classical.kernels import DEFOCUS, GAUSSIAN, MOTION
+from conservator.tools.experts import Expert, Shipped, WeightsSource, make_spec
 from conservator.tools.tool import Tool, ToolSpec
 
 _NOISES = (1e-3, 1e-2, 1e-1)
@@ -100,6 +102,19 @@ class Deblur(Expert):
         device = next(self._model.parameters()).device
         seen = (views(item.to(device), self._kernel) for item in image.split(1))
         return torch.cat([self._model(x.contiguous(memory_format=torch.channels_last)) for x in seen]).contiguous()
+
+
+DEBLUR = Deblur(
+    make_spec(
+        "deblur",
+        frozenset({Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR}),
+        "Undoes motion and lack of focus whose kernel can be found, also where noise or JPEG lies on top.",
+        "unet_deblur",
+    ),
+    (MOTION, DEFOCUS, GAUSSIAN),
+    Shipped("deblur"),
+)
+"""A tool of the toolboxes where the manifest lists its weights."""
 
 
 class _Unchanged(Tool):

@@ -169,6 +169,8 @@ def _expert(
     network: str = "unet",
     severities: frozenset[Severity] = _ANY,
 ) -> Expert:
+    """One that ships; its network is ``network`` where the manifest does not say another one."""
+    network = str(manifest().get(name, {}).get("network", network))
     spec = make_spec(name, frozenset(removes), description, network)
     return Expert(replace(spec, severities=severities), network, Shipped(name))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from conservator.kinds import Kind
 from conservator.tools.tool import Tool, is_specialist
+from conservator.weights import manifest
 
 
 def _classical() -> Iterable[Tool]:
@@ -15,7 +16,7 @@ def _classical() -> Iterable[Tool]:
 
 
 _BESIDE = (
-    *("wiener_deblur_defocus", "richardson_lucy_defocus", "wiener_deblur_gaussian"),
+    *("wiener_deblur_motion", "wiener_deblur_defocus", "richardson_lucy_defocus", "wiener_deblur_gaussian"),
     *("stretch_brighten", "shift_brighten", "gamma_brighten"),
 )
 """Classical tools that undo exactly what a lens or an exposure did, where nothing else happened to the photo."""
@@ -23,18 +24,19 @@ _BESIDE = (
 
 def _conservator() -> Iterable[Tool]:
     """The experts, the classical tools that are worth having beside them, and those for damage without an expert."""
-    from conservator.tools.experts import EXPERTS
     from conservator.tools.lway import adapted_tools
 
-    treated = frozenset[Kind]().union(*(tool.spec.removes for tool in EXPERTS if is_specialist(tool.spec)))
+    experts = tuple(_experts())
+    treated = frozenset[Kind]().union(*(tool.spec.removes for tool in experts if is_specialist(tool.spec)))
     rest = (t for t in _classical() if t.spec.name in _BESIDE or not t.spec.removes & treated)
-    return (*EXPERTS, *rest, *adapted_tools())
+    return (*experts, *rest, *adapted_tools())
 
 
 def _experts() -> Iterable[Tool]:
+    from conservator.tools.deblur import DEBLUR
     from conservator.tools.experts import EXPERTS
 
-    return EXPERTS
+    return (*EXPERTS, *([DEBLUR] if DEBLUR.spec.name in manifest() else []))
 
 
 def _rl_restore() -> Iterable[Tool]:

@@ -176,16 +176,20 @@ def ship_weights(
     made_with: Mapping[str, str],
     metadata: Mapping[str, str] | None = None,
     seed: int | None = None,
+    network: str | None = None,
 ) -> Path:
     """Put weights into a folder of weights with their entry in its manifest; return the file NAME.safetensors.
 
     ``data`` says in words what they were trained on, ``recipe`` where the code or the page is that says how,
     ``command`` (see commands.command_line) what makes them again. ``made_with`` are the hashes of what they were made
     with as it was when the training began (see ``hashes_of_weights`` and weights/chain.py); empty: of nothing.
+    ``network`` is the name in NETWORKS of an expert's.
     """
     entry: dict[str, str | int | float] = {"license": "Apache-2.0", "data": data, "recipe": recipe, "command": command}
     if seed is not None:
         entry["seed"] = seed
+    if network is not None:
+        entry["network"] = network
     return store_weights(folder, name, tensors, entry, scores, metadata, made_with)
 
 

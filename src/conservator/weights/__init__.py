@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -18,8 +19,8 @@ from conservator.errors import ConservatorError, name_not_found
 from conservator.files import locked, replacing, sha256, write_text
 from conservator.weights.chain import Entries, Flaw, warn_if_stale
 
-WEIGHTS = Path(str(files(__name__)))
-"""The folder of this installation's weights."""
+WEIGHTS = Path(os.environ.get("CONSERVATOR_WEIGHTS") or str(files(__name__)))
+"""The folder of this installation's weights, or another folder of the kind that the environment names instead."""
 _LOCK = ".lock"
 """The file that is held while weights and their entry are written."""
 
@@ -30,7 +31,13 @@ def manifest() -> Entries:
     ``made_with`` is only of what was made with other weights (weights/chain.py).
     """
     path = WEIGHTS / "manifest.toml"
-    facts = path.stat()
+    try:
+        facts = path.stat()
+    except FileNotFoundError as error:
+        raise ConservatorError(
+            f"{WEIGHTS} holds no manifest.toml; reinstall conservator, or name another folder of weights "
+            "in CONSERVATOR_WEIGHTS"
+        ) from error
     return _read_manifest(path, facts.st_mtime_ns, facts.st_size, facts.st_ino)
 
 

@@ -160,7 +160,7 @@ COURSES: dict[str, Course] = {
     "dehaze": _scene(_expert(makes.haze, Kind.HAZE), 16_000),
     "brighten_mild": _scene(_DARK(makes.mildly_dark), 10_000),
     "brighten_dark": _scene(_DARK(makes.very_dark), 8000, "brighten_mild"),
-    "deblur": Course(_blurred, steps=30_000, network="unet_deblur"),
+    "deblur": Course(_blurred, "base", steps=8000, network="unet_deblur"),
     "denoise_medium": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=55)), 8000),
     "dejpeg_severe": _course(_DEJPEG(partial(makes.jpeg, low=5, high=50)), 8000),
     "derain": _course(_expert(makes.rain, Kind.RAIN), 8000),

@@ -19,6 +19,7 @@ from conservator.degradations import parse_recipe
 from conservator.errors import ConservatorError, name_not_found
 from conservator.kinds import Kind
 from conservator.networks import make_network
+from conservator.networks.unet import ResidualUNet, seeing_more
 from conservator.tools.experts import ExpertRecord
 from conservator.tools.records import WeightsFile, sha256_of, write_tool
 from conservator.tools.shipped import shipped_names
@@ -67,7 +68,7 @@ def train(
     torch.manual_seed(order.seed)
     network = make_network(course.network)
     if start is not None:
-        network.load_state_dict(start.tensors)
+        network.load_state_dict(_fitting(start.tensors, network))
     photos = photos or Photos(order.photos)
     report(f"{order.name}: {len(photos.training)} photos to learn from, {len(photos.held_out)} held out")
     return train_expert(
@@ -83,6 +84,11 @@ def train(
         stop=stop,
         report=report,
     )
+
+
+def _fitting(tensors: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """The tensors to start from, for a U-Net that sees more than the one they are of."""
+    return seeing_more(tensors, network.images) if isinstance(network, ResidualUNet) else tensors
 
 
 def _budget(order: Order, course: Course, rate: float) -> Budget:
@@ -145,6 +151,7 @@ def ship(trained: Trained, order: Order, folder: Path) -> Path:
         scores=training_scores(trained),
         made_with=_made_with(trained, order),
         seed=order.seed,
+        network=_course(order).network,
     )
 
 
@@ -180,8 +187,9 @@ def write_expert(
 
 def _course(order: Order) -> Course:
     """The course of an order; ConservatorError says what is wrong with it before any training begins."""
-    if order.start not in (None, _NOTHING) and COURSES.get(order.start, _UNKNOWN).network != _network(order):
-        fitting = [name for name, course in COURSES.items() if course.network == _network(order)]
+    network = _network(order)
+    fitting = [name for name, course in COURSES.items() if course.network in (network, _WIDER.get(network))]
+    if order.start not in (None, _NOTHING, *fitting):
         raise ConservatorError(f"{order.name} cannot start from {order.start}; choose from {', '.join(fitting)}")
     if order.damage is None:
         if order.name not in COURSES:
@@ -206,7 +214,8 @@ def check_name(name: str) -> None:
         raise ConservatorError(f"there is a tool {name} of yours already; choose another name")
 
 
-_UNKNOWN = Course(lambda rng: Lesson(()), network="none")
+_WIDER = {"unet_deblur": "unet"}
+"""A network that sees more than another, from whose weights it can start."""
 
 
 def _network(order: Order) -> str:
