@@ -1,7 +1,6 @@
 """What the network of harm learns from: photos, damaged or not, and what tools made of them, measured by the truth.
 
-Photos are those that train what ships. A third of them is undamaged, since most photos of the world are; some scenes
-are dark, hazy or without colour by nature, in the truth as well: what brightens or clears them does harm.
+Photos are those that train what ships, as ``random_scene`` of training/data/scenes.py draws them.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor
 
 from conservator.claims import Identity, claim
-from conservator.degradations import Recipe, degrade
+from conservator.degradations import degrade
 from conservator.errors import ToolFailedError
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing
-from conservator.image import Image, decibels, in_8_bits, luma
-from conservator.kinds import NATURE, Kind
+from conservator.image import Image, decibels, in_8_bits
+from conservator.kinds import Kind
 from conservator.metrics.fidelity import ssim
 from conservator.networks.store import NetworkStore
 from conservator.perception.harm import HARM_FACTS, harm_facts
@@ -33,17 +32,8 @@ from conservator.photo import load_photo
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
 from conservator.tools.tool import Toolbox, ToolSpec, is_specialist
-from conservator.training.data import makes
-from conservator.training.data.parts import random_part
-from conservator.training.data.recipes import random_recipe, without_resizing
+from conservator.training.data.scenes import random_scene
 
-_SHARES = {"undamaged": 0.33, "single": 0.27, "mixed": 0.2, "protocol": 0.2}
-"""Of what befalls the photos: nothing, one make of damage, two or three, or ``random_recipe``, half of which is from
-the ranges of public protocols."""
-_NATURAL = 0.12
-"""Of all photos that are dark or hazy by nature; most are dark."""
-_GRAY = 0.1
-"""Of all photos that are gray or toned."""
 _SUSPICION = 0.05
 """Confidence from which the policies that ship try a tool (policies/planning.py)."""
 _TRIED = 5
@@ -67,30 +57,12 @@ class HarmSample:
     """The toolchain of each treatment, joined by ">", these by ","."""
 
 
-def harm_recipe(rng: np.random.Generator) -> tuple[str, Recipe, Recipe]:
-    """A share, the recipe of the scene, which is in the truth as well, and the recipe of the damage."""
-    share = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
-    scene: Recipe = ()
-    if rng.random() < _NATURAL:
-        scene = makes.darkness(rng) if rng.random() < 0.7 else makes.haze(rng)
-    if share == "protocol":
-        return share, scene, without_resizing(random_recipe(rng))
-    count = {"undamaged": 0, "single": 1, "mixed": int(rng.choice([2, 3], p=[0.65, 0.35]))}[share]
-    kinds = list(makes.EVERY)
-    chosen = {kinds[i] for i in rng.choice(len(kinds), count, replace=False)}
-    return share, scene, tuple(damage for kind in NATURE if kind in chosen for damage in makes.EVERY[kind](rng))
-
-
 def make_harm_sample(path: Path, seed: int, tools: Toolbox, perception: NetworkPerception) -> HarmSample:
     """Damage one photo, or not, and try tools on it, then on what the best or any of them made."""
     rng = np.random.default_rng([seed, 31])
-    share, scene, recipe = harm_recipe(rng)
-    photo = random_part(load_photo(path).image, rng)
-    if rng.random() < _GRAY:
-        photo = luma(photo).expand(-1, 3, -1, -1).contiguous()
-    truth = in_8_bits(degrade(photo, scene))
-    damaged = in_8_bits(degrade(truth, recipe))
-    trial = _Trial(study(damaged), study(truth, like=damaged), tools, perception)
+    scene = random_scene(load_photo(path).image, rng)
+    damaged = in_8_bits(degrade(scene.truth, scene.damage))
+    trial = _Trial(study(damaged), study(scene.truth, like=damaged), tools, perception)
     state = _State(trial.start)
     for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))):
         children = trial.treated(state, _candidates(trial.specs, state.look, rng))
@@ -99,7 +71,7 @@ def make_harm_sample(path: Path, seed: int, tools: Toolbox, perception: NetworkP
         quality = [trial.scores(child.look.image)[0] for child in children]
         place = int(np.argmax(quality)) if rng.random() < 0.7 else int(rng.integers(len(children)))
         state = children[place]
-    return trial.sample(share, bool(scene))
+    return trial.sample(scene.share, scene.natural)
 
 
 @dataclass(frozen=True)

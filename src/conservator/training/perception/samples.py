@@ -31,8 +31,8 @@ from conservator.photo import load_photo
 from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
 from conservator.tools.tool import Toolbox, ToolSpec, is_specialist
-from conservator.training.data.parts import random_part
-from conservator.training.data.recipes import random_recipe, severities
+from conservator.training.data.recipes import severities
+from conservator.training.data.scenes import random_scene
 from conservator.weights import load_weights
 
 ENCODER_OF = "denoise_medium"
@@ -136,7 +136,8 @@ def _ssim(study: Image, reference: Image) -> float:
 def make_sample(path: Path, seed: int, tools: Toolbox, chains: int, measure: NetworkMeasuring) -> Sample:
     """Damage one photo, let random toolchains work on it, and measure every state."""
     rng = np.random.default_rng([seed, 20])
-    walk = _Walk(random_part(load_photo(path).image, rng), random_recipe(rng), measure)
+    scene = random_scene(load_photo(path).image, rng, resizing=True)
+    walk = _Walk(scene.truth, scene.damage, measure)
     walk.add(study(walk.damaged), severities(walk.recipe))
     specs = [tool.spec for tool in tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
     for _ in range(chains):

@@ -42,7 +42,7 @@ _SSIM = 25.0
 _SCORED = ("psnr", "ssim")
 """Of the metrics of an objective, those that samples hold; others are not at hand."""
 _RECIPE = (
-    "random_recipe in conservator.training.data.recipes, make_sample in conservator.training.perception.samples, "
+    "random_scene in conservator.training.data.scenes, make_sample in conservator.training.perception.samples, "
     f"encoder of {ENCODER_OF}"
 )
 _LARGEST = 10.0  # dB; gains beyond it count as this much
