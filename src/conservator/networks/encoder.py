@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conservator.networks.assessment import Standardise
+from conservator.networks.precision import half_precision
 from conservator.networks.unet import Encoder
 
 WIDTHS = (32, 64, 128, 192)
@@ -33,8 +34,10 @@ class CropEncoder(Encoder):
         height, width = crops.shape[-2:]
         crops = F.pad(crops, (0, -width % 16, 0, -height % 16), mode="replicate")
         pooled = []
-        for maps in self.levels(crops.contiguous(memory_format=torch.channels_last)):
-            values = maps.flatten(2)
+        with half_precision(crops.device):
+            levels = self.levels(crops.contiguous(memory_format=torch.channels_last))
+        for maps in levels:
+            values = maps.float().flatten(2)
             spread = values.std(2, correction=0)
             pooled += [values.mean(2), spread, (spread + 1e-3).log()]
         return torch.cat(pooled, 1).mean(0)

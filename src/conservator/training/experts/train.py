@@ -15,13 +15,13 @@ from torch.utils.data import Dataset
 
 from conservator.errors import ConservatorError
 from conservator.image import Image
+from conservator.networks.precision import half_precision
 from conservator.resample import bicubic_to
 from conservator.training.data.crops import Crops, Damage, Photos, ahead, validation_set
 from conservator.training.run import (
     Belongs,
     Curve,
     draw_curve,
-    half_precision,
     load_checkpoint,
     refuse_more,
     save_checkpoint,

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.networks.dqn import QNetwork
+from conservator.networks.precision import half_precision
 from conservator.policies.dqn import LONGEST, Agent
 from conservator.tools.rl_restore import rl_restore_specs
 from conservator.tools.rl_restore_own import own_network, own_tools, read_tools
 from conservator.training.data.crops import ahead
 from conservator.training.data.patches import PairSource, PatchBatches
 from conservator.training.experts.rl_restore import named
-from conservator.training.run import half_precision, load_checkpoint, save_checkpoint
+from conservator.training.run import load_checkpoint, save_checkpoint
 
 _EPSILON = 5e-5
 """Mean square error (43 dB) below which an improvement counts no more, in the loss "psnr"."""
