@@ -62,14 +62,17 @@ def _assess(states: Sequence[tuple[Image, frozenset[Kind]]], reference: Image, p
     return Assessed(truth, {name: np.array(values) for name, values in said.items()})
 
 
-def _states(
-    start: Image, kinds: frozenset[Kind], toolbox: Toolbox, rng: np.random.Generator
+def treated_states(
+    start: Image, kinds: frozenset[Kind], toolbox: Toolbox, rng: np.random.Generator, count: int = _STATES
 ) -> list[tuple[Image, frozenset[Kind]]]:
-    """The input and what random toolchains, mostly for what is there, leave of it; equal pictures once."""
+    """The input and what random toolchains, mostly for ``kinds``, leave of it; equal pictures once.
+
+    ``count`` pictures at most, each with what was treated in it. The tools must be set up.
+    """
     specs = [spec for spec in toolbox.specs if spec.scale == 1 and is_specialist(spec)]
     states = [(start, frozenset[Kind]())]
-    for _ in range(4 * _STATES):
-        if len(states) >= _STATES:
+    for _ in range(4 * count):
+        if len(states) >= count:
             break
         image, treated = states[int(rng.integers(len(states)))]
         fitting = [spec for spec in specs if spec.removes & kinds]
@@ -91,13 +94,13 @@ def assessed(
     for p, path in enumerate(photos):
         clean = load_photo(path).image
         rng = np.random.default_rng([seed, p, 5])
-        yield _assess(_states(study(clean), frozenset(), toolbox, rng), study(clean), perception), True
+        yield _assess(treated_states(study(clean), frozenset(), toolbox, rng), study(clean), perception), True
         for c in range(p % every, len(COMBINATIONS), every):
             recipe = mio_recipe(COMBINATIONS[c], np.random.default_rng([seed, c, p]))
             if Kind.LOW_RESOLUTION in COMBINATIONS[c]:
                 continue
             damaged = in_8_bits(degrade(clean, recipe))
-            states = _states(study(damaged), frozenset(COMBINATIONS[c]), toolbox, rng)
+            states = treated_states(study(damaged), frozenset(COMBINATIONS[c]), toolbox, rng)
             if len(states) > 2:
                 yield _assess(states, study(clean, like=damaged), perception), False
 

@@ -17,6 +17,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
     photos,
     restoring,
     train_all,
+    train_assessor,
     train_mllm,
     train_queue,
     train_r1,
