@@ -112,7 +112,7 @@ def quality_table(found: Sequence[tuple[Assessed, bool]]) -> list[str]:
     lines = [f"| measure | {' | '.join(heads)} | Spearman | clean above each treatment |", "|---|---|---|---|---|"]
     for name in damaged[0].said:
         shares = [f"{_pairs(damaged, name, apart):.1%}" for apart, _ in _BINS]
-        rank = np.nanmean([_spearman(x.truth, x.said[name]) for x in damaged])
+        rank = np.nanmean([rank_correlation(x.truth, x.said[name]) for x in damaged])
         above = np.mean([value for x in clean for value in x.said[name][0] > x.said[name][1:]])
         lines.append(f"| {name} | {' | '.join(shares)} | {rank:.2f} | {above:.1%} |")
     return lines
@@ -129,15 +129,15 @@ def _pairs(found: Sequence[Assessed], name: str, apart: float) -> float:
     return float(np.mean(right)) if right else float("nan")
 
 
-def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Correlation of the ranks of truth and measure, ties sharing theirs: 0 for one that says the same of all.
+def rank_correlation(truth: NDArray[np.float64], said: NDArray[np.float64]) -> float:
+    """Spearman's correlation of the ranks of truth and measure, ties sharing theirs: 0 for one that says one thing of all.
 
-    What it could not say is left out; NaN where too little is left to compare.
+    What either could not say is left out; NaN where too little is left to compare.
     """
-    known = ~np.isnan(b)
-    if known.sum() < 2 or np.ptp(a[known]) == 0:
+    known = ~np.isnan(truth) & ~np.isnan(said)
+    if known.sum() < 2 or np.ptp(truth[known]) == 0:
         return float("nan")
-    return 0.0 if np.ptp(b[known]) == 0 else float(spearmanr(a[known], b[known]).statistic)
+    return 0.0 if np.ptp(said[known]) == 0 else float(spearmanr(truth[known], said[known]).statistic)
 
 
 def bench_quality(

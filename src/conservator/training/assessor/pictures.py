@@ -84,8 +84,7 @@ def make_pictures(
     held_out = [file for start, file in enumerate(files) if start % len(photos) % _HELD_OUT == 0]
     if not training:
         raise ConservatorError(f"{order.starts} starts are too few; ask for at least 2 (--starts)")
-    learned = torch.cat([_scores(file) for file in training])
-    return _rated(training, learned), _rated(held_out, learned)
+    return rated_pictures(training, training), rated_pictures(held_out, training)
 
 
 def _pictures_of(order: AssessorOrder, photo: Path, start: int, toolbox: Toolbox) -> dict[str, object]:
@@ -109,11 +108,15 @@ def _scores(file: Path) -> Tensor:
     return found
 
 
-def _rated(files: Sequence[Path], learned: Tensor) -> RatedPictures:
+def rated_pictures(files: Sequence[Path], learned: Sequence[Path]) -> RatedPictures:
+    """The pictures in files, with their levels among those in the files that are learned from.
+
+    A file holds ``pictures``, N tensors (3, H, W) of 8 bits, and ``scores`` (N, 2), as ``make_pictures`` writes them.
+    """
     scores = [_scores(file) for file in files]
     return RatedPictures(
         tuple(files),
-        levels_of(torch.cat([torch.zeros(0, 2), *scores]), learned),
+        levels_of(torch.cat([torch.zeros(0, 2), *scores]), torch.cat([_scores(file) for file in learned])),
         torch.cat([torch.full((len(one),), i) for i, one in enumerate(scores)] or [torch.zeros(0)]).long(),
         torch.cat([torch.arange(len(one)) for one in scores] or [torch.zeros(0)]).long(),
     )

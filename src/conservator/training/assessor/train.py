@@ -68,6 +68,17 @@ def train_assessor(order: AssessorOrder, report: Callable[[str], None] = print) 
     claim(order.output, identity)
     report(f"{len(photos)} of {len(all_photos)} photos belong to the assessor")
     training, held_out = make_pictures(order, photos, toolbox, order.output / "pictures", report)
+    return teach_assessor(order, training, held_out, identity, report)
+
+
+def teach_assessor(
+    order: AssessorOrder,
+    training: RatedPictures,
+    held_out: RatedPictures,
+    identity: Identity,
+    report: Callable[[str], None] = print,
+) -> TrainedAssessor:
+    """Teach a fresh model these pictures; goes on from ``order.output`` where a run of this identity stopped."""
     run = _Run(order, training, held_out, identity)
     run.load()
     while run.step < order.steps:
