@@ -130,7 +130,7 @@ def _pairs(found: Sequence[Assessed], name: str, apart: float) -> float:
 
 
 def rank_correlation(truth: NDArray[np.float64], said: NDArray[np.float64]) -> float:
-    """Spearman's correlation of the ranks of truth and measure, ties sharing theirs: 0 for one that says one thing of all.
+    """Spearman's correlation of truth and measure, by ranks, ties sharing theirs: 0 for one that says the same of all.
 
     What either could not say is left out; NaN where too little is left to compare.
     """

@@ -79,6 +79,7 @@ def teach_assessor(
     report: Callable[[str], None] = print,
 ) -> TrainedAssessor:
     """Teach a fresh model these pictures; goes on from ``order.output`` where a run of this identity stopped."""
+    order.output.mkdir(parents=True, exist_ok=True)
     run = _Run(order, training, held_out, identity)
     run.load()
     while run.step < order.steps:
