@@ -8,17 +8,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image as PillowImage
 from safetensors.torch import save_file
+from skimage import data
+from test_cli import conservator
 
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.perception import Blind, StatisticalPerception, study
-from conservator.policies import ActorCritic, ActorCriticPolicy, PolicyContext, check_policy, make_policy
+from conservator.policies import (
+    ActorCritic,
+    ActorCriticPolicy,
+    PolicyContext,
+    check_policy,
+    load_actor_critic,
+    make_policy,
+)
 from conservator.policies.encoder import ImageEncoder, load_encoder
 from conservator.pool import LocalPool
 from conservator.session import Session
 from conservator.tools import make_toolbox
+from conservator.training.data.division import divide_photos
 from conservator.training.rl.order import R1Order
 
 if find_spec("transformers") is None:
@@ -118,3 +129,30 @@ def test_equal_weights_are_the_same_encoder(clip: Path) -> None:
     again = ImageEncoder(encoder._network, 64, torch.zeros(3, 1, 1), torch.ones(3, 1, 1), "elsewhere")
     assert again.sha256 == encoder.sha256
     assert again.name != encoder.name
+
+
+def test_the_command_trains_on_the_policys_photos_with_an_encoder(clip: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(12):
+        PillowImage.fromarray(data.coffee()[20 * i : 20 * i + 140, 30 * i : 30 * i + 140]).save(photos / f"{i}.png")
+    mine = divide_photos(sorted(photos.iterdir()), photos).policy
+    asked = ["train", "r1", "--photos", str(photos), "--perception", "statistics", "--toolbox", "classical"]
+    asked += ["--encoder", str(clip), "--encoded", "instead", "--setting", "1", "--threads", "1"]
+    asked += ["--starts", "8", "--explored", "3", "--updates", "1", "--episodes", "4"]
+    asked += ["-o", str(tmp_path / "run"), "--states", str(tmp_path / "states")]
+    done = conservator(*asked)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(mine)} of 12 photos belong to the policy" in done.stdout
+    claim = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert sorted(claim["photos"]) == sorted(path.name for path in mine)
+    assert claim["weights"]["encoder"] == load_encoder(str(clip)).sha256
+    curve = (tmp_path / "run" / "curve.csv").read_text().splitlines()
+    assert {"quality", "psnr", "ssim", "calls"} <= set(curve[0].split(","))
+    assert PillowImage.open(tmp_path / "run" / "progress.webp").format == "WEBP"
+    known = load_actor_critic(tmp_path / "run" / "r1.safetensors")
+    assert not known.features
+    assert known.width == 64
+    refused = conservator(*asked, "--setting", "2")
+    assert refused.returncode == 2
+    assert "setting 1, now 2" in refused.stderr

@@ -118,7 +118,7 @@ def _draw_panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], curve: Curve
     draw.text((left + 6, top + 5), title, fill="black", font=font)
     draw.text((left + 6, top + head), f"{high:.3g}", fill="black", font=font)
     draw.text((left + 6, top + height - foot - 12), f"{low:.3g}", fill="black", font=font)
-    draw.text((left + width - 70, top + height - foot + 3), f"update {steps[-1]:.0f}", fill="black", font=font)
+    draw.text((left + width - 70, top + height - foot + 3), f"update {max(steps):.0f}", fill="black", font=font)
     box = [(left + edge, top + head), (left + edge, top + height - foot), (left + width - 8, top + height - foot)]
     draw.line(box, fill=(150, 150, 150))
     points = _points(steps, values, box)
@@ -135,6 +135,6 @@ def _points(
     low, high = min(values), max(values)
     spread = high - low or 1.0
     return [
-        (left + step / max(steps[-1], 1) * (right - left), bottom - (value - low) / spread * (bottom - top))
+        (left + step / max(*steps, 1) * (right - left), bottom - (value - low) / spread * (bottom - top))
         for step, value in zip(steps, values, strict=True)
     ]
