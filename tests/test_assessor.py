@@ -13,6 +13,7 @@ import torch
 from PIL import Image as PillowImage
 from scipy.stats import spearmanr
 from skimage import data
+from test_cli import conservator
 
 from conservator.degradations import HELD_OUT, RESTORE_R1_SETTINGS, Kind, degrade, parse_recipe
 from conservator.errors import ConservatorError
@@ -161,13 +162,17 @@ def test_what_it_says_rises_with_quality(tmp_path: Path) -> None:
 
 
 @needs_mllm
-def test_too_few_photos_are_told(tmp_path: Path) -> None:
-    from conservator.training.assessor.train import train_assessor
-
+@pytest.mark.parametrize(
+    ("command", "said"), [("assessor", "the third that no policy"), ("r1", "belong to the policy")]
+)
+def test_too_few_photos_are_told(command: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     PillowImage.fromarray(data.coffee()[:120, :120]).save(tmp_path / "one" / "a.png")
-    with pytest.raises(ConservatorError, match="at least 2 are needed"):
-        train_assessor(order_of(tmp_path / "one", tmp_path / "run"), print)
+    asked = ["--photos", str(tmp_path / "one"), "--toolbox", "classical", "-o", str(tmp_path / "run")]
+    refused = conservator("train", command, *asked, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert "at least 2 are needed" in refused.stderr
 
 
 @needs_mllm

@@ -15,6 +15,7 @@ from test_cli import conservator
 
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError
+from conservator.extras import import_mllm
 from conservator.image import Image
 from conservator.perception import Blind, StatisticalPerception, study
 from conservator.policies import (
@@ -42,12 +43,12 @@ MEAN, DEVIATION = [0.48, 0.45, 0.4], [0.26, 0.26, 0.27]
 
 def write_clip(folder: Path, seed: int) -> Path:
     """A CLIP of two layers with random weights, its text part included, as it would be downloaded."""
-    from transformers import CLIPConfig, CLIPModel
-
+    transformers = import_mllm("transformers")
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = {**size, "image_size": 64, "patch_size": 16}
     torch.manual_seed(seed)
-    CLIPModel(CLIPConfig(text_config={**size, "vocab_size": 64}, vision_config=vision)).save_pretrained(folder)
+    config = transformers.CLIPConfig(text_config={**size, "vocab_size": 64}, vision_config=vision)
+    transformers.CLIPModel(config).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": DEVIATION}))
     return folder
 
@@ -63,12 +64,10 @@ def damaged(coffee: Image) -> Image:
 
 
 def test_features_are_clips_own_of_overview_and_native_crops(clip: Path, damaged: Image) -> None:
-    from transformers import CLIPVisionModel
-
     encoder = load_encoder(str(clip))
     found = encoder.encode(damaged)
     assert found.shape == (encoder.width,) == (64,)
-    network = CLIPVisionModel.from_pretrained(clip).eval()
+    network = import_mllm("transformers").CLIPVisionModel.from_pretrained(clip).eval()
     overview = torch.nn.functional.interpolate(damaged[:1], (64, 64), mode="bicubic", antialias=True).clamp(0, 1)
     crops = damaged[1:, :, 96:160, 96:160]
     shown = (torch.cat([overview, crops]) - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]

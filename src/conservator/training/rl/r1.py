@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from conservator.claims import Identity, claim
+from conservator.errors import ConservatorError
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing, sha256
 from conservator.metrics import make_metric, metrics_at_hand
@@ -143,6 +144,11 @@ def _photos(order: R1Order, report: Callable[[str], None]) -> list[Path]:
     if order.damaged is not None:
         return photos
     found = divide_photos(photos, order.folder, order.states).policy
+    if len(found) < 2:
+        raise ConservatorError(
+            f"{len(found)} of these {len(photos)} photos belong to the policy, the others to the assessor; at least 2 "
+            "are needed: give a larger folder"
+        )
     report(f"{len(found)} of {len(photos)} photos belong to the policy, the others to the assessor")
     return found
 
