@@ -162,9 +162,7 @@ def test_what_it_says_rises_with_quality(tmp_path: Path) -> None:
 
 
 @needs_mllm
-@pytest.mark.parametrize(
-    ("command", "said"), [("assessor", "the third that no policy"), ("r1", "belong to the policy")]
-)
+@pytest.mark.parametrize(("command", "said"), [("assessor", "the third that no"), ("r1", "belong to the policy")])
 def test_too_few_photos_are_told(command: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     PillowImage.fromarray(data.coffee()[:120, :120]).save(tmp_path / "one" / "a.png")
