@@ -21,6 +21,7 @@ from conservator.degradations.light import LowLight
 from conservator.degradations.noise import CameraNoise, FilmGrain, GaussianNoise, LuminanceNoise, PoissonNoise
 from conservator.degradations.protocols import (
     MIO_GROUPS,
+    RESTORE_R1_SETTINGS,
     RESTOREAGENT_COMBINATIONS,
     RL_RESTORE_PRESETS,
     mio_recipe,
@@ -42,6 +43,7 @@ __all__ = [
     "MIO_GROUPS",
     "NATURE",
     "RESTOREAGENT_COMBINATIONS",
+    "RESTORE_R1_SETTINGS",
     "RL_RESTORE_PRESETS",
     "SAMPLED",
     "TAUGHT",

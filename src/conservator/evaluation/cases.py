@@ -14,7 +14,15 @@ from typing import Protocol
 
 import numpy as np
 
-from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Recipe, degrade, mio_recipe
+from conservator.degradations import (
+    MIO_GROUPS,
+    RESTORE_R1_SETTINGS,
+    RESTOREAGENT_COMBINATIONS,
+    Kind,
+    Recipe,
+    degrade,
+    mio_recipe,
+)
 from conservator.degradations.protocols import Combination
 from conservator.errors import ConservatorError, name_not_found
 from conservator.evaluation.mixture import Fate, fate_of
@@ -59,6 +67,12 @@ def restoreagent_cases(folder: Path, seed: int, limit: int | None = None, part: 
     """RestoreAgent's seven combinations with the ranges of the MiO protocol, for its own were not published."""
     photos = _photos(folder, limit, part)
     return _combinations("restoreagent", RESTOREAGENT_COMBINATIONS, photos, (seed, len(MIO_GROUPS)))
+
+
+def settings_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
+    """Restore-R1's four settings, each a group, with the ranges of the MiO protocol."""
+    for number, (setting, combinations) in enumerate(RESTORE_R1_SETTINGS.items(), len(MIO_GROUPS) + 1):
+        yield from _combinations(setting, combinations, _photos(folder, limit, part), (seed, number))
 
 
 @dataclass(frozen=True)
@@ -184,6 +198,7 @@ class _Maker(Protocol):
 BENCHMARKS: Mapping[str, _Maker] = {
     "mio": mio_cases,
     "restoreagent": restoreagent_cases,
+    "settings": settings_cases,
     "mixture": mixture_cases,
     "clean": clean_cases,
     "pairs": pairs_cases,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,24 @@ def interval(values: ArrayLike, seed: int = 0, origins: Sequence[str] | None = N
     drawn = np.random.default_rng(seed).integers(len(sums), size=(_DRAWS, len(sums)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def statistic_interval(
+    statistic: Callable[[NDArray[np.intp]], float], origins: Sequence[str], seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of any statistic of rows, such as a correlation or a ratio of sums.
+
+    ``statistic`` is told the numbers of the rows, some of them several times: those of one origin are drawn together.
+    Draws of which it is NaN are left out. NaN where there are fewer origins than a bootstrap needs.
+    """
+    names, places = np.unique(np.array(origins), return_inverse=True)
+    if len(names) < FEWEST:
+        return math.nan, math.nan
+    rows = [np.flatnonzero(places == i) for i in range(len(names))]
+    drawn = np.random.default_rng(seed).integers(len(names), size=(_DRAWS, len(names)))
+    found = np.array([statistic(np.concatenate([rows[i] for i in draw])) for draw in drawn])
+    found = found[~np.isnan(found)]
+    return (float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))) if len(found) else (math.nan, math.nan)
 
 
 def share_interval(held: ArrayLike, origins: Sequence[str]) -> tuple[float, float]:

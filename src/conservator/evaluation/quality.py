@@ -62,14 +62,17 @@ def _assess(states: Sequence[tuple[Image, frozenset[Kind]]], reference: Image, p
     return Assessed(truth, {name: np.array(values) for name, values in said.items()})
 
 
-def _states(
-    start: Image, kinds: frozenset[Kind], toolbox: Toolbox, rng: np.random.Generator
+def treated_states(
+    start: Image, kinds: frozenset[Kind], toolbox: Toolbox, rng: np.random.Generator, count: int = _STATES
 ) -> list[tuple[Image, frozenset[Kind]]]:
-    """The input and what random toolchains, mostly for what is there, leave of it; equal pictures once."""
+    """The input and what random toolchains, mostly for ``kinds``, leave of it; equal pictures once.
+
+    ``count`` pictures at most, each with what was treated in it. The tools must be set up.
+    """
     specs = [spec for spec in toolbox.specs if spec.scale == 1 and is_specialist(spec)]
     states = [(start, frozenset[Kind]())]
-    for _ in range(4 * _STATES):
-        if len(states) >= _STATES:
+    for _ in range(4 * count):
+        if len(states) >= count:
             break
         image, treated = states[int(rng.integers(len(states)))]
         fitting = [spec for spec in specs if spec.removes & kinds]
@@ -91,13 +94,13 @@ def assessed(
     for p, path in enumerate(photos):
         clean = load_photo(path).image
         rng = np.random.default_rng([seed, p, 5])
-        yield _assess(_states(study(clean), frozenset(), toolbox, rng), study(clean), perception), True
+        yield _assess(treated_states(study(clean), frozenset(), toolbox, rng), study(clean), perception), True
         for c in range(p % every, len(COMBINATIONS), every):
             recipe = mio_recipe(COMBINATIONS[c], np.random.default_rng([seed, c, p]))
             if Kind.LOW_RESOLUTION in COMBINATIONS[c]:
                 continue
             damaged = in_8_bits(degrade(clean, recipe))
-            states = _states(study(damaged), frozenset(COMBINATIONS[c]), toolbox, rng)
+            states = treated_states(study(damaged), frozenset(COMBINATIONS[c]), toolbox, rng)
             if len(states) > 2:
                 yield _assess(states, study(clean, like=damaged), perception), False
 
@@ -109,7 +112,7 @@ def quality_table(found: Sequence[tuple[Assessed, bool]]) -> list[str]:
     lines = [f"| measure | {' | '.join(heads)} | Spearman | clean above each treatment |", "|---|---|---|---|---|"]
     for name in damaged[0].said:
         shares = [f"{_pairs(damaged, name, apart):.1%}" for apart, _ in _BINS]
-        rank = np.nanmean([_spearman(x.truth, x.said[name]) for x in damaged])
+        rank = np.nanmean([rank_correlation(x.truth, x.said[name]) for x in damaged])
         above = np.mean([value for x in clean for value in x.said[name][0] > x.said[name][1:]])
         lines.append(f"| {name} | {' | '.join(shares)} | {rank:.2f} | {above:.1%} |")
     return lines
@@ -126,15 +129,15 @@ def _pairs(found: Sequence[Assessed], name: str, apart: float) -> float:
     return float(np.mean(right)) if right else float("nan")
 
 
-def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Correlation of the ranks of truth and measure, ties sharing theirs: 0 for one that says the same of all.
+def rank_correlation(truth: NDArray[np.float64], said: NDArray[np.float64]) -> float:
+    """Spearman's correlation of truth and measure, by ranks, ties sharing theirs: 0 for one that says the same of all.
 
-    What it could not say is left out; NaN where too little is left to compare.
+    What either could not say is left out; NaN where too little is left to compare.
     """
-    known = ~np.isnan(b)
-    if known.sum() < 2 or np.ptp(a[known]) == 0:
+    known = ~np.isnan(truth) & ~np.isnan(said)
+    if known.sum() < 2 or np.ptp(truth[known]) == 0:
         return float("nan")
-    return 0.0 if np.ptp(b[known]) == 0 else float(spearmanr(a[known], b[known]).statistic)
+    return 0.0 if np.ptp(said[known]) == 0 else float(spearmanr(truth[known], said[known]).statistic)
 
 
 def bench_quality(

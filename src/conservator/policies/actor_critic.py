@@ -2,7 +2,8 @@
 
 Restore-R1 (arXiv 2512.18599, also called SimpleCall) puts an actor and a critic on a frozen image encoder. Here the
 encoder is perception, which has looked at every state before its policy is asked: deciding costs a matrix product or
-three. No tool is tried before it is chosen, nothing is taken back, and no language is spoken.
+three. CLIP or another encoder (encoder.py) may be asked beside it, or instead. No tool is tried before it is chosen,
+nothing is taken back, and no language is spoken.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from conservator.kinds import Severity
 from conservator.networks.actor_critic import ActorCriticNetwork
 from conservator.perception.features import names_differ
 from conservator.perception.network import TrainedPerception
-from conservator.perception.perception import GRADED_KINDS, Perception
+from conservator.perception.perception import GRADED_KINDS, Percept, Perception
+from conservator.policies.encoder import ImageEncoder, load_encoder
 from conservator.policies.mllm import told
 from conservator.policies.planning import enlarged_last, is_enlarged, legal_actions, suspected
 from conservator.session.session import Observation
@@ -43,27 +45,45 @@ class ActorCritic:
     tools: tuple[str, ...]
     """Names of its tools in the order of its actions; the action after the last one is to stop."""
     features: tuple[str, ...]
-    """Names of the features of the perception that it was trained with, in their order."""
+    """Names of the features of the perception that it was trained with, in their order; none where an encoder was
+    asked instead."""
+    encoder: ImageEncoder | None = None
+    """What else looks at the picture."""
 
     @classmethod
-    def new(cls, tools: Sequence[str], features: Sequence[str]) -> ActorCritic:
-        """One that has learned nothing; seed torch before, and it is the same again."""
-        network = ActorCriticNetwork(len(features), _more(len(tools)), len(tools) + 1)
-        return cls(network.eval(), tuple(tools), tuple(features))
+    def new(cls, tools: Sequence[str], features: Sequence[str], encoder: ImageEncoder | None = None) -> ActorCritic:
+        """One that has learned nothing; seed torch before, and it is the same again.
 
-    def state(self, observation: Observation, perception: TrainedPerception) -> Tensor:
+        Raises ConservatorError where it would see nothing.
+        """
+        width = len(features) + (encoder.width if encoder is not None else 0)
+        if not width:
+            raise ConservatorError("a policy r1 without features sees nothing; give those of a perception, an encoder")
+        network = ActorCriticNetwork(width, _more(len(tools), bool(features)), len(tools) + 1)
+        return cls(network.eval(), tuple(tools), tuple(features), encoder)
+
+    @property
+    def width(self) -> int:
+        """How many features of the picture a state begins with."""
+        return len(self.network.picture.mean)
+
+    def state(self, observation: Observation, perception: Perception) -> Tensor:
         """What the network is told, (S,): the features of the picture, what was graded by them, what was done so far.
 
-        Nothing is measured again of a picture that ``perception`` graded.
+        Nothing is measured again of a picture that ``perception`` graded. An encoder's features follow those of
+        perception; where they stand alone, the network is told no grades either.
         """
-        percept, done = observation.percept, observation.trajectory.toolchain()
-        graded = [percept.confidences.get(kind, 0.0) for kind in GRADED_KINDS]
-        graded += [percept.severities.get(kind, Severity.NONE) / 4 for kind in GRADED_KINDS]
-        quality = percept.quality / 10 - 2 if math.isfinite(percept.quality) else 0.0
+        image, done = observation.trajectory.last.image, observation.trajectory.toolchain()
+        picture, graded = list[Tensor](), list[float]()
+        if self.features:
+            assert isinstance(perception, TrainedPerception), "_measuring refuses others"
+            picture.append(perception.measured(observation.trajectory.last.look).features)
+            graded = _graded(observation.percept)
+        if self.encoder is not None:
+            picture.append(self.encoder.encode(image))
         used = [float(name in done) for name in self.tools]
         steps = [float(len(done) == number) for number in range(MOST_TOOLS)]
-        features = perception.measured(observation.trajectory.last.look).features
-        return torch.cat([features, torch.tensor([*graded, quality, *used, *steps])])
+        return torch.cat([*picture, torch.tensor([*graded, *used, *steps])])
 
     def possible(self, observation: Observation) -> Tensor:
         """Which actions may be taken, (tools + 1,) bool.
@@ -87,23 +107,46 @@ class ActorCritic:
 
     def metadata(self) -> dict[str, str]:
         """What else to save of it."""
-        return {"tools": json.dumps(self.tools), "features": json.dumps(self.features)}
+        found = {"tools": json.dumps(self.tools), "features": json.dumps(self.features)}
+        if self.encoder is not None:
+            found["encoder"] = json.dumps({"name": self.encoder.name, "sha256": self.encoder.sha256})
+        return found
 
 
-def _more(tools: int) -> int:
+def _graded(percept: Percept) -> list[float]:
+    """What perception says of a picture: how sure it is of each kind, how severe each is, the quality."""
+    found = [percept.confidences.get(kind, 0.0) for kind in GRADED_KINDS]
+    found += [percept.severities.get(kind, Severity.NONE) / 4 for kind in GRADED_KINDS]
+    return [*found, percept.quality / 10 - 2 if math.isfinite(percept.quality) else 0.0]
+
+
+def _more(tools: int, graded: bool) -> int:
     """How many numbers a state has beside the features."""
-    return 2 * len(GRADED_KINDS) + 1 + tools + MOST_TOOLS
+    return (2 * len(GRADED_KINDS) + 1 if graded else 0) + tools + MOST_TOOLS
 
 
 def make_actor_critic(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: str) -> ActorCritic:
     """Build one from what its ``tensors`` and ``metadata`` gave; ConservatorError names ``where``."""
     try:
-        found = ActorCritic.new(json.loads(metadata["tools"]), json.loads(metadata["features"]))
+        encoder = json.loads(metadata["encoder"]) if "encoder" in metadata else None
+        asked = _same_encoder(encoder["name"], encoder["sha256"]) if encoder is not None else None
+        found = ActorCritic.new(json.loads(metadata["tools"]), json.loads(metadata["features"]), asked)
         found.network.load_state_dict({name: value.float() for name, value in tensors.items()})
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ConservatorError(f"{where} holds no policy of the kind r1; train one with: {_COMMAND}") from error
     found.network.eval().requires_grad_(False)
     return found
+
+
+def _same_encoder(name: str, sha256: str) -> ImageEncoder:
+    """The encoder that a policy was trained with; ConservatorError where another one is in its place."""
+    encoder = load_encoder(name)
+    if encoder.sha256 != sha256:
+        raise ConservatorError(
+            f"the policy r1 was trained with another encoder than the one in {name}; put that one back, or train it "
+            f"again: {_COMMAND}"
+        )
+    return encoder
 
 
 def load_actor_critic(path: Path) -> ActorCritic:
@@ -155,8 +198,10 @@ class ActorCriticPolicy:
         return enlarged_last(Decision(next(iter(likely)), thought=told(likely)), observation)
 
 
-def _measuring(actor_critic: ActorCritic, perception: Perception) -> TrainedPerception:
+def _measuring(actor_critic: ActorCritic, perception: Perception) -> Perception:
     """The perception, where it measures what the network was trained on; else ConservatorError."""
+    if not actor_critic.features:
+        return perception
     if not isinstance(perception, TrainedPerception):
         raise ConservatorError(
             f"the policy r1 goes by what a trained perception measures, and a {type(perception).__name__} measures "

@@ -233,7 +233,7 @@ def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
         raise ConservatorError(f"{base} cannot be loaded as a vision-language model: {reason}") from error
     if adapted:
         network = import_mllm("peft").PeftModel.from_pretrained(network, folder).merge_and_unload()
-    return VisionLanguageModel(_ready(network, device), tokenizer, *_normalisation(base))
+    return VisionLanguageModel(_ready(network, device), tokenizer, *normalisation_of(base))
 
 
 def _ready(network: Any, device: str) -> Any:
@@ -243,7 +243,7 @@ def _ready(network: Any, device: str) -> Any:
     return network.to(device).eval().requires_grad_(False)
 
 
-def _normalisation(folder: str) -> tuple[Sequence[float], Sequence[float]]:
+def normalisation_of(folder: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of the pictures, as the model's folder says."""
     hub = import_mllm("transformers.utils.hub")
     for name in ("preprocessor_config.json", "processor_config.json"):
@@ -276,7 +276,7 @@ def unpack(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> VisionLan
             write_text(Path(folder) / name, text)
         config = transformers.AutoConfig.from_pretrained(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        normalisation = _normalisation(folder)
+        normalisation = normalisation_of(folder)
     config.dtype = torch.float32
     network = transformers.AutoModelForImageTextToText.from_config(config)
     fit = network.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +138,12 @@ def draw_curve(
     draw.text((6, height - edge - 12), f"{low:.2f}", fill="black")
     draw.text((width - 2 * edge, height - edge + 8), f"{last:.1f} minutes", fill="black")
     picture.save(folder / "curve.png")
+
+
+def warm_rate(highest: float, step: int, steps: int) -> float:
+    """A learning rate that warms up over a twentieth of the steps, 500 at most, and falls to nothing along a cosine."""
+    warm = min(1.0, (step + 1) / max(1, min(500, steps // 20)))
+    return highest * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, float]], None]:

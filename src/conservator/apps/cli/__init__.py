@@ -12,11 +12,13 @@ from conservator import __version__
 from conservator.apps.cli import (  # noqa: F401 - they add their commands
     assistants,
     bench_decisions,
+    bench_feedback,
     bench_risk,
     bench_rl_restore,
     photos,
     restoring,
     train_all,
+    train_assessor,
     train_mllm,
     train_queue,
     train_r1,

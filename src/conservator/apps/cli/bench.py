@@ -157,6 +157,7 @@ def bench_rollback_command(
 BENCHMARK_HELP = {
     "mio": "AgenticIR's 16 combinations of two and three damages (MiO), on clean photos damaged by seed.",
     "restoreagent": "RestoreAgent's seven combinations of two to four damages, on clean photos damaged by seed.",
+    "settings": "Restore-R1's four settings of two to five damages, on clean photos damaged by seed.",
     "mixture": "The natural mixture of risk control: half undamaged, a quarter one damage, a quarter two or three.",
     "clean": "Undamaged pictures of many kinds, or those of a folder: whatever is done to them is harm.",
     "pairs": "Photos that were really damaged, in a folder with subfolders input and target.",
@@ -254,7 +255,7 @@ def bench_clean_command(
     _run("clean", data, part, asked)
 
 
-for _name in ("mio", "restoreagent", "mixture"):
+for _name in ("mio", "restoreagent", "settings", "mixture"):
     _damaged_by_seed(_name)
 for _name in ("pairs", "unpaired"):
     _of_one_folder(_name)

@@ -5,13 +5,15 @@ Everything is drawn from a generator that the caller passes in: equal numbers, e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from conservator.degradations import (
     BY_KIND,
     MIO_GROUPS,
+    RESTORE_R1_SETTINGS,
     RESTOREAGENT_COMBINATIONS,
     Degradation,
     GaussianBlur,
@@ -26,6 +28,10 @@ from conservator.errors import name_not_found
 from conservator.kinds import NATURE, TAUGHT, Kind, Severity
 
 _MIO = tuple(combination for group in MIO_GROUPS.values() for combination in group)
+Make: TypeAlias = Callable[[Severity, np.random.Generator], Degradation]
+"""Draws one damage of a severity, as ``sample`` of every degradation does."""
+UNDAMAGED_SHARE = 0.12
+"""Of all recipes: what needs nothing must be known, too."""
 _FEW = 3
 """Kinds at once that a recipe with given kinds has at most."""
 
@@ -36,20 +42,39 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
     For what perception, planners and their vision learn from.
     """
     share = rng.random()
-    if share < 0.12:
+    if share < UNDAMAGED_SHARE:
         return ()
     if share < 0.45:
         return mio_recipe(_MIO[int(rng.integers(len(_MIO)))], rng)
     if share < 0.62:
         return mio_recipe(RESTOREAGENT_COMBINATIONS[int(rng.integers(len(RESTOREAGENT_COMBINATIONS)))], rng)
+    return any_mixture({kind: [cls.sample for cls in BY_KIND[kind]] for kind in TAUGHT}, rng)
+
+
+def any_mixture(makes: Mapping[Kind, Sequence[Make]], rng: np.random.Generator) -> Recipe:
+    """One to four of these kinds of damage, in the order given, each of any of its makes and of any severity."""
+    kinds = list(makes)
     count = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
-    chosen = sorted(rng.choice(len(TAUGHT), count, replace=False).tolist())
     recipe = []
-    for kind in (TAUGHT[i] for i in chosen):
-        makers = BY_KIND[kind]
+    for i in sorted(rng.choice(len(kinds), count, replace=False).tolist()):
+        makers = makes[kinds[i]]
         severity = Severity(int(rng.choice([1, 2, 3, 4], p=[0.16, 0.28, 0.28, 0.28])))
-        recipe.append(makers[int(rng.integers(len(makers)))].sample(severity, rng))
+        recipe.append(makers[int(rng.integers(len(makers)))](severity, rng))
     return tuple(recipe)
+
+
+def setting_recipe(setting: str) -> DrawRecipe:
+    """Draws the damage of one of Restore-R1's settings, of all of them ("all"), or what is drawn else ("random").
+
+    Nothing of it makes a picture smaller. Raises NameNotFoundError for an unknown setting.
+    """
+    if setting == "random":
+        return lambda rng: without_resizing(random_recipe(rng))
+    known = {**RESTORE_R1_SETTINGS, "all": sum(RESTORE_R1_SETTINGS.values(), ())}
+    if setting not in known:
+        raise name_not_found("setting", setting, ["random", *known])
+    combinations = known[setting]
+    return lambda rng: mio_recipe(combinations[int(rng.integers(len(combinations)))], rng)
 
 
 def without_resizing(recipe: Recipe) -> Recipe:

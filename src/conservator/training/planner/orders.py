@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from conservator.kinds import Kind, Objective
 
@@ -191,7 +191,19 @@ class VisionOrder:
     """Processes that damage the photos."""
 
 
-def size_of(order: SftOrder | VisionOrder) -> dict[str, int]:
+class Sized(Protocol):
+    """An order of a nano model."""
+
+    @property
+    def width(self) -> int | None:
+        """Width of the model, a multiple of 64; None: the usual one."""
+
+    @property
+    def layers(self) -> int | None:
+        """Layers of the model; None: as many as usual."""
+
+
+def size_of(order: Sized) -> dict[str, int]:
     """``width`` and ``layers`` of a nano model, where they are not the usual ones."""
     found = {"width": order.width, "layers": order.layers}
     return {name: value for name, value in found.items() if value is not None}

@@ -7,7 +7,6 @@ Photos are damaged on the fly, so it never sees a picture twice; a planner's dat
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from conservator.training.data.crops import Photos, ahead, random_crop
 from conservator.training.data.recipes import random_recipe, severities, without_resizing
 from conservator.training.planner.nano import new_nano
 from conservator.training.planner.orders import VisionOrder, size_of, torch_device
-from conservator.training.run import load_checkpoint, save_checkpoint, write_curve
+from conservator.training.run import load_checkpoint, save_checkpoint, warm_rate, write_curve
 
 _LEVELS = 4
 _HELD_OUT = 256
@@ -148,7 +147,7 @@ class _Run:
         begun, losses = time.monotonic(), []
         for pictures, grades in ahead(items, range(self.step, end), self.order.workers):
             for group in self.optimizer.param_groups:
-                group["lr"] = self._rate()
+                group["lr"] = warm_rate(self.order.rate, self.step, self.order.steps)
             with torch.autocast(self.device, torch.bfloat16, enabled=self.order.bfloat16 or self.device != "cpu"):
                 loss = severity_loss(self.sight(pictures).float(), grades.to(self.device))
             self.optimizer.zero_grad(set_to_none=True)
@@ -159,11 +158,6 @@ class _Run:
             self.step += 1
         self.seconds += time.monotonic() - begun
         return sum(losses) / len(losses)
-
-    def _rate(self) -> float:
-        order = self.order
-        warm = min(1.0, (self.step + 1) / max(1, min(500, order.steps // 20)))
-        return order.rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / order.steps))
 
     def save(self) -> None:
         """Write the checkpoint and the curve."""

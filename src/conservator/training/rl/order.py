@@ -17,7 +17,8 @@ class R1Order:
     """
 
     photos: Path | None = field(default=None, metadata={"exists": True})
-    """Folder of clean photos, searched recursively, which are damaged here."""
+    """Folder of clean photos, searched recursively, which are damaged here: two thirds of them are used, for the others
+    belong to the assessor."""
     damaged: Path | None = field(default=None, metadata={"exists": True})
     """Folder of damaged photos whose originals nobody has, instead; nothing but its files is read."""
     method: Literal["ppo", "imitation"] = "ppo"
@@ -40,6 +41,12 @@ class R1Order:
     """Folder of checkpoint, curve and r1.safetensors."""
     states: Path = Path("out/train/r1-states")
     """Folder that remembers what tools made of the starts, for other trainings on the same."""
+    encoder: str = ""
+    """A frozen image encoder in Hugging Face format (CLIP and the like), a folder or an id, that is asked as well."""
+    encoded: Literal["beside", "instead"] = "beside"
+    """Whether the network is told the encoder's features beside perception's, or instead of them and of its grades."""
+    setting: Literal["random", "1", "2", "3", "4", "all"] = "random"
+    """The damage of the starts: any (random), one of Restore-R1's four settings, or all of them."""
     starts: int = field(default=240, metadata={"min": 2})
     """Damaged pictures that episodes begin from."""
     explored: int = field(default=0, metadata={"min": 0})
@@ -62,6 +69,10 @@ class R1Order:
                 "photos whose originals nobody has give no PSNR and no right answers; with --damaged, choose "
                 "--method ppo and --reward perception or feedback"
             )
+        if self.damaged is not None and self.setting != "random":
+            raise ConservatorError("photos with --damaged are damaged already; --setting is for --photos")
+        if self.encoded == "instead" and not self.encoder:
+            raise ConservatorError("nothing would be left to see; say which encoder is asked instead by --encoder")
         if self.reward == "feedback" and not self.model:
             raise ConservatorError("--reward feedback asks a vision-language model; say which by --model")
 

@@ -251,12 +251,14 @@ def train_ppo(
     tensorboard: bool = False,
     identity: Mapping[str, str] | None = None,
     report: Callable[[str], None] = print,
+    keep: Callable[[int], None] | None = None,
 ) -> TrainedR1:
     """Train a fresh policy in place; goes on from ``folder`` where an earlier run with the same settings stopped.
 
     A run that was interrupted and goes on is the uninterrupted run, to the bit. ``weighting`` says what the components
     of the reward are worth; ``identity`` says what settings do not: photos, tools, perception. ``folder`` gets
-    ``checkpoint.pt`` and the curve. Raises ConservatorError for a checkpoint of another identity or of other settings.
+    ``checkpoint.pt`` and the curve, and ``keep`` is told the update of each checkpoint. Raises ConservatorError for a
+    checkpoint of another identity or of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(tree, actor_critic, weighting, settings, identity or {})
@@ -267,6 +269,8 @@ def train_ppo(
         told = run.advance()
         if run.update % settings.every == 0 or run.update == settings.updates:
             row = run.save(folder, told)
+            if keep is not None:
+                keep(run.update)
             if write is not None:
                 write(run.update, row)
             report(f"update {run.update}: {_said(row)}; {len(tree)} states are known")
@@ -348,6 +352,6 @@ class _Run:
 def begun(tree: StartTree, actor_critic: ActorCritic) -> ActorCritic:
     """The policy, which has learned nothing, told what the features of the starts are like."""
     nodes = tree.visit([(number, ()) for number in tree.training])
-    width = len(actor_critic.features)
+    width = actor_critic.width
     actor_critic.network.picture.fit(torch.stack([node.state[:width] for node in nodes]))
     return actor_critic

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 
 from conservator.claims import Identity, claim
+from conservator.errors import ConservatorError
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing, sha256
+from conservator.metrics import make_metric, metrics_at_hand
 from conservator.perception.network import TrainedPerception
 from conservator.perception.remembering import RememberingPerception
 from conservator.photo import find_photos
 from conservator.policies.actor_critic import MOST_TOOLS, ActorCritic
+from conservator.policies.encoder import load_encoder
 from conservator.policies.planning import plannable
 from conservator.policies.vision_language import load_model
 from conservator.pool import MemoPool
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools.tool import Toolbox
+from conservator.training.data.division import divide_photos
+from conservator.training.data.recipes import setting_recipe
 from conservator.training.rl.episode import EpisodeRules
 from conservator.training.rl.feedback import QualityRater, feedback_reward
 from conservator.training.rl.imitation import ImitationSettings, train_imitation
 from conservator.training.rl.order import R1Order
 from conservator.training.rl.ppo import PpoSettings, TrainedR1, begun, train_ppo
+from conservator.training.rl.progress import draw_progress, keep_pictures
 from conservator.training.rl.rewards import (
     CONSISTENCY,
     COST,
@@ -35,7 +42,6 @@ from conservator.training.rl.rewards import (
     consistency_reward,
     joined,
     metric_change,
-    step_psnr,
     step_quality,
 )
 from conservator.training.rl.starts import Starts, damaged_starts, found_starts
@@ -48,9 +54,12 @@ _REMEMBERED = 3 * 2**29
 """Bytes of pictures that the pool remembers: some 700 studies."""
 _COMPONENTS = {"perception": "quality", "psnr": "psnr", "feedback": "feedback"}
 """Of the reward, the one that is the gain, by what an order calls it."""
-_OF_STARTS = ("toolbox", "perception", "starts", "seed", "model", "shown")
-"""Fields of an order on which the states that are visited depend; the others make another policy of the same states."""
-_OF_THIS_MACHINE = ("photos", "damaged", "output", "states", "tensorboard")
+_OF_STARTS = ("toolbox", "perception", "encoded", "setting", "starts", "seed", "model", "shown", "measured")
+"""Settings on which the states that are visited depend; the others make another policy of the same states."""
+_MEASURED = ("psnr", "ssim", "st_lpips")
+"""What is measured along with references. ST-LPIPS, where it is installed, is never paid for, nor taught to any
+assessor: it tells when a reward is deceived."""
+_OF_THIS_MACHINE = ("photos", "damaged", "encoder", "output", "states", "tensorboard")
 """Fields that make no other policy: of photos their content counts."""
 
 
@@ -81,7 +90,9 @@ def train_r1(order: R1Order, report: Callable[[str], None] = print) -> TrainedR1
                 tensorboard=order.tensorboard,
                 identity=known,
                 report=report,
+                keep=partial(keep_pictures, order.output, ground.tree, ground.actor_critic),
             )
+            report(f"what became of score and pictures: {draw_progress(order.output, _COMPONENTS[order.reward])}")
     with replacing(order.output / R1_FILE) as file:
         file.write(save(trained.actor_critic.tensors(), trained.actor_critic.metadata()))
     return trained
@@ -101,14 +112,14 @@ class _Ground:
 
 def _ground(order: R1Order, restorer: Restorer, report: Callable[[str], None]) -> _Ground:
     """Draw the starts and make the rules; the folders are claimed."""
-    photos, toolbox, perception = find_photos(order.folder), learned_tools(restorer.toolbox), restorer.perception
+    photos, toolbox, perception = _photos(order, report), learned_tools(restorer.toolbox), restorer.perception
     assert isinstance(perception, TrainedPerception), "a request names no other"
     folder = _claim(order, photos, toolbox)
     seeing = RememberingPerception(perception)
     if order.damaged is not None:
         starts = found_starts(photos, order.starts, order.seed, seeing, report)
     else:
-        starts = damaged_starts(photos, order.starts, order.seed)
+        starts = damaged_starts(photos, order.starts, order.seed, setting_recipe(order.setting))
     rules = EpisodeRules(
         source=starts,
         toolbox=toolbox,
@@ -122,8 +133,24 @@ def _ground(order: R1Order, restorer: Restorer, report: Callable[[str], None]) -
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(order.seed)
-        fresh = ActorCritic.new(tuple(toolbox), perception.features)
+        features = perception.features if order.encoded == "beside" else ()
+        fresh = ActorCritic.new(tuple(toolbox), features, load_encoder(order.encoder) if order.encoder else None)
     return _Ground(rules, starts, StartTree(rules, fresh, perception, starts, folder), fresh, folder)
+
+
+def _photos(order: R1Order, report: Callable[[str], None]) -> list[Path]:
+    """The photos that are learned from: of clean ones those that are not the assessor's."""
+    photos = find_photos(order.folder)
+    if order.damaged is not None:
+        return photos
+    found = divide_photos(photos, order.folder, order.states).policy
+    if len(found) < 2:
+        raise ConservatorError(
+            f"{len(found)} of these {len(photos)} photos belong to the policy, the others to the assessor; at least 2 "
+            "are needed: give a larger folder"
+        )
+    report(f"{len(found)} of {len(photos)} photos belong to the policy, the others to the assessor")
+    return found
 
 
 def learned_tools(toolbox: Toolbox) -> Toolbox:
@@ -135,7 +162,7 @@ def reward_of(order: R1Order, toolbox: Toolbox) -> Reward:
     """All that is told of a step: what it is paid for, and what is only measured. Damaged photos have no references."""
     told: list[Reward] = [step_quality, call_cost, consistency_reward(toolbox)]
     if order.damaged is None:
-        told += [step_psnr, metric_change("ssim")]
+        told += [metric_change(name) for name in _measured_along(order)]
     if order.model:
         told.append(feedback_reward(QualityRater(load_model(order.model), order.shown)))
     return joined(*told)
@@ -143,8 +170,15 @@ def reward_of(order: R1Order, toolbox: Toolbox) -> Reward:
 
 def component_weights(order: R1Order) -> dict[str, float]:
     """What the components of a step weigh; what is only measured weighs nothing."""
-    weights = dict.fromkeys(("quality", "psnr", "ssim", "feedback"), 0.0)
+    weights = dict.fromkeys(("quality", "feedback", *_MEASURED), 0.0)
     return weights | {_COMPONENTS[order.reward]: 1.0, COST: order.cost, CONSISTENCY: order.consistency}
+
+
+def _measured_along(order: R1Order) -> tuple[str, ...]:
+    """What is measured of each step beside what it may be paid for: nothing where there are no references."""
+    if order.damaged is not None:
+        return ()
+    return tuple(metric.name for metric in metrics_at_hand(map(make_metric, _MEASURED)))
 
 
 def _claim(order: R1Order, photos: Sequence[Path], toolbox: Toolbox) -> Path:
@@ -155,7 +189,9 @@ def _claim(order: R1Order, photos: Sequence[Path], toolbox: Toolbox) -> Path:
         used |= {file.name: sha256(file)} if file.is_file() else {}
     contents = {"photos": content.photos, "tools": content.tools, "weights": used}
     settings = {name: value for name, value in asdict(order).items() if name not in _OF_THIS_MACHINE}
-    settings["references"] = order.damaged is None
+    settings |= {"references": order.damaged is None, "measured": _measured_along(order)}
+    if order.encoder:
+        contents["weights"] = used | {"encoder": load_encoder(order.encoder).sha256}
     of_starts = {name: settings[name] for name in (*_OF_STARTS, "references")}
     shared = Identity.of(of_starts, **contents)
     folder = order.states / shared.digest()

@@ -14,13 +14,15 @@ from typing import TypeAlias
 import numpy as np
 
 from conservator.degradations import degrade
+from conservator.degradations.patches import DrawRecipe
 from conservator.errors import ConservatorError
 from conservator.image import Image, in_8_bits
 from conservator.perception.perception import Perception
 from conservator.perception.study import study
 from conservator.photo import load_photo
+from conservator.training.data.division import policys_recipe
 from conservator.training.data.parts import random_part
-from conservator.training.data.recipes import random_recipe, without_resizing
+from conservator.training.data.recipes import setting_recipe
 
 StartingPair: TypeAlias = tuple[Image, Image | None]
 """A damaged study (B, 3, H, W), and the undamaged photo's at the same places, or None where nobody has it."""
@@ -49,16 +51,18 @@ class Starts:
         return self.training[int(rng.integers(len(self.training)))]
 
 
-def damaged_starts(photos: Sequence[Path], count: int, seed: int) -> Starts:
-    """``count`` parts of clean photos, damaged as planners' are (training/data/recipes.py), with their references.
+def damaged_starts(photos: Sequence[Path], count: int, seed: int, draw: DrawRecipe | None = None) -> Starts:
+    """``count`` parts of clean photos, damaged by what ``draw`` draws, with their references.
 
+    By default they are damaged as planners' are (training/data/recipes.py). No damage is of a make of the assessor.
     Nothing makes them smaller: pictures of two sizes cannot be compared. Raises ConservatorError for too few.
     """
+    drawn = draw or setting_recipe("random")
 
     def pair(i: int) -> StartingPair:
         rng = np.random.default_rng([seed, i, 41])
         clean = random_part(load_photo(photos[i % len(photos)]).image, rng)
-        damaged = in_8_bits(degrade(clean, without_resizing(random_recipe(rng))))
+        damaged = in_8_bits(degrade(clean, policys_recipe(drawn, rng)))
         return study(damaged, _VIEWS), study(clean, _VIEWS, like=damaged)
 
     return _parted([(i % len(photos), pair(i)) for i in range(count)])

@@ -11,6 +11,7 @@ alone: from then on any number of episodes costs seconds.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -22,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conservator.errors import ToolFailedError
 from conservator.files import replacing
 from conservator.image import Image
-from conservator.perception.network import TrainedPerception
+from conservator.perception.perception import Perception
 from conservator.policies.actor_critic import ActorCritic
 from conservator.session import Apply, Decision
 from conservator.training.rl.episode import Episode, EpisodeRules, Source
@@ -61,7 +63,7 @@ class StartTree:
         self,
         rules: EpisodeRules,
         actor_critic: ActorCritic,
-        perception: TrainedPerception,
+        perception: Perception,
         starts: Starts,
         folder: Path,
     ) -> None:
@@ -96,6 +98,19 @@ class StartTree:
             self._nodes[place] = self._made(episode, place, call)
             self._fresh.append(place)
         return [self._offered(place) for place in places]
+
+    def pair(self, start: int) -> StartingPair:
+        """A start as it is drawn: the damaged study, and the undamaged one or None."""
+        return self._pairs[start]
+
+    def picture(self, place: TreePlace) -> Image:
+        """The study at a place, which nothing looks at; a tool that fails changes nothing."""
+        start, history = place
+        image = self._pairs[start][0]
+        for tool in history:
+            with contextlib.suppress(ToolFailedError):
+                image = self._rules.pool.submit(tool, image).result()
+        return image
 
     def explore(self, count: int, seed: int) -> None:
         """Make states of the starts to learn from, and save them, until ``count`` are known or all are.
