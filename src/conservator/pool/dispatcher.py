@@ -50,7 +50,7 @@ class _Waiting:
 class _Worker:
     actor: Any
     place: WorkerPlace
-    held: Sequence[str] = ()
+    held: Mapping[str, int] = field(default_factory=dict)
     busy: bool = False
     since: float = field(default_factory=time.monotonic)
     """When it was last known to live."""
@@ -117,7 +117,7 @@ class Dispatcher:
 
     async def state(self) -> PoolState:
         """What it is and has done."""
-        workers = [WorkerState(w.place.host, w.place.pid, w.busy, tuple(w.held)) for w in self._workers]
+        workers = [WorkerState(w.place.host, w.place.pid, w.busy, dict(w.held)) for w in self._workers]
         counts = dict(self._counts)
         return PoolState(
             self._settings, workers, len(self._waiting), len(self._running), counts, self._waited, self._worked
@@ -184,12 +184,12 @@ class Dispatcher:
     # --- calls ---
 
     def _schedule(self) -> None:
-        """Give waiting calls to idle workers, the oldest first, best to one that holds its model; start what lacks."""
+    X
         for call in [call for call in self._waiting if call.answer.done()]:
             self._waiting.remove(call)
         while self._waiting and (idle := [worker for worker in self._workers if not worker.busy]):
             first = self._waiting[0]
-            worker = min(idle, key=lambda one: (first.order.key not in one.held, len(one.held)))
+            worker = min(idle, key=lambda one: (first.order.key not in one.held, sum(one.held.values())))
             batch = self._batch(first)
             for call in batch:
                 self._waiting.remove(call)

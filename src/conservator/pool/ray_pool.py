@@ -101,8 +101,17 @@ class RayPool(Pool):
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._open)
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            asyncio.run_coroutine_threadsafe(self._finish(), self._loop)
             self._thread.join()
+            self._loop.close()
+
+    async def _finish(self) -> None:
+        """Let go what is left of cancelled calls, and end the loop."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        self._loop.stop()
 
     def state(self) -> PoolState:
         """What the pool is and has done, for all who joined. Raises PoolError where it is gone."""

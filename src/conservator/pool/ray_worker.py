@@ -68,7 +68,8 @@ class ModelWorker:
             found = [PoolError(f"{sent.name} was loaded too late") if is_late else next(done) for is_late in late]
         ends = tuple(CallEnd.of(answer, ear) for answer, ear in zip(found, ears, strict=True))
         broken = any(device_died(e.__cause__) for e in found if isinstance(e, PoolError) and e.__cause__)
-        report = BatchReport(ends, tuple(self._held), self._loads, self._evictions, time.monotonic() - begun, broken)
+        held = {key: self._bytes[key] for key in self._held}
+        report = BatchReport(ends, held, self._loads, self._evictions, time.monotonic() - begun, broken)
         return (report, *(to_wire(answer) if isinstance(answer, Tensor) else None for answer in found))
 
     def _fetched(self, calls: Sequence[list[Any]]) -> list[tuple[Tensor, ...]]:

@@ -19,7 +19,7 @@ _NAMESPACE = "conservator"
 """Of Ray's named actors."""
 _STORE = 512 * 2**20
 """Bytes for what Ray keeps in memory where it is begun here: tensors on their way. What is more, it spills."""
-_PATIENCE = 120.0
+_PATIENCE = 300.0
 """Seconds in which the first worker starts; it imports torch, which takes long on a busy machine."""
 _ANSWERS = 60.0
 """Seconds in which a pool that lives answers what needs no model."""

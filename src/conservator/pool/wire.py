@@ -33,7 +33,10 @@ def to_wire(tensor: Tensor) -> Wire:
 def from_wire(wire: Wire) -> Tensor:
     """A tensor as it was sent, on the CPU, in memory of its own."""
     data, dtype, shape = wire
-    return torch.from_numpy(data.copy()).view(getattr(torch, dtype)).reshape(shape)
+    tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+    if data.size:
+        tensor.reshape(-1).view(torch.uint8).numpy()[:] = data  # copied, for what Ray gives may only be read
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,8 @@ class BatchReport:
     """How the calls of a batch ended, and what the worker holds now."""
 
     ends: Sequence[CallEnd]
-    held: Sequence[str]
-    """Keys of the models that are loaded."""
+    held: Mapping[str, int]
+    """Bytes of the models that are loaded, by key."""
     loads: int = 0
     evictions: int = 0
     seconds: float = 0.0
@@ -141,8 +144,8 @@ class WorkerState:
     host: str
     pid: int
     busy: bool
-    held: Sequence[str]
-    """Keys of the models that are loaded."""
+    held: Mapping[str, int]
+    """Bytes of the models that are loaded, by key."""
 
 
 @dataclass(frozen=True)

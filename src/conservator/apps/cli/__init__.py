@@ -12,6 +12,7 @@ from conservator import __version__
 from conservator.apps.cli import (  # noqa: F401 - they add their commands
     assistants,
     bench_decisions,
+    bench_planners,
     bench_risk,
     bench_rl_restore,
     photos,

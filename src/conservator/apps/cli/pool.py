@@ -79,7 +79,7 @@ def told_state(state: PoolState) -> list[str]:
         f"{len(state.workers)} of {state.settings.workers} workers, {state.running} calls run, {state.waiting} wait"
     ]
     for worker in state.workers:
-        models = ", ".join(key.split(" ")[0] for key in worker.held) or "none"
+        models = ", ".join(f"{key.split(' ')[0]} {size / 2**20:.1f} MiB" for key, size in worker.held.items()) or "none"
         lines.append(f"  {worker.host}, process {worker.pid}, {'busy' if worker.busy else 'idle'}: models {models}")
     done = max(1, counts.get("calls", 0))
     lines.append("  " + ", ".join(f"{name} {counts.get(name, 0)}" for name in _COUNTS))
