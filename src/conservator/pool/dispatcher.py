@@ -184,7 +184,10 @@ class Dispatcher:
     # --- calls ---
 
     def _schedule(self) -> None:
-    X
+        """Give waiting calls to idle workers, the oldest first; start workers that lack.
+
+        Each goes to a worker that holds its model, else to the one with most memory left.
+        """
         for call in [call for call in self._waiting if call.answer.done()]:
             self._waiting.remove(call)
         while self._waiting and (idle := [worker for worker in self._workers if not worker.busy]):
