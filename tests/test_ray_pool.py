@@ -13,23 +13,33 @@ from typing import Any
 import pytest
 import torch
 from pool_models import Doubles, Gated, KillsItsMachine, KillsItsWorker, Large
+from skimage import data
 from test_cli import process
+from test_environment import Noticing
 from torch import Tensor
 from typer.testing import CliRunner
 
 from conservator.apps.cli import app
+from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError, PoolError, ToolFailedError
+from conservator.image import to_image
 from conservator.pool import FunctionModel, Model, RayPool, check_pool, tell
 from conservator.pool.ray_worker import held_bytes
 from conservator.pool.telling import numbers_of
 from conservator.pool.wire import from_wire, to_wire
+from conservator.request import Request
+from conservator.restorer import Restorer
+from conservator.session import Apply, Decision, Session
+from conservator.tools import make_toolbox
+from conservator.training.planner.exploring import rollout_pool
+from conservator.training.rl.rollouts import RolloutReward
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="Ray is not tested there, and nothing can be killed so"),
 ]
 
-_STORE = 100 * 2**20  # bytes of memory for Ray's objects
+_SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_log_monitor": False}  # a machine of one core
 _OPEN = 12  # calls that a process may have open
 X = torch.full((1, 2), 7.0)
 
@@ -44,11 +54,9 @@ def machines() -> Iterator[Any]:
 
     # a machine that is lost is noticed in three seconds, not in fifteen
     quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
-    small = {"num_cpus": 1, "object_store_memory": _STORE, "include_log_monitor": False}
-    found = Machines(
-        initialize_head=True, head_node_args={**small, "include_dashboard": False, "_system_config": quick}
-    )
-    found.other = found.add_node(**small)
+    head = {"include_dashboard": False, "_system_config": quick}
+    found = Machines(initialize_head=True, head_node_args={**_SMALL, **head})
+    found.other = found.add_node(**_SMALL)
     ray.init(address=found.address, log_to_driver=False)
     yield found
     ray.shutdown()
@@ -227,6 +235,24 @@ def test_a_second_process_uses_the_same_models(joined: Any, machines: Any) -> No
     assert (found["results"], found["loads"]) == (1, 0)
 
 
+def test_rollouts_and_what_they_are_paid_share_the_pool(started: object) -> None:
+    clean = to_image(data.coffee()[100:164, 200:264])
+    toolbox = make_toolbox("classical").only("tv_denoise", "gamma_brighten")
+    restorer = Restorer(Request("none", "classical"), toolbox=toolbox, perception=Noticing())
+    metrics, found = ("psnr", "ssim"), []
+    for name in (None, "lab"):
+        with rollout_pool(name, restorer, metrics) as (pool, computing):
+            session = Session(degrade(clean, parse_recipe("noise:high", 1)), toolbox, pool, Noticing())
+            for tool in toolbox:
+                session.step(Decision(Apply(tool)))
+            reward = RolloutReward(metrics, "ssim", toolbox, computing)
+            found.append((session.trajectory.last.image, reward(session.trajectory, clean)))
+    (here, paid), (there, paid_there) = found
+    assert torch.equal(here, there)
+    assert paid is not None
+    assert paid == paid_there
+
+
 def test_mistakes_are_told(started: object) -> None:
     with pytest.raises(PoolError, match=r"there is no pool labb.*conservator pool start labb"):
         RayPool({}, "labb")
@@ -236,7 +262,7 @@ def test_mistakes_are_told(started: object) -> None:
 
 
 def test_a_machine_that_is_lost_costs_nothing(joined: Any, machines: Any, tmp_path: Path) -> None:
-    machines.add_node(num_cpus=1, object_store_memory=_STORE)  # for the worker that takes the place of the lost one
+    machines.add_node(**_SMALL)  # for the worker that takes the place of the lost one
     marker = tmp_path / "marker"
     marker.touch()
     pool = joined(kills=KillsItsMachine(marker, machines.other.node_id))

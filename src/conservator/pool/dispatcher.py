@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conservator.claims import package_versions
@@ -26,6 +26,8 @@ _MOST_LOST = 10
 """Workers that one call may lose, killed by it or not. No set chose it: a cluster that loses so many is ill."""
 _STRIKES = 3
 """Workers in a row that do not start, until those who wait are told. No set chose it."""
+_READING = 30.0
+"""Seconds that a pool which is stopped lets those who called read their last replies."""
 _RESTED = 1.0
 """Seconds after which an idle worker is asked whether it lives, for the call it is given next would be blamed."""
 
@@ -38,6 +40,8 @@ class _Waiting:
     since: float = field(default_factory=time.monotonic)
     killed: int = 0
     lost: int = 0
+    begun: bool = False
+    """Whether a worker was ever given it."""
     alone: bool = False
     """Whether it runs in no batch with others, because a worker died in one that it was part of."""
 
@@ -65,16 +69,18 @@ class Dispatcher:
         self._running = set[_Waiting]()
         self._workers: list[_Worker] = []
         self._starting = self._strikes = 0
+        self._why = "the pool has no worker"
         self._counts = Counter[str]()
         self._waited = self._worked = 0.0
         self._tasks = set[asyncio.Task[None]]()
+        self._replies, self._unread = 0, set[int]()
         self._closed, self._over = False, asyncio.Event()
 
     # --- what processes ask ---
 
     async def open(self) -> str:
         """Start the workers; "" once the first one is ready, else why there is none."""
-        starting = [self._soon(self._start()) for _ in range(self._settings.workers or 1)]
+        starting = [self._begin_worker() for _ in range(self._settings.workers or 1)]
         for one in asyncio.as_completed(starting):
             await one
             if self._workers:
@@ -102,7 +108,7 @@ class Dispatcher:
                 reply = await call.answer
         except TimeoutError:
             self._counts["late"] += 1
-            what = "it was running" if call in self._running else "it still waited"
+            what = "it was running" if call.begun else "it still waited"
             seconds = f"{order.name} gave no answer within {order.seconds:.0f} s"
             reply = CallReply(CallEnd("pool", f"{seconds}: {what}; {len(self._workers)} workers live"))
         except asyncio.CancelledError:
@@ -113,7 +119,13 @@ class Dispatcher:
                 self._waiting.remove(call)
         ends = {"": "results", "tool": "tool_errors", "image": "tool_errors", "pool": "pool_errors"}
         self._counts[ends[reply.end.failed]] += 1
-        return reply
+        self._replies += 1
+        self._unread.add(self._replies)
+        return replace(reply, number=self._replies)
+
+    async def read(self, number: int) -> None:
+        """Note that a reply has arrived, with its result: this process owns it until then."""
+        self._unread.discard(number)
 
     async def state(self) -> PoolState:
         """What it is and has done."""
@@ -128,6 +140,9 @@ class Dispatcher:
         self._closed = True
         while open_calls := [call.answer for call in (*self._waiting, *self._running) if not call.answer.done()]:
             await asyncio.wait(open_calls)
+        until = time.monotonic() + _READING
+        while self._unread and time.monotonic() < until:
+            await asyncio.sleep(0.05)
         for worker in list(self._workers):
             self._end(worker)
         self._over.set()
@@ -138,9 +153,14 @@ class Dispatcher:
 
     # --- workers ---
 
+    def _begin_worker(self) -> asyncio.Task[None]:
+        """Begin one more worker."""
+        self._starting += 1
+        return self._soon(self._start())
+
     async def _start(self) -> None:
-        """Have one more worker; where it does not start, those who wait are told after the third in a row."""
-        settings, self._starting = self._settings, self._starting + 1
+        """Wait for a worker; where it does not start, those who wait are told after the third in a row."""
+        settings = self._settings
         gpus = settings.gpu_share if settings.device == "cuda" else 0
         # Ray starts none again: what becomes of its calls is decided here
         options = {"num_cpus": settings.threads, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
@@ -173,8 +193,6 @@ class Dispatcher:
             for call in self._waiting:
                 call.reply("pool", f"{call.order.name} cannot be called: {self._why}")
 
-    _why = "the pool has no worker"
-
     def _end(self, worker: _Worker) -> None:
         """End a worker, and have no more of it."""
         if worker in self._workers:
@@ -197,12 +215,13 @@ class Dispatcher:
             for call in batch:
                 self._waiting.remove(call)
                 self._running.add(call)
+                call.begun = True
                 self._waited += time.monotonic() - call.since
             worker.busy = True
             self._soon(self._run(worker, batch))
         lacking = (self._settings.workers or 1) - len(self._workers) - self._starting
         for _ in range(min(lacking, len(self._waiting))):
-            self._soon(self._start())
+            self._begin_worker()
 
     def _batch(self, first: _Waiting) -> list[_Waiting]:
         if first.alone:
@@ -252,13 +271,13 @@ class Dispatcher:
             self._counts["lost"] += 1
             self._end(worker)
             return False
-        except errors.RayActorError:
-            await self._after_loss(worker, batch)
-            return False
-        except errors.RayError as error:
+        except errors.RayTaskError as error:
             for call in batch:
                 call.reply("pool", f"{first.name}: the pool could not run it: {first_line(error)}")
             return True
+        except errors.RayError:
+            await self._after_loss(worker, batch)
+            return False
         for call, end, result in zip(batch, report.ends, sent[1:], strict=True):
             if not call.answer.done():
                 call.answer.set_result(CallReply(end, () if end.failed else (result,)))
@@ -272,13 +291,14 @@ class Dispatcher:
         """What becomes of calls in whose midst a worker died; one that killed two by itself is the model's error."""
         if worker in self._workers:
             self._workers.remove(worker)
+        self._schedule()
         killed = await asyncio.to_thread(was_killed, self._ray, worker.actor, worker.place.node)
         self._ray.kill(worker.actor)
         self._counts["killed" if killed else "lost"] += 1
         for call in batch:
             call.lost += 1
-            call.killed += killed and len(batch) == 1
-            call.alone |= killed
+            call.alone = call.alone or killed
+            call.killed += int(killed and len(batch) == 1)
             name = call.order.name
             if call.killed >= _MOST_KILLED:
                 call.reply("tool", f"{name} killed its worker twice: memory ran out, perhaps, or its code crashed")

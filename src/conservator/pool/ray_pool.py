@@ -138,6 +138,7 @@ class RayPool(Pool):
             reply: CallReply = await answering
             answer = reply.end.error or from_wire(await reply.result[0])
             call.tell(reply.end.numbers)
+            self._dispatcher.read.remote(reply.number)
         except Exception as error:  # the pool is gone, or a result with its machine
             answer = PoolError(f"{order.name} got no answer from the pool: {first_line(error)}")
         if not call.set_running_or_notify_cancel():

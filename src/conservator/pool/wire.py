@@ -109,6 +109,8 @@ class CallReply:
 
     end: CallEnd
     result: Sequence[Any] = ()
+    number: int = 0
+    """By which the caller says that it has read it."""
 
 
 @dataclass(frozen=True)
