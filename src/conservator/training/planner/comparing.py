@@ -106,7 +106,7 @@ def _headings(metrics: Sequence[str], left_out: str) -> list[str]:
 
 def compare_left_out(
     order: GrpoOrder, trial: LeftOutTrial, report: Callable[[str], None] = print
-) -> dict[str, tuple[Sequence[Tried], Sequence[Tried]]]:
+) -> dict[str, tuple[list[Tried], list[Tried]]]:
     """Per pair of damages: what a training that never saw them together does on them, and what the control does.
 
     Each training is supervision, then reinforcement learning, of as many steps and with the same seed; they differ only
@@ -175,8 +175,7 @@ def _trials(order: GrpoOrder, tested: Path) -> Iterator[Callable[[DamagedCrops, 
         rollout_pool(order.pool, restorer, order.metrics) as pools,
     ):
         content = content_of(photos, tested, restorer.toolbox, order.toolbox, order.output)
-        settings = {"seed": order.seed, "longest": order.longest, "objective": order.objective}
-        settings |= {"metrics": list(order.metrics)}
+        settings = {name: getattr(order, name) for name in ("seed", "longest", "objective", "metrics")}
         claim(order.output / "tested", Identity.of(settings, photos=content.photos, tools=content.tools))
 
         def made(crops: DamagedCrops, count: int, name: str) -> Trials:
