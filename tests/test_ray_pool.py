@@ -123,8 +123,11 @@ def test_the_bytes_of_a_model_are_counted_once_and_however_deep() -> None:
     assert held_bytes(deep.parts["f"]) == 4000
 
 
-def test_the_contract_of_pools_is_kept(started: object) -> None:
+def test_the_contract_of_pools_is_kept(joined: Any) -> None:
     check_pool(lambda models: RayPool(models, "lab"))
+    found = counted(joined())
+    assert found["cancelled"] > 0
+    assert not found.keys() & {"lost", "killed"}  # which calls that are cancelled must not cost
 
 
 def test_waiting_calls_run_as_batches_and_a_full_queue_lets_wait(joined: Any, tmp_path: Path) -> None:

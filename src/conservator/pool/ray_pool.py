@@ -132,7 +132,7 @@ class RayPool(Pool):
     async def _fetch(self, call: Call, order: CallOrder) -> None:
         """Send a call, and give its future what it comes to."""
         answering = self._dispatcher.call.remote(order)
-        call.add_done_callback(lambda done: done.cancelled() and self._ray.cancel(answering))
+        call.add_done_callback(lambda done: done.cancelled() and self._ray.cancel(answering, recursive=False))
         answer: Tensor | ConservatorError
         try:
             reply: CallReply = await answering
