@@ -127,7 +127,7 @@ def test_the_contract_of_pools_is_kept(joined: Any) -> None:
     check_pool(lambda models: RayPool(models, "lab"))
     found = counted(joined())
     assert found["cancelled"] > 0
-    assert not found.keys() & {"lost", "killed"}  # which calls that are cancelled must not cost
+    assert not found.keys() & {"lost", "killed"}  # a call that is cancelled costs no worker
 
 
 def test_waiting_calls_run_as_batches_and_a_full_queue_lets_wait(joined: Any, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class Trials:
         means = {name: float(np.mean([one[name] for one in paid])) if paid else np.nan for name in self.names}
         steps = [step.decision.action for one in played for step in one.steps[1:] if step.decision is not None]
         called = Counter(action.tool for action in steps if isinstance(action, Apply))
-        return Tried(number, self._crops.photo(number).name, {**varied, **means}, called)
+        return Tried(number, self._crops.photo(number).name, {**varied, **means}, dict(called))
 
     def _all(self, key: str, made: Callable[[Sequence[int]], Iterable[Tried]]) -> list[Tried]:
         """What was found of every crop, those that are missing made now. Crops that could not be measured are left out:
