@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 _QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-_WAIT = 30.0
-"""Seconds in which a machine that lives answers; Ray takes about 15 to declare one dead (five checks, 3 s apart)."""
-_SURE = 10.0
-"""Seconds in which Ray learns that a process which cannot be reached is dead, where it is."""
+_SURE = 30.0
+"""Seconds in which Ray learns that a process which cannot be reached is dead, where it is; it takes about 15 to declare
+a machine dead (five checks, 3 s apart)."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +76,19 @@ def was_killed(ray: Any, actor: Any, node: str) -> bool:
 
     The actor has a method ``ready``; ``node`` is Ray's name of its machine. May take half a minute.
     """
-    errors = ray.exceptions
-    try:  # an actor that cannot be reached may still live
-        ray.get(actor.ready.remote(), timeout=_SURE)
-        return False
-    except errors.ActorDiedError:
-        pass
-    except errors.RayError:
-        return False
-    strategies = importlib.import_module("ray.util.scheduling_strategies")
-    there = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-    try:
-        call = ray.remote(still_lives).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
-        return bool(ray.get(call, timeout=_WAIT))
-    except errors.RayError:
-        return False
-
-
-def still_lives() -> bool:
-    """What a machine that lives can say."""
-    return True
+    errors, until = ray.exceptions, time.monotonic() + _SURE
+    while True:
+        try:
+            ray.get(actor.ready.remote(), timeout=max(0.1, until - time.monotonic()))
+            return False
+        except errors.ActorDiedError:  # of a lost machine Ray says so only once it knows that the machine is lost
+            return any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
+        except errors.ActorUnavailableError:  # it cannot be reached, and may still live
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+        except errors.RayError:
+            return False
 
 
 def first_line(error: BaseException) -> str:
