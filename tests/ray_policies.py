@@ -32,7 +32,7 @@ class KillsItsWorkerOnce(Denoises):
 
     def act(self, observation: Observation) -> Decision:
         """Die, or denoise."""
-        if _taken(self.marker):
+        if taken(self.marker):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().act(observation)
 
@@ -53,7 +53,7 @@ class KillsItsMachineOnce(Denoises):
         import ray
 
         here = ray.get_runtime_context().get_node_id() == self.node
-        if here and _taken(self.marker):
+        if here and taken(self.marker):
             parent = psutil.Process().parent()
             assert parent is not None
             assert "raylet" in parent.name()
@@ -82,7 +82,7 @@ class Bomb(Tool):
         return image * 0.5
 
 
-def _taken(marker: Path) -> bool:
+def taken(marker: Path) -> bool:
     """Whether this process is the one that takes the file away."""
     try:
         marker.unlink()

@@ -173,7 +173,8 @@ def grpo_run(checkpoint: Path, folder: Path, pair: tuple[Image, Image], **change
     order = GrpoOrder(folder, str(checkpoint), folder / "out", longest=4, crops=1, starts=1, held_out=1, rate=1e-3)
     order = replace(order, device="cpu", **changed)  # type: ignore[arg-type]
     restorer = Restorer(Request(toolbox="classical"), toolbox=TOOLBOX, perception=Noticing())
-    return GrpoRun(order, lambda number: pair, lambda number: pair, restorer)
+    pools = MemoPool(restorer.models), None
+    return GrpoRun(order, lambda number: pair, lambda number: pair, restorer, pools)
 
 
 @pytest.mark.parametrize("weighting", ["static", "adaptive", "gdpo"])
@@ -200,7 +201,7 @@ def forced(image: Image, pool: Pool, *chain: str) -> Trajectory:
 
 def test_reward_rises(checkpoint: Path, pair: tuple[Image, Image], tmp_path: Path) -> None:
     run = grpo_run(checkpoint, tmp_path, pair, rollouts=8, rate=5e-3)
-    start = Session(pair[0], TOOLBOX, run.memo, Noticing(), max_steps=4).observe()
+    start = Session(pair[0], TOOLBOX, run.pool, Noticing(), max_steps=4).observe()
     before = run.policy.reply(start).chances
     for _ in range(12):
         run.play_and_learn()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -11,16 +12,24 @@ from conftest import BoxBlur, Gamma
 from hypothesis import given
 from hypothesis import strategies as st
 from test_environment import Noticing
+from torch import Tensor
 
 from conservator.degradations import degrade, parse_recipe
-from conservator.errors import ConservatorError, NameNotFoundError
+from conservator.errors import ConservatorError, NameNotFoundError, PoolError
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr, ssim
-from conservator.pool import LocalPool
+from conservator.pool import LocalPool, MemoPool, host
 from conservator.session import Apply, Decision, Rollback, Session, Step, Stop, Trajectory
 from conservator.tools import Toolbox
 from conservator.training.rl.check import check_reward
-from conservator.training.rl.rewards import call_cost, consistency_reward, joined, metric_change, step_harm
+from conservator.training.rl.rewards import (
+    call_cost,
+    consistency_reward,
+    joined,
+    metric_change,
+    metric_models,
+    step_harm,
+)
 from conservator.training.rl.rollouts import RolloutReward
 from conservator.training.rl.weighting import AdaptiveWeights, StaticWeights, WeightingName, make_weighting
 
@@ -189,3 +198,30 @@ def test_a_weighting_of_no_name() -> None:
     with pytest.raises(NameNotFoundError, match="adaptive"):
         make_weighting("adaptve", {}, [])  # type: ignore[arg-type]
     assert not math.isnan(StaticWeights({"psnr": 1.0}, ["psnr"])([{"psnr": 2.0}])[0])
+
+
+class Closing(LocalPool):
+    """A pool whose metrics are out of reach."""
+
+    def submit(self, name: str, *tensors: Tensor) -> Future[Tensor]:
+        if name.startswith("metric:"):
+            raise PoolError("the worker died")
+        return super().submit(name, *tensors)
+
+
+def test_metrics_in_a_pool_say_the_same_and_its_failure_pays_nothing(photo: Image, small_toolbox: Toolbox) -> None:
+    clean = photo[..., :96, :96]
+    models = host(small_toolbox, metric=metric_models(METRICS))
+    assert [name for name in models if name not in small_toolbox] == ["metric:ssim"]
+    with MemoPool(LocalPool(models)) as pool, Closing(models) as closing:
+        sessions = [
+            Session(degrade(clean, parse_recipe("noise:medium", i)), small_toolbox, pool, Noticing()) for i in (1, 2)
+        ]
+        for session in sessions:
+            session.step(Decision(Apply("box_blur")))
+        played = [session.trajectory for session in sessions]
+        here = RolloutReward(METRICS, "ssim", small_toolbox).of_all(played, clean)
+        assert RolloutReward(METRICS, "ssim", small_toolbox, pool).of_all(played, clean) == here
+        assert None not in here
+        assert here[0] != here[1]
+        assert RolloutReward(METRICS, "ssim", small_toolbox, closing).of_all(played, clean) == [None, None]

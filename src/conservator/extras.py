@@ -32,7 +32,7 @@ def import_mllm(name: str) -> ModuleType:
 
 
 def import_ray() -> ModuleType:
-    """Ray, which batches on a cluster need; raises MissingExtraError, which says how to install it, where it is absent.
+    """Ray, which a cluster is made of; raises MissingExtraError, which says how to install it, where it is absent.
 
     Nothing of Ray is sent anywhere from here: its statistics of usage are switched off.
     """
@@ -43,8 +43,7 @@ def import_ray() -> ModuleType:
         return importlib.import_module("ray")
     except ImportError as error:
         raise MissingExtraError(
-            f"batches on a cluster need Ray, which is missing here ({error}); "
-            "get it with: pip install 'conservator[ray]'"
+            f"work on a cluster needs Ray, which is missing here ({error}); get it with: pip install 'conservator[ray]'"
         ) from error
 
 

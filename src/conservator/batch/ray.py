@@ -8,10 +8,7 @@ leaves nothing half done, and its photo is restored again by another one.
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections import deque
@@ -30,6 +27,7 @@ from conservator.batch.tasks import Task
 from conservator.errors import ConservatorError, PoolError
 from conservator.extras import import_ray
 from conservator.files import replacing
+from conservator.pool.ray_cluster import begin_cluster, first_line, join_cluster, resources_of, room_for
 from conservator.restorer import Progress
 
 _KILLED = (
@@ -102,28 +100,17 @@ class Cluster:
         except Exception as error:  # Ray raises whatever it likes
             ray.shutdown()
             where = f"the cluster at {self.address} cannot be joined" if self.address else "no cluster can be started"
-            raise PoolError(
-                f"{where} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-            ) from error
+            raise PoolError(f"{where} ({first_line(error)})") from error
         try:
             yield
         finally:
             ray.shutdown()
 
     def _connect(self, ray: Any) -> None:
-        quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if self.address:
-            ray.init(address=self.address, **quiet)
+            join_cluster(ray, self.address)
             return
-        size, shared = _STORE[self.ship], Path("/dev/shm")
-        # containers are often given 64 MB there; a file elsewhere will do, and Ray would warn at length
-        small = shared.is_dir() and shutil.disk_usage(shared).free < size
-        place = {"_plasma_directory": tempfile.gettempdir()} if small else {}
-        cores = None if self.jobs is None else self.jobs * self.threads
-        try:
-            ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=size, **place, **quiet)
-        except ValueError:  # how Ray says that there is one already, whose sizes are its own
-            ray.init(**quiet)
+        begin_cluster(ray, None if self.jobs is None else self.jobs * self.threads, _STORE[self.ship])
 
 
 @dataclass
@@ -166,7 +153,7 @@ class _Batch:
     def run(self) -> None:
         """Restore all photos, with as many workers as the cluster has room for at the moment."""
         if not self._room():
-            raise PoolError(f"the cluster has no room for a worker: {self._has()}")
+            raise PoolError(f"the cluster has no room for a worker: {resources_of(self._ray)}")
         threads = ThreadPoolExecutor(len(self._waiting))
         leading: set[Future[None]] = set()
         try:
@@ -184,16 +171,9 @@ class _Batch:
 
     def _room(self) -> int:
         """How many workers the machines that live have room for, whatever else they do."""
-        total, cluster = self._ray.cluster_resources(), self._cluster
-        room = int(total.get("CPU", 0) / cluster.threads)
-        if self._files.restorer.request.device == "cuda":
-            room = min(room, int(total.get("GPU", 0) / cluster.gpus + 1e-9))
+        cluster, cuda = self._cluster, self._files.restorer.request.device == "cuda"
+        room = room_for(self._ray, cluster.threads, cluster.gpus if cuda else 0)
         return room if cluster.jobs is None else min(room, cluster.jobs)
-
-    def _has(self) -> str:
-        """What the cluster has, in words."""
-        total = self._ray.cluster_resources()
-        return f"its machines have {total.get('CPU', 0):g} cores and {total.get('GPU', 0):g} GPUs"
 
     def _wanted(self) -> int:
         """How many photos wait: when the batch is stopped, only those that were begun."""
@@ -253,7 +233,7 @@ class _Batch:
             self._sign = time.monotonic()
         elif time.monotonic() - self._sign > self._cluster.patience:
             raise PoolError(
-                f"no worker could be had within {self._cluster.patience:.0f} s: {self._has()}; "
+                f"no worker could be had within {self._cluster.patience:.0f} s: {resources_of(self._ray)}; "
                 "what was restored stands, and the same command with --resume goes on"
             )
 

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from conservator.batch.files import FileRestorer
-from conservator.batch.ray_worker import Made, PhotoOrder, RayWorker, Site, Surroundings, still_lives, weights_of
+from conservator.batch.ray_worker import Made, PhotoOrder, RayWorker, Site, weights_of
 from conservator.batch.tasks import Task
 from conservator.errors import PoolError
+from conservator.pool.ray_cluster import Surroundings, first_line, was_killed
 from conservator.record import versions
-
-_WAIT = 30.0
-"""Seconds in which a machine that lives answers; Ray takes about 15 to declare one dead (five checks, 3 s apart)."""
-_SURE = 10.0
-"""Seconds in which Ray learns that a process which cannot be reached is dead, where it is."""
 
 
 class WorkerLostError(PoolError):
@@ -88,29 +84,13 @@ class Remote:
         except errors.RayTaskError as error:  # what the worker's machine lacks; a photo's failure is an outcome
             raise WorkerLostError(f"{self.host}: {error.cause!r}") from error
         except errors.RayActorError as error:
-            raise WorkerLostError(f"{self.host}: {str(error).splitlines()[0]}", self._was_killed()) from error
+            raise WorkerLostError(f"{self.host}: {first_line(error)}", self._was_killed()) from error
         except errors.RayError as error:
-            raise WorkerLostError(f"{self.host}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise WorkerLostError(f"{self.host}: {type(error).__name__}: {first_line(error)}") from error
 
     def _was_killed(self) -> bool:
         """Whether its process is dead, and its machine is not."""
-        if self.site is None:
-            return False
-        errors = self.ray.exceptions
-        try:  # an actor that cannot be reached may still live
-            self.ray.get(self.actor.ready.remote(), timeout=_SURE)
-            return False
-        except errors.ActorDiedError:
-            pass
-        except errors.RayError:
-            return False
-        strategies = importlib.import_module("ray.util.scheduling_strategies")
-        there = strategies.NodeAffinitySchedulingStrategy(self.site.node, soft=False)
-        try:
-            call = self.ray.remote(still_lives).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
-            return bool(self.ray.get(call, timeout=_WAIT))
-        except errors.RayError:
-            return False
+        return self.site is not None and was_killed(self.ray, self.actor, self.site.node)
 
 
 def _differing(here: Mapping[str, str], there: Mapping[str, str]) -> str:

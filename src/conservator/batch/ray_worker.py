@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from conservator.extras import import_ray
+from conservator.pool.ray_cluster import Surroundings
 from conservator.record import versions
 from conservator.tools.tool import Toolbox
 
@@ -63,25 +62,6 @@ class Site:
     """The hash of each tool's weights, by its name."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What of the process that began the batch its workers take over, as far as their machines have it."""
-
-    folder: str = field(default_factory=os.getcwd)
-    """Modules of ``module:Class`` are looked for there."""
-    paths: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
-    home: str | None = field(default_factory=lambda: os.environ.get("CONSERVATOR_HOME"))
-    """Where the user's own tools are."""
-
-    def take_over(self) -> None:
-        """Make them this process's own. Modules that are found here anyway come first."""
-        if Path(self.folder).is_dir():
-            os.chdir(self.folder)
-        sys.path.extend(path for path in self.paths if path not in sys.path and Path(path).exists())
-        if self.home is not None:
-            os.environ["CONSERVATOR_HOME"] = self.home
-
-
 class RayWorker:
     """One process of the cluster. It writes only where its orders say; journal and places are with who began the batch.
 
@@ -120,11 +100,6 @@ class RayWorker:
 def weights_of(toolbox: Toolbox) -> dict[str, str]:
     """The hash of each tool's weights, by its name; "" for a tool that is code alone."""
     return {name: tool.weights_sha256 for name, tool in toolbox.items()}
-
-
-def still_lives() -> bool:
-    """What a machine that lives can say."""
-    return True
 
 
 def _silent(stage: str) -> None:

@@ -91,3 +91,21 @@ def share_cell(held: Sequence[bool], origins: Sequence[str]) -> str:
     low, high = share_interval(held, origins)
     share = f"{np.mean(held):.1%}"
     return share if math.isnan(low) else f"{share} ({100 * low:.1f}, {100 * high:.1f})"
+
+
+def ratio_cell(parts: NDArray[np.float64], wholes: NDArray[np.float64], origins: Sequence[str]) -> str:
+    """What all parts are of all wholes, with its interval by origin, "81% (62, 97)"; empty where the wholes are not
+    above 0 together. Some draws of the bootstrap may have wholes near 0, so a wide interval says: too few.
+    """
+    if not len(parts) or wholes.sum() <= 0:
+        return ""
+    share = f"{parts.sum() / wholes.sum():.0%}"
+    _, places = np.unique(np.array(origins), return_inverse=True)
+    if len(set(origins)) < FEWEST:
+        return share
+    sums = [np.bincount(places, values) for values in (parts, wholes)]
+    drawn = np.random.default_rng(0).integers(len(sums[0]), size=(_DRAWS, len(sums[0])))
+    part, whole = (values[drawn].sum(1) for values in sums)
+    ratios = np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.inf)
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return f"{share} ({100 * low:.0f}, {100 * high:.0f})"

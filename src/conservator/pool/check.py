@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from conservator.errors import ImageError, NameNotFoundError, PoolError, ToolFailedError
-from conservator.pool.pool import LocalPool, Model, Pool
+from conservator.pool.calling import Model
+from conservator.pool.pool import LocalPool, Pool
 
 PoolMaker: TypeAlias = Callable[[Mapping[str, Model]], Pool]
 """Makes an open pool that hosts these models; they can be pickled."""

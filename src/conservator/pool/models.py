@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from conservator.pool.pool import Model
+from conservator.pool.calling import Model
 
 
 class FunctionModel:

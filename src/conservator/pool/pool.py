@@ -11,21 +11,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from conservator.errors import (
-    ConservatorError,
-    ImageError,
-    MissingExtraError,
-    PoolError,
-    ToolFailedError,
-    name_not_found,
-)
+from conservator.errors import ConservatorError, PoolError, name_not_found
 from conservator.forking import computes_here, renew_in_children
-from conservator.pool.telling import Call, heard_by
+from conservator.pool.calling import Model, answers, load_error
+from conservator.pool.telling import Call
 
 
 def check_device(name: str) -> None:
@@ -35,24 +29,6 @@ def check_device(name: str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0][:100]
         raise ConservatorError(f"the device {name} cannot be used here; take cpu ({why})") from None
-
-
-class Model(Protocol):
-    """What a pool can host: cheap to make and to pickle, loaded by ``setup`` in the worker, then called.
-
-    It may have an attribute ``identity`` (str), by which a pool knows it again: two models of one identity, its weights
-    included, give the same results. Without one, or where it is "", the object itself is its identity.
-    """
-
-    def setup(self, device: str) -> None:
-        """Load weights onto a torch device."""
-
-    def __call__(self, *tensors: Tensor) -> Tensor:
-        """Map tensors whose first axis is the batch to one tensor with the same first axis.
-
-        It must not keep what it gets. ToolFailedError says that it cannot treat these tensors, ImageError that they
-        are not what it takes; any other exception counts as the model's failure, too.
-        """
 
 
 class Pool(ABC):
@@ -87,40 +63,6 @@ class Pool(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-def call_error(name: str, error: BaseException) -> BaseException:
-    """What a caller is told when a loaded model raised ``error``: one of the outcomes of Pool, caused by it.
-
-    Code that wants to end the process, and a device that no longer answers, have ended the worker, not the call.
-    """
-    if isinstance(error, ToolFailedError | ImageError | PoolError) and str(error):
-        return error
-    reason = f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} without a reason"
-    if isinstance(error, MissingExtraError):
-        told: ConservatorError = PoolError(f"{name} cannot run here: {error}")
-    elif isinstance(error, PoolError):
-        told = PoolError(f"{name}: the pool could not run it and gave no reason")
-    elif not isinstance(error, Exception) or _device_died(error):
-        told = PoolError(f"the worker died while {name} ran ({reason})")
-    else:
-        told = ToolFailedError(f"{name} failed: {reason}")
-    told.__cause__ = error
-    return told
-
-
-def load_error(name: str, error: BaseException) -> PoolError:
-    """What a caller is told when the ``setup`` of a model raised ``error``."""
-    sentence = isinstance(error, ConservatorError)
-    told = PoolError(f"{name} cannot be loaded: {error}" if sentence else f"{name} cannot be loaded: {error!r}")
-    told.__cause__ = error
-    return told
-
-
-def _device_died(error: BaseException) -> bool:
-    """Whether an accelerator failed for good, which torch cannot mend within the process; not for lack of memory."""
-    gone = getattr(torch, "AcceleratorError", ())  # since torch 2.8
-    return isinstance(error, gone) and not isinstance(error, torch.OutOfMemoryError)
 
 
 @dataclass(eq=False)
@@ -257,29 +199,12 @@ class LocalPool(Pool):
             for call in calls:
                 call.future.set_exception(load_error(call.name, error))
             return
-        if len(calls) > 1 and self._run_together(model, calls):
-            return
-        for call in calls:  # one bad item must not fail its neighbours
-            try:
-                with heard_by(call.future.tell):
-                    result = _owned(model(*call.tensors), call.tensors)
-            except BaseException as error:
-                call.future.set_exception(call_error(call.name, error))
+        found = answers(first.name, model, [call.tensors for call in calls], [call.future.tell for call in calls])
+        for call, answer in zip(calls, found, strict=True):
+            if isinstance(answer, Tensor):
+                call.future.set_result(answer)
             else:
-                call.future.set_result(result)
-
-    def _run_together(self, model: Model, calls: Sequence[_Call]) -> bool:
-        """Call the calls with one run of the model; False, and none is answered, where that fails."""
-        try:
-            sizes = [call.tensors[0].shape[0] for call in calls]
-            together = model(*(torch.cat(column) for column in zip(*(c.tensors for c in calls), strict=True)))
-            # copied, for a part of a batch would keep the whole batch in memory
-            parts = [part.clone() for part in torch.split(together, sizes)]
-        except BaseException:  # whatever it was, each call alone says it of its own tensors
-            return False
-        for call, part in zip(calls, parts, strict=True):
-            call.future.set_result(part)
-        return True
+                call.future.set_exception(answer)
 
     def _load(self, call: _Call) -> Model:
         """The loaded model of a call; of one name one thread at a time loads, so none is loaded twice."""
@@ -293,9 +218,3 @@ class LocalPool(Pool):
                 model.setup(self._device)
                 self._loaded[call.name] = call.identity, model
             return model
-
-
-def _owned(result: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """The result, copied where it lies in the memory of what was given, which its owner may change."""
-    storage = result.untyped_storage().data_ptr()
-    return result.clone() if any(storage == t.untyped_storage().data_ptr() for t in tensors) else result

@@ -13,6 +13,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
     assistants,
     bench_decisions,
     bench_feedback,
+    bench_planners,
     bench_risk,
     bench_rl_restore,
     photos,
@@ -28,6 +29,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
 from conservator.apps.cli.bench import bench_app
 from conservator.apps.cli.data import data_app
 from conservator.apps.cli.lway import adapt_app
+from conservator.apps.cli.pool import pool_app
 from conservator.apps.cli.serve import serve
 from conservator.apps.cli.tools import tools_app
 from conservator.apps.cli.train import train_app
@@ -55,6 +57,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(adapt_app, name="adapt")
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
+app.add_typer(pool_app, name="pool")
 
 
 def main() -> None:

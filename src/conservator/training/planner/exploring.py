@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from conservator.degradations import degrade
+from conservator.degradations import Recipe, degrade
+from conservator.degradations.patches import DrawRecipe
 from conservator.errors import PoolError
 from conservator.image import Image, in_8_bits
-from conservator.kinds import Kind
+from conservator.kinds import Kind, parse_kinds
 from conservator.photo import load_photo
 from conservator.policies.replies import draw, follow
 from conservator.policies.tool_calling import ToolCallingPolicy
 from conservator.policies.vision_language import Prompt
+from conservator.pool import MemoPool, Pool, RayPool, host
+from conservator.restorer import Restorer
 from conservator.session import Decision, Observation, Session, Trajectory, step_together
 from conservator.training.data.parts import random_part
-from conservator.training.data.recipes import random_recipe, without_resizing
+from conservator.training.data.recipes import random_recipe, severities, with_kinds, without_resizing
 from conservator.training.planner.orders import CROP_SIDE
+from conservator.training.rl.rewards import METRIC, metric_models
 
 RolloutStarts: TypeAlias = Callable[[int], tuple[Image, Image]]
 """number -> a damaged image to begin from, and the undamaged one."""
 _TRIES = 3
 """How often a call whose pool fails is tried, until its rollout is dropped."""
+
+
+@contextmanager
+def rollout_pool(
+    name: str | None, restorer: Restorer, metrics: Iterable[str] = ()
+) -> Iterator[tuple[Pool, Pool | None]]:
+    """Where rollouts call tools, and where their metrics are computed: in a shared pool, which is joined for as long.
+
+    Without a name tools run in the restorer's own pool, and metrics, None, where they are asked for. Both remember.
+    Raises PoolError where there is no such pool.
+    """
+    if name is None:
+        yield MemoPool(restorer.models), None
+        return
+    models = host(restorer.toolbox, **{METRIC: metric_models(metrics)})
+    with MemoPool(RayPool(models, name)) as pool:
+        yield pool, pool
 
 
 class DrawnCalls:
@@ -112,16 +133,45 @@ class DamagedCrops:
     The same number gives the same crop, so that what begins alike is computed once, by those who remember.
     """
 
-    def __init__(self, photos: Sequence[Path], *seed: int) -> None:
-        self._photos, self._seed = photos, seed
+    def __init__(self, photos: Sequence[Path], *seed: int, draw: DrawRecipe = random_recipe) -> None:
+        """``draw`` draws the damage; what would make a picture smaller is left out of it."""
+        self._photos, self._seed, self._draw = photos, seed, draw
         self._made: dict[int, tuple[Image, Image]] = {}
+
+    def photo(self, number: int) -> Path:
+        """The photo that a crop is of."""
+        return self._photos[number % len(self._photos)]
 
     def __call__(self, number: int) -> tuple[Image, Image]:
         """A damaged crop (1, 3, 224, 224), and the undamaged one."""
         if number not in self._made:
             rng = np.random.default_rng([*self._seed, number])
-            recipe = without_resizing(random_recipe(rng))
-            clean = random_part(load_photo(self._photos[number % len(self._photos)]).image, rng)
+            recipe = without_resizing(self._draw(rng))
+            clean = random_part(load_photo(self.photo(number)).image, rng)
             clean = clean[..., :CROP_SIDE, :CROP_SIDE].contiguous()
             self._made[number] = in_8_bits(degrade(clean, recipe)), clean
         return self._made[number]
+
+
+def without_pairs(pairs: Collection[str]) -> DrawRecipe:
+    """Draws any damage, but never all kinds of one of "rain+noise" together."""
+    refused = [parse_pair(pair) for pair in pairs]
+
+    def draw(rng: np.random.Generator) -> Recipe:
+        while True:
+            recipe = random_recipe(rng)
+            if not any(pair <= severities(recipe).keys() for pair in refused):
+                return recipe
+
+    return draw
+
+
+def only_pair(pair: str) -> DrawRecipe:
+    """Draws the kinds of "rain+noise" together, each of any severity, and nothing else."""
+    kinds = parse_pair(pair)
+    return lambda rng: with_kinds(kinds, (), rng)
+
+
+def parse_pair(pair: str) -> frozenset[Kind]:
+    """The kinds of "rain+noise"; NameNotFoundError for one that there is not."""
+    return parse_kinds(pair.replace("+", ","))

@@ -31,7 +31,7 @@ from conservator.perception.remembering import RememberingPerception
 from conservator.photo import find_photos
 from conservator.policies.tool_calling import ToolCallingPolicy
 from conservator.policies.vision_language import VisionLanguageModel, load_model
-from conservator.pool import MemoPool
+from conservator.pool import Pool
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.session import Policy, Session, Trajectory, run_together
@@ -42,7 +42,9 @@ from conservator.training.planner.exploring import (
     DrawnCalls,
     RolloutStarts,
     roll_out,
+    rollout_pool,
     same_prompt,
+    without_pairs,
 )
 from conservator.training.planner.orders import GrpoOrder, torch_device
 from conservator.training.planner.turns import Turn, log_chances, turns_of
@@ -58,7 +60,7 @@ _STEEPEST = 1.0
 """Longest gradient."""
 _HELD_OUT = 10
 """One photo of so many is held out, where there are as many."""
-_OF_THIS_MACHINE = ("output", "minutes", "steps", "device", "every", "held_out", "photos", "model")
+_OF_THIS_MACHINE = ("output", "minutes", "steps", "device", "every", "held_out", "photos", "model", "pool")
 """Fields of an order that do not make another run, or that count by their content."""
 
 
@@ -70,9 +72,14 @@ def train_grpo(order: GrpoOrder, report: Callable[[str], None] = print) -> Path:
     order = replace(order, device=torch_device(order.device))
     photos = find_photos(order.photos)
     unseen = photos[_HELD_OUT - 1 :: _HELD_OUT]
-    with Restorer(Request(toolbox=order.toolbox, objective=order.objective)) as restorer:
-        starts = DamagedCrops([photo for photo in photos if photo not in set(unseen)], order.seed, 43)
-        run = GrpoRun(order, starts, DamagedCrops(unseen or photos, order.seed, 47), restorer)
+    with (
+        Restorer(Request(toolbox=order.toolbox, objective=order.objective)) as restorer,
+        rollout_pool(order.pool, restorer, order.metrics) as pools,
+    ):
+        draw = without_pairs(order.without)
+        starts = DamagedCrops([photo for photo in photos if photo not in set(unseen)], order.seed, 43, draw=draw)
+        measured = DamagedCrops(unseen or photos, order.seed, 47, draw=draw)
+        run = GrpoRun(order, starts, measured, restorer, pools)
         found = content_of(photos, order.photos, restorer.toolbox, order.toolbox, order.output)
         settings = {f.name: getattr(order, f.name) for f in fields(order) if f.name not in _OF_THIS_MACHINE}
         begun = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
@@ -91,12 +98,22 @@ def train_grpo(order: GrpoOrder, report: Callable[[str], None] = print) -> Path:
 class GrpoRun:
     """Model, optimiser, weights of the reward and progress of one training."""
 
-    def __init__(self, order: GrpoOrder, starts: RolloutStarts, unseen: RolloutStarts, restorer: Restorer) -> None:
-        """Rollouts begin from the first of ``starts``, and are measured on the first of ``unseen``."""
+    def __init__(
+        self,
+        order: GrpoOrder,
+        starts: RolloutStarts,
+        unseen: RolloutStarts,
+        restorer: Restorer,
+        pools: tuple[Pool, Pool | None],
+    ) -> None:
+        """Rollouts begin from the first of ``starts``, and are measured on the first of ``unseen``.
+
+        ``pools`` are where tools are called and metrics computed (``rollout_pool``).
+        """
         torch.set_flush_denormal(True)
         self.order, self._starts, self._unseen = order, starts, unseen
         self.model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
-        self._toolbox, self.memo = restorer.toolbox, MemoPool(restorer.models)
+        self._toolbox, (self.pool, computing) = restorer.toolbox, pools
         self.perception = RememberingPerception(restorer.perception)
         self.policy = ToolCallingPolicy(self.model, self.perception, order.objective)
         large = self.model.parameters >= _LARGE
@@ -104,7 +121,7 @@ class GrpoRun:
         self._learned = [p for p in self.model.network.parameters() if p.requires_grad]
         rate = order.rate or _RATES["lora" if order.lora else "full" if large else "nano"]
         self._optimizer = torch.optim.AdamW(self._learned, lr=rate, weight_decay=0.0)
-        self.reward = RolloutReward(order.metrics, order.left_out, restorer.toolbox)
+        self.reward = RolloutReward(order.metrics, order.left_out, restorer.toolbox, computing)
         self.weighting = self.reward.weighting(order.weighting)
         self.step, self.seconds, self.curve = 0, 0.0, Curve()
 
@@ -128,11 +145,12 @@ class GrpoRun:
         return ", ".join(f"{name} {value:.3g}" for name, value in self.curve[-1].items() if value == value)
 
     def _session(self, image: Image) -> Session:
-        return Session(image, self._toolbox, self.memo, self.perception, self.order.longest)
+        return Session(image, self._toolbox, self.pool, self.perception, self.order.longest)
 
     def paid(self, played: Sequence[Trajectory | None], clean: Image) -> list[tuple[Trajectory, Components]]:
         """The rollouts of a crop with what they are paid for, but for those that failed or could not be measured."""
-        paid = [(one, self.reward(one, clean)) for one in played if one is not None]
+        kept = [one for one in played if one is not None]
+        paid = zip(kept, self.reward.of_all(kept, clean), strict=True)
         return [(one, components) for one, components in paid if components is not None]
 
     def advantages(self, groups: Sequence[Sequence[tuple[Trajectory, Components]]]) -> list[float]:

@@ -49,6 +49,8 @@ class PlannerDataOrder:
     """Seed of everything random."""
     jobs: int = field(default=2, metadata=_ONE_OR_MORE)
     """Processes."""
+    pool: str | None = None
+    """Where tools run: NAME or NAME@HOST:PORT of a pool that 'pool start' started (default: in these processes)."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class GrpoOrder:
     """What is measured; give it again for more. quality is perception's estimate."""
     left_out: str = "ssim"
     """The metric that is not paid for, only reported."""
+    without: tuple[str, ...] = ()
+    """Leave crops with certain kinds of damage together, "rain+noise", out of training."""
     rate: float | None = None
     """Learning rate (default: 3e-5 for a nano model, 1e-5 for adapters, 1e-6 for a whole model)."""
     batch: int = field(default=8, metadata=_ONE_OR_MORE)
@@ -157,6 +161,8 @@ class GrpoOrder:
     """Seed of everything random."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    pool: str | None = None
+    """Where tools and metrics run: NAME or NAME@HOST:PORT of a pool that 'pool start' started (default: here)."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from conservator.perception.perception import Perception
 from conservator.perception.remembering import RememberingPerception
 from conservator.photo import find_photos, load_photo
 from conservator.policies.planning import estimated_gains, plannable
-from conservator.pool import MemoPool, Pool
+from conservator.pool import MemoPool, Pool, RayPool
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.session.session import Observation
@@ -69,7 +70,8 @@ def build_planner_data(order: PlannerDataOrder, report: Callable[[str], None] = 
     _claim(order, photos)
     missing = [i for i in range(order.count) if not (order.output / _part(i)).exists()]
     tasks = [(order, photos[i % len(photos)], i) for i in missing]
-    with ProcessPoolExecutor(order.jobs) as processes:
+    # each process joins a shared pool by itself, so none may inherit what this one has of it
+    with ProcessPoolExecutor(order.jobs, get_context("spawn") if order.pool else None) as processes:
         for done, _ in enumerate(processes.map(_work, tasks), order.count - len(missing) + 1):
             if done % 20 == 0 or done == order.count:
                 report(f"{done} of {order.count} crops")
@@ -92,18 +94,20 @@ def _part(number: int) -> str:
     return f"parts/{number:06d}.jsonl"
 
 
-_RESTORERS: dict[str, Restorer] = {}
-"""Of a process that makes crops: loaded for the first one, by toolbox."""
+_RESTORERS: dict[tuple[str, str | None], tuple[Restorer, Pool]] = {}
+"""Of a process that makes crops: loaded for the first one, by toolbox and shared pool; and where tools run."""
 
 
 def _work(task: tuple[PlannerDataOrder, Path, int]) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     order, photo, number = task
-    if order.toolbox not in _RESTORERS:
-        _RESTORERS[order.toolbox] = Restorer(Request(toolbox=order.toolbox))
-    restorer = _RESTORERS[order.toolbox]
-    lessons = _lessons(order, photo, number, restorer.toolbox.specs, restorer.models, restorer.perception)
+    key = order.toolbox, order.pool
+    if key not in _RESTORERS:
+        made = Restorer(Request(toolbox=order.toolbox))
+        _RESTORERS[key] = made, RayPool(made.toolbox, order.pool) if order.pool else made.models
+    restorer, pool = _RESTORERS[key]
+    lessons = _lessons(order, photo, number, restorer.toolbox.specs, pool, restorer.perception)
     write_lessons(order.output, lessons, _part(number))
 
 

@@ -6,7 +6,8 @@ A reward of your own is one function; ``check_reward`` says whether it keeps the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from conservator.kinds import Kind
 from conservator.metrics import FullReference, make_metric
 from conservator.metrics.consistency import noise_structure, streaks
 from conservator.metrics.fidelity import psnr_of_each
+from conservator.pool import FunctionModel, Model, Pool
 from conservator.session import Apply, Step
 from conservator.session.trajectory import made_by
 from conservator.tools.tool import Tool
@@ -36,6 +38,10 @@ HARMED = "harm"
 """The component that punishes a loss of fidelity."""
 CONSISTENCY = "consistency"
 """The component that punishes what looks as if the photo itself was taken away."""
+METRIC = "metric"
+"""The group of metrics in a pool (``host``)."""
+_OWN = ("psnr", "quality")
+"""Metrics that are rewards of their own here."""
 _STRUCTURED = 0.5
 """Of ``noise_structure``: from about here on more was lost than gained (metrics/consistency.py)."""
 
@@ -70,20 +76,23 @@ def step_quality(before: Step, after: Step, reference: Image | None) -> Mapping[
     return {"quality": gained}
 
 
-def metric_change(name: str) -> Reward:
+def metric_change(name: str, pool: Pool | None = None) -> Reward:
     """The reward that pays for one metric by its name: how much better the step made it, in the metric's own unit.
 
     Where less is better, a fall counts as positive. ``quality`` is perception's estimate (``step_quality``) and
     ``psnr`` is ``step_psnr``. Of a study it is the mean over its parts. What cannot be computed is NaN, for the learner
-    to leave out. Raises NameNotFoundError for an unknown metric, ConservatorError for one that knows no reference.
+    to leave out. With a ``pool`` that hosts its model (``metric_models``) it is computed there. Raises
+    NameNotFoundError for an unknown metric, ConservatorError for one that knows no reference.
     """
-    if name in ("psnr", "quality"):
+    if name in _OWN:
         return step_psnr if name == "psnr" else step_quality
     metric = make_metric(name)
     if not isinstance(metric, FullReference):
         raise ConservatorError(
             f"{name} needs no reference, and such metrics prefer some noise to the original; leave it out"
         )
+    if pool is not None:
+        metric = replace(metric, score=lambda *pair: float(pool.submit(f"{METRIC}:{name}", *pair).result()))
 
     def reward(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
         clean = referred(reference, name)
@@ -94,6 +103,14 @@ def metric_change(name: str) -> Reward:
 
     reward.__name__ = name
     return reward
+
+
+def metric_models(names: Iterable[str]) -> dict[str, Model]:
+    """The metrics of these names as models, for a pool to host under ``metric:NAME``; but for psnr and quality.
+
+    Raises NameNotFoundError for an unknown metric.
+    """
+    return {name: FunctionModel(make_metric(name).score) for name in names if name not in _OWN}
 
 
 def step_harm(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:

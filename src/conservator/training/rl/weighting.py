@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from conservator.errors import ConservatorError, name_not_found
 
@@ -15,6 +15,7 @@ Components = Mapping[str, float]
 
 WeightingName: TypeAlias = Literal["static", "adaptive", "gdpo"]
 """How the metrics of a rollout are weighed (``make_weighting``)."""
+WEIGHTINGS: tuple[str, ...] = get_args(WeightingName)
 
 
 class Weighting(ABC):
