@@ -23,9 +23,10 @@ from conservator.policies.dialects import Message
 from conservator.policies.replies import Speaker, choose
 from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.session.trajectory import Decision, Rollback, Trajectory
+from conservator.training.planner.answers import is_right
 from conservator.training.planner.lessons import PlannerLesson, read_lessons, split_by_photo
 from conservator.training.planner.situations import Situation
-from conservator.training.planner.teaching import DIALECT, ask_lesson, is_right
+from conservator.training.planner.teaching import DIALECT, ask_lesson
 
 QUESTIONS = 600
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from conservator.errors import ConservatorError, name_not_found
-from conservator.kinds import Kind, Objective
+from conservator.kinds import Kind, Objective, Preference, Wish
 
 OWN = "own:"
 """Begins the names of what was given as an object, which no catalog knows."""
 
 BASE_URL = "OPENAI_BASE_URL"
 """The environment variable of the endpoint that the policy ``chat`` asks, for those who name none."""
+
+TOLD = ("mllm", "mllm-once", "tir", "chat")
+"""The policies that ask a model, which is told what the user wishes."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Request:
     """The damages to treat, joined by commas (default: all)."""
     never: frozenset[Kind] = frozenset()
     """Damages to leave alone, joined by commas."""
+    prefer: Preference = "neither"
+    """What counts more where both cannot be had; for mllm, tir and chat, which are told so in words."""
     upscale: bool = False
     """Enlarge photos of less than 300 pixels."""
     adapt_steps: int | None = None
@@ -94,6 +99,12 @@ class Request:
 
     def __post_init__(self) -> None:
         _check_choice("objective", self.objective, get_args(Objective))
+        _check_choice("prefer", self.prefer, get_args(Preference))
+        if self.prefer != "neither" and self.policy.partition(":")[0] not in TOLD:
+            raise ConservatorError(
+                f"prefer is {self.prefer}, and the policy {self.policy} knows no preference; take one of "
+                f"{', '.join(TOLD)}, or leave prefer out"
+            )
         _check_range("strength", self.strength, 0, 1)
         _check_range("risk", self.risk, 0, 1)
         if self.risk == 0:
@@ -115,6 +126,11 @@ class Request:
         object.__setattr__(self, "never", _kinds("never", self.never))
         if both := sorted((self.only or frozenset()) & self.never):
             raise ConservatorError(f"{', '.join(both)} cannot be both in only and in never; leave it out of one")
+
+    @property
+    def wish(self) -> Wish:
+        """What is wanted beside the objective."""
+        return Wish(self.only, self.never, self.prefer)
 
 
 def as_given(request: Request, *, toolbox: Any, perception: Any, policy: Any, admission: Any) -> Request:

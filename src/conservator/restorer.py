@@ -179,6 +179,7 @@ class Restorer:
             device=request.device,
             chat=request.chat,
             toolbox=self.toolbox,
+            wish=request.wish,
         )
         return make_policy(request.policy, context)
 

@@ -13,6 +13,7 @@ from typing import Any
 from conservator.errors import ConservatorError, NameNotFoundError, name_not_found
 from conservator.extensions import is_dotted, load_dotted, offered
 from conservator.image import Image
+from conservator.kinds import NO_WISH, Wish
 from conservator.perception.perception import Blind, Objective, Perception
 from conservator.policies.actor_critic import ActorCriticPolicy, load_actor_critic
 from conservator.policies.chat import Chat
@@ -48,6 +49,8 @@ class PolicyContext:
     """Where the policy chat asks; only for that one."""
     toolbox: Toolbox | None = None
     """The tools that the policy will be offered, all or some of them; for those that know tools by name."""
+    wish: Wish = NO_WISH
+    """What the user wants beside the objective; for those that ask a model."""
 
 
 def _greedy(context: PolicyContext) -> Greedy:
@@ -66,7 +69,8 @@ def _oracle(context: PolicyContext) -> Greedy:
 
 
 def _chat(context: PolicyContext) -> Chat:
-    return Chat(context.chat or ChatOptions(), context.perception, context.objective, context.seed)
+    options = context.chat or ChatOptions()
+    return Chat(options, context.perception, context.objective, context.seed, context.wish)
 
 
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
@@ -95,7 +99,9 @@ def _mllm(name: str, path: str, context: PolicyContext) -> MllmPolicy:
     """A multimodal language model; without a path the one that ships."""
     model = load_model(path, context.device) if path else shipped_model()
     once = name.partition(":")[0] == "mllm-once"
-    return MllmPolicy(model, context.perception, context.objective, name, once, toolbox=context.toolbox)
+    return MllmPolicy(
+        model, context.perception, context.objective, name, once, toolbox=context.toolbox, wish=context.wish
+    )
 
 
 _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
@@ -106,7 +112,7 @@ _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
         load_actor_critic(Path(path)), context.perception, name, context.toolbox
     ),
     "tir": lambda name, path, context: ToolCallingPolicy(
-        load_model(path, context.device), context.perception, context.objective, name, context.toolbox
+        load_model(path, context.device), context.perception, context.objective, name, context.toolbox, context.wish
     ),
     "search": lambda name, calls, context: _search(context, int(calls), name),
 }

@@ -37,6 +37,12 @@ class PlannerDataOrder:
     """Toolboxes, joined by +."""
     always: frozenset[Kind] = frozenset()
     """Kinds of damage that every crop has, joined by commas, say snow: to teach a planner one that it does not know."""
+    wishes: int = field(default=2, metadata={"min": 0})
+    """Wishes ("treat only noise") that each crop is asked about again with, drawn from those that change the answer."""
+    withheld: float = field(default=0.5, metadata=_SHARE)
+    """Share of the questions that do not tell what perception found, so that the picture must be looked at."""
+    metrics: tuple[str, ...] = ("psnr", "ssim")
+    """What toolchains are scored by; give it again for more. With st_lpips the objectives differ more."""
     trajectories: bool = False
     """Make whole trajectories, call by call, for models that call tools; else questions that are drawn."""
     swaps: float = field(default=0.3, metadata=_SHARE)
@@ -64,7 +70,7 @@ class SftOrder:
     dialect: DialectName = "plan"
     """How it is taught to answer: by a line with a plan, for mllm, or by tool calls, for tir."""
     spread: bool = True
-    """With tool calls: learn all calls that are nearly as good as the best, by how good; else the one of the data."""
+    """Learn all answers that are nearly as good as the best, by how good; else the one of the data."""
     lora: bool = False
     """Train adapters, not the whole model."""
     rank: int = field(default=16, metadata=_ONE_OR_MORE)

@@ -24,12 +24,13 @@ from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
 from conservator.files import sha256
+from conservator.kinds import NO_WISH
 from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
 from conservator.training.planner.nano import new_nano
 from conservator.training.planner.orders import NANO, DialectName, SftOrder, size_of, torch_device
 from conservator.training.planner.prefix import shared_prefix_loss, whole_loss
-from conservator.training.planner.teaching import DIALECTS, Collator, examine_planner, shuffle_lessons
+from conservator.training.planner.teaching import DIALECTS, Collator, balanced, examine_planner, shuffle_lessons
 from conservator.training.run import read_curve, write_curve
 
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
@@ -68,6 +69,7 @@ def train_sft(order: SftOrder, report: Callable[[str], None] = print) -> Trained
         raise ConservatorError(f"without {', '.join(order.without)} no question is left to learn from")
     torch.set_flush_denormal(True)
     model = _start(order, lessons)
+    model.heeds_wishes |= any(lesson.wish != NO_WISH for lesson in learned)
     _claim(order)  # only now: an order that cannot begin must not take the folder
     report(f"{model.parameters / 1e6:.1f} million parameters, {len(learned)} questions, {len(held_out)} held out")
     asked = _evenly(held_out, order.questions)
@@ -95,8 +97,9 @@ def _lessons(folders: Sequence[Path]) -> tuple[list[PlannerLesson], list[Planner
     _, held_out = split_by_photo(lessons)  # of all folders together: what one holds out no other may teach
     unseen = {lesson.photo for lesson in held_out}
     learned = [[lesson for lesson in part if lesson.photo not in unseen] for part in parts]
-    most = max(len(part) for part in learned)
-    evened = [lesson for part in learned if part for lesson in itertools.islice(itertools.cycle(part), most)]
+    learned = [balanced(part) for part in learned if part]
+    most = max((len(part) for part in learned), default=0)
+    evened = [lesson for part in learned for lesson in itertools.islice(itertools.cycle(part), most)]
     return lessons, evened, held_out
 
 
@@ -129,7 +132,7 @@ def texts_of(lessons: Sequence[PlannerLesson], dialect: DialectName = "plan") ->
     spoken = DIALECTS[dialect]
     texts = []
     for lesson in lessons:
-        asked = spoken.ask(lesson.observation, lesson.objective, lesson.gains)
+        asked = spoken.ask(lesson.observation, lesson.objective, lesson.gains, lesson.wish)
         functions = spoken.functions(lesson.observation)
         texts += [*(message.text for message in asked), *map(json.dumps, functions), spoken.write(lesson.answer)]
     return texts
@@ -137,10 +140,8 @@ def texts_of(lessons: Sequence[PlannerLesson], dialect: DialectName = "plan") ->
 
 def _claim(order: SftOrder) -> None:
     """Make the folder this order's, or raise when it is another's. Lessons, and what it starts from, by content."""
-    names = ("lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers", "without", "seed")
-    settings = {name: getattr(order, name) for name in names}
-    if order.dialect != "plan":
-        settings |= {"dialect": order.dialect, "spread": order.spread}
+    names = ("dialect", "spread", "lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers")
+    settings = {name: getattr(order, name) for name in (*names, "without", "seed")}
     lessons = {f"lessons {number}": sha256(folder / LESSONS) for number, folder in enumerate(order.data, 1)}
     weights = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
     settings |= lessons if weights else lessons | {"model": order.model}
@@ -183,7 +184,7 @@ def _trainer(
         peft = import_mllm("peft")
         adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=ADAPTED)
     small = model.parameters < _LARGE and model.network.config.model_type == "qwen3_vl"
-    dialect, spread = DIALECTS[order.dialect], order.spread and order.dialect == "tools"
+    dialect, spread = DIALECTS[order.dialect], order.spread
     loss = shared_prefix_loss if small and not order.lora else whole_loss if spread else None
     trainer = _trainer_class(loss)(
         model=model.network,
