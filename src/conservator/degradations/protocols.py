@@ -59,6 +59,14 @@ RESTOREAGENT_COMBINATIONS: tuple[Combination, ...] = (
 Their order of application was not published; ours goes from the scene to the camera to the file.
 """
 
+ALL_IN_ONE_COMBINATIONS: tuple[Combination, ...] = (
+    (Kind.NOISE, Kind.JPEG),
+    (Kind.HAZE, Kind.NOISE),
+    (Kind.HAZE, Kind.RAIN, Kind.NOISE),
+    (Kind.HAZE, Kind.RAIN, Kind.NOISE, Kind.JPEG),
+)
+"""The four sets on which RestoreAgent is compared with all-in-one networks, in the order of our other combinations."""
+
 
 def mio_recipe(combination: Combination, rng: np.random.Generator, depth: str | None = None) -> Recipe:
     """Draw a recipe with the parameter ranges of AgenticIR's test set, applied in the order given.

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from conservator.degradations import MIO_GROUPS, RESTOREAGENT_COMBINATIONS, Kind, Recipe, degrade, mio_recipe
-from conservator.degradations.protocols import Combination
+from conservator.degradations.protocols import ALL_IN_ONE_COMBINATIONS, Combination
 from conservator.errors import ConservatorError, name_not_found
 from conservator.evaluation.mixture import Fate, fate_of
 from conservator.evaluation.pairs import Pair, find_pairs, names_of
@@ -59,6 +59,12 @@ def restoreagent_cases(folder: Path, seed: int, limit: int | None = None, part: 
     """RestoreAgent's seven combinations with the ranges of the MiO protocol, for its own were not published."""
     photos = _photos(folder, limit, part)
     return _combinations("restoreagent", RESTOREAGENT_COMBINATIONS, photos, (seed, len(MIO_GROUPS)))
+
+
+def all_in_one_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
+    """The four combinations on which RestoreAgent meets all-in-one networks, with the ranges of the MiO protocol."""
+    photos = _photos(folder, limit, part)
+    return _combinations("all-in-one", ALL_IN_ONE_COMBINATIONS, photos, (seed, len(MIO_GROUPS) + 1))
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,7 @@ class _Maker(Protocol):
 BENCHMARKS: Mapping[str, _Maker] = {
     "mio": mio_cases,
     "restoreagent": restoreagent_cases,
+    "all-in-one": all_in_one_cases,
     "mixture": mixture_cases,
     "clean": clean_cases,
     "pairs": pairs_cases,

@@ -24,6 +24,8 @@ from conservator.extras import import_mllm
 from conservator.files import write_text
 from conservator.forking import Lock
 from conservator.image import Image
+from conservator.networks.encoder import CropEncoder, ReducedEncoder
+from conservator.networks.nano import add_encoder, has_encoder
 from conservator.policies.dialects import IMAGE, Message
 
 FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
@@ -234,8 +236,9 @@ def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
         if config.model_type not in FAMILY:
             raise ValueError(f"its architecture is {config.model_type}, known are {', '.join(FAMILY)}")
         network = transformers.AutoModelForImageTextToText.from_pretrained(base, dtype="auto", use_safetensors=True)
+        _fill_encoder(network, Path(base))
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConservatorError(f"{base} cannot be loaded as a vision-language model: {reason}") from error
     if adapted:
@@ -248,6 +251,20 @@ def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
 def _heeds_wishes(folder: Path) -> bool:
     path = folder / _PICTURES
     return path.exists() and bool(json.loads(path.read_text("utf-8")).get(_HEEDS, False))
+
+
+def _fill_encoder(network: Any, folder: Path) -> None:
+    """Give a nano model the encoder that it was saved with, which transformers knows nothing of."""
+    if not has_encoder(network.config):
+        return
+    from safetensors.torch import load_file
+
+    add_encoder(network, ReducedEncoder(CropEncoder()))
+    network.to(network.dtype)
+    part = "model.visual.patch_embed."
+    tensors = {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+    own = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+    network.model.visual.patch_embed.load_state_dict(own)
 
 
 def _ready(network: Any, device: str) -> Any:
@@ -293,6 +310,8 @@ def unpack(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> VisionLan
         normalisation, heeds = _normalisation(folder), _heeds_wishes(Path(folder))
     config.dtype = torch.float32
     network = transformers.AutoModelForImageTextToText.from_config(config)
+    if has_encoder(config):
+        add_encoder(network, ReducedEncoder(CropEncoder()))
     fit = network.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if fit.unexpected_keys or set(fit.missing_keys) - tied:

@@ -89,6 +89,8 @@ class SftOrder:
     """Learning rate (default: as the model needs)."""
     vision: Path | None = field(default=None, metadata=_EXISTS)
     """For nano: a vision tower that was trained before, vision.safetensors of train nano-vision."""
+    encoder: str | None = None
+    """For nano: the perception whose encoder its vision begins with beside its own patches: a name, or a file."""
     words: float | None = field(default=None, metadata=_SHARE)
     """Share of the steps, the first ones, in words alone, without pictures and toolbox (default for nano: 2/3)."""
     studies: float = field(default=0.5, metadata=_SHARE)
@@ -185,6 +187,8 @@ class VisionOrder:
     """Width of the nano model, a multiple of 64 (default: 192)."""
     layers: int | None = field(default=None, metadata=_ONE_OR_MORE)
     """Layers of the nano model (default: 6)."""
+    encoder: str | None = None
+    """The perception whose encoder it begins with beside its own patches: a name, or a file of weights."""
     bfloat16: bool = False
     """Multiply in bfloat16 on a CPU, too: faster where the CPU can (AVX-512 BF16), slower where it cannot."""
     every: int = field(default=500, metadata=_ONE_OR_MORE)

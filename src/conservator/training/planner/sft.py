@@ -27,7 +27,7 @@ from conservator.files import sha256
 from conservator.kinds import NO_WISH
 from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
-from conservator.training.planner.nano import new_nano
+from conservator.training.planner.nano import encoder_hash, encoder_named, new_nano
 from conservator.training.planner.orders import NANO, DialectName, SftOrder, size_of, torch_device
 from conservator.training.planner.prefix import shared_prefix_loss, whole_loss
 from conservator.training.planner.teaching import DIALECTS, Collator, balanced, examine_planner, shuffle_lessons
@@ -110,11 +110,13 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
             raise ConservatorError("only a nano model takes a vision tower of its own; leave out --vision")
         if size_of(order):
             raise ConservatorError(f"{order.model} has a size of its own; leave out --width and --layers")
+        if order.encoder is not None:
+            raise ConservatorError(f"{order.model} has a vision tower of its own; leave out --encoder")
         model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
         if not order.lora:
             model.network.float().requires_grad_(True)
         return model
-    model = new_nano(texts_of(lessons, order.dialect), order.seed, **size_of(order))
+    model = new_nano(texts_of(lessons, order.dialect), order.seed, encoder_named(order.encoder), **size_of(order))
     if order.vision is not None:
         from safetensors.torch import load_file
 
@@ -122,7 +124,10 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
             model.network.model.visual.load_state_dict(load_file(order.vision))
         except RuntimeError:
             size = "the same --width and --layers" if size_of(order) else "the usual --width and --layers"
-            raise ConservatorError(f"{order.vision} is no vision tower of this size; train one with {size}") from None
+            with_encoder = f" and --encoder {order.encoder}" if order.encoder else ", without --encoder"
+            raise ConservatorError(
+                f"{order.vision} is no vision tower of this size; train one with {size}{with_encoder}"
+            ) from None
     model.network.to(order.device)
     return model
 
@@ -146,6 +151,7 @@ def _claim(order: SftOrder) -> None:
     weights = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
     settings |= lessons if weights else lessons | {"model": order.model}
     weights |= {"vision": sha256(order.vision)} if order.vision is not None else {}
+    weights |= encoder_hash(order.encoder)
     claim(order.output, Identity.of(settings, weights=weights))
 
 
