@@ -206,7 +206,7 @@ def test_withheld_findings_are_not_told_and_stay_in_the_data(tmp_path: Path) -> 
 @needs_mllm
 def test_all_good_plans_are_learned_and_situations_come_as_often(tmp_path: Path) -> None:
     from conservator.training.planner.prefix import IGNORED
-    from conservator.training.planner.teaching import Collator, balanced
+    from conservator.training.planner.teaching import Collator, balance_situations
 
     lessons = read_lessons(write_data(tmp_path))
     noisy = replace(lessons[0], plans={(A, B): 1.0, (B, A): 1.0})
@@ -219,7 +219,9 @@ def test_all_good_plans_are_learned_and_situations_come_as_often(tmp_path: Path)
     assert forks[(forks > 0).sum(-1) == 2].max() == pytest.approx(0.5)
     said = {tuple(row[mask].tolist()) for row, mask in zip(batch["labels"], learned, strict=True)}
     assert len(said) == 2
-    shares = [sum(lesson.situation is s for lesson in balanced([*lessons, *lessons[:1]] * 3)) for s in Situation]
+    shares = [
+        sum(lesson.situation is s for lesson in balance_situations([*lessons, *lessons[:1]] * 3)) for s in Situation
+    ]
     assert set(shares) == {0, max(shares)}
 
 

@@ -116,6 +116,22 @@ class SftOrder:
 
 
 @dataclass(frozen=True)
+class DryRunOrder:
+    """What to run the recipe of a large planner on, to see that it works."""
+
+    photos: Path = field(metadata=_EXISTS)
+    """Folder of clean photos, searched recursively; the first ones are used."""
+    output: Path = Path("out/train/dry-run")
+    """Folder of data, checkpoint and adapters."""
+    toolbox: str = "conservator"
+    """Toolboxes, joined by +."""
+    count: int = field(default=2, metadata=_ONE_OR_MORE)
+    """Damaged crops to ask about."""
+    steps: int = field(default=4, metadata=_ONE_OR_MORE)
+    """Steps of training."""
+
+
+@dataclass(frozen=True)
 class GrpoOrder:
     """How to train a model that calls tools by reward, and how long."""
 

@@ -30,7 +30,13 @@ from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_ou
 from conservator.training.planner.nano import encoder_hash, encoder_named, new_nano
 from conservator.training.planner.orders import NANO, DialectName, SftOrder, size_of, torch_device
 from conservator.training.planner.prefix import shared_prefix_loss, whole_loss
-from conservator.training.planner.teaching import DIALECTS, Collator, balanced, examine_planner, shuffle_lessons
+from conservator.training.planner.teaching import (
+    DIALECTS,
+    Collator,
+    balance_situations,
+    examine_planner,
+    shuffle_lessons,
+)
 from conservator.training.run import read_curve, write_curve
 
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
@@ -97,7 +103,7 @@ def _lessons(folders: Sequence[Path]) -> tuple[list[PlannerLesson], list[Planner
     _, held_out = split_by_photo(lessons)  # of all folders together: what one holds out no other may teach
     unseen = {lesson.photo for lesson in held_out}
     learned = [[lesson for lesson in part if lesson.photo not in unseen] for part in parts]
-    learned = [balanced(part) for part in learned if part]
+    learned = [balance_situations(part) for part in learned if part]
     most = max((len(part) for part in learned), default=0)
     evened = [lesson for part in learned for lesson in itertools.islice(itertools.cycle(part), most)]
     return lessons, evened, held_out

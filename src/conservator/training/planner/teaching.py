@@ -56,7 +56,7 @@ def pictures_for(lesson: PlannerLesson, dialect: PlanDialect | ToolDialect) -> l
     return [lesson.load(step) for step in shown]
 
 
-def balanced(lessons: Sequence[PlannerLesson]) -> list[PlannerLesson]:
+def balance_situations(lessons: Sequence[PlannerLesson]) -> list[PlannerLesson]:
     """The lessons, those of the rarer situations again and again until each situation is asked about as often."""
     groups = [[lesson for lesson in lessons if lesson.situation is situation] for situation in Situation]
     most = max(map(len, groups))
