@@ -20,6 +20,7 @@ from conservator.kinds import NO_WISH, Kind, Preference, Severity, Wish
 from conservator.perception.perception import Blind, Percept
 from conservator.policies.dialects import PlanDialect
 from conservator.request import Request
+from conservator.restorer import Restorer
 from conservator.session import Apply, Decision, Rollback, Stop
 from conservator.tools import make_toolbox
 from conservator.training.planner.answers import is_right, right_answers
@@ -149,8 +150,12 @@ def test_a_wish_is_told_in_words_and_else_nothing_is(wish: Wish, said: str) -> N
 
 def test_a_preference_is_for_policies_that_are_told_of_it() -> None:
     assert Request(policy="mllm", prefer="sharp", never=NOISE).wish == Wish(never=NOISE, prefer="sharp")
-    with pytest.raises(ConservatorError, match="greedy knows no preference; take one of mllm"):
-        Request(policy="greedy", prefer="sharp")
+    Restorer(Request(policy="none", prefer="sharp"))
+    for policy in ("greedy", "search:12"):
+        with pytest.raises(
+            ConservatorError, match=rf"{policy} knows no preference \(--prefer sharp\); take one of mllm"
+        ):
+            Restorer(Request(policy=policy, prefer="sharp"))
 
 
 # --- with a model -----------------------------------------------------------------------------------------------------

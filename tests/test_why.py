@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from conservator.apps.cli import app
+from conservator.apps.cli.bench_why import Panel
 from conservator.apps.strips import save_strips
 from conservator.errors import ConservatorError
 from conservator.evaluation import why
@@ -94,6 +96,10 @@ def test_the_best_order_is_the_best_of_all(bench: Bench) -> None:
     assert [line[2] for line in patterns.rows if line[1].startswith("1 of")] == ["2 of 2"] * sum(
         line[1].startswith("1 of") for line in patterns.rows
     )
+
+
+def test_the_command_offers_the_panels() -> None:
+    assert get_args(Panel) == tuple(PANELS)
 
 
 def test_what_a_panel_needs_is_said_before_any_work(tmp_path: Path) -> None:

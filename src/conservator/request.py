@@ -20,9 +20,6 @@ OWN = "own:"
 BASE_URL = "OPENAI_BASE_URL"
 """The environment variable of the endpoint that the policy ``chat`` asks, for those who name none."""
 
-HEEDING = ("mllm", "mllm-once", "tir", "chat")
-"""The policies that ask a model, which is told what the user wishes."""
-
 
 @dataclass(frozen=True)
 class ChatOptions:
@@ -100,11 +97,6 @@ class Request:
     def __post_init__(self) -> None:
         _check_choice("objective", self.objective, get_args(Objective))
         _check_choice("prefer", self.prefer, get_args(Preference))
-        if self.prefer != "neither" and self.policy.partition(":")[0] not in HEEDING:
-            raise ConservatorError(
-                f"prefer is {self.prefer}, and the policy {self.policy} knows no preference; take one of "
-                f"{', '.join(HEEDING)}, or leave prefer out"
-            )
         _check_range("strength", self.strength, 0, 1)
         _check_range("risk", self.risk, 0, 1)
         if self.risk == 0:

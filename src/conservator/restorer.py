@@ -109,7 +109,7 @@ class Restorer:
         renew_in_children(self)
         computes_here()
         if policy is None:
-            check_policy_name(request.policy, reference=False, chat=request.chat)
+            check_policy_name(request.policy, reference=False, chat=request.chat, wish=request.wish)
         if pool is None and here:
             check_device(request.device)
 

@@ -119,6 +119,8 @@ _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
 """Policies whose name says more: what a user trained ("dqn:FILE", "r1:FILE", "mllm:FOLDER"), and a budget
 ("search:CALLS")."""
 
+_TOLD = ("mllm", "mllm-once", "tir", "chat")
+"""The policies that ask a model, which is told what the user wishes."""
 POLICY_GROUP = "conservator.policies"
 """The group of entry points by which installed packages offer policies, each under its own name."""
 
@@ -180,13 +182,20 @@ def is_policy(name: str) -> bool:
         return False
 
 
-def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = None) -> None:
+def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = None, wish: Wish = NO_WISH) -> None:
     """Raise before any work when there is no such policy, or when what it needs is not there.
 
-    That is a reference for the oracle, and for chat an endpoint, a model and the permission to upload.
+    That is a reference for the oracle, and for chat an endpoint, a model and the permission to upload. A preference is
+    for those that ask a model, for "none", which treats nothing, and for your own, which get it in their context.
     """
     if name not in POLICIES:
         _own(name, (known for known in POLICIES if reference or known != "oracle"))
+    ours = {known.partition(":")[0] for known in (*POLICIES, *_WITH_MORE)} - {*_TOLD, "none"}
+    if wish.prefer != "neither" and name.partition(":")[0] in ours:
+        raise ConservatorError(
+            f"the policy {name} knows no preference (--prefer {wish.prefer}); take one of {', '.join(_TOLD)}, or leave "
+            "--prefer out"
+        )
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")
     if name == "chat":
