@@ -67,6 +67,8 @@ def test_a_gain_is_what_the_toolchain_adds(bench: Bench) -> None:
     assert bench.gain(1, damaged, ("generalist", "two_noise")) == pytest.approx(expected)
     assert bench.gain(1, damaged, ()) == 0
     assert "generalist" not in bench.for_kind(Kind.NOISE)
+    assert bench.usual(Kind.NOISE) in bench.for_kind(Kind.NOISE)
+    assert bench.usual(Kind.HAZE) == "one_haze"
 
 
 @pytest.mark.parametrize("name", sorted(PANELS))

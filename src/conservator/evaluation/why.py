@@ -43,6 +43,8 @@ _SHOWN = 160
 _SIGMAS = (5, 15, 25, 40, 60)
 _QUALITIES = (80, 50, 30, 20, 10)
 _ALL = "generalist"
+_ALONE = 1000
+"""Begins the seeds of single damages; the numbers of combinations are smaller."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Bench:
         self.names = [path.name for path in photos]
         self.clean = [in_8_bits(_middle(load_photo(path).image, SIDE)) for path in photos]
         self.toolbox, self._pool, self._seed = toolbox, MemoPool(pool), seed
+        self._usual: dict[Kind, str] = {}
 
     def damaged(self, place: int, recipe: Recipe) -> Image:
         """A photo's middle with a damage."""
@@ -105,6 +108,16 @@ class Bench:
         """The tools for one kind of damage, which keep the size."""
         specs = self.toolbox.specs
         return [s.name for s in specs if kind in s.removes and is_specialist(s) and s.scale == 1 and s.cost <= 1]
+
+    def usual(self, kind: Kind) -> str:
+        """The tool for a kind of damage that gains most in the mean where that is all the damage (MiO's ranges)."""
+        if kind not in self._usual:
+            cases = [self.damaged(i, mio_recipe((kind,), self.rng(_ALONE, i))) for i in range(len(self.names))]
+            means = {
+                tool: sum(self.gain(i, image, (tool,)) for i, image in enumerate(cases)) for tool in self.for_kind(kind)
+            }
+            self._usual[kind] = max(means, key=lambda tool: means[tool])
+        return self._usual[kind]
 
 
 def levels(bench: Bench) -> Shown:
@@ -141,7 +154,7 @@ def all_in_one(bench: Bench) -> Shown:
     lines, strips = [], []
     for c, combination in enumerate(ALL_IN_ONE_COMBINATIONS):
         cases = [bench.damaged(i, mio_recipe(combination, bench.rng(c, i))) for i in _all(bench)]
-        usual = tuple(bench.for_kind(kind)[0] for kind in reversed(combination))
+        usual = tuple(bench.usual(kind) for kind in reversed(combination))
         chains = {
             "one single-task tool": usual[:1],
             "all-in-one": (_ALL,),
@@ -254,8 +267,8 @@ PANELS: Mapping[str, Callable[[Bench], Shown]] = {
 def _in_every_order(
     bench: Bench, number: int, combination: Combination
 ) -> tuple[list[tuple[str, ...]], NDArray[np.float64]]:
-    """All orders of the first tool for each damage, and their gains (photos, orders)."""
-    chains = list(permutations(bench.for_kind(kind)[0] for kind in reversed(combination)))
+    """All orders of the usual tool for each damage, and their gains (photos, orders)."""
+    chains = list(permutations(bench.usual(kind) for kind in reversed(combination)))
     cases = [bench.damaged(i, mio_recipe(combination, bench.rng(number, i))) for i in _all(bench)]
     return chains, np.array([[bench.gain(i, image, chain) for chain in chains] for i, image in enumerate(cases)])
 

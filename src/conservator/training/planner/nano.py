@@ -27,8 +27,8 @@ _WORDS = "|".join(sorted([*(kind.label for kind in Kind), *(level.label for leve
 _PIECES = rf"Examined: |Treat only |Leave |(?:{_WORDS})(?= )|[A-Z][^\n0-9<]*|[a-z][a-z0-9_]*|[0-9]|[^A-Za-z0-9]+"
 """What is never joined into one token: what begins a wish, a kind of damage or its severity, a sentence, a name, a
 digit, what stands between. The sentences of the toolbox are the same in every conversation, so that each is one token
-soon, and a kind or a tool is the same token wherever it stands: in the toolbox, in what perception found, in the history,
-in the reply."""
+soon, and a kind or a tool is the same token wherever it stands: in the toolbox, in what perception found, in the
+history, in the reply."""
 _TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% for part in message['content'] %}"
