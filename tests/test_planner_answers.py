@@ -18,6 +18,7 @@ from conservator.evaluation.enumerate import Enumeration
 from conservator.image import Image
 from conservator.kinds import NO_WISH, Kind, Preference, Severity, Wish
 from conservator.perception.perception import Blind, Percept
+from conservator.photo import Photo
 from conservator.policies.dialects import PlanDialect
 from conservator.request import Request
 from conservator.restorer import Restorer
@@ -117,6 +118,8 @@ def test_only_wishes_that_change_the_answer_are_drawn() -> None:
     assert all(changes_the_answer(FOUND, SCORES, wish, SPECS) for wish in drawn)
     assert Wish(only=NOISE) in drawn
     assert Wish(only=kinds) not in drawn
+    assert {Wish(prefer="sharp"), Wish(prefer="smooth")} <= drawn  # rare among all wishes, and drawn as often as others
+    assert len(draw_wishes(FOUND, SCORES, SPECS, kinds, 99, np.random.default_rng(0))) > 4
 
 
 @pytest.mark.parametrize(("metric", "worse"), [(LOST_DETAIL, "smoothed"), (LEFT_GRAIN, "noisy")])
@@ -181,11 +184,13 @@ def test_a_model_is_told_the_wishes_that_it_was_taught(prefer: Preference, tmp_p
     model.heeds_wishes = True
     model.save(tmp_path / "model")
     assert unpack(*pack(model)).heeds_wishes
-    kept = load_model(str(tmp_path / "model"))
-    assert kept.heeds_wishes
+    folder = str(tmp_path / "model")
+    kept = load_model(folder, "cpu")
     read = kept.prompt
     kept.prompt = lambda messages, functions=(): asked.append(messages[0].text) or read(messages, functions)  # type: ignore[func-returns-value, method-assign]
-    MllmPolicy(kept, Blind(), wish=wish).reply(observation)
+    request = Request(f"mllm:{folder}", "classical", "statistics", only=wish.only, prefer=wish.prefer, risk=1)
+    with Restorer(request) as restorer:
+        restorer.plan(Photo(questions(TOOLBOX)[0][1]))
     assert "Treat only noise." in asked[0]
     assert ("Sharp is more important" in asked[0]) == (prefer == "sharp")
 

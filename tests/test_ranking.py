@@ -154,9 +154,9 @@ def test_ranks_are_a_count_of_the_others(ranking: Ranking, pair: tuple[Image, Im
     values, _ = found.objective("balanced")
     for i, toolchain in enumerate(found.toolchains):
         beaten = [value <= values[i] for j, value in enumerate(values) if j != i]
-        assert ranking.rank(found, toolchain, image, clean) == pytest.approx(np.mean(beaten))
+        assert ranking.place(found, toolchain, image, clean)[0] == pytest.approx(np.mean(beaten))
     best = ranking.best(found)
-    assert ranking.rank(found, best, image, clean) == 1
+    assert ranking.place(found, best, image, clean)[0] == 1
     assert len(list(ranking.folder.iterdir())) == 1
 
 
@@ -165,10 +165,10 @@ def test_a_toolchain_that_is_no_choice_is_placed_by_its_scores(ranking: Ranking,
     case = Case("A", "dark", "x", lambda: (image, clean), frozenset({Kind.LOW_LIGHT}))
     found = ranking.enumerate(case, image, clean)
     assert found.toolchains == ((), ("gamma",))
-    same = ranking.rank(found, ("nothing",), image, clean)  # as good as the untouched picture
+    same = ranking.place(found, ("nothing",), image, clean)[0]  # as good as the untouched picture
     assert same == 0.5
-    assert ranking.rank(found, ("gamma", "nothing"), image, clean) == 1
-    assert np.isnan(ranking.rank(found, ("picky",), image * 0, clean))
+    assert ranking.place(found, ("gamma", "nothing"), image, clean)[0] == 1
+    assert np.isnan(ranking.place(found, ("picky",), image * 0, clean)[0])
 
 
 def test_where_nothing_is_wrong_nothing_is_best(ranking: Ranking, coffee: Image) -> None:
@@ -176,8 +176,8 @@ def test_where_nothing_is_wrong_nothing_is_best(ranking: Ranking, coffee: Image)
     case = Case("clean", "clean", "x", lambda: (image, image), frozenset())
     found = ranking.enumerate(case, image, image)
     assert ranking.best(found) == ()
-    assert ranking.rank(found, (), image, image) == 1
-    assert ranking.rank(found, ("box_blur",), image, image) == 0
+    assert ranking.place(found, (), image, image)[0] == 1
+    assert ranking.place(found, ("box_blur",), image, image)[0] == 0
     with pytest.raises(ConservatorError, match="nobody knows"):
         ranking.enumerate(replace(case, kinds=None), image, image)
 

@@ -96,10 +96,6 @@ class Ranking:
         value = float(found.objective(self.objective, scores)[0][0])
         return share_below(value, values), value
 
-    def rank(self, found: Enumeration, toolchain: Toolchain, damaged: Image, clean: Image) -> float:
-        """The share alone."""
-        return self.place(found, toolchain, damaged, clean)[0]
-
     def _space(self, case: Case) -> EachKindOnce:
         if case.kinds is None:
             raise ConservatorError(f"{case.name} cannot be ranked: nobody knows which damages it has")

@@ -36,7 +36,9 @@ def dry_run(order: DryRunOrder, report: Callable[[str], None] = print) -> Path:
     if not (checkpoint / "config.json").exists():
         new_nano(texts_of(read_lessons(data)), **_TINY).save(checkpoint)
     report(f"2. a checkpoint that has learned nothing in {checkpoint}")
-    adapted = SftOrder((data,), order.output / "sft", str(checkpoint), lora=True, rank=4, steps=order.steps, batch=2)
+    adapted = SftOrder(
+        (data,), order.output / "sft", str(checkpoint), lora=True, rank=4, steps=order.steps, batch=2, every=2
+    )
     trained = train_sft(adapted, report)
     report(f"3. adapters after {trained.steps} steps in {trained.folder}")
     photo = find_photos(order.photos)[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, islice, zip_longest
 
 import numpy as np
 import torch.nn.functional as F
@@ -80,13 +80,16 @@ def draw_wishes(
     count: int,
     rng: np.random.Generator,
 ) -> list[Wish]:
-    """At most ``count`` wishes about these kinds of damage that change the right answer; fewer where few do."""
+    """At most ``count`` wishes about these kinds of damage that change the right answer; fewer where few do.
+
+    What to treat, what to leave alone and what to prefer take turns, in an order by chance.
+    """
     sets = [frozenset(some) for size in (1, 2) for some in combinations(sorted(kinds), size)]
-    possible = [Wish(only=some) for some in sets] + [Wish(never=some) for some in sets]
-    possible += [Wish(prefer="sharp"), Wish(prefer="smooth")]
-    order = [possible[i] for i in rng.permutation(len(possible))]
-    drawn: list[Wish] = []
-    for wish in order:
-        if len(drawn) < count and changes_the_answer(found, scores, wish, tools):
-            drawn.append(wish)
-    return drawn
+    sorts = [
+        [Wish(only=some) for some in sets],
+        [Wish(never=some) for some in sets],
+        [Wish(prefer="sharp"), Wish(prefer="smooth")],
+    ]
+    shuffled = [[sorts[i][j] for j in rng.permutation(len(sorts[i]))] for i in rng.permutation(len(sorts))]
+    possible = (wish for turn in zip_longest(*shuffled) for wish in turn if wish is not None)
+    return list(islice((wish for wish in possible if changes_the_answer(found, scores, wish, tools)), count))
