@@ -50,7 +50,7 @@ def strategies_paired(rows: Rows, against: str | None = None) -> Grid | None:
     if chosen is None or len(names) < 2:
         return None
     mine = {row.case: row for row in rows if row.policy == chosen}
-    others = {
+    others: dict[tuple[str, ...], Rows] = {
         (name,): [row for row in rows if row.policy == name and row.case in mine] for name in names if name != chosen
     }
     columns: list[Column] = [

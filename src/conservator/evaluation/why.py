@@ -214,10 +214,10 @@ def patterns(bench: Bench) -> Shown:
                 bench.cell(list(gains.max(1) - gains[:, usual])),
             )
         )
-        other = next((i for i in _all(bench) if first[i] != first[0]), None)
-        for i in (0, other) if other is not None else ():
+        different = [i for i in _all(bench) if first[i] != first[0]][:1]
+        shown = {f"best for {bench.names[i]}": chains[first[i]] for i in (0, *different)}
+        for i in (0, *different) if different else ():
             image = bench.damaged(i, mio_recipe(combination, bench.rng(c, i)))
-            shown = {f"best for {bench.names[j]}": chains[first[j]] for j in (0, other)}
             strips.append(_strip(bench, f"{kinds_in_words(combination)}: {bench.names[i]}", image, shown, i))
     head = ("damages", "orders that are best somewhere", "the most frequent is best", "which", "what it loses, dB")
     return Shown((Grid("Which order is best", head, tuple(lines)),), tuple(strips))

@@ -127,7 +127,7 @@ class EncodedPatches(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Map flat patches (P, 3 * p * p), the four of a block together, -1 to 1, to (P, D)."""
         pixels = patches.to(self.proj.weight.dtype).view(-1, *self.proj.weight.shape[1:])
-        own = self.proj(pixels).flatten(1)
+        own: Tensor = self.proj(pixels).flatten(1)
         with torch.no_grad():
             four = pixels[:, :, 0].unflatten(0, (-1, MERGE, MERGE)).permute(0, 3, 1, 4, 2, 5)
             blocks = four.reshape(-1, 3, MERGE * PATCH, MERGE * PATCH) / 2 + 0.5

@@ -21,9 +21,6 @@ from conservator.training.planner.orders import DryRunOrder, PlannerDataOrder, S
 from conservator.training.planner.questions import build_planner_data
 from conservator.training.planner.sft import texts_of, train_sft
 
-_TINY = {"width": 64, "layers": 2}
-"""A checkpoint of a tenth of a million parameters beside its vocabulary."""
-
 
 def dry_run(order: DryRunOrder, report: Callable[[str], None] = print) -> Path:
     """Run the recipe in ``order.output``; the folder of adapters. What is there already is not done again.
@@ -34,7 +31,7 @@ def dry_run(order: DryRunOrder, report: Callable[[str], None] = print) -> Path:
     built = PlannerDataOrder(order.photos, data, order.count, order.toolbox, jobs=1)
     report(f"1. {build_planner_data(built, report)} questions in {data}")
     if not (checkpoint / "config.json").exists():
-        new_nano(texts_of(read_lessons(data)), **_TINY).save(checkpoint)
+        new_nano(texts_of(read_lessons(data)), width=64, layers=2).save(checkpoint)
     report(f"2. a checkpoint that has learned nothing in {checkpoint}")
     adapted = SftOrder(
         (data,), order.output / "sft", str(checkpoint), lora=True, rank=4, steps=order.steps, batch=2, every=2
