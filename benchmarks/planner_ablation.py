@@ -18,22 +18,17 @@ import torch
 import torch.nn.functional as F
 
 from conservator.image import Image
-from conservator.perception import Percept
+from conservator.kinds import NO_WISH
 from conservator.policies.dialects import Message
 from conservator.policies.replies import Speaker, choose
 from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.session.trajectory import Decision, Rollback, Trajectory
+from conservator.training.planner.answers import is_right
 from conservator.training.planner.lessons import PlannerLesson, read_lessons, split_by_photo
 from conservator.training.planner.situations import Situation
-from conservator.training.planner.teaching import DIALECT, ask_lesson, is_right
+from conservator.training.planner.teaching import DIALECT, ask_lesson
 
 QUESTIONS = 600
-
-
-def without_findings(lesson: PlannerLesson) -> PlannerLesson:
-    steps = lesson.observation.trajectory.steps
-    last = replace(steps[-1], percept=Percept())
-    return replace(lesson, observation=replace(lesson.observation, trajectory=Trajectory((*steps[:-1], last))))
 
 
 def without_history(lesson: PlannerLesson) -> PlannerLesson:
@@ -43,7 +38,7 @@ def without_history(lesson: PlannerLesson) -> PlannerLesson:
 
 
 TOLD: dict[str, Callable[[PlannerLesson], PlannerLesson]] = {
-    "what perception found": without_findings,
+    "what perception found": lambda lesson: replace(lesson, withheld=True),
     "what the steps gained by perception": lambda lesson: replace(lesson, gains={}),
     "the history": without_history,
 }
@@ -60,8 +55,9 @@ def reduced(image: Image) -> Image:
     return F.interpolate(image, scale_factor=0.5, mode="bilinear", antialias=True)
 
 
+GREY = "the picture (grey instead)"
 PICTURES: dict[str, Callable[[Image], Image]] = {
-    "the picture (grey instead)": lambda image: torch.full_like(image, 0.5),
+    GREY: lambda image: torch.full_like(image, 0.5),
     "native pixels (reduced to half the size)": reduced,
 }
 
@@ -88,7 +84,7 @@ def line(name: str, right: np.ndarray, lessons: Sequence[PlannerLesson]) -> str:
     groups = [right[[lesson.situation is situation for lesson in lessons]] for situation in Situation]
     cells = [
         f"{100 * right.mean():.0f} % ({100 * low:.0f}, {100 * high:.0f})",
-        *(f"{100 * g.mean():.0f} %" for g in groups),
+        *(f"{100 * g.mean():.0f} %" if len(g) else "–" for g in groups),
     ]
     return f"| {name} | {' | '.join(cells)} |"
 
@@ -105,8 +101,8 @@ def main() -> None:
     model = load_model(sys.argv[1])
     _, held_out = split_by_photo(read_lessons(Path(sys.argv[2])))
     count = int(sys.argv[3]) if len(sys.argv) > 3 else QUESTIONS
-    lessons = held_out[:: max(1, len(held_out) // count)][:count]
-    print(f"{len(lessons)} held-out questions; right answers, all and by situation")
+    lessons = [replace(lesson, withheld=False) for lesson in held_out[:: max(1, len(held_out) // count)][:count]]
+    print(f"{len(lessons)} held-out questions, with what perception found; right answers, all and by situation")
     print(f"| without | all (95 %) | {' | '.join(situation.value for situation in Situation)} |")
     print("|---" * (len(Situation) + 2) + "|")
     print(line("anything: one answer for all", fixed(lessons), lessons))
@@ -116,6 +112,15 @@ def main() -> None:
     print(line("the objective", answers(model, lessons, say=without_objective), lessons), flush=True)
     for name, draw in PICTURES.items():
         print(line(name, answers(model, lessons, draw=draw), lessons), flush=True)
+    blind = answers(model, lessons, TOLD["what perception found"], draw=PICTURES[GREY])
+    print(line("both what perception found and the picture", blind, lessons), flush=True)
+    wishing = [lesson for lesson in lessons if lesson.wish != NO_WISH]
+    if wishing:
+        print(f"\n{len(wishing)} of them have a wish of the user; of these alone:\n")
+        print(f"| without | all (95 %) | {' | '.join(situation.value for situation in Situation)} |")
+        print("|---" * (len(Situation) + 2) + "|")
+        print(line("nothing", answers(model, wishing), wishing), flush=True)
+        print(line("the wish", answers(model, wishing, lambda x: replace(x, wish=NO_WISH)), wishing), flush=True)
 
 
 if __name__ == "__main__":

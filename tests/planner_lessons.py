@@ -61,7 +61,7 @@ def write_data(folder: Path) -> Path:
             objective="balanced",
             gains={},
             answer=answer,
-            alternatives=(),
+            plans={},
             values=values,
             situation=Situation(name.partition("-")[2]),
             photo="coffee.png",

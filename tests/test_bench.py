@@ -54,6 +54,10 @@ def test_cases_are_the_same_in_every_run(folder: Path) -> None:
     assert not torch.equal(first[0], make_cases("mio", folder, seed=4)[0].make()[0])
     assert torch.equal((255 * first[0]).round(), 255 * first[0]), "what a file holds"
     assert len(make_cases("restoreagent", folder, seed=0)) == 7
+    rivals = make_cases("all-in-one", folder, seed=0)
+    assert [case.combination for case in rivals] == [
+        *("noise+JPEG artefacts", "haze+noise", "haze+rain+noise", "haze+rain+noise+JPEG artefacts")
+    ]
 
 
 def test_a_clean_case_is_its_own_reference(folder: Path) -> None:

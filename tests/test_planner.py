@@ -20,7 +20,7 @@ from conservator.apps.cli import app
 from conservator.degradations import parse_recipe
 from conservator.errors import ConservatorError
 from conservator.evaluation.enumerate import Enumeration
-from conservator.kinds import Kind, Severity
+from conservator.kinds import NO_WISH, Kind, Severity, Wish
 from conservator.perception import Percept
 from conservator.policies.dialects import IMAGE
 from conservator.session import Apply, Decision, Observation, Rollback, Step, Stop, Trajectory
@@ -178,7 +178,9 @@ def a_lesson(folder: Path, **changed: Any) -> PlannerLesson:
         objective="fidelity",
         gains={1: 0.0, 2: -1.0 / 3.0},
         answer=Decision(Apply("wavelet_denoise"), ("deblock",)),
-        alternatives=(("deblock", "wavelet_denoise"), ()),
+        plans={("wavelet_denoise", "deblock"): 1.25, ("deblock", "wavelet_denoise"): 1.2, (): 1.15},
+        wish=Wish(frozenset({Kind.NOISE}), prefer="sharp"),
+        withheld=True,
         values=values,
         situation=Situation.AVOID,
         photo="größer.png",
@@ -188,7 +190,8 @@ def a_lesson(folder: Path, **changed: Any) -> PlannerLesson:
 
 
 def test_lessons_are_read_as_they_were_written(tmp_path: Path) -> None:
-    lessons = [a_lesson(tmp_path), a_lesson(tmp_path, name="other", objective="balanced", gains={}, alternatives=())]
+    plain: dict[str, Any] = {"gains": {}, "plans": {}, "wish": NO_WISH, "withheld": False}
+    lessons = [a_lesson(tmp_path), a_lesson(tmp_path, name="other", objective="balanced", **plain)]
     write_lessons(tmp_path, lessons)
     read = read_lessons(tmp_path)
     for was, now in zip(lessons, read, strict=True):
@@ -208,12 +211,12 @@ def test_lessons_of_another_format_are_refused_in_a_sentence(tmp_path: Path) -> 
     with pytest.raises(ConservatorError, match="data build"):
         read_lessons(tmp_path)
     (tmp_path / "decisions.jsonl").write_text("{}\n")
-    with pytest.raises(ConservatorError, match="holds lessons of format 1, but this program reads format 2"):
+    with pytest.raises(ConservatorError, match="holds lessons of format 1, but this program reads format 3"):
         read_lessons(tmp_path)
     write_lessons(tmp_path, [a_lesson(tmp_path)])
     path = tmp_path / "lessons.jsonl"
-    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
-    with pytest.raises(ConservatorError, match="format 3, but this program reads format 2"):
+    path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
+    with pytest.raises(ConservatorError, match="format 4, but this program reads format 3"):
         read_lessons(tmp_path)
     for text in ("", "[]\n", "plain words\n", '{"format": "something else"}\n'):
         path.write_text(text)

@@ -18,10 +18,14 @@ from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError, ToolFailedError
 from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import AnyUpTo, EachKindOnce, Enumeration, enumerate_toolchains
+from conservator.evaluation.evaluate import evaluate
 from conservator.evaluation.ranking import Ranking
+from conservator.evaluation.rows import BenchmarkRow, BenchmarkSettings, Content
 from conservator.evaluation.spaces import toolchains_of
 from conservator.evaluation.strategies import check_names, derive
-from conservator.image import Image
+from conservator.evaluation.tables import grids
+from conservator.image import Image, in_8_bits
+from conservator.perception import StatisticalPerception
 from conservator.pool import LocalPool, Pool
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 
@@ -150,9 +154,9 @@ def test_ranks_are_a_count_of_the_others(ranking: Ranking, pair: tuple[Image, Im
     values, _ = found.objective("balanced")
     for i, toolchain in enumerate(found.toolchains):
         beaten = [value <= values[i] for j, value in enumerate(values) if j != i]
-        assert ranking.rank(found, toolchain, image, clean) == pytest.approx(np.mean(beaten))
+        assert ranking.place(found, toolchain, image, clean)[0] == pytest.approx(np.mean(beaten))
     best = ranking.best(found)
-    assert ranking.rank(found, best, image, clean) == 1
+    assert ranking.place(found, best, image, clean)[0] == 1
     assert len(list(ranking.folder.iterdir())) == 1
 
 
@@ -161,10 +165,10 @@ def test_a_toolchain_that_is_no_choice_is_placed_by_its_scores(ranking: Ranking,
     case = Case("A", "dark", "x", lambda: (image, clean), frozenset({Kind.LOW_LIGHT}))
     found = ranking.enumerate(case, image, clean)
     assert found.toolchains == ((), ("gamma",))
-    same = ranking.rank(found, ("nothing",), image, clean)  # as good as the untouched picture
+    same = ranking.place(found, ("nothing",), image, clean)[0]  # as good as the untouched picture
     assert same == 0.5
-    assert ranking.rank(found, ("gamma", "nothing"), image, clean) == 1
-    assert np.isnan(ranking.rank(found, ("picky",), image * 0, clean))
+    assert ranking.place(found, ("gamma", "nothing"), image, clean)[0] == 1
+    assert np.isnan(ranking.place(found, ("picky",), image * 0, clean)[0])
 
 
 def test_where_nothing_is_wrong_nothing_is_best(ranking: Ranking, coffee: Image) -> None:
@@ -172,8 +176,8 @@ def test_where_nothing_is_wrong_nothing_is_best(ranking: Ranking, coffee: Image)
     case = Case("clean", "clean", "x", lambda: (image, image), frozenset())
     found = ranking.enumerate(case, image, image)
     assert ranking.best(found) == ()
-    assert ranking.rank(found, (), image, image) == 1
-    assert ranking.rank(found, ("box_blur",), image, image) == 0
+    assert ranking.place(found, (), image, image)[0] == 1
+    assert ranking.place(found, ("box_blur",), image, image)[0] == 0
     with pytest.raises(ConservatorError, match="nobody knows"):
         ranking.enumerate(replace(case, kinds=None), image, image)
 
@@ -218,3 +222,73 @@ def test_what_cannot_be_compared_gets_a_sentence(coffee: Image) -> None:
     for names in (["gredy"], ["random_order:gredy"], ["random_ordr:greedy"], ["random_order:best"]):
         with pytest.raises(NameNotFoundError):
             check_names(names, cases, TOOLBOX, False)
+
+
+def test_the_tables_of_strategies_are_means_and_paired_differences_by_photo() -> None:
+    made = {"psnr_in": 20.0, "ssim_in": 0.5}
+    rows = []
+    for photo in range(6):
+        for combination in ("noise", "rain"):
+            for policy, gain, rank in (("random_both", 1.0, 0.5), ("greedy", 1.0 + photo, 0.9)):
+                scores = {**made, "psnr": 20 + gain, "ssim": 0.5 + gain / 10}
+                rows.append(
+                    BenchmarkRow(
+                        group="restoreagent",
+                        combination=combination,
+                        photo=f"{photo}.png",
+                        policy=policy,
+                        toolchain="gamma",
+                        calls=1,
+                        treatments=1,
+                        examining=0.0,
+                        deciding=0.0,
+                        treating=0.0,
+                        scores=scores,
+                        rank=rank,
+                        toolchains=4,
+                        value=gain / 2,
+                    )
+                )
+    means, paired = (grid for grid in grids(rows) if "trategies" in grid.title or "each strategy" in grid.title)
+    assert means.head == ("strategy", "psnr", "ssim", "score", "rank, %")
+    assert means.rows[0] == ("random_both", "21.00", "0.6000", "0.50", "50.0")
+    assert means.rows[1][0] == "greedy"
+    assert means.rows[1][1].startswith("23.50 (")  # with an interval, for the photos differ
+    assert paired.title.startswith("greedy minus")
+    ((name, psnr, _, score, rank),) = paired.rows
+    assert name == "random_both"
+    assert psnr.startswith("+2.50 (+")
+    assert (score[:5], rank) == ("+1.25", "+40.0")
+    assert not any("trateg" in grid.title for grid in grids([replace(row, toolchains=0) for row in rows]))
+
+
+def test_enumerations_are_shared_between_results_of_the_same_tools(coffee: Image, tmp_path: Path) -> None:
+    clean = coffee[..., 100:164, 200:264].contiguous()
+    image = in_8_bits(clean * 0.5)
+    case = Case("A", "dark", "x", lambda: (image, clean), frozenset({Kind.LOW_LIGHT}))
+    settings = BenchmarkSettings("mio", "photos", "own", "statistics", 0, rank="balanced", metrics=("psnr",), risk=1.0)
+    tools, counted = Toolbox(Gamma()), list[int]()
+
+    def measure(output: str, policies: list[str], content: Content) -> list[BenchmarkRow]:
+        told = lambda case, done, total, left: counted.append(done)  # noqa: E731
+        shared = tmp_path / "shared"
+        where = tmp_path / output
+        return evaluate(
+            *([case], policies, tools, StatisticalPerception.load(), settings, where),
+            enumerating=told, content=content, enumerations=shared,
+        )  # fmt: skip
+
+    content = Content(tools={"gamma": "1"})
+    (first,) = measure("one", ["alone:gamma"], content)
+    assert first.toolchain == "gamma"
+    assert first.value == pytest.approx(1.0)  # of two toolchains each is a deviation from their mean
+    (journal,) = (tmp_path / "shared").glob("*.jsonl")
+    before = journal.read_text()
+    (other,) = measure("two", ["none"], content)
+    assert (other.rank, other.value) == (0.0, pytest.approx(-1.0))
+    assert journal.read_text() == before
+    assert not (tmp_path / "one" / "enumerations").exists()
+    with pytest.raises(ConservatorError, match="tool gamma"):
+        measure("three", ["none"], Content(tools={"gamma": "2"}))
+    with pytest.raises(NameNotFoundError):
+        check_names(["alone:gama"], [case], tools, True)

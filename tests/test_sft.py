@@ -178,7 +178,7 @@ def test_two_folders_of_questions_are_asked_as_much(taught: Path, planner_data: 
     said = list[str]()
     order = SftOrder((planner_data, few), tmp_path / "out", str(taught / "model"), steps=1, batch=2)
     trained = train_sft(order, said.append)
-    assert "8 questions" in said[0]
+    assert "12 questions" in said[0]  # three situations of two each, from either folder
     assert load_model(str(trained.folder)).parameters == load_model(str(taught / "model")).parameters
 
 

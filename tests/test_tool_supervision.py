@@ -100,7 +100,7 @@ def valued(folder: Path, answer: Action, values: dict[Action, float], *history: 
 
 @needs_mllm
 def test_all_calls_that_are_nearly_as_good_are_right(tmp_path: Path) -> None:
-    from conservator.training.planner.teaching import right_calls
+    from conservator.training.planner.answers import right_calls
 
     a, b, c = map(Apply, TOOLS)
     shares = right_calls(valued(tmp_path, a, {a: 2.0, b: 2.0 - TIE / 2, c: 2.0 - 2 * TIE, Stop(): 2.0}))
@@ -110,7 +110,9 @@ def test_all_calls_that_are_nearly_as_good_are_right(tmp_path: Path) -> None:
     back = (Apply(TOOLS[0]), Rollback(0))
     assert right_calls(valued(tmp_path, b, {a: 2.0, b: 1.0, c: 0.0}, *back)) == {b: 1.0}  # a was taken back: no call
     assert right_calls(valued(tmp_path, Stop(), {a: 2.0, Stop(): 2.0})) == {Stop(): 1.0}
-    assert right_calls(valued(tmp_path, Rollback(0), {Rollback(0): 2.0, Rollback(1): 2.0}, a, b)) == {Rollback(0): 1.0}
+    back_to = {Rollback(0): 2.0, Rollback(1): 2.0, Stop(): 0.0}
+    assert right_calls(valued(tmp_path, Rollback(1), back_to, a, b)) == {Rollback(1): 1.0}  # 0 throws away a good call
+    assert right_calls(valued(tmp_path, Rollback(0), {**back_to, Rollback(1): 1.0}, a, b)) == {Rollback(0): 1.0}
     assert set(right_calls(valued(tmp_path, b, {a: 2.0, b: 1.7}))) == {a, b}  # the answer of a perturbed trajectory
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Literal, TypeAlias
 
@@ -68,6 +69,24 @@ OBJECTIVE_WEIGHTS: Mapping[str, Mapping[str, float]] = {
 }
 """Weights of the z-scores whose sum is the score of a toolchain, by metric. Those where lower is better count
 negatively. ST-LPIPS is measured only where LPIPS and DISTS cannot be had."""
+
+
+Preference: TypeAlias = Literal["neither", "sharp", "smooth"]
+"""What counts more where both cannot be had: detail that is kept, or noise that is gone."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user wants beside the objective: a model is told it in words, and a session offers nothing against it."""
+
+    only: frozenset[Kind] | None = None
+    """The damages to treat; None: all."""
+    never: frozenset[Kind] = frozenset()
+    """Damages to leave alone."""
+    prefer: Preference = "neither"
+
+
+NO_WISH = Wish()
 
 
 def parse_kinds(text: str) -> frozenset[Kind]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from conservator.errors import ConservatorError, name_not_found
-from conservator.kinds import Kind, Objective
+from conservator.kinds import Kind, Objective, Preference, Wish
 
 OWN = "own:"
 """Begins the names of what was given as an object, which no catalog knows."""
@@ -71,6 +71,8 @@ class Request:
     """The damages to treat, joined by commas (default: all)."""
     never: frozenset[Kind] = frozenset()
     """Damages to leave alone, joined by commas."""
+    prefer: Preference = "neither"
+    """What counts more where both cannot be had; for mllm, tir and chat, which are told so in words."""
     upscale: bool = False
     """Enlarge photos of less than 300 pixels."""
     adapt_steps: int | None = None
@@ -94,6 +96,7 @@ class Request:
 
     def __post_init__(self) -> None:
         _check_choice("objective", self.objective, get_args(Objective))
+        _check_choice("prefer", self.prefer, get_args(Preference))
         _check_range("strength", self.strength, 0, 1)
         _check_range("risk", self.risk, 0, 1)
         if self.risk == 0:
@@ -115,6 +118,11 @@ class Request:
         object.__setattr__(self, "never", _kinds("never", self.never))
         if both := sorted((self.only or frozenset()) & self.never):
             raise ConservatorError(f"{', '.join(both)} cannot be both in only and in never; leave it out of one")
+
+    @property
+    def wish(self) -> Wish:
+        """What is wanted beside the objective."""
+        return Wish(self.only, self.never, self.prefer)
 
 
 def as_given(request: Request, *, toolbox: Any, perception: Any, policy: Any, admission: Any) -> Request:

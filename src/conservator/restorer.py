@@ -109,7 +109,7 @@ class Restorer:
         renew_in_children(self)
         computes_here()
         if policy is None:
-            check_policy_name(request.policy, reference=False, chat=request.chat)
+            check_policy_name(request.policy, reference=False, chat=request.chat, wish=request.wish)
         if pool is None and here:
             check_device(request.device)
 
@@ -179,6 +179,7 @@ class Restorer:
             device=request.device,
             chat=request.chat,
             toolbox=self.toolbox,
+            wish=request.wish,
         )
         return make_policy(request.policy, context)
 

@@ -87,6 +87,14 @@ without a change of size, the others no combination of it; pairs and triples are
 they have some.
 """
 
+ALL_IN_ONE_COMBINATIONS: tuple[Combination, ...] = (
+    (Kind.NOISE, Kind.JPEG),
+    (Kind.HAZE, Kind.NOISE),
+    (Kind.HAZE, Kind.RAIN, Kind.NOISE),
+    (Kind.HAZE, Kind.RAIN, Kind.NOISE, Kind.JPEG),
+)
+"""The four sets on which RestoreAgent is compared with all-in-one networks, in the order of our other combinations."""
+
 
 def mio_recipe(combination: Combination, rng: np.random.Generator, depth: str | None = None) -> Recipe:
     """Draw a recipe with the parameter ranges of AgenticIR's test set, applied in the order given.

@@ -23,7 +23,7 @@ from conservator.degradations import (
     degrade,
     mio_recipe,
 )
-from conservator.degradations.protocols import Combination
+from conservator.degradations.protocols import ALL_IN_ONE_COMBINATIONS, Combination
 from conservator.errors import ConservatorError, name_not_found
 from conservator.evaluation.mixture import Fate, fate_of
 from conservator.evaluation.pairs import Pair, find_pairs, names_of
@@ -71,8 +71,14 @@ def restoreagent_cases(folder: Path, seed: int, limit: int | None = None, part: 
 
 def settings_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
     """Restore-R1's four settings, each a group, with the ranges of the MiO protocol."""
-    for number, (setting, combinations) in enumerate(RESTORE_R1_SETTINGS.items(), len(MIO_GROUPS) + 1):
+    for number, (setting, combinations) in enumerate(RESTORE_R1_SETTINGS.items(), len(MIO_GROUPS) + 2):
         yield from _combinations(setting, combinations, _photos(folder, limit, part), (seed, number))
+
+
+def all_in_one_cases(folder: Path, seed: int, limit: int | None = None, part: str | None = None) -> Iterator[Case]:
+    """The four combinations on which RestoreAgent meets all-in-one networks, with the ranges of the MiO protocol."""
+    photos = _photos(folder, limit, part)
+    return _combinations("all-in-one", ALL_IN_ONE_COMBINATIONS, photos, (seed, len(MIO_GROUPS) + 1))
 
 
 @dataclass(frozen=True)
@@ -199,6 +205,7 @@ BENCHMARKS: Mapping[str, _Maker] = {
     "mio": mio_cases,
     "restoreagent": restoreagent_cases,
     "settings": settings_cases,
+    "all-in-one": all_in_one_cases,
     "mixture": mixture_cases,
     "clean": clean_cases,
     "pairs": pairs_cases,

@@ -14,6 +14,7 @@ from typing import cast
 from torch import Tensor
 
 from conservator.admitting import admission_for
+from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case
 from conservator.evaluation.enumerate import Enumeration
@@ -27,7 +28,7 @@ from conservator.evaluation.rows import (
     measured,
     read_rows,
 )
-from conservator.evaluation.strategies import check_names, derive, is_baseline, is_derived, perception_for
+from conservator.evaluation.strategies import ALONE, check_names, derive, is_baseline, is_derived, perception_for
 from conservator.image import Image
 from conservator.kinds import Objective
 from conservator.metrics import FullReference, Metric, make_metric
@@ -74,6 +75,7 @@ def evaluate(
     content: Content | None = None,
     metrics: Sequence[Metric] | None = None,
     admission: Admission | None = None,
+    enumerations: Path | None = None,
 ) -> list[BenchmarkRow]:
     """Run every policy or strategy on every case that ``output`` does not hold yet; return all rows.
 
@@ -83,7 +85,8 @@ def evaluate(
     ``enumerating`` the case, how many of how many toolchains are scored, and about how many seconds are left.
     ``content`` says of which photos and tools the results are; ``metrics`` are those that ``settings.metrics`` names,
     of the catalog unless they are given. ``admission`` is what policies are held to, in place of the thresholds that
-    ship at the settings' risk.
+    ship at the settings' risk. ``enumerations`` is a folder for the journals that other results may share: it belongs
+    to tools and metrics (ConservatorError for others), and each journal to a damaged picture.
     """
     policies = list(dict.fromkeys(policies))
     check_names(policies, cases, toolbox, settings.rank is not None)
@@ -102,7 +105,7 @@ def evaluate(
         pool = restorer.models
         ranking = None
         if settings.rank is not None:
-            journals = output / "enumerations"
+            journals = _journals(output, enumerations, settings, content)
             compared = tuple(metric for metric in metrics if isinstance(metric, FullReference))
             ranking = Ranking(toolbox, pool, settings.rank, compared, journals, enumerating)
         for case in cases:
@@ -117,6 +120,15 @@ def evaluate(
                 finished += 1
                 progress(finished, total, row)
     return rows
+
+
+def _journals(output: Path, shared: Path | None, settings: BenchmarkSettings, content: Content | None) -> Path:
+    """The folder of the enumerations; a shared one is claimed by what scores depend on beside the picture."""
+    if shared is None:
+        return output / "enumerations"
+    asked = {"benchmark": settings.benchmark, "seed": settings.seed, "toolbox": settings.toolbox}
+    claim(shared, Identity.of(asked, tools=(content or Content()).tools))
+    return shared
 
 
 def _usual_admission(settings: BenchmarkSettings, perception: Perception) -> Admission:
@@ -165,7 +177,7 @@ class _Trial:
             admission=self._held_to(name),
         )
         restored = restorer.restore(Photo(self.damaged), progress=note)
-        rank, toolchains = self._rank(restored.toolchain)
+        rank, value, toolchains = self._place(restored.toolchain)
         seconds = restored.seconds | {"deciding": restored.seconds["deciding"] + deciding}
         return BenchmarkRow(
             group=self.case.group,
@@ -179,6 +191,7 @@ class _Trial:
             **{stage: round(seconds[stage], 4) for stage in ("examining", "deciding", "treating")},
             scores=measured(self.metrics, self.damaged, restored.photo.image, self.clean),
             rank=round(rank, 5),
+            value=round(value, 5),
             toolchains=toolchains,
         )
 
@@ -197,14 +210,14 @@ class _Trial:
         All others, chance among them, may do what they may for a user: nothing is switched on for them because the
         truth is known.
         """
-        if name in ("generalist", "best", "oracle") or is_derived(name):
+        if name in ("generalist", "best", "oracle") or is_derived(name) or name.startswith(ALONE):
             return replace(ANYTHING, upscale=name != "oracle" or self._enlarging)
         return Scope(self.settings.upscale)
 
     def _policy(self, name: str, pool: Pool) -> tuple[Policy, float]:
         """A policy, or the toolchain of a strategy that follows from one, and the seconds that this took."""
-        if name == "generalist":
-            return FixedOrder("generalist", name=name), 0.0
+        if name == "generalist" or name.startswith(ALONE):
+            return FixedOrder(name.removeprefix(ALONE), name=name), 0.0
         if name == "best":
             assert self.ranking is not None  # check_names saw to it
             return FixedOrder(*self.ranking.best(self._enumeration), name=name), 0.0
@@ -235,12 +248,13 @@ class _Trial:
             raise ConservatorError("an oracle needs undamaged photos, and this benchmark has none")
         return self.clean
 
-    def _rank(self, toolchain: tuple[str, ...]) -> tuple[float, int]:
+    def _place(self, toolchain: tuple[str, ...]) -> tuple[float, float, int]:
+        """Rank and value of a toolchain, and among how many."""
         if self.ranking is None:
-            return math.nan, 0
+            return math.nan, math.nan, 0
         found = self._enumeration
-        rank = self.ranking.rank(found, toolchain, self.damaged, self._reference())
-        return rank, len(found.toolchains)
+        rank, value = self.ranking.place(found, toolchain, self.damaged, self._reference())
+        return rank, value, len(found.toolchains)
 
     @cached_property
     def _enumeration(self) -> Enumeration:

@@ -77,23 +77,24 @@ class Ranking:
         values, _ = found.objective(self.objective)
         return found.toolchains[int(np.nanargmax(values))]
 
-    def rank(self, found: Enumeration, toolchain: Toolchain, damaged: Image, clean: Image) -> float:
-        """The share, 0 to 1, of the enumerated toolchains that this one beats or equals, NaN where a tool failed.
+    def place(self, found: Enumeration, toolchain: Toolchain, damaged: Image, clean: Image) -> tuple[float, float]:
+        """The share, 0 to 1, of the enumerated toolchains that this one beats or equals, and its value.
 
-        One that is not among them (it repeats a tool, or has one for a damage that is not there) is run on the study
-        and placed by its scores.
+        Both are NaN where a tool failed. One that is not among them (it repeats a tool, or has one for a damage that is
+        not there) is run on the study and placed by its scores.
         """
         values, _ = found.objective(self.objective)
         if toolchain in found.toolchains:
-            return found.percentile(toolchain, values)
+            return found.percentile(toolchain, values), float(values[found.toolchains.index(toolchain)])
         picture, reference = study_and_reference(damaged, clean)
         try:
             for tool in toolchain:
                 picture = self.pool.submit(tool, picture).result()
         except ToolFailedError:
-            return math.nan
+            return math.nan, math.nan
         scores = np.array([mean_scores(picture, reference, self.metrics)])
-        return share_below(float(found.objective(self.objective, scores)[0][0]), values)
+        value = float(found.objective(self.objective, scores)[0][0])
+        return share_below(value, values), value
 
     def _space(self, case: Case) -> EachKindOnce:
         if case.kinds is None:

@@ -59,6 +59,8 @@ class BenchmarkRow:
     """The share of all enumerated toolchains that this one beats or equals, 0 to 1."""
     toolchains: int = 0
     """How many were enumerated."""
+    value: float = math.nan
+    """The score by the objective that they are ranked by: a sum of deviations from their mean, of each metric one."""
     scene: str = ""
     """The photograph that its photo is a part of, where several are parts of one."""
 

@@ -9,6 +9,7 @@
 ``oracle``           greedy search with the reference in hand
 ``best``             the best of all toolchains, by enumeration
 ``generalist``       the one network for every damage, and nothing else
+``alone:TOOL``       one tool of the toolbox, and nothing else: an all-in-one network that was trained or imported
 ``none``             the untouched input
 ==================== ===================================================================================================
 
@@ -32,6 +33,8 @@ from conservator.tools.tool import Toolbox
 
 DERIVED = ("random_order", "random_tools")
 """Made from what another policy decides."""
+ALONE = "alone:"
+"""Begins the name of a strategy that is one tool."""
 ONLY_HERE = ("best", "generalist")
 """Strategies that are no policies of the catalog."""
 _AS_THEY_ARE = ("oracle", "random", "random_both", "predefined", *ONLY_HERE)
@@ -54,7 +57,8 @@ class Trusting(Perception):
 
 def perception_for(name: str, perception: Perception) -> Perception:
     """The perception that guards the whole photo from what a policy or strategy decided."""
-    return Trusting(perception) if name in _AS_THEY_ARE or is_derived(name) else perception
+    as_it_is = name in _AS_THEY_ARE or is_derived(name) or name.startswith(ALONE)
+    return Trusting(perception) if as_it_is else perception
 
 
 def is_derived(name: str) -> bool:
@@ -64,7 +68,7 @@ def is_derived(name: str) -> bool:
 
 def is_baseline(name: str) -> bool:
     """Whether a name is of something to compare policies with: chance, one fixed order, the truth, the untouched."""
-    return name == "none" or name in _AS_THEY_ARE or is_derived(name)
+    return name == "none" or name in _AS_THEY_ARE or is_derived(name) or name.startswith(ALONE)
 
 
 def derive(name: str, toolchain: tuple[str, ...], toolbox: Toolbox, picture: Image, seed: int) -> tuple[str, ...]:
@@ -80,6 +84,10 @@ def check_names(names: Sequence[str], cases: Sequence[Case], toolbox: Toolbox, r
     for name in names:
         kind, colon, inner = name.partition(":")
         asked = inner if kind in DERIVED else name
+        if name.startswith(ALONE):
+            if inner not in toolbox:
+                raise name_not_found("tool", inner, list(toolbox))
+            continue
         if asked == "oracle" and not all(case.referenced for case in cases):
             raise ConservatorError("the oracle compares with undamaged photos, and there are none; leave it out")
         if asked == "chat":

@@ -24,6 +24,7 @@ from conservator.evaluation.grid import (
     tabulate,
 )
 from conservator.evaluation.harm import HARM_COLUMNS, by_stratum, differences, is_clean, touched
+from conservator.evaluation.ranked import is_ranked, strategies, strategies_paired
 from conservator.metrics import METRICS, Metric
 
 
@@ -40,7 +41,8 @@ def grids(rows: Rows, metrics: Mapping[str, Metric] = METRICS, against: str | No
         found = [quality(rows, "All cases")]
         if len(groups) > 1:
             found += [quality([row for row in rows if row.group == group], f"Group {group}") for group in groups]
-    more = [differences(rows, against), scores(rows, "Every metric, means", metrics), cost(rows)]
+    ranked = [strategies(rows), strategies_paired(rows, against)] if is_ranked(rows) else []
+    more = [*ranked, differences(rows, against), scores(rows, "Every metric, means", metrics), cost(rows)]
     if not is_clean(rows):
         more = [by_stratum(rows), *more, combinations(rows)]
     return found + [grid for grid in more if grid is not None]

@@ -32,7 +32,10 @@ class CropEncoder(Encoder):
         top, left = (max(0, side - most) // 2 // 16 * 16 for side in crops.shape[-2:])
         crops = crops[..., top : top + most, left : left + most]
         height, width = crops.shape[-2:]
-        crops = F.pad(crops, (0, -width % 16, 0, -height % 16), mode="replicate")
+        return self.each(F.pad(crops, (0, -width % 16, 0, -height % 16), mode="replicate")).mean(0)
+
+    def each(self, crops: Tensor) -> Tensor:
+        """The same of every crop by itself, (B, ENCODED); H and W are multiples of 16."""
         pooled = []
         with half_precision(crops.device):
             levels = self.levels(crops.contiguous(memory_format=torch.channels_last))
@@ -40,7 +43,7 @@ class CropEncoder(Encoder):
             values = maps.float().flatten(2)
             spread = values.std(2, correction=0)
             pooled += [values.mean(2), spread, (spread + 1e-3).log()]
-        return torch.cat(pooled, 1).mean(0)
+        return torch.cat(pooled, 1)
 
 
 class ReducedEncoder(nn.Module):

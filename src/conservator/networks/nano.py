@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from conservator.extras import import_mllm
+from conservator.networks.encoder import ENCODED, ReducedEncoder
 
 PATCH, MERGE = 16, 2
 _WIDTH, _LOOKS, _LAYERS, _HEAD = 192, 3, 6, 64
@@ -99,6 +100,52 @@ def make_nano(config: Any) -> Any:
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
     _begin_with_cosines(network.model.visual.patch_embed.proj)
     return network
+
+
+class EncodedPatches(nn.Module):
+    """The first layer of a vision tower, and beside it what perception's encoder sees at the same places.
+
+    The encoder, the trunk of an expert that removes noise, looks at blocks of four patches (32 pixels) at full size;
+    its standardised numbers are mapped to the tower's width and added to the patches. It is not trained further: to
+    remove a damage is to know it.
+    """
+
+    def __init__(self, proj: nn.Conv3d, encoder: ReducedEncoder) -> None:
+        """``proj`` is the layer that the tower had: (P, 3 * p * p) patches to (P, D)."""
+        super().__init__()
+        self.proj, self.encoder = proj, encoder.eval().requires_grad_(False)
+        self.told = nn.Linear(ENCODED, proj.out_channels)
+        nn.init.normal_(self.told.weight, std=ENCODED**-0.5)
+        nn.init.zeros_(self.told.bias)
+
+    def train(self, mode: bool = True) -> EncodedPatches:
+        """Train all but the encoder."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map flat patches (P, 3 * p * p), the four of a block together, -1 to 1, to (P, D)."""
+        pixels = patches.to(self.proj.weight.dtype).view(-1, *self.proj.weight.shape[1:])
+        own: Tensor = self.proj(pixels).flatten(1)
+        with torch.no_grad():
+            four = pixels[:, :, 0].unflatten(0, (-1, MERGE, MERGE)).permute(0, 3, 1, 4, 2, 5)
+            blocks = four.reshape(-1, 3, MERGE * PATCH, MERGE * PATCH) / 2 + 0.5
+            seen = self.encoder.standardise(self.encoder.trunk.each(blocks))
+        told: Tensor = self.told(seen.to(self.told.weight.dtype)).repeat_interleave(MERGE * MERGE, 0)
+        return own + told
+
+
+def add_encoder(network: Any, encoder: ReducedEncoder) -> None:
+    """Let the vision tower of a nano model begin with perception's encoder, too; its configuration says so then."""
+    visual = network.model.visual
+    visual.patch_embed = EncodedPatches(visual.patch_embed.proj, encoder)
+    network.config.conservator_encoder = True
+
+
+def has_encoder(config: Any) -> bool:
+    """Whether the tower of a configuration's model begins with an encoder of perception."""
+    return bool(getattr(config, "conservator_encoder", False))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import Any
 from conservator.errors import ConservatorError, NameNotFoundError, name_not_found
 from conservator.extensions import is_dotted, load_dotted, offered
 from conservator.image import Image
+from conservator.kinds import NO_WISH, Wish
 from conservator.perception.perception import Blind, Objective, Perception
 from conservator.policies.actor_critic import ActorCriticPolicy, load_actor_critic
 from conservator.policies.chat import Chat
@@ -48,6 +49,8 @@ class PolicyContext:
     """Where the policy chat asks; only for that one."""
     toolbox: Toolbox | None = None
     """The tools that the policy will be offered, all or some of them; for those that know tools by name."""
+    wish: Wish = NO_WISH
+    """What the user wants beside the objective; for those that ask a model."""
 
 
 def _greedy(context: PolicyContext) -> Greedy:
@@ -66,7 +69,8 @@ def _oracle(context: PolicyContext) -> Greedy:
 
 
 def _chat(context: PolicyContext) -> Chat:
-    return Chat(context.chat or ChatOptions(), context.perception, context.objective, context.seed)
+    options = context.chat or ChatOptions()
+    return Chat(options, context.perception, context.objective, context.seed, context.wish)
 
 
 POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
@@ -95,7 +99,9 @@ def _mllm(name: str, path: str, context: PolicyContext) -> MllmPolicy:
     """A multimodal language model; without a path the one that ships."""
     model = load_model(path, context.device) if path else shipped_model()
     once = name.partition(":")[0] == "mllm-once"
-    return MllmPolicy(model, context.perception, context.objective, name, once, toolbox=context.toolbox)
+    return MllmPolicy(
+        model, context.perception, context.objective, name, once, toolbox=context.toolbox, wish=context.wish
+    )
 
 
 _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
@@ -106,13 +112,15 @@ _WITH_MORE: Mapping[str, Callable[[str, str, PolicyContext], Policy]] = {
         load_actor_critic(Path(path)), context.perception, name, context.toolbox
     ),
     "tir": lambda name, path, context: ToolCallingPolicy(
-        load_model(path, context.device), context.perception, context.objective, name, context.toolbox
+        load_model(path, context.device), context.perception, context.objective, name, context.toolbox, context.wish
     ),
     "search": lambda name, calls, context: _search(context, int(calls), name),
 }
 """Policies whose name says more: what a user trained ("dqn:FILE", "r1:FILE", "mllm:FOLDER"), and a budget
 ("search:CALLS")."""
 
+_TOLD = ("mllm", "mllm-once", "tir", "chat")
+"""The policies that ask a model, which is told what the user wishes."""
 POLICY_GROUP = "conservator.policies"
 """The group of entry points by which installed packages offer policies, each under its own name."""
 
@@ -174,13 +182,20 @@ def is_policy(name: str) -> bool:
         return False
 
 
-def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = None) -> None:
+def check_policy_name(name: str, reference: bool, chat: ChatOptions | None = None, wish: Wish = NO_WISH) -> None:
     """Raise before any work when there is no such policy, or when what it needs is not there.
 
-    That is a reference for the oracle, and for chat an endpoint, a model and the permission to upload.
+    That is a reference for the oracle, and for chat an endpoint, a model and the permission to upload. A preference is
+    for those that ask a model, for "none", which treats nothing, and for your own, which get it in their context.
     """
     if name not in POLICIES:
         _own(name, (known for known in POLICIES if reference or known != "oracle"))
+    ours = {known.partition(":")[0] for known in (*POLICIES, *_WITH_MORE)} - {*_TOLD, "none"}
+    if wish.prefer != "neither" and name.partition(":")[0] in ours:
+        raise ConservatorError(
+            f"the policy {name} knows no preference (--prefer {wish.prefer}); take one of {', '.join(_TOLD)}, or leave "
+            "--prefer out"
+        )
     if name == "oracle" and not reference:
         raise ConservatorError("the oracle policy compares with the undamaged photo; it is for benchmarks only")
     if name == "chat":

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 
 from conservator.image import Image, to_array
+from conservator.kinds import NO_WISH, Wish
 from conservator.perception.perception import Objective, Perception
 from conservator.policies.dialects import IMAGE, Dialect, JsonDialect, Message, ToolDialect
 from conservator.policies.endpoint import ask_endpoint, check_options, clean_words
@@ -43,11 +44,12 @@ class Chat:
         perception: Perception,
         objective: Objective = "balanced",
         seed: int = 0,
+        wish: Wish = NO_WISH,
     ) -> None:
         """``seed`` spreads the pauses between requests; raises ConservatorError for options that will not do."""
         check_options(options)
         self._options, self._perception, self._objective = options, perception, objective
-        self._seed = seed
+        self._seed, self._wish = seed, wish
         plain = JsonDialect(lines=options.request.get("response_format", {}) is None)
         self._dialect: Dialect = ToolDialect() if options.call_tools else plain
 
@@ -72,7 +74,7 @@ class Chat:
             return Decision(Stop(), thought="there is no tool to choose")
         rng = np.random.default_rng([self._seed, trajectory.last.id])
         gains = estimated_gains(observation, self._perception, self._objective)
-        messages = self._dialect.ask(seen, self._objective, gains)
+        messages = self._dialect.ask(seen, self._objective, gains, self._wish)
         body = _request(messages, self._dialect.schema(seen), self._dialect.functions(seen), options)
         answer = ask_endpoint(options, body, left, rng)
         if answer.problem:

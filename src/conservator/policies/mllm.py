@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from conservator.errors import ConservatorError
+from conservator.kinds import NO_WISH, Wish
 from conservator.perception.perception import Objective, Perception
 from conservator.perception.study import study
 from conservator.policies.dialects import Dialect, PlanDialect
@@ -42,14 +44,17 @@ class MllmPolicy:
         once: bool = False,
         dialect: Dialect = PlanDialect(),  # noqa: B008 - frozen
         toolbox: Toolbox | None = None,
+        wish: Wish = NO_WISH,
     ) -> None:
-        """``dialect`` is the one that the model was taught in.
+        """``dialect`` is the one that the model was taught in, ``wish`` what the user wants beside the objective.
+
+        A model that was taught no wishes is told none (``told_wish``), which raises ConservatorError for a preference.
 
         ``toolbox`` is what it is told of; it can choose only what is offered. A model that is told of fewer tools than
         it was taught with, because the user or risk control leaves some out, answers worse about all other damage.
         """
         self.name, self._model, self._perception, self._objective = name, model, perception, objective
-        self._once, self._toolbox = once, toolbox
+        self._once, self._toolbox, self._wish = once, toolbox, told_wish(wish, model, name)
         self._speaker = Speaker(model.tokens, model.end, dialect)
 
     def act(self, observation: Observation) -> Decision:
@@ -89,9 +94,24 @@ class MllmPolicy:
         gains = estimated_gains(observation, self._perception, self._objective)
         observation, model = replace(told, tools=plannable(observation.tools)), self._model
         with model.lock:
-            reading = model.read(model.prompt(self._speaker.dialect.ask(told, self._objective, gains)))
+            reading = model.read(model.prompt(self._speaker.dialect.ask(told, self._objective, gains, self._wish)))
             gained = gains.get(observation.trajectory.last.id, 0.0) >= _CLEAR
             return choose(observation, reading.next, self._speaker, rollbacks=not gained)
+
+
+def told_wish(wish: Wish, model: VisionLanguageModel, policy: str) -> Wish:
+    """What a model is told of a wish: nothing where it was taught none, for what to leave alone is not offered anyway.
+
+    Raises ConservatorError for a preference that it was not taught, which nothing else would heed.
+    """
+    if model.heeds_wishes:
+        return wish
+    if wish.prefer != "neither":
+        raise ConservatorError(
+            f"the model of the policy {policy} was taught no preferences (--prefer {wish.prefer}); "
+            "train one on data that 'data build --wishes' made, or leave --prefer out"
+        )
+    return NO_WISH
 
 
 def _follow(decision: Decision) -> Decision:

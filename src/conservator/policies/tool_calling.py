@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from conservator.errors import ConservatorError
+from conservator.kinds import NO_WISH, Wish
 from conservator.perception.perception import Objective, Perception
 from conservator.perception.study import study
 from conservator.policies.dialects import ToolDialect
-from conservator.policies.mllm import told
+from conservator.policies.mllm import told, told_wish
 from conservator.policies.planning import enlarged_last, estimated_gains, is_enlarged, legal_actions, plannable
 from conservator.policies.replies import Replied, Speaker, Tokens, choose
 from conservator.policies.vision_language import Prompt, VisionLanguageModel
@@ -37,8 +38,9 @@ class ToolCallingPolicy:
         objective: Objective = "balanced",
         name: str = "tir",
         toolbox: Toolbox | None = None,
+        wish: Wish = NO_WISH,
     ) -> None:
-        """``toolbox`` is what the model is told of; it can call only what is offered.
+        """``toolbox`` is what the model is told of; it can call only what is offered. ``wish`` as in ``MllmPolicy``.
 
         Raises ConservatorError for a model whose chat template does not speak of tools.
         """
@@ -48,7 +50,7 @@ class ToolCallingPolicy:
                 "them; take a Qwen3-VL, or the policy mllm, which asks in words"
             )
         self.name, self.model, self._perception, self._objective = name, model, perception, objective
-        self._toolbox = toolbox
+        self._toolbox, self._wish = toolbox, told_wish(wish, model, name)
         self._speaker = Speaker(model.tokens, model.end, ToolDialect())
 
     def act(self, observation: Observation) -> Decision:
@@ -74,7 +76,7 @@ class ToolCallingPolicy:
         shown = _studied(replace(observation, tools=plannable(known)))
         gains = estimated_gains(observation, self._perception, self._objective)
         dialect = self._speaker.dialect
-        return self.model.prompt(dialect.ask(shown, self._objective, gains), dialect.functions(shown))
+        return self.model.prompt(dialect.ask(shown, self._objective, gains, self._wish), dialect.functions(shown))
 
     def replies(self, observation: Observation) -> Mapping[Action, Tokens]:
         """What the model may say, as tokens, for each legal action."""

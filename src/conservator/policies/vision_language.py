@@ -24,6 +24,8 @@ from conservator.extras import import_mllm
 from conservator.files import write_text
 from conservator.forking import Lock
 from conservator.image import Image
+from conservator.networks.encoder import CropEncoder, ReducedEncoder
+from conservator.networks.nano import add_encoder, has_encoder
 from conservator.policies.dialects import IMAGE, Message
 
 FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
@@ -31,6 +33,9 @@ FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 _SMALL = 100_000_000
 """Parameters up to which a model computes in single precision, whatever it is stored in."""
 _MIDDLE = (0.5, 0.5, 0.5)
+_PICTURES = "preprocessor_config.json"
+_HEEDS = "conservator_heeds_wishes"
+"""What is written down beside how pictures are prepared: whether the model was taught wishes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Prompt:
 
 class VisionLanguageModel:
     """A network with its tokenizer. One thread at a time uses it: hold ``lock`` from ``read`` to the last ``next``."""
+
+    heeds_wishes = False
+    """Whether it was taught what users wish in words; else it is not told."""
 
     def __init__(self, network: Any, tokenizer: Any, mean: Sequence[float] = _MIDDLE, std: Sequence[float] = _MIDDLE):
         """``mean`` and ``std`` are those of the pictures that the network was trained on, per channel."""
@@ -143,8 +151,9 @@ class VisionLanguageModel:
             "temporal_patch_size": self._frames,
             "image_mean": list(self.mean),
             "image_std": list(self.std),
+            _HEEDS: self.heeds_wishes,
         }
-        write_text(folder / "preprocessor_config.json", json.dumps(pictures, indent=2) + "\n")
+        write_text(folder / _PICTURES, json.dumps(pictures, indent=2) + "\n")
 
 
 class Reading:
@@ -227,13 +236,35 @@ def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
         if config.model_type not in FAMILY:
             raise ValueError(f"its architecture is {config.model_type}, known are {', '.join(FAMILY)}")
         network = transformers.AutoModelForImageTextToText.from_pretrained(base, dtype="auto", use_safetensors=True)
+        _fill_encoder(network, Path(base))
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConservatorError(f"{base} cannot be loaded as a vision-language model: {reason}") from error
     if adapted:
         network = import_mllm("peft").PeftModel.from_pretrained(network, folder).merge_and_unload()
-    return VisionLanguageModel(_ready(network, device), tokenizer, *normalisation_of(base))
+    model = VisionLanguageModel(_ready(network, device), tokenizer, *normalisation_of(base))
+    model.heeds_wishes = _heeds_wishes(path)
+    return model
+
+
+def _heeds_wishes(folder: Path) -> bool:
+    path = folder / _PICTURES
+    return path.exists() and bool(json.loads(path.read_text("utf-8")).get(_HEEDS, False))
+
+
+def _fill_encoder(network: Any, folder: Path) -> None:
+    """Give a nano model the encoder that it was saved with, which transformers knows nothing of."""
+    if not has_encoder(network.config):
+        return
+    from safetensors.torch import load_file
+
+    add_encoder(network, ReducedEncoder(CropEncoder()))
+    network.to(network.dtype)
+    part = "model.visual.patch_embed."
+    tensors = {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+    own = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+    network.model.visual.patch_embed.load_state_dict(own)
 
 
 def _ready(network: Any, device: str) -> Any:
@@ -246,7 +277,7 @@ def _ready(network: Any, device: str) -> Any:
 def normalisation_of(folder: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of the pictures, as the model's folder says."""
     hub = import_mllm("transformers.utils.hub")
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in (_PICTURES, "processor_config.json"):
         found = hub.cached_file(folder, name, _raise_exceptions_for_missing_entries=False)
         if found is not None:
             values = json.loads(Path(found).read_text("utf-8"))
@@ -276,9 +307,11 @@ def unpack(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> VisionLan
             write_text(Path(folder) / name, text)
         config = transformers.AutoConfig.from_pretrained(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        normalisation = normalisation_of(folder)
+        normalisation, heeds = normalisation_of(folder), _heeds_wishes(Path(folder))
     config.dtype = torch.float32
     network = transformers.AutoModelForImageTextToText.from_config(config)
+    if has_encoder(config):
+        add_encoder(network, ReducedEncoder(CropEncoder()))
     fit = network.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if fit.unexpected_keys or set(fit.missing_keys) - tied:
@@ -288,7 +321,9 @@ def unpack(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> VisionLan
             "pip install 'conservator[mllm]' asks for"
         )
     network.tie_weights()
-    return VisionLanguageModel(_ready(network, "cpu"), tokenizer, *normalisation)
+    model = VisionLanguageModel(_ready(network, "cpu"), tokenizer, *normalisation)
+    model.heeds_wishes = heeds
+    return model
 
 
 @lru_cache(maxsize=1)

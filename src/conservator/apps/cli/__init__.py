@@ -16,6 +16,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
     bench_planners,
     bench_risk,
     bench_rl_restore,
+    bench_why,
     photos,
     restoring,
     train_all,

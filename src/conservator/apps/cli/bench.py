@@ -158,6 +158,7 @@ BENCHMARK_HELP = {
     "mio": "AgenticIR's 16 combinations of two and three damages (MiO), on clean photos damaged by seed.",
     "restoreagent": "RestoreAgent's seven combinations of two to four damages, on clean photos damaged by seed.",
     "settings": "Restore-R1's four settings of two to five damages, on clean photos damaged by seed.",
+    "all-in-one": "The four combinations on which RestoreAgent meets all-in-one networks, damaged by seed.",
     "mixture": "The natural mixture of risk control: half undamaged, a quarter one damage, a quarter two or three.",
     "clean": "Undamaged pictures of many kinds, or those of a folder: whatever is done to them is harm.",
     "pairs": "Photos that were really damaged, in a folder with subfolders input and target.",
@@ -193,6 +194,8 @@ class Comparison:
     """Enumerate all toolchains of each case and rank each policy's."""
     objective: Objective = "balanced"
     """What toolchains are ranked by."""
+    enumerations: Path | None = None
+    """Folder of enumerations that several results share, say those at two risks (default: one within the output)."""
     seed: int = field(default=0, metadata={"min": 0})
     """Seed of damage and drawings."""
     limit: int | None = field(default=None, metadata={"min": 1})
@@ -255,7 +258,7 @@ def bench_clean_command(
     _run("clean", data, part, asked)
 
 
-for _name in ("mio", "restoreagent", "settings", "mixture"):
+for _name in ("mio", "restoreagent", "all-in-one", "settings", "mixture"):
     _damaged_by_seed(_name)
 for _name in ("pairs", "unpaired"):
     _of_one_folder(_name)
@@ -333,5 +336,16 @@ def _run(benchmark: str, photos: Path, part: str | None, asked: Comparison) -> N
     content = _with_file(content, settings.perception)
     if opened:
         typer.echo(f"Add this line to docs/results/openings.md:\n{opened}")
-    evaluate(cases, policies, toolbox, perception, settings, output, told.result, told.enumeration, content)
+    evaluate(
+        cases,
+        policies,
+        toolbox,
+        perception,
+        settings,
+        output,
+        told.result,
+        told.enumeration,
+        content,
+        enumerations=asked.enumerations,
+    )
     typer.echo("\n".join(write_summary(output, asked.against)))

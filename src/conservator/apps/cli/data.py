@@ -52,14 +52,18 @@ def show_lessons(data: Path, count: int) -> Path:
 
 
 def _article(lesson: PlannerLesson) -> str:
+    from conservator.policies.dialects.words import goal
+    from conservator.training.planner.answers import right_answers
     from conservator.training.planner.teaching import DIALECT
 
-    system, question = DIALECT.ask(lesson.observation, lesson.objective, lesson.gains)
-    others = "".join(f"<br>as good: {escape(', '.join(plan) or 'stop')}" for plan in lesson.alternatives)
+    system, question = DIALECT.ask(lesson.told, lesson.objective, lesson.gains, lesson.wish)
+    shares = [(DIALECT.write(answer), share) for answer, share in right_answers(lesson, DIALECT.plans).items()]
+    others = "".join(f"<br>{share:.0%} of the answers: {escape(answer)}" for answer, share in shares)
+    wish = goal(lesson.objective, lesson.wish).partition("\n")[2]
     picture = f'<img src="{escape(lesson.pictures[-1])}" alt="the photo now" loading="lazy">'
     return (
         f'<article class="lesson"><div>{picture}</div>'
-        f"<div><h2>{escape(lesson.situation)}, {escape(lesson.objective)}</h2>"
+        f"<div><h2>{escape(', '.join(filter(None, (lesson.situation, lesson.objective, wish))))}</h2>"
         f'<p class="soft">{escape(lesson.name)}: {escape(", ".join(sorted(lesson.kinds)) or "clean")}</p>'
         f'<pre>{escape(question.text)}</pre><pre class="answer">{escape(DIALECT.write(lesson.answer))}</pre>'
         f'<p class="soft">{_values(lesson)}{others}</p>'

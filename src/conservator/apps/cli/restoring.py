@@ -79,7 +79,19 @@ class BatchOptions:
         return None if self.format is None else "." + self.format.lower().lstrip(".")
 
 
-_DECIDING = ("policy", "objective", "only", "never", "upscale", "risk", "thresholds", "max_steps", "seed", "chat")
+_DECIDING = (
+    "policy",
+    "objective",
+    "only",
+    "never",
+    "prefer",
+    "upscale",
+    "risk",
+    "thresholds",
+    "max_steps",
+    "seed",
+    "chat",
+)
 """What a request says to who decides."""
 _OUTPUT_FLAGS = {"output": "--output -o", "jobs": "--jobs -j", "report": "--report"}
 

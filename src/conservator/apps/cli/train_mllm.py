@@ -12,7 +12,7 @@ from conservator.apps.cli.common import ThreadsOption
 from conservator.apps.cli.options import with_options
 from conservator.apps.cli.train import Into, train_app
 from conservator.errors import ConservatorError
-from conservator.training.planner.orders import NANO, GrpoOrder, PlannerDataOrder, SftOrder, VisionOrder
+from conservator.training.planner.orders import NANO, DryRunOrder, GrpoOrder, PlannerDataOrder, SftOrder, VisionOrder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,6 +106,18 @@ def grpo_command(threads: ThreadsOption = 2, *, order: GrpoOrder) -> None:
 
     torch.set_num_threads(threads)
     typer.echo(f"use it with: --policy tir:{train_grpo(order, typer.echo)}")
+
+
+@train_app.command("dry-run")
+@with_options(DryRunOrder, "order", flags=_OUTPUT)
+def dry_run_command(*, order: DryRunOrder) -> None:
+    """Run the recipe of a large planner, adapters and all, on a tiny checkpoint; and what a real run needs."""
+    import torch
+
+    from conservator.training.planner.dry_run import dry_run
+
+    torch.set_num_threads(1)
+    dry_run(order, typer.echo)
 
 
 @train_app.command("nano-vision")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from conservator.image import Image
-from conservator.kinds import Objective
+from conservator.kinds import NO_WISH, Objective, Wish
 from conservator.session.session import Observation
 from conservator.session.trajectory import Decision
 
@@ -42,11 +42,16 @@ class Dialect(Protocol):
         """Whether an answer can name more tools than the next one."""
 
     def ask(
-        self, observation: Observation, objective: Objective, gains: Mapping[int, float] = NO_GAINS
+        self,
+        observation: Observation,
+        objective: Objective,
+        gains: Mapping[int, float] = NO_GAINS,
+        wish: Wish = NO_WISH,
     ) -> Sequence[Message]:
         """The conversation up to where the model's answer begins: one turn or many, each with its own pictures.
 
         ``gains`` are the estimated gains of the steps so far in dB, by the step's number (policies/planning.py).
+        ``wish`` is told where there is one, and else no word of it.
         """
 
     def functions(self, observation: Observation) -> Sequence[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from conservator.kinds import Objective
+from conservator.kinds import NO_WISH, Objective, Wish
 from conservator.policies.dialects import words
 from conservator.policies.dialects.dialect import NO_GAINS, Message
 from conservator.session.session import Observation
@@ -32,12 +32,17 @@ class PlanDialect:
         return ()
 
     def ask(
-        self, observation: Observation, objective: Objective, gains: Mapping[int, float] = NO_GAINS
+        self,
+        observation: Observation,
+        objective: Objective,
+        gains: Mapping[int, float] = NO_GAINS,
+        wish: Wish = NO_WISH,
     ) -> tuple[Message, Message]:
-        """Toolbox and objective; then the pictures of the current state, the findings, and the history."""
+        """Toolbox, objective and wish; then the pictures of the current state, the findings, and the history."""
         images = () if self.in_words else observation.image.split(1)
+        tools = () if self.in_words else observation.tools
         return (
-            Message("system", words.instructions(() if self.in_words else observation.tools, objective, _HOW)),
+            Message("system", words.instructions(tools, words.goal(objective, wish), _HOW)),
             Message("user", words.question(observation, gains, len(images)), images),
         )
 

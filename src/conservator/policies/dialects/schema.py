@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from conservator.kinds import Objective
+from conservator.kinds import NO_WISH, Objective, Wish
 from conservator.policies.dialects.dialect import NO_GAINS, Message
 from conservator.policies.dialects.plan import PlanDialect
 from conservator.session.session import Observation
@@ -38,10 +38,14 @@ class JsonDialect:
         return ()
 
     def ask(
-        self, observation: Observation, objective: Objective, gains: Mapping[int, float] = NO_GAINS
+        self,
+        observation: Observation,
+        objective: Objective,
+        gains: Mapping[int, float] = NO_GAINS,
+        wish: Wish = NO_WISH,
     ) -> tuple[Message, Message]:
         """The instructions, which say how the JSON is to be written, and the question with its pictures."""
-        system, user = _LINES.ask(observation, objective, gains)
+        system, user = _LINES.ask(observation, objective, gains, wish)
         return (system if self.lines else replace(system, text=f"{system.text}\n{_AS_JSON}")), user
 
     def write(self, decision: Decision) -> str:

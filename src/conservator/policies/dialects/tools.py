@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conservator.errors import ConservatorError
-from conservator.kinds import Objective
+from conservator.kinds import NO_WISH, Objective, Wish
 from conservator.policies.dialects import words
 from conservator.policies.dialects.dialect import IMAGE, NO_GAINS, Message
 from conservator.session.session import Observation
@@ -37,12 +37,16 @@ class ToolDialect:
     plans = False
 
     def ask(
-        self, observation: Observation, objective: Objective, gains: Mapping[int, float] = NO_GAINS
+        self,
+        observation: Observation,
+        objective: Objective,
+        gains: Mapping[int, float] = NO_GAINS,
+        wish: Wish = NO_WISH,
     ) -> Sequence[Message]:
         """The task; then the photo as it came; then each step as a call and its result."""
         steps = observation.trajectory.steps
         left = observation.steps_left + sum(step.refusal is None for step in steps[1:])
-        messages = [Message("system", f"{_TASK}\n{words.goal(objective)}")]
+        messages = [Message("system", f"{_TASK}\n{words.goal(objective, wish)}")]
         for step in steps:
             left -= step.decision is not None and step.refusal is None
             if step.decision is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from conservator.kinds import Kind, Objective
+from conservator.kinds import Kind, Objective, Preference, Wish, kinds_in_words
 from conservator.perception.perception import Percept
 from conservator.policies.dialects.dialect import IMAGE
 from conservator.session.session import Observation
@@ -20,18 +20,27 @@ _OBJECTIVES: Mapping[Objective, str] = {
     "balanced": "near to the undamaged photo and good to look at",
     "perceptual": "good to look at",
 }
+_PREFERENCES: Mapping[Preference, str] = {
+    "sharp": "Sharp is more important than smooth.",
+    "smooth": "Smooth is more important than sharp.",
+}
+_LEFT: Mapping[Kind, str] = {Kind.LOW_LIGHT: "Leave the mood dark."}
+"""What to leave alone, where a user would not call it a damage."""
 _TASK = "You restore damaged photos. You see a photo and decide on the next step. Your tools:"
 
 
-def instructions(tools: Sequence[ToolSpec], objective: Objective, how: str) -> str:
-    """What a model is told once: its task, its tools, the objective, and ``how`` to answer."""
+def instructions(tools: Sequence[ToolSpec], aim: str, how: str) -> str:
+    """What a model is told once: its task, its tools, what to aim at (``goal``), and ``how`` to answer."""
     lines = [f"- {t.name} ({', '.join(sorted(k.label for k in t.removes))}): {t.description}" for t in tools]
-    return "\n".join([_TASK, *lines, goal(objective), how])
+    return "\n".join([_TASK, *lines, aim, how])
 
 
-def goal(objective: Objective) -> str:
-    """What the result shall be, in a sentence."""
-    return f"The result shall be {_OBJECTIVES[objective]}."
+def goal(objective: Objective, wish: Wish) -> str:
+    """What the result shall be, in a sentence, and in a line of its own what the user wishes, if anything."""
+    wishes = [] if wish.only is None else [f"Treat only {kinds_in_words(sorted(wish.only))}."]
+    wishes += [_LEFT.get(kind, f"Leave {kind.label} as it is.") for kind in sorted(wish.never)]
+    wishes += [_PREFERENCES[wish.prefer]] if wish.prefer in _PREFERENCES else []
+    return "\n".join([f"The result shall be {_OBJECTIVES[objective]}.", *([" ".join(wishes)] if wishes else [])])
 
 
 def question(observation: Observation, gains: Mapping[int, float], pictures: int) -> str:

@@ -20,7 +20,7 @@ from conservator.degradations import Recipe, recipe_from_json, recipe_to_json
 from conservator.errors import ConservatorError, name_not_found
 from conservator.files import write_text
 from conservator.image import Image, to_image
-from conservator.kinds import Kind, Objective, Severity
+from conservator.kinds import NO_WISH, Kind, Objective, Severity, Wish
 from conservator.perception.perception import Percept
 from conservator.policies.dialects import Dialect
 from conservator.session.session import Observation
@@ -30,7 +30,8 @@ from conservator.training.planner.situations import Situation
 
 LESSONS = "lessons.jsonl"
 """The file of a folder's lessons: its format and the tools in the first line, then a lesson in each."""
-_FORMAT, _VERSION = "conservator planner lessons", 2  # 1 was prose: decisions.jsonl beside conversations.jsonl
+_FORMAT, _VERSION = "conservator planner lessons", 3
+"""1 was prose, decisions.jsonl beside conversations.jsonl; 2 had neither wishes nor the scores of plans."""
 _HELD_OUT = 10
 """One photo of so many is held out, when there are as many."""
 _NOT_LOADED = torch.zeros(1, 3, 1, 1)
@@ -51,14 +52,18 @@ class PlannerLesson:
     gains: Mapping[int, float] = field(hash=False)
     """Perception's estimate of what the steps gained, in dB (policies/planning.py)."""
     answer: Decision
-    alternatives: tuple[tuple[str, ...], ...]
-    """Other plans that are as good; the empty one is to stop."""
+    plans: Mapping[tuple[str, ...], float] = field(hash=False)
+    """The plans from here that are as good as the best, with their scores (situations.py); the empty one is to stop."""
     values: Mapping[Action, float] = field(hash=False)
     """The best score that can still be reached, for every action of which it is known (situations.py)."""
     situation: Situation
     photo: str
     recipe: Recipe
     """The damage that the photo was given."""
+    wish: Wish = NO_WISH
+    """What the user wants beside the objective."""
+    withheld: bool = False
+    """Whether a model is asked without what perception found, so that it must look."""
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -71,6 +76,11 @@ class PlannerLesson:
         assert self.answer.action is not None
         return self.values[self.answer.action]
 
+    @property
+    def told(self) -> Observation:
+        """The observation, without its pictures and, where they are withheld, without the findings."""
+        return without_findings(self.observation) if self.withheld else self.observation
+
     def load(self, step: int = -1) -> Image:
         """The picture of a step, the current one unless told otherwise, (1, 3, H, W)."""
         with PillowImage.open(self.folder / self.pictures[step]) as file:
@@ -78,8 +88,8 @@ class PlannerLesson:
 
     def observe(self, *images: Image) -> Observation:
         """What a policy would know, with these pictures, or studies, of the last steps; one is the current state's."""
-        steps = self.observation.trajectory.steps
-        before, last = steps[: -len(images)], steps[-len(images) :]
+        steps = self.told.trajectory.steps
+        before, last = (steps[: -len(images)], steps[-len(images) :]) if images else (steps, ())
         seen = (replace(step, image=image) for step, image in zip(last, images, strict=True))
         return replace(self.observation, trajectory=Trajectory((*before, *seen)))
 
@@ -87,6 +97,12 @@ class PlannerLesson:
 def without_pictures(observation: Observation) -> Observation:
     """The observation as a lesson keeps it."""
     steps = (replace(step, image=_NOT_LOADED) for step in observation.trajectory.steps)
+    return replace(observation, trajectory=Trajectory(tuple(steps)))
+
+
+def without_findings(observation: Observation) -> Observation:
+    """The observation as if perception had found nothing to say of any step."""
+    steps = (replace(step, percept=Percept()) for step in observation.trajectory.steps)
     return replace(observation, trajectory=Trajectory(tuple(steps)))
 
 
@@ -140,6 +156,8 @@ def _from_lesson(lesson: PlannerLesson) -> dict[str, Any]:
         "id": lesson.name,
         "situation": lesson.situation,
         "objective": lesson.objective,
+        "wish": _from_wish(lesson.wish),
+        "withheld": lesson.withheld,
         "photo": lesson.photo,
         "recipe": recipe_to_json(lesson.recipe),
         "tools": [spec.name for spec in observation.tools],
@@ -147,7 +165,7 @@ def _from_lesson(lesson: PlannerLesson) -> dict[str, Any]:
         "steps": [_from_step(step, picture) for step, picture in steps],
         "gains": {str(number): gain for number, gain in lesson.gains.items()},
         "answer": {"action": _from_action(lesson.answer.action), "plan": list(lesson.answer.plan)},
-        "alternatives": [list(plan) for plan in lesson.alternatives],
+        "plans": [{"tools": list(plan), "score": round(score, 4)} for plan, score in lesson.plans.items()],
         "values": [{"action": _from_action(a), "value": round(value, 4)} for a, value in lesson.values.items()],
     }
 
@@ -163,12 +181,24 @@ def _to_lesson(folder: Path, row: Mapping[str, Any], tools: Mapping[str, ToolSpe
         objective=row["objective"],
         gains={int(number): gain for number, gain in row["gains"].items()},
         answer=Decision(_to_action(row["answer"]["action"]), tuple(row["answer"]["plan"])),
-        alternatives=tuple(map(tuple, row["alternatives"])),
+        plans={tuple(plan["tools"]): plan["score"] for plan in row["plans"]},
         values={action: value for action, value in values.items() if action is not None},
         situation=Situation(row["situation"]),
         photo=row["photo"],
         recipe=recipe_from_json(row["recipe"]),
+        wish=_to_wish(row["wish"]),
+        withheld=row["withheld"],
     )
+
+
+def _from_wish(wish: Wish) -> dict[str, Any]:
+    only = None if wish.only is None else sorted(wish.only)
+    return {"only": only, "never": sorted(wish.never), "prefer": wish.prefer}
+
+
+def _to_wish(told: Mapping[str, Any]) -> Wish:
+    only = None if told["only"] is None else frozenset(map(Kind, told["only"]))
+    return Wish(only, frozenset(map(Kind, told["never"])), told["prefer"])
 
 
 def _from_spec(spec: ToolSpec) -> dict[str, Any]:
@@ -229,7 +259,7 @@ def write_conversations(folder: Path, lessons: Iterable[PlannerLesson], dialect:
     roles = {"system": "system", "user": "human", "assistant": "gpt"}
     lines = []
     for lesson in lessons:
-        messages = dialect.ask(lesson.observation, lesson.objective, lesson.gains)
+        messages = dialect.ask(lesson.told, lesson.objective, lesson.gains, lesson.wish)
         turns = [{"from": roles[message.role], "value": message.text} for message in messages]
         turns.append({"from": "gpt", "value": dialect.write(lesson.answer)})
         lines.append(json.dumps({"id": lesson.name, "images": [lesson.pictures[-1]], "conversations": turns}) + "\n")

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
+from conservator.files import sha256
 from conservator.kinds import Kind, Severity
-from conservator.networks.nano import make_nano, nano_config
+from conservator.networks.encoder import ReducedEncoder
+from conservator.networks.nano import add_encoder, make_nano, nano_config
+from conservator.perception.loading import read_perception
 from conservator.policies.dialects import IMAGE
 from conservator.policies.vision_language import VisionLanguageModel
+from conservator.weights import manifest
 
 VOCABULARY = 4096
 """Tokens at most."""
 _PAD, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _IMAGE, _OPEN, _CLOSE = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 _WORDS = "|".join(sorted([*(kind.label for kind in Kind), *(level.label for level in Severity)], key=len, reverse=True))
-_PIECES = rf"Examined: |(?:{_WORDS})(?= )|[A-Z][^\n0-9<]*|[a-z][a-z0-9_]*|[0-9]|[^A-Za-z0-9]+"
-"""What is never joined into one token: a kind of damage or its severity, a sentence, a name, a digit, what stands
-between. The sentences of the toolbox are the same in every conversation, so that each is one token soon, and a kind or
-a tool is the same token wherever it stands: in the toolbox, in what perception found, in the history, in the reply."""
+_PIECES = rf"Examined: |Treat only |Leave |(?:{_WORDS})(?= )|[A-Z][^\n0-9<]*|[a-z][a-z0-9_]*|[0-9]|[^A-Za-z0-9]+"
+"""What is never joined into one token: what begins a wish, a kind of damage or its severity, a sentence, a name, a
+digit, what stands between. The sentences of the toolbox are the same in every conversation, so that each is one token
+soon, and a kind or a tool is the same token wherever it stands: in the toolbox, in what perception found, in the
+history, in the reply."""
 _TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% for part in message['content'] %}"
@@ -60,9 +66,25 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
     return tokenizer
 
 
-def new_nano(texts: Iterable[str], seed: int = 0, **size: int) -> VisionLanguageModel:
+def encoder_named(perception: str | None) -> ReducedEncoder | None:
+    """The encoder of a perception, by its name or its file; None without one."""
+    return read_perception(perception).encoder() if perception else None
+
+
+def encoder_hash(perception: str | None) -> dict[str, str]:
+    """The hash of the weights that ``encoder_named`` takes, as a run's folder keeps it."""
+    if not perception:
+        return {}
+    path = Path(perception)
+    return {"encoder": sha256(path) if path.is_file() else str(manifest()[perception]["sha256"])}
+
+
+def new_nano(
+    texts: Iterable[str], seed: int = 0, encoder: ReducedEncoder | None = None, **size: int
+) -> VisionLanguageModel:
     """A nano model that knows the words of ``texts`` and nothing else; ``size``: ``width`` and ``layers``.
 
+    With an ``encoder``, one of perception's, its vision begins with that, too (networks/nano.py).
     Raises ConservatorError for a width that heads cannot share.
     """
     if size.get("width", 64) % 64:
@@ -72,4 +94,6 @@ def new_nano(texts: Iterable[str], seed: int = 0, **size: int) -> VisionLanguage
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make_nano(nano_config(len(tokenizer), *numbers, **size))
+        if encoder is not None:
+            add_encoder(network, encoder)
     return VisionLanguageModel(network, tokenizer)

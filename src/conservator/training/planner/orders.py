@@ -37,6 +37,12 @@ class PlannerDataOrder:
     """Toolboxes, joined by +."""
     always: frozenset[Kind] = frozenset()
     """Kinds of damage that every crop has, joined by commas, say snow: to teach a planner one that it does not know."""
+    wishes: int = field(default=2, metadata={"min": 0})
+    """Wishes ("treat only noise") that each crop is asked about again with, drawn from those that change the answer."""
+    withheld: float = field(default=0.5, metadata=_SHARE)
+    """Share of the questions that do not tell what perception found, so that the picture must be looked at."""
+    metrics: tuple[str, ...] = ("psnr", "ssim")
+    """What toolchains are scored by; give it again for more. With st_lpips the objectives differ more."""
     trajectories: bool = False
     """Make whole trajectories, call by call, for models that call tools; else questions that are drawn."""
     swaps: float = field(default=0.3, metadata=_SHARE)
@@ -66,7 +72,7 @@ class SftOrder:
     dialect: DialectName = "plan"
     """How it is taught to answer: by a line with a plan, for mllm, or by tool calls, for tir."""
     spread: bool = True
-    """With tool calls: learn all calls that are nearly as good as the best, by how good; else the one of the data."""
+    """Learn all answers that are nearly as good as the best, by how good; else the one of the data."""
     lora: bool = False
     """Train adapters, not the whole model."""
     rank: int = field(default=16, metadata=_ONE_OR_MORE)
@@ -85,6 +91,8 @@ class SftOrder:
     """Learning rate (default: as the model needs)."""
     vision: Path | None = field(default=None, metadata=_EXISTS)
     """For nano: a vision tower that was trained before, vision.safetensors of train nano-vision."""
+    encoder: str | None = None
+    """For nano: the perception whose encoder its vision begins with beside its own patches: a name, or a file."""
     words: float | None = field(default=None, metadata=_SHARE)
     """Share of the steps, the first ones, in words alone, without pictures and toolbox (default for nano: 2/3)."""
     studies: float = field(default=0.5, metadata=_SHARE)
@@ -107,6 +115,22 @@ class SftOrder:
     """auto, cpu or cuda."""
     workers: int = field(default=0, metadata={"min": 0})
     """Processes that prepare the questions."""
+
+
+@dataclass(frozen=True)
+class DryRunOrder:
+    """What to run the recipe of a large planner on, to see that it works."""
+
+    photos: Path = field(metadata=_EXISTS)
+    """Folder of clean photos, searched recursively; the first ones are used."""
+    output: Path = Path("out/train/dry-run")
+    """Folder of data, checkpoint and adapters."""
+    toolbox: str = "conservator"
+    """Toolboxes, joined by +."""
+    count: int = field(default=2, metadata=_ONE_OR_MORE)
+    """Damaged crops to ask about."""
+    steps: int = field(default=4, metadata=_ONE_OR_MORE)
+    """Steps of training."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +209,8 @@ class VisionOrder:
     """Width of the nano model, a multiple of 64 (default: 192)."""
     layers: int | None = field(default=None, metadata=_ONE_OR_MORE)
     """Layers of the nano model (default: 6)."""
+    encoder: str | None = None
+    """The perception whose encoder it begins with beside its own patches: a name, or a file of weights."""
     bfloat16: bool = False
     """Multiply in bfloat16 on a CPU, too: faster where the CPU can (AVX-512 BF16), slower where it cannot."""
     every: int = field(default=500, metadata=_ONE_OR_MORE)

@@ -20,15 +20,16 @@ from PIL import Image as PillowImage
 
 from conservator.claims import Identity, claim
 from conservator.commands import command_line
-from conservator.degradations import Recipe, degrade
+from conservator.degradations import degrade
 from conservator.evaluation.enumerate import EachKindOnce, Enumeration, enumerate_toolchains
 from conservator.evaluation.rows import content_of
 from conservator.files import replacing, write_text
 from conservator.image import Image, digest, in_8_bits, to_array
-from conservator.kinds import OBJECTIVES, Kind, Objective
+from conservator.kinds import NO_WISH, OBJECTIVES, Kind, Objective, Wish
 from conservator.perception.perception import Perception
 from conservator.perception.remembering import RememberingPerception
 from conservator.photo import find_photos, load_photo
+from conservator.policies.dialects.words import goal
 from conservator.policies.planning import estimated_gains, plannable
 from conservator.pool import MemoPool, Pool, RayPool
 from conservator.request import Request
@@ -51,10 +52,12 @@ from conservator.training.planner.orders import CROP_SIDE, PlannerDataOrder
 from conservator.training.planner.situations import Outlook, Question, questions
 from conservator.training.planner.teaching import DIALECT
 from conservator.training.planner.trajectories import Perturbation, trajectory_questions
+from conservator.training.planner.wishes import LEFT_GRAIN, LOST_DETAIL, draw_wishes, wished
 
 _STEPS = 12
 """Decisions of a session."""
-_METRICS = ("psnr", "ssim")
+_TOLD = ("count", "toolbox", "wishes", "withheld", "metrics", "seed")
+"""Options that the data card's command repeats."""
 _FEW = 3
 """Up to so many kinds at once, all their tools are tried; of more, two each, since toolchains grow too many."""
 
@@ -83,7 +86,8 @@ def _claim(order: PlannerDataOrder, photos: Sequence[Path]) -> None:
     toolbox = make_toolbox(order.toolbox)
     found = content_of(photos, order.photos, toolbox, order.toolbox, order.output)
     used = {name: sha for name, sha in found.weights.items() if name in {"perception", *toolbox} or "." in name}
-    settings = {"toolbox": order.toolbox, "seed": order.seed, "side": CROP_SIDE, "always": order.always}
+    names = ("toolbox", "seed", "always", "wishes", "withheld", "metrics")
+    settings = {name: getattr(order, name) for name in names} | {"side": CROP_SIDE}
     if order.trajectories:
         settings |= {name: getattr(order, name) for name in ("trajectories", "swaps", "substitutes", "tolerance")}
     claim(order.output, Identity.of(settings, photos=found.photos, tools=found.tools, weights=used))
@@ -127,15 +131,48 @@ def _lessons(
     tried = present | {distractor} if len(present) < _FEW else present
     usable = usable if len(tried) <= _FEW else _two_each(usable, rng)
     memo, perception = MemoPool(pool), RememberingPerception(perception)
-    found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=_METRICS)
-    for objective in OBJECTIVES:
-        for question in _asked(order, found, found.objective(objective)[0], usable, rng):
+    metrics = (*order.metrics, *((LOST_DETAIL, LEFT_GRAIN) if order.wishes else ()))
+    found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=metrics)
+    hidden = np.random.default_rng([order.seed, number, 37])
+    for place, (objective, wish) in enumerate(_conditions(order, found, usable, tried, rng)):
+        valued = wished(found, found.objective(objective)[0], wish, usable)
+        for question in _asked(order, *valued, usable, rng):
             trajectory = _trajectory(damaged, question.history, memo, perception)
             observation = Observation(trajectory, usable, _STEPS + 1 - len(trajectory.steps))
-            gains = estimated_gains(observation, perception, objective)
-            name = f"{number:06d}-{objective}-{question.situation}"
-            name += f"-{len(question.history)}" if order.trajectories else ""
-            yield _lesson(order.output, name, question, observation, objective, gains, photo.name, recipe)
+            name = f"{number:06d}-{objective}-"
+            name += f"wish{place - len(OBJECTIVES)}-" if place >= len(OBJECTIVES) else ""
+            name += question.situation + (f"-{len(question.history)}" if order.trajectories else "")
+            yield PlannerLesson(
+                name=name,
+                folder=order.output,
+                pictures=tuple(_write_image(order.output, step.image) for step in trajectory.steps),
+                observation=without_pictures(observation),
+                objective=objective,
+                gains=estimated_gains(observation, perception, objective),
+                answer=question.answer,
+                plans=question.plans,
+                values=question.values,
+                situation=question.situation,
+                photo=photo.name,
+                recipe=recipe,
+                wish=wish,
+                withheld=bool(hidden.random() < order.withheld),
+            )
+
+
+def _conditions(
+    order: PlannerDataOrder,
+    found: Enumeration,
+    tools: Sequence[ToolSpec],
+    kinds: frozenset[Kind],
+    rng: np.random.Generator,
+) -> Iterator[tuple[Objective, Wish]]:
+    """What a crop is asked about for: each objective without a wish, then wishes, each with an objective by chance."""
+    yield from ((objective, NO_WISH) for objective in OBJECTIVES)
+    drawn = np.random.default_rng(rng.integers(2**32))  # how many draws the wishes take changes no other question
+    aim = OBJECTIVES[int(drawn.integers(len(OBJECTIVES)))]
+    scores = found.objective(aim)[0]
+    yield from ((aim, wish) for wish in draw_wishes(found, scores, tools, kinds, order.wishes, drawn))
 
 
 def _asked(
@@ -150,32 +187,6 @@ def _asked(
         return questions(Outlook(found, scores), rng)
     perturbation = Perturbation(order.swaps, order.substitutes, order.tolerance)
     return trajectory_questions(found, scores, {spec.name: spec.removes for spec in tools}, perturbation, rng)
-
-
-def _lesson(
-    folder: Path,
-    name: str,
-    question: Question,
-    observation: Observation,
-    objective: Objective,
-    gains: dict[int, float],
-    photo: str,
-    recipe: Recipe,
-) -> PlannerLesson:
-    return PlannerLesson(
-        name=name,
-        folder=folder,
-        pictures=tuple(_write_image(folder, step.image) for step in observation.trajectory.steps),
-        observation=without_pictures(observation),
-        objective=objective,
-        gains=gains,
-        answer=question.answer,
-        alternatives=question.alternatives,
-        values=question.values,
-        situation=question.situation,
-        photo=photo,
-        recipe=recipe,
-    )
 
 
 def _two_each(specs: Sequence[ToolSpec], rng: np.random.Generator) -> tuple[ToolSpec, ...]:
@@ -220,7 +231,7 @@ def _gather(order: PlannerDataOrder) -> int:
 
 def _card(order: PlannerDataOrder, lessons: Sequence[PlannerLesson]) -> str:
     """The data card: what this is, where it comes from, and what is in it."""
-    settings: dict[str, Any] = {"count": order.count, "toolbox": order.toolbox, "seed": order.seed}
+    settings: dict[str, Any] = {name: getattr(order, name) for name in _TOLD}
     asked = "questions"
     if order.trajectories:
         settings |= {name: getattr(order, name) for name in ("trajectories", "swaps", "substitutes", "tolerance")}
@@ -232,13 +243,13 @@ def _card(order: PlannerDataOrder, lessons: Sequence[PlannerLesson]) -> str:
         "",
         f"{len(lessons)} {asked} about {order.count} damaged crops of {CROP_SIDE} pixels, each with the right "
         "answer: the best of all toolchains that treat each kind of damage at most once, scored by "
-        f"{' and '.join(_METRICS)}.",
+        f"{' and '.join(order.metrics)}.",
         "",
         f"- Command: `{command}`",
         f"- Photos: {training_data(order.photos)}",
         "- `lessons.jsonl`: the tools, then for each question the observation (steps with their pictures and what was "
-        "found in them, estimated gains, objective), the best answer, other answers as good, and the best score that "
-        "each action can still reach.",
+        "found in them, estimated gains, objective, wish), the best answer, the scores of all plans as good, and the "
+        "best score that each action can still reach. Of those that are withheld a model is not told the findings.",
         "- `conversations.jsonl`: the same questions as ShareGPT turns with pictures, for other trainers.",
         "- Not in it: low resolution, since pictures of two sizes cannot be ranked; LPIPS and DISTS.",
         "",
@@ -246,6 +257,8 @@ def _card(order: PlannerDataOrder, lessons: Sequence[PlannerLesson]) -> str:
     counts: dict[str, Counter[Any]] = {
         "situation": Counter(str(lesson.situation) for lesson in lessons),
         "objective": Counter(lesson.objective for lesson in lessons),
+        "wish": Counter(goal(lesson.objective, lesson.wish).partition("\n")[2] or "none" for lesson in lessons),
+        "findings": Counter("withheld" if lesson.withheld else "told" for lesson in lessons),
         "kinds of damage": Counter(len(lesson.kinds) for lesson in lessons),
     }
     for title, counter in counts.items():

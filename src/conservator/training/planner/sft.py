@@ -24,12 +24,19 @@ from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
 from conservator.files import sha256
+from conservator.kinds import NO_WISH
 from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
-from conservator.training.planner.nano import new_nano
+from conservator.training.planner.nano import encoder_hash, encoder_named, new_nano
 from conservator.training.planner.orders import NANO, DialectName, SftOrder, size_of, torch_device
 from conservator.training.planner.prefix import shared_prefix_loss, whole_loss
-from conservator.training.planner.teaching import DIALECTS, Collator, examine_planner, shuffle_lessons
+from conservator.training.planner.teaching import (
+    DIALECTS,
+    Collator,
+    balance_situations,
+    examine_planner,
+    shuffle_lessons,
+)
 from conservator.training.run import read_curve, write_curve
 
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
@@ -68,6 +75,7 @@ def train_sft(order: SftOrder, report: Callable[[str], None] = print) -> Trained
         raise ConservatorError(f"without {', '.join(order.without)} no question is left to learn from")
     torch.set_flush_denormal(True)
     model = _start(order, lessons)
+    model.heeds_wishes |= any(lesson.wish != NO_WISH for lesson in learned)
     _claim(order)  # only now: an order that cannot begin must not take the folder
     report(f"{model.parameters / 1e6:.1f} million parameters, {len(learned)} questions, {len(held_out)} held out")
     asked = _evenly(held_out, order.questions)
@@ -95,8 +103,9 @@ def _lessons(folders: Sequence[Path]) -> tuple[list[PlannerLesson], list[Planner
     _, held_out = split_by_photo(lessons)  # of all folders together: what one holds out no other may teach
     unseen = {lesson.photo for lesson in held_out}
     learned = [[lesson for lesson in part if lesson.photo not in unseen] for part in parts]
-    most = max(len(part) for part in learned)
-    evened = [lesson for part in learned if part for lesson in itertools.islice(itertools.cycle(part), most)]
+    learned = [balance_situations(part) for part in learned if part]
+    most = max((len(part) for part in learned), default=0)
+    evened = [lesson for part in learned for lesson in itertools.islice(itertools.cycle(part), most)]
     return lessons, evened, held_out
 
 
@@ -107,11 +116,13 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
             raise ConservatorError("only a nano model takes a vision tower of its own; leave out --vision")
         if size_of(order):
             raise ConservatorError(f"{order.model} has a size of its own; leave out --width and --layers")
+        if order.encoder is not None:
+            raise ConservatorError(f"{order.model} has a vision tower of its own; leave out --encoder")
         model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
         if not order.lora:
             model.network.float().requires_grad_(True)
         return model
-    model = new_nano(texts_of(lessons, order.dialect), order.seed, **size_of(order))
+    model = new_nano(texts_of(lessons, order.dialect), order.seed, encoder_named(order.encoder), **size_of(order))
     if order.vision is not None:
         from safetensors.torch import load_file
 
@@ -119,7 +130,10 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
             model.network.model.visual.load_state_dict(load_file(order.vision))
         except RuntimeError:
             size = "the same --width and --layers" if size_of(order) else "the usual --width and --layers"
-            raise ConservatorError(f"{order.vision} is no vision tower of this size; train one with {size}") from None
+            with_encoder = f" and --encoder {order.encoder}" if order.encoder else ", without --encoder"
+            raise ConservatorError(
+                f"{order.vision} is no vision tower of this size; train one with {size}{with_encoder}"
+            ) from None
     model.network.to(order.device)
     return model
 
@@ -129,7 +143,7 @@ def texts_of(lessons: Sequence[PlannerLesson], dialect: DialectName = "plan") ->
     spoken = DIALECTS[dialect]
     texts = []
     for lesson in lessons:
-        asked = spoken.ask(lesson.observation, lesson.objective, lesson.gains)
+        asked = spoken.ask(lesson.observation, lesson.objective, lesson.gains, lesson.wish)
         functions = spoken.functions(lesson.observation)
         texts += [*(message.text for message in asked), *map(json.dumps, functions), spoken.write(lesson.answer)]
     return texts
@@ -137,14 +151,13 @@ def texts_of(lessons: Sequence[PlannerLesson], dialect: DialectName = "plan") ->
 
 def _claim(order: SftOrder) -> None:
     """Make the folder this order's, or raise when it is another's. Lessons, and what it starts from, by content."""
-    names = ("lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers", "without", "seed")
-    settings = {name: getattr(order, name) for name in names}
-    if order.dialect != "plan":
-        settings |= {"dialect": order.dialect, "spread": order.spread}
+    names = ("dialect", "spread", "lora", "rank", "batch", "gather", "rate", "studies", "words", "width", "layers")
+    settings = {name: getattr(order, name) for name in (*names, "without", "seed")}
     lessons = {f"lessons {number}": sha256(folder / LESSONS) for number, folder in enumerate(order.data, 1)}
     weights = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
     settings |= lessons if weights else lessons | {"model": order.model}
     weights |= {"vision": sha256(order.vision)} if order.vision is not None else {}
+    weights |= encoder_hash(order.encoder)
     claim(order.output, Identity.of(settings, weights=weights))
 
 
@@ -183,7 +196,7 @@ def _trainer(
         peft = import_mllm("peft")
         adapters = peft.LoraConfig(r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.05, target_modules=ADAPTED)
     small = model.parameters < _LARGE and model.network.config.model_type == "qwen3_vl"
-    dialect, spread = DIALECTS[order.dialect], order.spread and order.dialect == "tools"
+    dialect, spread = DIALECTS[order.dialect], order.spread
     loss = shared_prefix_loss if small and not order.lora else whole_loss if spread else None
     trainer = _trainer_class(loss)(
         model=model.network,

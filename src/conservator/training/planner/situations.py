@@ -18,6 +18,8 @@ from conservator.session.trajectory import Action, Apply, Decision, Rollback, St
 
 TIE = 0.1
 """Plans whose scores (sums of z-scores) differ by less are equally good."""
+_PLANS = 24
+"""Plans that a question keeps at most, the shortest first: of four kinds of damage hundreds may tie."""
 LOST = 0.5
 """A toolchain after which the best that can still be reached scores this much less did harm."""
 
@@ -41,8 +43,9 @@ class Question:
     toolchain: Toolchain
     """Of the current state."""
     answer: Decision
-    alternatives: tuple[Toolchain, ...]
-    """Other plans from here that are as good; the empty one is to stop."""
+    plans: Mapping[Toolchain, float] = field(hash=False)
+    """The plans from here that are as good as the best, with their scores, the answer's first; the empty one is to
+    stop. None where a rollback is right."""
     values: Mapping[Action, float] = field(hash=False)
     """The best score that can still be reached by each action: the enumerated tools, rollbacks to other states, stop.
 
@@ -125,11 +128,13 @@ def _question(
     values = values_at(outlook, history, state, cost)
     if situation is Situation.ROLLBACK:
         to = max(length for length in range(len(state)) if not outlook.lost(state[:length]))
-        return Question(situation, history, state, Decision(Rollback(to)), (), values)
-    plans = [plan for plan in outlook.completions(state) if plan[:1] != (without,)]
+        return Question(situation, history, state, Decision(Rollback(to)), {}, values)
+    plans = [plan for plan in outlook.completions(state) if plan[:1] != (without,)][:_PLANS]
     best = plans[0]
     answer = Decision(Apply(best[0]), best[1:]) if best else Decision(Stop())
-    return Question(situation, history, state, answer, tuple(plans[1:6]), values)
+    sunk = cost * len(state)
+    scores = {plan: outlook.scores[(*state, *plan)] + sunk for plan in plans}
+    return Question(situation, history, state, answer, scores, values)
 
 
 def values_at(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -13,22 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conservator.image import Image
+from conservator.kinds import NO_WISH
 from conservator.policies.dialects import Message, PlanDialect, ToolDialect
-from conservator.policies.planning import legal_actions
 from conservator.policies.replies import Fork, Speaker, Tokens, choose, forks_of
 from conservator.policies.vision_language import Prompt, VisionLanguageModel, inputs_of
-from conservator.session.trajectory import Action, Apply, Decision, Rollback, Stop
+from conservator.training.planner.answers import is_right, right_answers
 from conservator.training.planner.lessons import PlannerLesson, left_out
 from conservator.training.planner.orders import DialectName
 from conservator.training.planner.prefix import IGNORED
-from conservator.training.planner.situations import TIE, Situation
+from conservator.training.planner.situations import Situation
 
 DIALECT = PlanDialect()
 """What planners are taught in, unless told otherwise, and what ``mllm`` asks them in."""
 DIALECTS: Mapping[DialectName, PlanDialect | ToolDialect] = {"plan": DIALECT, "tools": ToolDialect()}
 """What planners can be taught in; ``tir`` asks in ``tools``."""
-_WARMTH = TIE / 2
-"""By how much less good a call may be that is learned 1/e times as much; beyond a tie it is not learned."""
 _VIEW = 96
 """Pixels of the pictures of a small study."""
 
@@ -37,8 +35,7 @@ def ask_lesson(
     lesson: PlannerLesson, images: Sequence[Image], dialect: PlanDialect | ToolDialect = DIALECT
 ) -> Sequence[Message]:
     """The question of a lesson, with these pictures or studies of its last steps; without any, in words alone."""
-    observation = lesson.observe(*images) if images else lesson.observation
-    return _shown(dialect, images).ask(observation, lesson.objective, lesson.gains)
+    return _shown(dialect, images).ask(lesson.observe(*images), lesson.objective, lesson.gains, lesson.wish)
 
 
 def _shown(dialect: PlanDialect | ToolDialect, images: Sequence[Image]) -> PlanDialect | ToolDialect:
@@ -59,20 +56,11 @@ def pictures_for(lesson: PlannerLesson, dialect: PlanDialect | ToolDialect) -> l
     return [lesson.load(step) for step in shown]
 
 
-def right_calls(lesson: PlannerLesson) -> dict[Action, float]:
-    """How likely each next action shall be, together 1: the legal ones nearly as good as the best, the better the more.
-
-    They are of the type of the lesson's answer; of rollbacks there is one right one.
-    """
-    answer = lesson.answer.action
-    assert answer is not None
-    legal = [a for a in legal_actions(lesson.observation) if type(a) is type(answer) and a in lesson.values]
-    if isinstance(answer, Rollback) or answer not in legal:
-        return {answer: 1.0}
-    best = max(lesson.values[action] for action in legal)
-    good = [a for a in legal if a == answer or lesson.values[a] > best - TIE]
-    weights = [math.exp((lesson.values[action] - best) / _WARMTH) for action in good]
-    return {action: weight / sum(weights) for action, weight in zip(good, weights, strict=True)}
+def balance_situations(lessons: Sequence[PlannerLesson]) -> list[PlannerLesson]:
+    """The lessons, those of the rarer situations again and again until each situation is asked about as often."""
+    groups = [[lesson for lesson in lessons if lesson.situation is situation] for situation in Situation]
+    most = max(map(len, groups))
+    return [lesson for group in groups if group for lesson in islice(cycle(group), most)]
 
 
 def shuffle_lessons(lessons: Sequence[PlannerLesson], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -117,7 +105,7 @@ class Collator:
         dialect: PlanDialect | ToolDialect = DIALECT,
         spread: bool = False,
     ) -> None:
-        """With ``spread``, all right calls are learned, by their shares: an answer is drawn from them each turn."""
+        """With ``spread``, all right answers are learned, by their shares: one is drawn from them each turn."""
         self._model, self._lessons, self._seed, self._studies = model, lessons, seed, studies
         self._dialect, self._spread = dialect, spread
         self._speaker = Speaker(model.tokens, model.end, dialect)
@@ -143,7 +131,8 @@ class Collator:
         """What is to be said, and what else could be said on the way."""
         if not self._spread:
             return self._speaker.write(lesson.answer), []
-        right = {self._speaker.write(Decision(action)): share for action, share in right_calls(lesson).items()}
+        answers = right_answers(lesson, self._dialect.plans)
+        right = {self._speaker.write(answer): share for answer, share in answers.items()}
         said = list(right)[int(rng.choice(len(right), p=list(right.values())))]
         return said, forks_of(right, said)
 
@@ -175,11 +164,12 @@ def examine_planner(
     """How a model answers, decoded as the policy does it; ``in_words`` asks it in words alone.
 
     ``right`` and, for each situation, ``right_SITUATION``: the share of answers that lead as far as the best one does,
-    or nearly so; and ``right_left_out`` of those that are ``without`` the training. NaN where nothing was asked.
+    or nearly so; ``right_withheld`` of questions whose findings are withheld, ``right_wish`` of those with a wish; and
+    ``right_left_out`` of those that are ``without`` the training. NaN where nothing was asked.
     """
     speaker = Speaker(model.tokens, model.end, dialect)
     found: dict[str, list[bool]] = {situation.value: [] for situation in Situation}
-    unseen: list[bool] = []
+    unseen, looked, heeded = list[bool](), list[bool](), list[bool]()
     was = model.network.training
     model.network.eval()
     with model.lock:
@@ -188,23 +178,17 @@ def examine_planner(
             reading = model.read(asked)
             right = is_right(lesson, choose(lesson.observation, reading.next, speaker).decision)
             found[lesson.situation].append(right)
-            if left_out(lesson, without):
-                unseen.append(right)
+            for group, belongs in (
+                (unseen, left_out(lesson, without)),
+                (looked, lesson.withheld),
+                (heeded, lesson.wish != NO_WISH),
+            ):
+                group += [right] if belongs else []
     model.network.train(was)
     everything = [right for answers in found.values() for right in answers]
     scores = {"right": _share(everything)} | ({"right_left_out": _share(unseen)} if without else {})
+    scores |= {"right_withheld": _share(looked), "right_wish": _share(heeded)}
     return scores | {f"right_{situation}": _share(answers) for situation, answers in found.items()}
-
-
-def is_right(lesson: PlannerLesson, decision: Decision) -> bool:
-    """Whether the next action leads as far as that of the answer, or nearly so; a rollback, to the same step."""
-    match decision.action:
-        case Rollback():
-            return decision.action == lesson.answer.action
-        case Apply() | Stop():
-            return lesson.values.get(decision.action, float("-inf")) >= lesson.best - TIE
-        case _:
-            return False
 
 
 def _share(answers: Sequence[bool]) -> float:

@@ -62,7 +62,7 @@ def trajectory_questions(
         situation = (Situation.ADJUST if place else Situation.PLAN) if next_ else Situation.STOP
         history = applied(state)
         answer = Decision(Apply(next_[0]) if next_ else Stop())
-        yield Question(situation, history, state, answer, (), values_at(outlook, history, state, CALL_COST))
+        yield Question(situation, history, state, answer, {}, values_at(outlook, history, state, CALL_COST))
     yield from (q for q in questions(outlook, rng, CALL_COST) if q.situation in _BY_HARM)
 
 

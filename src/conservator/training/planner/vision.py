@@ -27,7 +27,7 @@ from conservator.perception.perception import GRADED_KINDS
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.training.data.crops import Photos, ahead, random_crop
 from conservator.training.data.recipes import random_recipe, severities, without_resizing
-from conservator.training.planner.nano import new_nano
+from conservator.training.planner.nano import encoder_hash, encoder_named, new_nano
 from conservator.training.planner.orders import VisionOrder, size_of, torch_device
 from conservator.training.run import load_checkpoint, save_checkpoint, warm_rate, write_curve
 
@@ -137,7 +137,9 @@ class _Run:
         torch.set_flush_denormal(True)
         torch.manual_seed(order.seed)
         self.order, self.device, self._photos = order, torch_device(order.device), photos
-        self.sight = Sight(new_nano([""], order.seed, **size_of(order))).to(self.device).train()
+        self.sight = (
+            Sight(new_nano([""], order.seed, encoder_named(order.encoder), **size_of(order))).to(self.device).train()
+        )
         self.sight.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.sight.parameters(), lr=order.rate, weight_decay=0.05)
         self.step, self.seconds, self.curve = 0, 0.0, list[dict[str, float]]()
@@ -183,4 +185,5 @@ class _Run:
     def _identity(self) -> dict[str, str]:
         """What must be the same for a run to go on."""
         names = ("steps", "batch", "rate", "side", "width", "layers", "seed")
-        return {name: str(getattr(self.order, name)) for name in names} | {"photos": self._photos}
+        own = {name: str(getattr(self.order, name)) for name in names} | encoder_hash(self.order.encoder)
+        return own | {"photos": self._photos}
