@@ -94,7 +94,7 @@ def teach_assessor(
 def new_assessor(order: AssessorOrder) -> VisionLanguageModel:
     """A nano model that knows the words of the question and of the levels, and has learned nothing."""
     words = [QUESTION, ANSWER, *(f" {level}" for level in RATED_LEVELS)]
-    return new_nano(words * 3, order.seed, **size_of(order))  # a word is one token when it was met more than once
+    return new_nano(words * 3, order.seed, None, **size_of(order))  # a word is one token when it was met more than once
 
 
 def level_logits(model: VisionLanguageModel, pictures: Sequence[Image]) -> tuple[Tensor, Tensor]:
