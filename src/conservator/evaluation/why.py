@@ -57,7 +57,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PanelFound:
     """What a panel shows."""
 
     grids: tuple[Grid, ...]
@@ -120,7 +120,7 @@ class Bench:
         return self._usual[kind]
 
 
-def levels(bench: Bench) -> Shown:
+def levels(bench: Bench) -> PanelFound:
     """Specialists by level against one network over the range: gain of each tool at each strength of a damage."""
     grids, strips = [], []
     sweeps: Mapping[Kind, Mapping[str, Degradation]] = {
@@ -146,10 +146,10 @@ def levels(bench: Bench) -> Shown:
             _strip(bench, f"{kind.label}, {level}", damaged[level][0], chains)
             for level in (next(iter(sweep)), list(sweep)[-1])
         ]
-    return Shown(tuple(grids), tuple(strips))
+    return PanelFound(tuple(grids), tuple(strips))
 
 
-def all_in_one(bench: Bench) -> Shown:
+def all_in_one(bench: Bench) -> PanelFound:
     """A single-task tool against an all-in-one network, and one after the other, on RestoreAgent's four sets."""
     lines, strips = [], []
     for c, combination in enumerate(ALL_IN_ONE_COMBINATIONS):
@@ -167,12 +167,12 @@ def all_in_one(bench: Bench) -> Shown:
         )
         lines.append((kinds_in_words(combination), *cells))
         strips.append(_strip(bench, kinds_in_words(combination), cases[0], chains))
-    return Shown(
+    return PanelFound(
         (Grid("Gain in dB, the last damage treated first", ("damages", *chains), tuple(lines)),), tuple(strips)
     )
 
 
-def orders(bench: Bench) -> Shown:
+def orders(bench: Bench) -> PanelFound:
     """Wrong orders: the best, the mean and the worst order of one tool for each damage."""
     lines, strips = [], []
     for c, combination in enumerate(RESTOREAGENT_COMBINATIONS):
@@ -194,10 +194,10 @@ def orders(bench: Bench) -> Shown:
         "worst for each",
         "best less worst",
     )
-    return Shown((Grid("Gain in dB by order", head, tuple(lines)),), tuple(strips))
+    return PanelFound((Grid("Gain in dB by order", head, tuple(lines)),), tuple(strips))
 
 
-def patterns(bench: Bench) -> Shown:
+def patterns(bench: Bench) -> PanelFound:
     """The same damages in other patterns: how often which order is best, and what the most frequent one loses."""
     lines, strips = [], []
     for c, combination in enumerate(RESTOREAGENT_COMBINATIONS):
@@ -220,10 +220,10 @@ def patterns(bench: Bench) -> Shown:
             image = bench.damaged(i, mio_recipe(combination, bench.rng(c, i)))
             strips.append(_strip(bench, f"{kinds_in_words(combination)}: {bench.names[i]}", image, shown, i))
     head = ("damages", "orders that are best somewhere", "the most frequent is best", "which", "what it loses, dB")
-    return Shown((Grid("Which order is best", head, tuple(lines)),), tuple(strips))
+    return PanelFound((Grid("Which order is best", head, tuple(lines)),), tuple(strips))
 
 
-def one_model(bench: Bench) -> Shown:
+def one_model(bench: Bench) -> PanelFound:
     """One fixed model for a task: the tool that is best in the mean against the best of each picture."""
     lines, strips = [], []
     for k, kind in enumerate(TAUGHT):
@@ -251,10 +251,10 @@ def one_model(bench: Bench) -> Shown:
         shown = {f"always: {tools[usual]}": (tools[usual],), "best here": (tools[int(gains[place].argmax())],)}
         strips.append(_strip(bench, kind.label, image, shown, i))
     head = ("damage", "best in the mean", "always that one", "the best for each", "difference, dB", "another is better")
-    return Shown((Grid("One fixed tool for a damage: gain in dB", head, tuple(lines)),), tuple(strips))
+    return PanelFound((Grid("One fixed tool for a damage: gain in dB", head, tuple(lines)),), tuple(strips))
 
 
-PANELS: Mapping[str, Callable[[Bench], Shown]] = {
+PANELS: Mapping[str, Callable[[Bench], PanelFound]] = {
     "levels": levels,
     "all-in-one": all_in_one,
     "orders": orders,
