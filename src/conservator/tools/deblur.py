@@ -104,7 +104,7 @@ class Deblur(Expert):
         return torch.cat([self._model(x.contiguous(memory_format=torch.channels_last)) for x in seen]).contiguous()
 
 
-DEBLUR = Deblur(
+EXPERT_DEBLUR = Deblur(
     make_spec(
         "deblur",
         frozenset({Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR}),

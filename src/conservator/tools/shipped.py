@@ -33,10 +33,10 @@ def _conservator() -> Iterable[Tool]:
 
 
 def _experts() -> Iterable[Tool]:
-    from conservator.tools.deblur import DEBLUR
+    from conservator.tools.deblur import EXPERT_DEBLUR
     from conservator.tools.experts import EXPERTS
 
-    return (*EXPERTS, *([DEBLUR] if DEBLUR.spec.name in manifest() else []))
+    return (*EXPERTS, *([EXPERT_DEBLUR] if EXPERT_DEBLUR.spec.name in manifest() else []))
 
 
 def _rl_restore() -> Iterable[Tool]:
