@@ -156,23 +156,24 @@ def _upscaler(factor: int, steps: int) -> Course:
 
 
 COURSES: dict[str, Course] = {
-    "base": Course(_local, steps=80_000),
-    "dehaze": _scene(_expert(makes.haze, Kind.HAZE), 16_000),
-    "brighten_mild": _scene(_DARK(makes.mildly_dark), 10_000),
-    "brighten_dark": _scene(_DARK(makes.very_dark), 8000, "brighten_mild"),
-    "deblur": Course(_blurred, "base", steps=8000, network="unet_deblur"),
-    "denoise_medium": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=55)), 8000),
-    "dejpeg_severe": _course(_DEJPEG(partial(makes.jpeg, low=5, high=50)), 8000),
-    "derain": _course(_expert(makes.rain, Kind.RAIN), 8000),
-    "denoise_light": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=20)), 4000, "denoise_medium"),
-    "denoise_heavy": _course(_DENOISE(partial(makes.sensor_noise, low=25, high=70)), 4000, "denoise_medium"),
-    "dejpeg_mild": _course(_DEJPEG(partial(makes.jpeg, low=35, high=95)), 4000, "dejpeg_severe"),
-    "deblur_defocus": _course(_expert(makes.defocus, Kind.DEFOCUS_BLUR), 8000),
+    "base": Course(_local, steps=32_000),
+    "dehaze": _scene(_expert(makes.haze, Kind.HAZE), 7000),
+    "brighten_mild": _scene(_DARK(makes.mildly_dark), 3500),
+    "brighten_dark": _scene(_DARK(makes.very_dark), 2000, "brighten_mild"),
+    "deblur": Course(_blurred, "base", steps=7000, network="unet_deblur"),
+    "denoise_medium": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=55)), 4500),
+    "dejpeg_severe": _course(_DEJPEG(partial(makes.jpeg, low=5, high=50)), 4000),
+    "derain": _course(_expert(makes.rain, Kind.RAIN), 4000),
+    "denoise_light": _course(_DENOISE(partial(makes.sensor_noise, low=1, high=20)), 2000, "denoise_medium"),
+    "denoise_heavy": _course(_DENOISE(partial(makes.sensor_noise, low=25, high=70)), 2000, "denoise_medium"),
+    "dejpeg_mild": _course(_DEJPEG(partial(makes.jpeg, low=35, high=95)), 2000, "dejpeg_severe"),
+    "deblur_defocus": _course(_expert(makes.defocus, Kind.DEFOCUS_BLUR), 2500),
     "upscale_x2": _upscaler(2, 20_000),
     "upscale_x4": _upscaler(4, 20_000),
-    "generalist": Course(_anything, steps=160_000),
+    "generalist": Course(_anything, steps=60_000),
 }
 """Every expert in the order in which they are trained; ``base`` does not ship.
 
-The generalist, a rival to the whole toolbox, has more steps than the base and all that starts from it and ships.
+Steps are what two cores did in two hours (docs/results/experts_next.md). The generalist, a rival to the whole toolbox,
+has as many as the base and all that starts from it together.
 """
