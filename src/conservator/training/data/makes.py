@@ -65,6 +65,17 @@ def sensor_noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
     return (raw, JpegCompression(int(rng.integers(70, 100)), subsampling(rng))) if rng.random() < 0.6 else (raw,)
 
 
+def white_noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
+    """Noise whose pixels know nothing of each other, as strong as Gaussian noise of sigma ``low`` to ``high``."""
+    sigma, make = rng.uniform(low, high), rng.random()
+    if make < 0.65:
+        return (GaussianNoise(sigma / 255, draw_seed(rng)),)
+    if make < 0.85:
+        return (PoissonNoise(sigma / 11, draw_seed(rng)),)
+    shot = (max(sigma, 1.0) / 190) ** 2
+    return (CameraNoise(math.sqrt(shot) * rng.uniform(0.03, 0.15), shot, draw_seed(rng)),)
+
+
 def jpeg(rng: np.random.Generator, low: int, high: int) -> Recipe:
     """JPEG of quality ``low`` to ``high``, one in three after another JPEG, whose blocks mostly lie elsewhere."""
     last = JpegCompression(int(rng.integers(low, high, endpoint=True)), subsampling(rng))
