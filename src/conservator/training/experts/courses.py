@@ -143,7 +143,7 @@ def _smaller(factor: int) -> Damage:
 
 
 _DENOISE = partial(_expert, kind=Kind.NOISE, traces=0.2, scenes=0.1)
-"""A denoiser that meets much else beside white noise smooths textures (docs/results/experts_next.md)."""
+"""A denoiser that meets much else beside white noise smooths textures (docs/results/experts_base.md)."""
 _DEJPEG = partial(_expert, kind=Kind.JPEG)
 _DARK = partial(_expert, kind=Kind.LOW_LIGHT)
 
@@ -180,6 +180,6 @@ COURSES: dict[str, Course] = {
 }
 """Every expert in the order in which they are trained; ``base`` does not ship.
 
-Steps are what two cores did in two hours (docs/results/experts_next.md). The generalist, a rival to the whole toolbox,
+Steps are what two cores did in two hours (docs/results/experts_base.md). The generalist, a rival to the whole toolbox,
 has as many as the base and all that starts from it together.
 """
