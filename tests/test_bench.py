@@ -252,7 +252,7 @@ def test_a_metric_of_ones_own_has_its_columns(tmp_path: Path, coffee: Image) -> 
         "brightness": pytest.approx(float(clean.mean()) / 2, abs=1e-5),
     }
     (read,) = read_rows(tmp_path / "results.csv", BenchmarkRow)
-    assert replace(read, rank=0.0) == replace(row, rank=0.0)
+    assert replace(read, rank=0.0, value=0.0) == replace(row, rank=0.0, value=0.0)
     assert read_settings(tmp_path)[0].metrics == ("psnr", "distance", "brightness")
     (head,) = [grid.head for grid in grids([row], {m.name: m for m in metrics}) if grid.title.startswith("Every")]
     assert head == ("policy", "psnr", "distance ↓", "brightness")
