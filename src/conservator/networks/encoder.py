@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conservator.networks.assessment import Standardise
-from conservator.networks.precision import half_precision
 from conservator.networks.unet import Encoder
 
 WIDTHS = (32, 64, 128, 192)
@@ -37,10 +36,8 @@ class CropEncoder(Encoder):
     def each(self, crops: Tensor) -> Tensor:
         """The same of every crop by itself, (B, ENCODED); H and W are multiples of 16."""
         pooled = []
-        with half_precision(crops.device):
-            levels = self.levels(crops.contiguous(memory_format=torch.channels_last))
-        for maps in levels:
-            values = maps.float().flatten(2)
+        for maps in self.levels(crops.contiguous(memory_format=torch.channels_last)):
+            values = maps.flatten(2)
             spread = values.std(2, correction=0)
             pooled += [values.mean(2), spread, (spread + 1e-3).log()]
         return torch.cat(pooled, 1)

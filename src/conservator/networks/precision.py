@@ -1,4 +1,4 @@
-"""Half precision where it is faster and exact pixels do not count: in training, and where perception looks."""
+"""Half precision where it is faster: in training. What looks and treats stays exact (docs/results/perception.md)."""
 
 from __future__ import annotations
 

@@ -7,21 +7,17 @@ they cost little, and their answers are summed up to a few numbers.
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conservator.image import Image, luma
-from conservator.networks.precision import half_precision
 from conservator.networks.store import NetworkStore
 from conservator.perception.features import ASKED, NATIVE, SCENE
 from conservator.tools.experts import EXPERTS
 
 _SCENE_SIDE, _NATIVE_SIDE = 128, 160  # pixels
-_LOCAL = frozenset(name for name, _ in NATIVE)
-"""Those whose networks are faster in half precision, and lose nothing that counts (benchmarks/half_perception.py)."""
 _PLACES = ("textured", "smooth")  # the first two crops of a study
 
 
@@ -52,9 +48,8 @@ class AskedExperts:
         return torch.tensor([number for answer in found for number in answer])
 
     def _ask(self, name: str, picture: Image) -> Image:
-        with half_precision(torch.device(self._device)) if name in _LOCAL else nullcontext():
-            answer: Image = self._networks[name](picture.to(self._device))
-        return answer.float().cpu()
+        answer: Image = self._networks[name](picture.to(self._device))
+        return answer.cpu()
 
 
 def _answer(before: Image, after: Image) -> tuple[float, float, float, float]:
