@@ -20,11 +20,13 @@ from conservator.degradations import (
     MotionBlur,
     degrade,
 )
+from conservator.evaluation.tools import size
 from conservator.image import Image, in_8_bits, to_image
 from conservator.kinds import Kind
 from conservator.metrics.fidelity import psnr
 from conservator.networks.store import NetworkStore
 from conservator.networks.unet import ResidualUNet
+from conservator.tools import make_toolbox
 from conservator.tools.classical.kernels import DEFOCUS, GAUSSIAN, MOTION
 from conservator.tools.deblur import Deblur, views
 from conservator.tools.experts import make_spec
@@ -75,6 +77,15 @@ def test_filters_undo_a_known_blur(clean: Image, blur: Degradation) -> None:
     gains = [psnr(made[:, i : i + 3].clamp(0, 1), clean) - psnr(blurred, clean) for i in (3, 6, 9)]
     assert gains[0] > gains[2] > 0.2, "the less noise a filter expects, the more it restores of a photo without any"
     assert gains[0] > 4
+
+
+def test_its_size_is_that_of_a_u_net_that_sees_four_pictures(deblur: Deblur) -> None:
+    parameters, operations = size(deblur)
+    assert parameters == pytest.approx(sum(p.numel() for p in ResidualUNet(images=4).parameters()) / 1e6)
+    plain = 12 * 32 * 9 / 4 / 1000  # the first convolution of a U-Net that sees one, a pixel of the photo
+    one = make_toolbox("experts")["denoise_medium"]
+    one.setup("cpu")
+    assert operations == pytest.approx(size(one)[1] + 3 * plain)
 
 
 def test_a_blur_to_one_side_is_undone_to_that_side(clean: Image) -> None:

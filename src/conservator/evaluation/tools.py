@@ -134,8 +134,9 @@ def size(tool: Tool) -> tuple[float, float]:
             total += taps * output.shape[1] * output.shape[2] * output.shape[3]
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
+    images = getattr(model, "images", 1)  # a network that sees more than the photo is asked by itself
     with torch.inference_mode():
-        tool.restore(torch.full((1, 3, 256, 256), 0.5))
+        (tool.restore if images == 1 else model)(torch.full((1, 3 * images, 256, 256), 0.5))
     for hook in hooks:
         hook.remove()
     return parameters, total / 256**2 / 1000

@@ -28,10 +28,6 @@ CLEAN_SHARE = 0.15
 """Of the crops stay undamaged: an expert must leave a photo alone that lacks its damage."""
 OTHER_SHARE = 0.1
 """Of the crops have damage that is not the expert's, and keep it."""
-TRACES_SHARE = 0.5
-"""Of the others have a little noise, JPEG or blur besides, as RL-Restore's tools learn it."""
-SCENES_SHARE = 0.25
-"""Of the others lie in darkness, haze or rain that is left for other tools."""
 CLEAN_SCENES = 0.25
 """Undamaged where haze and darkness are learned, which a photo of something gray or dark looks like."""
 
@@ -57,8 +53,8 @@ class Course:
 _SCENES = (Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN)
 
 
-def _expert(main: Draw, kind: Kind, traces: float = TRACES_SHARE, scenes: float = SCENES_SHARE) -> Damage:
-    """The main damage, in some crops with a little of others where a camera adds them, in some with a scene's.
+def _expert(main: Draw, kind: Kind) -> Damage:
+    """The main damage, in half of the crops with a little of others where a camera adds them, in some with a scene's.
 
     RL-Restore gives all its tools' data slight noise and JPEG: in a toolchain no tool meets its damage alone. What
     belongs to the scene (darkness, haze, rain) is in the target, too: it is for other tools.
@@ -73,9 +69,9 @@ def _expert(main: Draw, kind: Kind, traces: float = TRACES_SHARE, scenes: float 
             foreign = [other for other in makes.EVERY if other is not kind]
             left = makes.EVERY[foreign[int(rng.integers(len(foreign)))]](rng)
             return Lesson(left, left)
-        before, after = _traces(rng, kind) if rng.random() < traces else ((), ())
+        before, after = _traces(rng, kind) if rng.random() < 0.5 else ((), ())
         scene: Recipe = ()
-        if rng.random() < scenes:
+        if rng.random() < 0.25:
             other = _SCENES[int(rng.integers(len(_SCENES)))]
             scene = () if other is kind else makes.EVERY[other](rng)
         behind = kind is Kind.RAIN and rng.random() < 0.5  # the protocol's rain falls in front of haze, or in it
@@ -142,9 +138,7 @@ def _smaller(factor: int) -> Damage:
     return lambda rng: Lesson(makes.smaller(rng, factor))
 
 
-_DENOISE = partial(_expert, kind=Kind.NOISE, traces=0.2, scenes=0.1)
-"""A denoiser that meets much else beside white noise smooths textures (docs/results/experts_base.md)."""
-_DEJPEG = partial(_expert, kind=Kind.JPEG)
+_DENOISE, _DEJPEG = partial(_expert, kind=Kind.NOISE), partial(_expert, kind=Kind.JPEG)
 _DARK = partial(_expert, kind=Kind.LOW_LIGHT)
 
 
@@ -167,7 +161,7 @@ COURSES: dict[str, Course] = {
     "brighten_mild": _scene(_DARK(makes.mildly_dark), 3500),
     "brighten_dark": _scene(_DARK(makes.very_dark), 2000, "brighten_mild"),
     "deblur": Course(_blurred, "base", steps=7000, network="unet_deblur"),
-    "denoise_medium": _course(_DENOISE(partial(makes.white_noise, low=1, high=55)), 10_000),
+    "denoise_medium": _course(_DENOISE(partial(makes.white_noise, low=1, high=55)), 10_500),
     "dejpeg_severe": _course(_DEJPEG(partial(makes.jpeg, low=5, high=50)), 4000),
     "derain": _course(_expert(makes.rain, Kind.RAIN), 4000),
     "denoise_light": _course(_DENOISE(partial(makes.white_noise, low=1, high=20)), 2000, "denoise_medium"),
