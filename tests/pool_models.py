@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ray_policies import taken
+from ray_policies import kill_machine_once, taken
 from torch import Tensor
 
 
@@ -86,17 +86,5 @@ class KillsItsMachine(Doubles):
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Kill, or wait and double."""
-        import psutil
-        import ray
-
-        here = ray.get_runtime_context().get_node_id() == self.node
-        if here and taken(self.marker):
-            parent = psutil.Process().parent()
-            assert parent is not None
-            assert "raylet" in parent.name()
-            parent.kill()
-            time.sleep(60)  # it dies before that
-        limit = time.monotonic() + 300
-        while self.marker.exists() and time.monotonic() < limit:
-            time.sleep(0.05)
+        kill_machine_once(self.marker, self.node, patience=300)
         return super().__call__(*tensors)

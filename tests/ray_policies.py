@@ -24,6 +24,25 @@ class Denoises:
         return Decision(Stop() if observation.trajectory.toolchain() else Apply("tv_denoise"))
 
 
+def kill_machine_once(marker: Path, node: str, patience: float) -> None:
+    """On the machine ``node`` of a Ray cluster kill the raylet, if the marker is there; elsewhere wait for that.
+
+    Who waits goes on after ``patience`` seconds.
+    """
+    import psutil
+    import ray
+
+    if ray.get_runtime_context().get_node_id() == node and taken(marker):
+        parent = psutil.Process().parent()
+        assert parent is not None
+        assert "raylet" in parent.name()
+        parent.kill()
+        time.sleep(60)  # it dies before that
+    limit = time.monotonic() + patience
+    while marker.exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+
+
 @dataclass(frozen=True)
 class KillsItsWorkerOnce(Denoises):
     """Denoises; but who finds the file ``marker`` takes it away, and its process dies in the midst of the photo."""
@@ -49,19 +68,7 @@ class KillsItsMachineOnce(Denoises):
 
     def act(self, observation: Observation) -> Decision:
         """Kill, or wait and denoise."""
-        import psutil
-        import ray
-
-        here = ray.get_runtime_context().get_node_id() == self.node
-        if here and taken(self.marker):
-            parent = psutil.Process().parent()
-            assert parent is not None
-            assert "raylet" in parent.name()
-            parent.kill()
-            time.sleep(60)  # it dies before that
-        limit = time.monotonic() + 60
-        while self.marker.exists() and time.monotonic() < limit:
-            time.sleep(0.05)
+        kill_machine_once(self.marker, self.node, patience=60)
         return super().act(observation)
 
 

@@ -1,6 +1,6 @@
 """The world as perception meets it: what photos show, and what befell them.
 
-Half of the photos that people have are not damaged, and some scenes are dark, hazy or without colour by nature. These
+A third of the photos is not damaged, and some scenes are dark, hazy or without colour by nature. These
 are so in the truth as well: what brightens, clears or colours them does harm.
 """
 
@@ -20,8 +20,8 @@ _SHARES = {"undamaged": 0.33, "single": 0.27, "mixed": 0.2, "protocol": 0.2}
 """Of what befalls the photos: nothing, one make of damage, two or three, or ``random_recipe``, half of which is from
 the ranges of public protocols."""
 _NATURAL = 0.2
-"""Of all photos that are dark or hazy by nature, each as often. With 0.12, mostly dark, photos of real rooms were still
-brightened (docs/results/risk.md)."""
+"""Of all photos that are dark or hazy by nature, each as often. The ten worst photos at risk 1 are all pale or dim ones
+that were taken for damaged (docs/results/risk.md); they were 0.12 then, mostly dark. What 0.2 does was not measured."""
 _GRAY = 0.1
 """Of all photos that are gray."""
 

@@ -174,6 +174,7 @@ COURSES: dict[str, Course] = {
 }
 """Every expert in the order in which they are trained; ``base`` does not ship.
 
-Steps are what two cores did in two hours (docs/results/experts_base.md). The generalist, a rival to the whole toolbox,
-has as many as the base and all that starts from it together.
+What ships was trained otherwise; the manifest says for how many steps. These courses, all from one base, did not pay
+when they were tried for about as long (docs/results/experts_base.md). The generalist, a rival to the whole toolbox, has
+about as many steps as the base and all that starts from it.
 """
