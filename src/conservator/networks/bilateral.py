@@ -14,6 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CHANNELS = 96
+"""Of its maps, at most."""
+SUMMARY = 3 * CHANNELS
+"""Numbers that it knows of a scene."""
+
 
 class BilateralNet(nn.Module):
     """Maps images (B, 3, H, W) of any size to images of the same size. As initialised it is the identity."""
@@ -31,7 +36,7 @@ class BilateralNet(nn.Module):
         channels, wide = 3, width
         for _ in range(round(math.log2(side / cells))):
             layers += [nn.Conv2d(channels, wide, 3, stride=2, padding=1), activation()]
-            channels, wide = wide, min(96, wide * 2)
+            channels, wide = wide, min(CHANNELS, wide * 2)
         self.encoder = nn.Sequential(*layers, nn.Conv2d(channels, channels, 3, padding=1), activation())
         self.scene = nn.Sequential(
             *(nn.Conv2d(channels, channels, 3, stride=2, padding=1), activation()),
@@ -48,9 +53,16 @@ class BilateralNet(nn.Module):
         nn.init.normal_(self.grid.weight, std=1e-3)
         nn.init.zeros_(self.grid.bias)  # type: ignore[arg-type]
 
+    def summary(self, image: Tensor) -> Tensor:
+        """What it knows of the scenes of (B, 3, H, W): mean and spread of each map, and the scene; (B, SUMMARY)."""
+        maps = self.encoder(self._overview(image))
+        return torch.cat([maps.mean((2, 3)), maps.std((2, 3), correction=0), self.scene(maps)], 1)
+
+    def _overview(self, image: Tensor) -> Tensor:
+        return F.interpolate(image, (self.side, self.side), mode="bilinear", antialias=True)
+
     def forward(self, image: Tensor) -> Tensor:
-        small = F.interpolate(image, (self.side, self.side), mode="bilinear", antialias=True)
-        x = self.encoder(small)
+        x = self.encoder(self._overview(image))
         x = self.joined(self.place(x) + self.scene(x)[..., None, None])
         grid = self.grid(x).unflatten(1, (12, self.bins)).float()  # (B, 12, bins, cells, cells)
         return torch.cat([self._transformed(*pair) for pair in zip(image.split(1), grid.split(1), strict=True)])

@@ -12,7 +12,7 @@ from conservator.networks.unet import Encoder
 WIDTHS = (32, 64, 128, 192)
 ENCODED = 3 * sum(WIDTHS)
 """Numbers per picture that a crop encoder gives."""
-_SIDE = 192  # pixels; the middle of several crops will do, or of one picture twice as much
+_SIDE = 112  # pixels; the middle of several crops will do, or of one picture twice as much
 AXES = 128
 """Numbers per picture that a reduced encoder leaves of them."""
 
@@ -43,31 +43,44 @@ class CropEncoder(Encoder):
         return torch.cat(pooled, 1)
 
 
-class ReducedEncoder(nn.Module):
-    """A crop encoder, and the axes along which what it gives differs most from picture to picture.
+class PrincipalAxes(nn.Module):
+    """The axes along which some numbers differ most from picture to picture.
 
     Some thousand photos teach more by a hundred numbers than by a thousand.
     """
 
     axes: Tensor
 
-    def __init__(self, trunk: CropEncoder) -> None:
+    def __init__(self, width: int, axes: int) -> None:
+        """Reduce ``width`` numbers to ``axes``; ``fit`` finds them."""
         super().__init__()
-        self.trunk, self.standardise = trunk, Standardise(ENCODED)
-        self.register_buffer("axes", torch.zeros(ENCODED, AXES))
+        self.standardise = Standardise(width)
+        self.register_buffer("axes", torch.zeros(width, axes))
 
     def fit(self, values: Tensor) -> None:
-        """Find the axes: the principal components of (N, ENCODED)."""
+        """Find the axes: the principal components of (N, width)."""
         self.standardise.fit(values)
         x = self.standardise(values)
         _, axes = torch.linalg.eigh(x.T @ x)  # from the least to the greatest
-        self.axes.copy_(axes[:, -AXES:])
+        self.axes.copy_(axes[:, -self.axes.shape[1] :])
 
     def reduce(self, values: Tensor) -> Tensor:
-        """Map (N, ENCODED) to (N, AXES)."""
+        """Map (N, width) to (N, axes)."""
         reduced: Tensor = self.standardise(values) @ self.axes
         return reduced
 
+    def forward(self, values: Tensor) -> Tensor:
+        """Map the numbers of one picture, (width,), to (axes,)."""
+        return self.reduce(values[None])[0]
+
+
+class ReducedEncoder(PrincipalAxes):
+    """A crop encoder, and the principal axes of what it gives."""
+
+    def __init__(self, trunk: CropEncoder) -> None:
+        super().__init__(ENCODED, AXES)
+        self.trunk = trunk
+
     def forward(self, crops: Tensor) -> Tensor:
         """Map native crops (B, 3, H, W) to (AXES,) of them all."""
-        return self.reduce(self.trunk(crops)[None])[0]
+        return super().forward(self.trunk(crops))

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conservator.image import Image, luma
+from conservator.networks.bilateral import BilateralNet
 from conservator.networks.store import NetworkStore
 from conservator.perception.features import ASKED, NATIVE, SCENE
 from conservator.tools.experts import EXPERTS
 
-_SCENE_SIDE, _NATIVE_SIDE = 128, 160  # pixels
+_SCENE_SIDE, _NATIVE_SIDE = 128, 96  # pixels
 _PLACES = ("textured", "smooth")  # the first two crops of a study
 
 
@@ -40,12 +41,21 @@ class AskedExperts:
         Of a study the overview stands for the scene, its first two crops, the most textured and a smooth one, for the
         rest.
         """
-        scene = F.interpolate(image[:1], (_SCENE_SIDE, _SCENE_SIDE), mode="bilinear", antialias=True)
+        scene = _scene(image)
         crops = _middle(image[1:3] if len(image) > 2 else image[-1:].expand(2, -1, -1, -1))
         shown = {"scene": scene, **{place: crops[i : i + 1] for i, place in enumerate(_PLACES)}}
         asked = (*((name, "scene") for name in SCENE), *NATIVE)
         found = [_answer(shown[place], self._ask(name, shown[place])) for name, place in asked]
         return torch.tensor([number for answer in found for number in answer])
+
+    def summary(self, image: Image) -> Tensor:
+        """What those of SCENE know of the scene of one image, or of a study: (SCENE_SEEN,) on the CPU."""
+        scene, known = _scene(image).to(self._device), []
+        for name in SCENE:
+            network = self._networks[name]
+            assert isinstance(network, BilateralNet), "all experts of the scene are"
+            known.append(network.summary(scene)[0])
+        return torch.cat(known).cpu()
 
     def _ask(self, name: str, picture: Image) -> Image:
         answer: Image = self._networks[name](picture.to(self._device))
@@ -59,6 +69,11 @@ def _answer(before: Image, after: Image) -> tuple[float, float, float, float]:
     texture = float((luma(before) - F.avg_pool2d(luma(before), 3, 1, 1, count_include_pad=False)).std()) + 1e-3
     largest = float(y.abs().flatten()[::4].quantile(0.99)) + 1e-4
     return math.log10(size), float(y.mean()) / size, math.log10(largest / size), math.log10(size / texture)
+
+
+def _scene(image: Image) -> Image:
+    """One image, or the overview of a study, as the experts of the scene see it."""
+    return F.interpolate(image[:1], (_SCENE_SIDE, _SCENE_SIDE), mode="bilinear", antialias=True)
 
 
 def _middle(crops: Image) -> Image:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conservator.image import Image, luma
 from conservator.kinds import Kind
+from conservator.networks.bilateral import SUMMARY
 from conservator.networks.encoder import AXES
 from conservator.perception.perception import GRADED_KINDS
 from conservator.tools.classical.basics import block_mean
@@ -181,7 +182,15 @@ EXPERT_CHANGES: tuple[str, ...] = tuple(
 
 TOLD: tuple[str, ...] = (*STATISTICS, *EXPERT_CHANGES)
 """What is measured before an encoder looks."""
-NETWORK_FEATURES: tuple[str, ...] = (*TOLD, *(f"encoder_{axis:03d}" for axis in range(AXES)))
+SCENE_SEEN = SUMMARY * len(SCENE)
+"""Numbers that the experts of SCENE know of a scene, all together."""
+SCENE_AXES = 64
+"""Numbers that are left of them."""
+NETWORK_FEATURES: tuple[str, ...] = (
+    *TOLD,
+    *(f"encoder_{axis:03d}" for axis in range(AXES)),
+    *(f"scene_{axis:03d}" for axis in range(SCENE_AXES)),
+)
 """All that ``NetworkPerception`` works on."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 
 from conservator.errors import ConservatorError
-from conservator.image import decibels
+from conservator.image import Image, decibels
 from conservator.kinds import OBJECTIVES, Kind
 from conservator.metrics.consistency import noise_structure, streaks
+from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.harm import HarmNetwork
 from conservator.perception.features import CHANGE, EXPERT_CHANGES, NETWORK_FEATURES, OF_THE_WHOLE, change
 from conservator.perception.loading import Once
-from conservator.perception.network import NetworkPerception
-from conservator.perception.perception import GRADED_KINDS, Gain, Look
+from conservator.perception.network import NetworkPerception, grades
+from conservator.perception.perception import GRADED_KINDS, Look
 from conservator.weights import load_weights, parse_weights
 
 _CLOSEST = 60.0
@@ -31,45 +33,56 @@ _SEEN: tuple[str, ...] = (*OF_THE_WHOLE, *EXPERT_CHANGES)
 when there were 800 photos to learn from, in November 2026: AUC 0.87 instead of 0.90."""
 _PLACES = [NETWORK_FEATURES.index(name) for name in _SEEN]
 
+TRACES: tuple[str, ...] = (
+    *("closeness", "noise_structure", "no_noise_structure", "streaks", "no_streaks", "one_picture"),
+)
+"""What ``traces`` tells."""
 HARM_FACTS: tuple[str, ...] = (
     *(f"seen_before_{kind}" for kind in GRADED_KINDS),
     *(f"seen_after_{kind}" for kind in GRADED_KINDS),
     *("quality_before", "quality_after"),
     *(f"gain_{objective}" for objective in OBJECTIVES),
     *(f"deviation_{objective}" for objective in OBJECTIVES),
-    *("closeness", "noise_structure", "no_noise_structure", "streaks", "no_streaks", "one_picture"),
+    *TRACES,
     *CHANGE,
     *_SEEN,
 )
 """What is told of a treatment, in the order in which the network takes it."""
 
 
-def harm_facts(perception: NetworkPerception, before: Look, after: Look, treated: frozenset[Kind]) -> Tensor:
-    """All that is told of a treatment, (HARM_FACTS,) float32."""
-    gain = perception.weigh(before, after, treated)
-    seen = perception.measured(before).features[_PLACES]
-    return torch.cat([_evidence(before, after, gain), change(before.image, after.image, treated), seen])
+def traces(before: Image, after: Image) -> Tensor:
+    """What a treatment left in the pixels: how near both pictures are, and how the change agrees with noise and rain.
+
+    (TRACES,) float32. What cannot be told of a picture is 0, and the number after it 1.
+    """
+    near = float(decibels((before - after).square().mean(), _CLOSEST))
+    found = [
+        (0.0, 1.0) if math.isnan(value) else (value, 0.0)
+        for value in (noise_structure(before, after), streaks(before, after))
+    ]
+    return torch.tensor([near, *(number for told in found for number in told), float(len(before) == 1)])
 
 
-def _evidence(before: Look, after: Look, gain: Gain) -> Tensor:
-    """What was seen, what was gained by estimate, and how the change agrees with what a treatment should change."""
-    error = (before.image - after.image).square().mean()
-    structures = noise_structure(before.image, after.image), streaks(before.image, after.image)
-    told = [number for value in structures for number in ((0.0, 1.0) if math.isnan(value) else (value, 0.0))]
-    return torch.tensor(
-        [
-            *(_log_odds(look.percept.confidences[kind]) for look in (before, after) for kind in GRADED_KINDS),
-            *(before.percept.quality, after.percept.quality),
-            *(gain.mean[objective] for objective in OBJECTIVES),
-            *(gain.deviation[objective] for objective in OBJECTIVES),
-            *(float(decibels(error, _CLOSEST)), *told, float(len(before.image) == 1)),
-        ]
-    )
+def harm_facts(
+    assessment: AssessmentNetwork,
+    thresholds: Sequence[float],
+    before: Tensor,
+    after: Tensor,
+    change: Tensor,
+    left: Tensor,
+) -> Tensor:
+    """All that is told of treatments, (P, HARM_FACTS) float32.
 
-
-def _log_odds(chance: float) -> float:
-    chance = min(max(chance, _ODDS), 1 - _ODDS)
-    return math.log(chance / (1 - chance))
+    By a perception's assessment and its thresholds, of features (P, F) before and after, of ``change`` (P, CHANGE) of
+    perception/features.py, and of ``traces``, ``left`` (P, TRACES).
+    """
+    device = assessment.picture.mean.device
+    with torch.inference_mode():
+        seen = [[found.cpu() for found in assessment.grade(features.to(device))] for features in (before, after)]
+        gains = assessment.weigh(before.to(device), torch.cat([after - before, change], 1).to(device)).cpu()
+    odds = [grades(logits, thresholds)[1].clamp(_ODDS, 1 - _ODDS).logit() for logits, _ in seen]
+    qualities = [quality[:, None] for _, quality in seen]
+    return torch.cat([*odds, *qualities, gains.mean(1), gains.std(1), left, change, before[:, _PLACES]], 1)
 
 
 class NetworkHarm:
@@ -100,8 +113,12 @@ class NetworkHarm:
         """The chance, 0 to 1, that ``after`` is worse than ``before`` by more than HARM dB; 0 where they are equal."""
         if torch.equal(before.image, after.image):
             return 0.0
+        perception = self._perception
+        pictures = [perception.measured(look).features[None] for look in (before, after)]
+        moved, left = change(before.image, after.image, treated), traces(before.image, after.image)
+        facts = harm_facts(perception.assessment, perception.thresholds, *pictures, moved[None], left[None])
         with torch.inference_mode():
-            return float(self._network().chance(harm_facts(self._perception, before, after, treated)[None])[0])
+            return float(self._network().chance(facts)[0])
 
 
 def harm_metadata(hidden: int) -> dict[str, str]:

@@ -8,21 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from conservator.errors import ConservatorError
 from conservator.forking import Lock
 from conservator.networks.assessment import AssessmentNetwork
-from conservator.networks.encoder import CropEncoder, ReducedEncoder
-from conservator.perception.features import CHANGES_BESIDE_FEATURES, names_differ
+from conservator.networks.encoder import CropEncoder, PrincipalAxes, ReducedEncoder
+from conservator.perception.features import CHANGES_BESIDE_FEATURES, SCENE_AXES, SCENE_SEEN, names_differ
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
 from conservator.weights import load_weights, manifest, parse_weights
 
 ENCODER = "glance."
 """Begins the names of the encoder's tensors in a file, as it has since the first one was stored."""
+SCENE = "scene."
+"""Begins the names of the tensors of the axes of what experts know of the scene."""
 _AGAIN = "train it again with conservator train perception"
 
 _Made = TypeVar("_Made")
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 class Once(Generic[_Made]):
@@ -66,14 +69,22 @@ class PerceptionWeights:
         network = AssessmentNetwork(
             width, width + CHANGES_BESIDE_FEATURES, len(GRADED_KINDS), len(OBJECTIVES), self.hidden
         )
-        own = {key: value.float() for key, value in self.tensors.items() if not key.startswith(ENCODER)}
+        own = {key: value.float() for key, value in self.tensors.items() if not key.startswith((ENCODER, SCENE))}
         self._fill(network.load_state_dict, own)
         return network.eval().requires_grad_(False)
 
     def encoder(self) -> ReducedEncoder:
         """The network that looks at native crops, float32, ready to run."""
-        network, encoders = ReducedEncoder(CropEncoder()), [key for key in self.tensors if key.startswith(ENCODER)]
-        self._fill(network.load_state_dict, {key.removeprefix(ENCODER): self.tensors[key].float() for key in encoders})
+        return self._begun(ENCODER, ReducedEncoder(CropEncoder()))
+
+    def scene(self) -> PrincipalAxes:
+        """What reduces what experts know of the scene, ready to run."""
+        return self._begun(SCENE, PrincipalAxes(SCENE_SEEN, SCENE_AXES))
+
+    def _begun(self, beginning: str, network: _Network) -> _Network:
+        """A network with the tensors whose names begin so."""
+        names = [key for key in self.tensors if key.startswith(beginning)]
+        self._fill(network.load_state_dict, {key.removeprefix(beginning): self.tensors[key].float() for key in names})
         return network.eval().requires_grad_(False)
 
     def _fill(self, load: Callable[[Mapping[str, Tensor]], object], tensors: Mapping[str, Tensor]) -> None:

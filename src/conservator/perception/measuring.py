@@ -25,15 +25,23 @@ def measure_statistics(image: Image) -> tuple[Mapping[str, float], Tensor]:
 
 
 class NetworkMeasuring:
-    """Statistics, what experts would change, and what an encoder sees in a picture or in a study's native crops."""
+    """Statistics, what experts would change, what an encoder sees in native crops, and what experts know of the scene.
 
-    def __init__(self, encoder: nn.Module, networks: NetworkStore, device: str) -> None:
-        """``encoder`` maps crops (B, 3, H, W) to a vector; experts come from ``networks``. All run on ``device``."""
+    The crops are those of a study, or the picture itself.
+    """
+
+    def __init__(self, encoder: nn.Module, scene: nn.Module, networks: NetworkStore, device: str) -> None:
+        """``encoder`` maps crops (B, 3, H, W) to a vector, ``scene`` reduces (SCENE_SEEN,) to one.
+
+        Experts come from ``networks``. All but ``scene`` run on ``device``.
+        """
         self._encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._scene = scene
         self._experts, self._device = AskedExperts(networks, device), device
 
     def __call__(self, image: Image) -> tuple[Mapping[str, float], Tensor]:
         measures, told = measure_statistics(image)
         with torch.inference_mode():
             seen = self._encoder((image[1:] if len(image) > 1 else image).to(self._device)).cpu()
-            return measures, torch.cat([told, self._experts(image), seen])
+            scene = self._scene(self._experts.summary(image))
+            return measures, torch.cat([told, self._experts(image), seen, scene])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -39,6 +40,18 @@ class _Loaded:
     thresholds: tuple[float, ...]
 
 
+def grades(logits: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Severities (B, kinds) and confidences (B, kinds) by the logits (B, kinds, 4) of an assessment network.
+
+    A damage is present where its probability passes its threshold, and then its confidence passes 0.5.
+    """
+    probabilities, limits = torch.cummin(logits.sigmoid(), dim=2).values, torch.tensor(thresholds)
+    present = probabilities[..., 0]
+    odds = present / (1 - present).clamp(min=1e-6) * (1 - limits) / limits
+    levels = (probabilities > 0.5).sum(2).clamp(min=1)
+    return levels.where(present > limits, 0), odds / (1 + odds)
+
+
 class TrainedPerception(Perception):
     """Grades and weighs by an assessment network, from features that it measures.
 
@@ -65,16 +78,9 @@ class TrainedPerception(Perception):
         measures, features = loaded.measure(image)
         with torch.inference_mode():
             logits, quality = loaded.assessment.grade(features[None].to(self._device))
-        severities: dict[Kind, Severity] = {}
-        confidences: dict[Kind, float] = {}
-        probabilities = torch.cummin(logits[0].cpu().sigmoid(), dim=1).values
-        for kind, probability, threshold in zip(GRADED_KINDS, probabilities.tolist(), loaded.thresholds, strict=True):
-            present = probability[0]
-            # as odds against the threshold, so that 0.5 is where "present" begins
-            odds = present / max(1e-6, 1 - present) * (1 - threshold) / threshold
-            confidences[kind] = odds / (1 + odds)
-            level = max(1, sum(p > 0.5 for p in probability)) if present > threshold else 0
-            severities[kind] = Severity(level)
+        levels, sure = (found[0].tolist() for found in grades(logits.cpu(), loaded.thresholds))
+        severities = {kind: Severity(int(level)) for kind, level in zip(GRADED_KINDS, levels, strict=True)}
+        confidences = dict(zip(GRADED_KINDS, sure, strict=True))
         severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = _smallness(image)
         return _MeasuredPercept(severities, confidences, float(quality[0]), measures, self.features, features)
 
@@ -92,6 +98,16 @@ class TrainedPerception(Perception):
             gains = assessment.weigh(*assessed).cpu()
         means, deviations = gains[0].mean(0).tolist(), gains[0].std(0).tolist()
         return Gain(dict(zip(OBJECTIVES, means, strict=True)), dict(zip(OBJECTIVES, deviations, strict=True)))
+
+    @property
+    def assessment(self) -> AssessmentNetwork:
+        """The network that assesses features; for reading only."""
+        return self._loaded().assessment
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """For each of GRADED_KINDS, the probability from which a damage is present."""
+        return self._loaded().thresholds
 
     def measured(self, look: Look) -> Measured:
         """The features of a look: those that it was graded by, unless another perception did."""
@@ -131,7 +147,7 @@ class StatisticalPerception(TrainedPerception):
 
 
 class NetworkPerception(TrainedPerception):
-    """The same from statistics, from what experts would change, and from what the encoder of one sees in the crops."""
+    """The same from statistics, from what experts would change and know, and from what an encoder sees in the crops."""
 
     features = NETWORK_FEATURES
 
@@ -161,7 +177,7 @@ class NetworkPerception(TrainedPerception):
         return type(self).load, (self._weights, self._device, self._networks)
 
     def _measuring(self, stored: PerceptionWeights) -> Measuring:
-        return NetworkMeasuring(stored.encoder(), self._networks, self._device)
+        return NetworkMeasuring(stored.encoder(), stored.scene(), self._networks, self._device)
 
 
 def load_perception(

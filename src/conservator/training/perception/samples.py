@@ -1,4 +1,7 @@
-"""What perception learns from: photos damaged by known recipes and treated by toolchains, every state measured."""
+"""What perception and the network of harm learn from: damaged photos and what tools made of them, every state measured.
+
+Photos and their damage are as ``random_scene`` of training/data/scenes.py draws them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conservator.claims import Identity, claim
 from conservator.degradations import LowResolution, Recipe, degrade
@@ -23,7 +26,8 @@ from conservator.kinds import Kind, Severity
 from conservator.metrics.fidelity import ssim
 from conservator.networks.encoder import CropEncoder
 from conservator.networks.store import NetworkStore
-from conservator.perception.features import ASKED, CHANGES_BESIDE_FEATURES, TOLD, Measured, changes
+from conservator.perception.features import ASKED, CHANGE, TOLD, Measured, change
+from conservator.perception.harm import TRACES, traces
 from conservator.perception.measuring import NetworkMeasuring
 from conservator.perception.perception import GRADED_KINDS
 from conservator.perception.study import study
@@ -37,26 +41,33 @@ from conservator.weights import load_weights
 
 ENCODER_OF = "denoise_medium"
 """The expert whose encoder perception looks through."""
-BEST_QUALITY = 45.0
-"""dB; what a clean photo is said to have."""
+MOST_PSNR = 100.0
+"""dB; equal pictures have it."""
+_TRIED = 3
+"""Tools for what is there that are tried on a state at most."""
+_OTHERS = 2, 4
+"""Tools for what is not there that are tried beside these, and where nothing is there."""
 _SHARD = 50
 _WRECKED = 1.4  # times the error that there was
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The states of one damaged photo. State 0 is the damaged one, the last is the clean one."""
+    """The states of one photo. State 0 is the damaged one, the last is the clean one."""
 
     features: Tensor
-    """(S, F) of every state: TOLD of perception/features.py, then what the crop encoder sees, not reduced."""
+    """(S, F) of every state: TOLD of perception/features.py, then, not reduced, what the crop encoder sees and what
+    experts know of the scene."""
     scores: Tensor
-    """(S, 2): PSNR (RGB, dB, at most 45) and SSIM to the clean photo."""
+    """(S, 2): PSNR (RGB, dB, at most MOST_PSNR) and SSIM to the clean photo."""
     severities: Tensor
     """(S, kinds): what is left of each damage; -1 where a tool spoiled the picture, which has no name."""
     pairs: Tensor
     """(P, 2): a state, and a later one that tools made of it, at once or in several steps."""
-    changes: Tensor
-    """(P, C): what changed between them (perception/features.py)."""
+    moved: Tensor
+    """(P, CHANGE) of perception/features.py: how far the pixels moved, and what was treated."""
+    left: Tensor
+    """(P, TRACES) of perception/harm.py: what else the pixels tell of the change."""
 
 
 class _Walk:
@@ -65,20 +76,25 @@ class _Walk:
     def __init__(self, clean: Image, recipe: Recipe, measure: NetworkMeasuring) -> None:
         self.clean, self.recipe, self.measure = clean, recipe, measure
         self.damaged = in_8_bits(degrade(clean, recipe))
+        self._made: dict[Recipe, Image] = {}
         self.reference = self.after(tuple(d for d in recipe if isinstance(d, LowResolution)))
         self.states: list[Measured] = []
         self.left: list[dict[Kind, Severity]] = []
         self.spoiled: set[int] = set()
         self.pairs: list[tuple[int, int]] = []
-        self.changes: list[Tensor] = []
+        self.moved: list[Tensor] = []
+        self.traces: list[Tensor] = []
 
     def after(self, recipe: Recipe) -> Image:
         """The study of what a recipe makes of the clean photo, at the places of the damaged one's."""
-        return study(degrade(self.clean, recipe), like=self.damaged)
+        if recipe not in self._made:
+            self._made[recipe] = study(degrade(self.clean, recipe), like=self.damaged)
+        return self._made[recipe]
 
     def add(self, image: Image, left: dict[Kind, Severity]) -> int:
         """Measure a state; return its number."""
-        self.states.append(Measured(image, self.measure(image)[1]))
+        known = next((state for state in self.states if torch.equal(state.image, image)), None)
+        self.states.append(known or Measured(image, self.measure(image)[1]))
         self.left.append(left)
         return len(self.states) - 1
 
@@ -103,28 +119,34 @@ class _Walk:
 
     def compare(self, before: int, after: int, treated: frozenset[Kind]) -> None:
         """Note what changed between two states."""
+        images = self.states[before].image, self.states[after].image
         self.pairs.append((before, after))
-        self.changes.append(changes(self.states[before], self.states[after], treated))
+        self.moved.append(change(*images, treated))
+        self.traces.append(traces(*images))
+
+    def psnr(self, state: int) -> float:
+        """Of a state, to the clean photo (RGB, dB, at most MOST_PSNR)."""
+        return _psnr(self.states[state].image, self.reference)
 
     def sample(self) -> Sample:
         """All of it, the clean photo last."""
         self.add(self.reference, {})
-        scores = [(_psnr(state.image, self.reference), _ssim(state.image, self.reference)) for state in self.states]
+        scores = [(self.psnr(i), _ssim(state.image, self.reference)) for i, state in enumerate(self.states)]
         levels = torch.tensor([[int(left.get(kind, Severity.NONE)) for kind in GRADED_KINDS] for left in self.left])
         levels[sorted(self.spoiled)] = -1
-        width = len(self.states[0].features) + CHANGES_BESIDE_FEATURES
         return Sample(
             torch.stack([state.features for state in self.states]),
             torch.tensor(scores, dtype=torch.float32),
             levels,
             torch.tensor(self.pairs, dtype=torch.long).reshape(-1, 2),
-            torch.stack(self.changes) if self.changes else torch.zeros(0, width),
+            torch.stack(self.moved) if self.moved else torch.zeros(0, len(CHANGE)),
+            torch.stack(self.traces) if self.traces else torch.zeros(0, len(TRACES)),
         )
 
 
 def _psnr(study: Image, reference: Image) -> float:
-    """PSNR (RGB, dB) of all pictures of a study together, at most BEST_QUALITY."""
-    return float(decibels((study - reference).square().mean().double(), BEST_QUALITY))
+    """PSNR (RGB, dB) of all pictures of a study together, at most MOST_PSNR."""
+    return float(decibels((study - reference).square().mean().double(), MOST_PSNR))
 
 
 def _ssim(study: Image, reference: Image) -> float:
@@ -133,29 +155,46 @@ def _ssim(study: Image, reference: Image) -> float:
     return sum(ssim(*pair) for pair in pairs) / len(study)
 
 
-def make_sample(path: Path, seed: int, tools: Toolbox, chains: int, measure: NetworkMeasuring) -> Sample:
-    """Damage one photo, let random toolchains work on it, and measure every state."""
+def make_sample(path: Path, seed: int, tools: Toolbox, measure: NetworkMeasuring, treated: bool = True) -> Sample:
+    """Draw a scene of one photo, try tools on it, then on what the best or any of them made, and measure every state.
+
+    Without ``treated`` there are two states, the damaged one and the clean one.
+    """
     rng = np.random.default_rng([seed, 20])
     scene = random_scene(load_photo(path).image, rng, resizing=True)
     walk = _Walk(scene.truth, scene.damage, measure)
-    walk.add(study(walk.damaged), severities(walk.recipe))
+    state, kinds = walk.add(study(walk.damaged), severities(walk.recipe)), frozenset[Kind]()
     specs = [tool.spec for tool in tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
-    for _ in range(chains):
-        state, treated = 0, frozenset[Kind]()
-        for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
-            fitting = [spec for spec in specs if spec.removes & walk.left[state].keys()]
-            choices = fitting if fitting and rng.random() < 0.8 else specs
-            spec = choices[int(rng.integers(len(choices)))]
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])) if treated else 0):
+        children: dict[int, frozenset[Kind]] = {}
+        for spec in _candidates(specs, frozenset(walk.left[state]), rng):
             try:
                 image = tools[spec.name](walk.states[state].image)
             except ToolFailedError:
-                break
-            before, state = state, walk.treat(state, image, spec)
-            treated |= spec.removes
-            walk.compare(before, state, spec.removes)
-            if before:
-                walk.compare(0, state, treated)
+                continue
+            if torch.equal(image, walk.states[state].image):
+                continue
+            child = walk.treat(state, image, spec)
+            children[child] = kinds | spec.removes
+            walk.compare(state, child, spec.removes)
+            if state:
+                walk.compare(0, child, children[child])
+        if not children:
+            break
+        state = max(children, key=walk.psnr) if rng.random() < 0.7 else int(rng.choice(list(children)))
+        kinds = children[state]
     return walk.sample()
+
+
+def _candidates(specs: Sequence[ToolSpec], left: frozenset[Kind], rng: np.random.Generator) -> list[ToolSpec]:
+    """Tools for what is left of the damage, and some for what is not there, kind by kind, for kinds differ in tools."""
+    fitting = [spec for spec in specs if spec.removes & left]
+    absent = [kind for kind in GRADED_KINDS if kind not in left]
+    chosen = [fitting[int(i)] for i in rng.permutation(len(fitting))[:_TRIED]]
+    for i in rng.permutation(len(absent))[: _OTHERS[not fitting]]:
+        others = [spec for spec in specs if absent[int(i)] in spec.removes and spec not in fitting]
+        chosen += [others[int(rng.integers(len(others)))]] if others else []
+    return list(dict.fromkeys(chosen))
 
 
 def expert_encoder(name: str = ENCODER_OF) -> CropEncoder:
@@ -168,25 +207,25 @@ def expert_encoder(name: str = ENCODER_OF) -> CropEncoder:
 _WORKER: tuple[Toolbox, NetworkMeasuring] | None = None
 
 
-def _work(task: tuple[Path, int, int, str]) -> Sample:
+def _work(task: tuple[Path, int, bool, str]) -> Sample:
     global _WORKER
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    path, seed, chains, toolbox = task
+    path, seed, treated, toolbox = task
     if _WORKER is None:
         networks = NetworkStore()  # an expert that is a tool and is asked is loaded once
         tools = sharing(make_toolbox(toolbox), networks)
         for tool in tools.values():
             tool.setup("cpu")
-        _WORKER = tools, NetworkMeasuring(expert_encoder(), networks, "cpu")
+        _WORKER = tools, NetworkMeasuring(expert_encoder(), nn.Identity(), networks, "cpu")
     tools, measure = _WORKER
-    return make_sample(path, seed, tools, chains, measure)
+    return make_sample(path, seed, tools, measure, treated)
 
 
-def samples_folder(photos: Sequence[Path], chains: int, toolbox: str, seed: int, folder: Path) -> Path:
+def samples_folder(photos: Sequence[Path], treated: bool, toolbox: str, seed: int, folder: Path) -> Path:
     """The subfolder of shards for this and nothing else.
 
-    For these photos, tools and weights, by their content, for these features, this seed and number of toolchains.
+    For these photos, tools and weights, by their content, for these features and this seed, treated or not.
     """
     tools = make_toolbox(toolbox)
     root = Path(os.path.commonpath([path.parent for path in photos]))
@@ -194,7 +233,7 @@ def samples_folder(photos: Sequence[Path], chains: int, toolbox: str, seed: int,
     known = {*tools, *ASKED, ENCODER_OF}
     used = {name: value for name, value in contents.weights.items() if name in known or "." in name}
     told = hashlib.sha256(" ".join(TOLD).encode()).hexdigest()
-    settings = {"chains": chains, "seed": seed, "toolbox": toolbox, "features": told}
+    settings = {"treated": treated, "seed": seed, "toolbox": toolbox, "features": told}
     identity = Identity.of(settings, photos=contents.photos, tools=contents.tools, weights=used)
     own = folder / identity.digest()
     claim(own, identity)
@@ -202,10 +241,10 @@ def samples_folder(photos: Sequence[Path], chains: int, toolbox: str, seed: int,
 
 
 def make_samples(
-    photos: Sequence[Path], count: int, chains: int, toolbox: str, seed: int, jobs: int, folder: Path
+    photos: Sequence[Path], count: int, treated: bool, toolbox: str, seed: int, jobs: int, folder: Path
 ) -> list[Sample]:
     """Make ``count`` samples, photo after photo; shards of them in ``folder`` are not made again."""
-    folder = samples_folder(photos, chains, toolbox, seed, folder)
+    folder = samples_folder(photos, treated, toolbox, seed, folder)
     samples: list[Sample] = []
     with ProcessPoolExecutor(jobs) as processes:
         for first in range(0, count, _SHARD):
@@ -213,7 +252,7 @@ def make_samples(
             numbers = range(first, min(count, first + _SHARD))
             stored = torch.load(shard, weights_only=True) if shard.exists() else []
             if len(stored) < len(numbers):
-                tasks = [(photos[i % len(photos)], seed * 1_000_003 + i, chains, toolbox) for i in numbers]
+                tasks = [(photos[i % len(photos)], seed * 1_000_003 + i, treated, toolbox) for i in numbers]
                 stored = [astuple(sample) for sample in processes.map(_work, tasks, chunksize=5)]
                 with replacing(shard) as file:
                     torch.save(stored, file)
