@@ -116,7 +116,9 @@ class NetworkHarm:
         perception = self._perception
         pictures = [perception.measured(look).features[None] for look in (before, after)]
         moved, left = change(before.image, after.image, treated), traces(before.image, after.image)
-        facts = harm_facts(perception.assessment, perception.thresholds, *pictures, moved[None], left[None])
+        facts = harm_facts(
+            perception.assessment, perception.thresholds, pictures[0], pictures[1], moved[None], left[None]
+        )
         with torch.inference_mode():
             return float(self._network().chance(facts)[0])
 

@@ -79,8 +79,8 @@ class TrainedPerception(Perception):
         with torch.inference_mode():
             logits, quality = loaded.assessment.grade(features[None].to(self._device))
         levels, sure = (found[0].tolist() for found in grades(logits.cpu(), loaded.thresholds))
-        severities = {kind: Severity(int(level)) for kind, level in zip(GRADED_KINDS, levels, strict=True)}
-        confidences = dict(zip(GRADED_KINDS, sure, strict=True))
+        severities: dict[Kind, Severity] = dict(zip(GRADED_KINDS, map(Severity, levels), strict=True))
+        confidences: dict[Kind, float] = dict(zip(GRADED_KINDS, sure, strict=True))
         severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = _smallness(image)
         return _MeasuredPercept(severities, confidences, float(quality[0]), measures, self.features, features)
 

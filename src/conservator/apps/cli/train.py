@@ -38,7 +38,7 @@ def train_expert_command(into: Into = None, *, order: Order) -> None:
 
 
 @train_app.command("perception")
-@with_options(PerceptionOrder, "order", flags={"output": "--output -o"}, leave_out=("toolbox", "chains"))
+@with_options(PerceptionOrder, "order", flags={"output": "--output -o"}, leave_out=("toolbox",))
 def train_perception(into: Into = None, *, order: PerceptionOrder) -> None:
     """Train what sees the damage of a photo and weighs its treatments."""
     from conservator.training.perception.train import train_perceptions

@@ -1,9 +1,16 @@
-"""Train the network that tells harm: from treatments that were measured by the truth."""
+"""Train the network that tells harm: from treatments that were measured by the truth.
+
+What it is told of a treatment comes from perception, which is surer of photos that it learned from than of others. So
+it learns from what perceptions say that never saw the photo (cross-fitting, as in stacked generalisation: Wolpert,
+1992): the photos are divided into folds, and each is looked at by a perception that was trained on the others.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +19,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conservator.commands import command_line
-from conservator.errors import ConservatorError
 from conservator.evaluation.rows import toolbox_hash
 from conservator.networks.harm import HarmNetwork
-from conservator.perception.harm import HARM_FACTS, harm_metadata
+from conservator.perception.features import NETWORK_FEATURES
+from conservator.perception.harm import HARM_FACTS, harm_facts, harm_metadata
+from conservator.perception.loading import read_perception
 from conservator.perception.risk import HARM
-from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
 from conservator.training.data.crops import training_data
-from conservator.training.perception.harm_samples import HarmSample, make_harm_samples
 from conservator.training.perception.order import HarmOrder
+from conservator.training.perception.samples import Sample
+from conservator.training.perception.train import (
+    DrawnSamples,
+    FittedAssessment,
+    Reducing,
+    draw_samples,
+    fit_assessment,
+)
 from conservator.training.run import hashes_of_weights, ship_weights
 
 HARM_CAP = 50.0
@@ -30,9 +44,64 @@ _HIDDEN, _EPOCHS, _BATCH, _RATE, _DECAY, _DROPOUT = 96, 50, 256, 1e-3, 0.3, 0.5
 """Chosen on photos held out in November 2026; half as wide, or 40 epochs, told harm about as well."""
 
 
-def harmed(scores: Tensor) -> Tensor:
-    """Which of the treatments with these scores (P, 4) of ``HarmSample`` did harm, (P,) bool."""
-    before, after = scores[:, 0].clamp(max=HARM_CAP), scores[:, 2].clamp(max=HARM_CAP)
+@dataclass(frozen=True)
+class ToldTreatments:
+    """The treatments that were tried on one photo."""
+
+    facts: Tensor
+    """(P, HARM_FACTS): what is told of each."""
+    psnr: Tensor
+    """(P, 2): before and after, to the truth (RGB, dB)."""
+
+
+def told_by(fitted: FittedAssessment, samples: Sequence[Sample]) -> list[ToldTreatments]:
+    """What a perception tells of the treatments of samples, whose features are reduced."""
+    found = []
+    for sample in samples:
+        before, after = (sample.features[places] for places in sample.pairs.T)
+        facts = harm_facts(fitted.network, fitted.thresholds, before, after, sample.moved, sample.left)
+        found.append(ToldTreatments(facts, sample.scores[:, 0][sample.pairs]))
+    return found
+
+
+def cross_fitted(drawn: DrawnSamples, folds: int, seed: int, jobs: int = 1) -> list[ToldTreatments]:
+    """What is told of the treatments to learn from, photo for photo by a perception that never saw the photo.
+
+    ``jobs`` processes train so many of these perceptions at once.
+    """
+    fold = {photo: place % folds for place, photo in enumerate(sorted(set(drawn.photos)))}
+    found: list[ToldTreatments] = [ToldTreatments(torch.zeros(0), torch.zeros(0))] * len(drawn.training)
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(jobs) as processes:
+        shared = Path(folder) / "samples.pt"
+        torch.save([[astuple(sample) for sample in part] for part in (drawn.training, drawn.held_out)], shared)
+        places = [[i for i, photo in enumerate(drawn.photos) if fold[photo] == own] for own in range(folds)]
+        told = processes.map(_of_fold, ((shared, own, seed) for own in places))
+        for own, (facts, psnr, counts) in zip(places, told, strict=True):
+            parts = zip(facts.split(counts), psnr.split(counts), strict=True)
+            for place, part in zip(own, parts, strict=True):
+                found[place] = ToldTreatments(*part)
+    return found
+
+
+def _of_fold(task: tuple[Path, list[int], int]) -> tuple[Tensor, Tensor, list[int]]:
+    """What a perception that never saw these samples tells of them, together, and how many treatments each has."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    shared, own, seed = task
+    training, held_out = ([Sample(*parts) for parts in stored] for stored in torch.load(shared, weights_only=True))
+    seen = [sample for i, sample in enumerate(training) if i not in set(own)]
+    fitted = fit_assessment(seen, held_out, len(NETWORK_FEATURES), seed=seed)
+    told = told_by(fitted, [training[i] for i in own])
+    return (
+        torch.cat([one.facts for one in told]),
+        torch.cat([one.psnr for one in told]),
+        [len(one.facts) for one in told],
+    )
+
+
+def harmed(psnr: Tensor) -> Tensor:
+    """Which treatments with this PSNR before and after, (P, 2), did harm, (P,) bool."""
+    before, after = psnr.clamp(max=HARM_CAP).unbind(1)
     return after < before - HARM
 
 
@@ -44,10 +113,11 @@ class FittedHarm:
     scores: dict[str, float]
 
 
-def fit_harm(samples: Sequence[HarmSample], held_out: Sequence[HarmSample], seed: int = 0) -> FittedHarm:
-    """Train on ``samples`` by cross-entropy; each photo counts alike, however many treatments were tried on it."""
+def fit_harm(treatments: Sequence[ToldTreatments], held_out: Sequence[ToldTreatments], seed: int = 0) -> FittedHarm:
+    """Train by cross-entropy; each photo counts alike, however many treatments were tried on it."""
     torch.manual_seed(seed)
-    facts, truth, weights = _together(samples)
+    facts, psnr, weights = _together(treatments)
+    truth = harmed(psnr)
     network = HarmNetwork(len(HARM_FACTS), _HIDDEN, _DROPOUT)
     network.scale.fit(facts)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
@@ -66,20 +136,19 @@ def fit_harm(samples: Sequence[HarmSample], held_out: Sequence[HarmSample], seed
     return FittedHarm(network, scores_of_harm(network, held_out))
 
 
-def _together(samples: Sequence[HarmSample]) -> tuple[Tensor, Tensor, Tensor]:
-    """Facts (P, HARM_FACTS), truths (P,) and weights (P,), whose mean is 1, of all treatments."""
-    some = [sample for sample in samples if len(sample.facts)]
-    weights = torch.cat([torch.full((len(s.facts),), len(s.facts) ** -0.5) for s in some])
-    scores = torch.cat([s.scores for s in some])
-    return torch.cat([s.facts for s in some]), harmed(scores), weights / weights.mean()
+def _together(treatments: Sequence[ToldTreatments]) -> tuple[Tensor, Tensor, Tensor]:
+    """Facts (P, HARM_FACTS), PSNR (P, 2) and weights (P,), whose mean is 1, of all treatments."""
+    some = [one for one in treatments if len(one.facts)]
+    weights = torch.cat([torch.full((len(one.facts),), len(one.facts) ** -0.5) for one in some])
+    return torch.cat([one.facts for one in some]), torch.cat([one.psnr for one in some]), weights / weights.mean()
 
 
-def scores_of_harm(network: HarmNetwork, samples: Sequence[HarmSample]) -> dict[str, float]:
+def scores_of_harm(network: HarmNetwork, treatments: Sequence[ToldTreatments]) -> dict[str, float]:
     """How well a network tells harm from benefit: AUC, log loss, and what it lets through at chances of harm."""
-    facts, truth, _ = _together(samples)
+    facts, psnr, _ = _together(treatments)
     with torch.inference_mode():
         chance = network.chance(facts)
-    helpful = ~truth & (torch.cat([s.scores for s in samples if len(s.facts)])[:, [0, 2]].diff().flatten() > HARM)
+    truth, helpful = harmed(psnr), psnr.diff().flatten() > HARM
     found = {
         "auc": area_under_curve(chance, truth),
         "log_loss": float(F.binary_cross_entropy(chance, truth.float())),
@@ -106,27 +175,24 @@ def area_under_curve(chance: Tensor, truth: Tensor) -> float:
 
 
 def train_harm(order: HarmOrder, into: Path) -> dict[str, float]:
-    """Make the samples of an order, train, and store the network in ``into``; returns its scores on held-out photos.
+    """Train for the perception that ships, and store the network in ``into``; returns its scores on held-out photos.
 
-    The samples, which take the time, are kept in the order's folder and used again, so an interrupted run resumes.
+    The samples are those of ``train_perceptions`` with the same order: what was made for one is not made for the other.
     """
-    photos, tools = find_photos(order.photos), make_toolbox(order.toolbox)
-    if len(photos) < 8:
-        raise ConservatorError(
-            f"{order.photos} holds {len(photos)} photos, expected at least 8; give a folder of photos"
-        )
+    tools, perception = make_toolbox(order.toolbox), read_perception("perception")
     made_with = hashes_of_weights(*tools, "perception") | {f"toolbox {order.toolbox}": toolbox_hash(tools)}
-    samples = make_harm_samples(photos, order.count, order.toolbox, order.seed, order.jobs, order.output / "harm")
-    parts: tuple[list[HarmSample], list[HarmSample]] = [], []
-    for i, sample in enumerate(samples):
-        parts[i % len(photos) % 8 == 0].append(sample)  # whole photos, those that perception did not learn from either
-    result = fit_harm(*parts, seed=order.seed)
+    drawn, reducing = draw_samples(order), Reducing(perception.encoder(), perception.scene())
+    drawn = DrawnSamples([*map(reducing, drawn.training)], drawn.photos, [*map(reducing, drawn.held_out)])
+    ships = FittedAssessment(perception.assessment(), list(perception.thresholds), {})
+    result = fit_harm(
+        cross_fitted(drawn, order.folds, order.seed, order.jobs), told_by(ships, drawn.held_out), seed=order.seed
+    )
     ship_weights(
         into,
         "harm",
         {key: value.half() for key, value in result.network.state_dict().items()},
         data=training_data(order.photos),
-        recipe="make_harm_sample in conservator.training.perception.harm_samples",
+        recipe="make_sample in conservator.training.perception.samples, cross-fitted",
         command=command_line(
             "train", "harm", settings={"photos": order.photos, "count": order.count, "seed": order.seed}
         ),

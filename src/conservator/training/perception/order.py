@@ -15,11 +15,9 @@ class PerceptionOrder:
     output: Path = Path("out/train")
     """Folder of the samples."""
     count: int = field(default=2500, metadata={"min": 100})
-    """Damaged photos."""
+    """Photos, damaged and not, on which tools are tried."""
     toolbox: str = "conservator"
-    """The tools that work on them."""
-    chains: int = 2
-    """Toolchains that are tried on each."""
+    """The tools that are tried."""
     seed: int = field(default=0, metadata={"min": 0})
     """Seed of everything random."""
     jobs: int = field(default=2, metadata={"min": 1})
@@ -27,18 +25,8 @@ class PerceptionOrder:
 
 
 @dataclass(frozen=True)
-class HarmOrder:
-    """What to train the network of harm on; the defaults are those of the one that ships."""
+class HarmOrder(PerceptionOrder):
+    """What to train the network of harm on: the samples of perceptions, which are made once for both."""
 
-    photos: Path = field(metadata={"exists": True})
-    """Folder of clean photos, searched recursively."""
-    output: Path = Path("out/train")
-    """Folder of the samples."""
-    count: int = field(default=1360, metadata={"min": 100})
-    """Photos, damaged and not, on which treatments are tried."""
-    toolbox: str = "conservator"
-    """The tools that treat them."""
-    seed: int = field(default=0, metadata={"min": 0})
-    """Seed of everything random."""
-    jobs: int = field(default=2, metadata={"min": 1})
-    """Processes that make the samples."""
+    folds: int = field(default=4, metadata={"min": 2})
+    """Perceptions that are trained beside the one that ships, each without one share of the photos, to look at them."""

@@ -23,9 +23,17 @@ from conservator.errors import ConservatorError
 from conservator.evaluation.rows import toolbox_hash
 from conservator.kinds import OBJECTIVE_WEIGHTS, OBJECTIVES
 from conservator.networks.assessment import AssessmentNetwork
-from conservator.networks.encoder import ReducedEncoder
-from conservator.perception.features import ASKED, CHANGES_BESIDE_FEATURES, NETWORK_FEATURES, STATISTICS, TOLD
-from conservator.perception.loading import ENCODER, metadata_of
+from conservator.networks.encoder import ENCODED, PrincipalAxes, ReducedEncoder
+from conservator.perception.features import (
+    ASKED,
+    CHANGES_BESIDE_FEATURES,
+    NETWORK_FEATURES,
+    SCENE_AXES,
+    SCENE_SEEN,
+    STATISTICS,
+    TOLD,
+)
+from conservator.perception.loading import ENCODER, SCENE, metadata_of
 from conservator.perception.perception import GRADED_KINDS
 from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
@@ -35,8 +43,12 @@ from conservator.training.perception.samples import ENCODER_OF, Sample, expert_e
 from conservator.training.run import hashes_of_weights, ship_weights
 from conservator.weights import manifest
 
-_UNTREATED = 1.0
-"""Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a third as long."""
+_UNTREATED = 0.6
+"""Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a fifth as long."""
+BEST_QUALITY = 45.0
+"""dB; what a clean photo is said to have."""
+_HELD_OUT = 8
+"""One photo of so many trains nothing: thresholds are set, and all is measured, on these."""
 _SSIM = 25.0
 """dB that a unit of SSIM counts: over toolchains of one photo PSNR spreads 3 dB where SSIM spreads 0.12."""
 _SCORED = ("psnr", "ssim")
@@ -79,14 +91,15 @@ def put_together(samples: Sequence[Sample], features: int) -> SampleBatch:
     for sample, offset in zip(samples, at[:-1], strict=True):
         roots = [int(offset) + i for i, (before, _) in enumerate(sample.pairs.tolist()) if before == 0]
         rivals += [(a, b) for a in roots for b in roots if a < b]
-    whole = torch.cat([s.changes for s in samples])
-    seen = samples[0].features.shape[1]
+    told = torch.cat([s.features[:, :features] for s in samples])
+    pairs = torch.cat([s.pairs + int(start) for s, start in zip(samples, starts, strict=False)])
+    scores = torch.cat([s.scores for s in samples])
     return SampleBatch(
-        torch.cat([s.features[:, :features] for s in samples]),
-        torch.cat([s.scores for s in samples]),
+        told,
+        torch.cat([scores[:, :1].clamp(max=BEST_QUALITY), scores[:, 1:]], 1),
         torch.cat([s.severities for s in samples]),
-        torch.cat([s.pairs + int(start) for s, start in zip(samples, starts, strict=False)]),
-        torch.cat([whole[:, :features], whole[:, seen:]], 1),
+        pairs,
+        torch.cat([told[pairs[:, 1]] - told[pairs[:, 0]], torch.cat([s.moved for s in samples])], 1),
         torch.from_numpy(starts[:-1]),
         torch.from_numpy(starts[1:] - 1),
         torch.tensor(rivals, dtype=torch.long).reshape(-1, 2),
@@ -230,14 +243,13 @@ def train_perceptions(order: PerceptionOrder, into: Path) -> dict[str, dict[str,
     """
     tools = make_toolbox(order.toolbox)
     made_with = hashes_of_weights(*tools, *ASKED, ENCODER_OF) | {f"toolbox {order.toolbox}": toolbox_hash(tools)}
-    training, held_out = _samples(order)
-    encoder = ReducedEncoder(expert_encoder()).eval()
-    encoder.fit(torch.cat([s.features[:, len(TOLD) :] for s in training]))
-    training, held_out = ([reduced(s, encoder) for s in part] for part in (training, held_out))
+    drawn = draw_samples(order)
+    reducing = Reducing.of(drawn.training)
+    training, held_out = ([reducing(s) for s in part] for part in (drawn.training, drawn.held_out))
     asked = {"photos": order.photos, "count": order.count, "seed": order.seed}
     command = command_line("train", "perception", settings=asked)
     found = {}
-    for name, features, looking in (("statistics", STATISTICS, None), ("perception", NETWORK_FEATURES, encoder)):
+    for name, features, looking in (("statistics", STATISTICS, None), ("perception", NETWORK_FEATURES, reducing)):
         result = fit_assessment(training, held_out, len(features), seed=order.seed)
         tensors, metadata = stored_perception(result, features, looking)
         ship_weights(
@@ -255,39 +267,75 @@ def train_perceptions(order: PerceptionOrder, into: Path) -> dict[str, dict[str,
     return found
 
 
-def _samples(order: PerceptionOrder) -> tuple[list[Sample], list[Sample]]:
-    """The samples to learn from, and those of the photos held out."""
+@dataclass(frozen=True)
+class DrawnSamples:
+    """The samples of an order, by whole photos."""
+
+    training: list[Sample]
+    photos: list[int]
+    """Of each of these, the number of its photo."""
+    held_out: list[Sample]
+
+
+def draw_samples(order: PerceptionOrder) -> DrawnSamples:
+    """The samples to learn from, and those of the photos held out; what the order's folder holds is not made again.
+
+    Raises ConservatorError for fewer than 8 photos.
+    """
     photos, made = find_photos(order.photos), order.output / "perception"
-    if len(photos) < 8:
+    if len(photos) < _HELD_OUT:
         raise ConservatorError(
-            f"{order.photos} holds {len(photos)} photos, expected at least 8; give a folder of photos"
+            f"{order.photos} holds {len(photos)} photos, expected at least {_HELD_OUT}; give a folder of photos"
         )
-    treated = make_samples(photos, order.count, order.chains, order.toolbox, order.seed, order.jobs, made)
-    more = round(_UNTREATED * order.count)
-    untreated = make_samples(photos, more, 0, order.toolbox, order.seed + 1, order.jobs, made)
-    parts: tuple[list[Sample], list[Sample]] = [], []
-    for part in (treated, untreated):
-        for i, sample in enumerate(part):
-            parts[i % len(photos) % 8 == 0].append(sample)  # whole photos
+    drawn = DrawnSamples([], [], [])
+    for treated, count in ((True, order.count), (False, round(_UNTREATED * order.count))):
+        seed = order.seed + (not treated)
+        for i, sample in enumerate(make_samples(photos, count, treated, order.toolbox, seed, order.jobs, made)):
+            photo = i % len(photos)
+            if photo % _HELD_OUT == 0:
+                drawn.held_out.append(sample)
+            else:
+                drawn.training.append(sample)
+                drawn.photos.append(photo)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Reducing:
+    """Reduces what is measured of states to NETWORK_FEATURES."""
+
+    encoder: ReducedEncoder
+    scene: PrincipalAxes
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Reducing:
+        """With the axes of these samples."""
+        found = cls(ReducedEncoder(expert_encoder()).eval(), PrincipalAxes(SCENE_SEEN, SCENE_AXES).eval())
+        seen, known = (torch.cat([_parts(s.features)[i] for s in samples]) for i in (1, 2))
+        found.encoder.fit(seen)
+        found.scene.fit(known)
+        return found
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample with its features reduced."""
+        told, seen, known = _parts(sample.features)
+        return replace(sample, features=torch.cat([told, self.encoder.reduce(seen), self.scene.reduce(known)], 1))
+
+
+def _parts(features: Tensor) -> tuple[Tensor, ...]:
+    """What is told, what the encoder sees and what is known of the scene, of (S, F)."""
+    parts: tuple[Tensor, ...] = features.split([len(TOLD), ENCODED, SCENE_SEEN], 1)
     return parts
 
 
-def reduced(sample: Sample, encoder: ReducedEncoder) -> Sample:
-    """The sample with what the crop encoder saw reduced to its axes; the features before it stay as they are."""
-    seen = sample.features.shape[1]
-    told, encoded = sample.features[:, : len(TOLD)], sample.features[:, len(TOLD) :]
-    features = torch.cat([told, encoder.reduce(encoded)], 1)
-    difference = features[sample.pairs[:, 1]] - features[sample.pairs[:, 0]]
-    return replace(sample, features=features, changes=torch.cat([difference, sample.changes[:, seen:]], 1))
-
-
 def stored_perception(
-    result: FittedAssessment, features: Sequence[str], encoder: ReducedEncoder | None
+    result: FittedAssessment, features: Sequence[str], reducing: Reducing | None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of the file of a perception: the network, and the encoder that it looks through."""
+    """Tensors and metadata of the file of a perception: the network, and what it looks through."""
     hidden: int = result.network.severity[0][1].out_features  # type: ignore[index]
     tensors, metadata = dict(result.network.state_dict()), metadata_of(features, result.thresholds, hidden)
-    if encoder is not None:
+    if reducing is not None:
         metadata["asked"] = json.dumps({expert: manifest()[expert]["sha256"] for expert in ASKED})
-        tensors |= {f"{ENCODER}{key}": value.half() for key, value in encoder.state_dict().items()}
+        for beginning, network in ((ENCODER, reducing.encoder), (SCENE, reducing.scene)):
+            tensors |= {f"{beginning}{key}": value.half() for key, value in network.state_dict().items()}
     return tensors, metadata
