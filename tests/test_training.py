@@ -20,6 +20,7 @@ from PIL import Image as PillowImage
 from safetensors.torch import save
 from skimage import data
 from test_cli import conservator, process
+from test_harm_training import RAW, drawn_sample
 from torch import nn
 
 from conservator.degradations import (
@@ -339,7 +340,7 @@ def test_perceptions_are_trained_and_stored_and_a_broken_run_resumes(folder: Pat
     for path in folder.iterdir():
         (photos / path.name).write_bytes(path.read_bytes())
     into, output = tmp_path / "weights", tmp_path / "out"
-    order = PerceptionOrder(photos, output, count=10, toolbox="experts", chains=1, jobs=1)
+    order = PerceptionOrder(photos, output, count=10, toolbox="experts", jobs=1)
     found = train_perceptions(order, into)
     assert set(found["perception"]) == set(found["statistics"]) > {"f1_mean", "gain_sign_right", "better_of_two_1dB"}
     listed = tomllib.loads((into / "manifest.toml").read_text())
@@ -368,10 +369,8 @@ def test_the_seed_of_perceptions_is_that_of_their_fit(folder: Path, monkeypatch:
     def fit(*given: object, seed: int = 0) -> None:
         raise Fitted(seed)
 
-    sample = perception.Sample(*(torch.rand(40, 600) for _ in range(3)), torch.tensor([[0, 1]]), torch.rand(1, 600))
-    monkeypatch.setattr(perception, "_samples", lambda order: ([sample], [sample]))
-    monkeypatch.setattr(perception, "reduced", lambda sample, encoder: sample)
-    monkeypatch.setattr(perception.ReducedEncoder, "fit", lambda self, seen: None)
+    drawn = [drawn_sample(seed, RAW) for seed in range(200)]
+    monkeypatch.setattr(perception, "draw_samples", lambda order: perception.DrawnSamples(drawn, [0] * 200, drawn))
     monkeypatch.setattr(perception, "fit_assessment", fit)
     with pytest.raises(Fitted, match="7"):
         perception.train_perceptions(PerceptionOrder(folder, seed=7), folder)
@@ -382,7 +381,7 @@ def _make_two(folder: Path, into: Path) -> list[str]:
     from conservator.photo import find_photos
     from conservator.training.perception.samples import make_samples
 
-    assert len(make_samples(find_photos(folder), 2, 0, "user", 0, 1, into)) == 2
+    assert len(make_samples(find_photos(folder), 2, False, "user", 0, 1, into)) == 2
     return sorted(str(path) for path in into.rglob("*.pt"))
 
 
@@ -413,15 +412,15 @@ def test_samples_belong_to_photos_and_weights_by_their_content(folder: Path, tmp
             name="mine", removes=(Kind.HAZE,), network="bilateral", description="Mine.", weights=weights
         )
         write_tool(user_tool_dir(), weights, stored, record)
-        return samples_folder(photos, 1, "user", 0, tmp_path)
+        return samples_folder(photos, True, "user", 0, tmp_path)
 
     photos = find_photos(folder)
     first = own(seed=0)
     assert own(seed=0) == first
     second = own(seed=1)
     assert second != first  # an expert of the same name, trained again
-    assert samples_folder(photos[1:], 1, "user", 0, tmp_path) != second
-    assert samples_folder(photos, 2, "user", 0, tmp_path) != second
+    assert samples_folder(photos[1:], True, "user", 0, tmp_path) != second
+    assert samples_folder(photos, False, "user", 0, tmp_path) != second
 
 
 def test_recipes_are_drawn_as_they_always_were() -> None:

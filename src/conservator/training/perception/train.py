@@ -57,6 +57,7 @@ _RECIPE = (
     "random_scene in conservator.training.data.scenes, make_sample in conservator.training.perception.samples, "
     f"encoder of {ENCODER_OF}"
 )
+_EPOCHS = 50
 _LARGEST = 10.0  # dB; gains beyond it count as this much
 
 
@@ -138,7 +139,6 @@ def fit_assessment(
     samples: Sequence[Sample],
     held_out: Sequence[Sample],
     features: int,
-    epochs: int = 50,
     hidden: int = 128,
     seed: int = 0,
 ) -> FittedAssessment:
@@ -151,8 +151,8 @@ def fit_assessment(
     network.change.fit(everything.changes)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1.5e-3, weight_decay=0.1)
     batches = max(1, len(samples) // 64)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
-    for chosen in _batches(len(samples), epochs, batches, seed):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _EPOCHS * batches)
+    for chosen in _batches(len(samples), batches, seed):
         loss = assessment_loss(network, put_together([samples[i] for i in chosen], features))
         optimizer.zero_grad()
         loss.backward()
@@ -163,9 +163,9 @@ def fit_assessment(
     return FittedAssessment(network, thresholds, scores_of(network, unseen, thresholds))
 
 
-def _batches(count: int, epochs: int, batches: int, seed: int) -> Iterator[list[int]]:
+def _batches(count: int, batches: int, seed: int) -> Iterator[list[int]]:
     rng = np.random.default_rng(seed)
-    for _ in range(epochs):
+    for _ in range(_EPOCHS):
         for part in np.array_split(rng.permutation(count), batches):
             yield part.tolist()
 
