@@ -65,6 +65,12 @@ def sensor_noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
     return (raw, JpegCompression(int(rng.integers(70, 100)), subsampling(rng))) if rng.random() < 0.6 else (raw,)
 
 
+def noise(rng: np.random.Generator) -> Recipe:
+    """Any noise, faint as often as strong: its logarithm is even from sigma 1.5 to 55, for cameras' noise is faint."""
+    sigma = math.exp(rng.uniform(math.log(1.5), math.log(55)))
+    return sensor_noise(rng, sigma, sigma)
+
+
 def white_noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
     """Noise whose pixels know nothing of each other, as strong as Gaussian noise of sigma ``low`` to ``high``."""
     sigma, make = rng.uniform(low, high), rng.random()
@@ -188,7 +194,7 @@ EVERY: Mapping[Kind, Callable[[np.random.Generator], Recipe]] = {
     Kind.RAIN: rain,
     Kind.DEFOCUS_BLUR: defocus,
     Kind.MOTION_BLUR: motion,
-    Kind.NOISE: partial(sensor_noise, low=1, high=55),
+    Kind.NOISE: noise,
     Kind.JPEG: partial(jpeg, low=5, high=95),
 }
 """All that is learned, in the order of nature; Gaussian blur is one of the makes of defocus."""
