@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from test_cli import conservator
 from conservator.apps.mcp.offering import offer
 from conservator.apps.mcp.opened import MOST_OPEN
 from conservator.apps.mcp.pictures import LONGEST_SIDE, PREVIEW_BYTES
-from conservator.apps.mcp.workbench import Wishes, Workbench
+from conservator.apps.mcp.workbench import Choices, Workbench
 from conservator.apps.roots import Roots
 from conservator.errors import ConservatorError
 from conservator.kinds import Kind
@@ -349,12 +350,14 @@ def test_the_guide_lists_all_tools_with_their_arguments(bench: Workbench) -> Non
 
 def test_what_the_user_excluded_stays_excluded() -> None:
     user = Request(only=frozenset({Kind.NOISE, Kind.HAZE}), never=frozenset({Kind.RAIN}))
-    assert Wishes().on(user) == user
-    assert Wishes(only=frozenset({Kind.NOISE, Kind.JPEG})).on(user).only == {Kind.NOISE}
-    assert Wishes(never=frozenset({Kind.HAZE})).on(user).only == {Kind.NOISE}
+    assert Choices().on(user) == user
+    assert Choices(only=frozenset({Kind.NOISE, Kind.JPEG})).on(user).only == {Kind.NOISE}
+    assert Choices(never=frozenset({Kind.HAZE})).on(user).only == {Kind.NOISE}
     with pytest.raises(ConservatorError, match="no kind of damage is left"):
-        Wishes(only=frozenset({Kind.RAIN})).on(user)
-    assert Wishes(strength=0.0, upscale=False).on(Request(upscale=True)).upscale is False
+        Choices(only=frozenset({Kind.RAIN})).on(user)
+    assert Choices(prefer="sharp").on(user).prefer == "sharp"
+    assert Choices().on(replace(user, prefer="smooth")).prefer == "smooth"
+    assert Choices(strength=0.0, upscale=False).on(Request(upscale=True)).upscale is False
 
 
 @pytest.fixture

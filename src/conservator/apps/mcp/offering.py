@@ -28,10 +28,10 @@ from pydantic import Field, ValidationError
 
 from conservator import __version__
 from conservator.apps.mcp.jobs import in_tool_words
-from conservator.apps.mcp.workbench import MOST_SECONDS, Told, Wishes, Workbench
+from conservator.apps.mcp.workbench import MOST_SECONDS, Choices, Told, Workbench
 from conservator.errors import ConservatorError, name_not_found
 from conservator.files import reason as reason_of
-from conservator.kinds import Kind, Objective
+from conservator.kinds import Kind, Objective, Preference
 from conservator.restorer import Progress
 
 MOST_CALLS = 4
@@ -63,6 +63,10 @@ ObjectiveArgument = Annotated[
 StrengthArgument = Annotated[float | None, Field(description="1: full treatment; 0.5: half-way; 0: none.", ge=0, le=1)]
 OnlyArgument = Annotated[list[Kind] | None, Field(description="The kinds of damage to treat; without it, all.")]
 NeverArgument = Annotated[list[Kind] | None, Field(description="Kinds of damage to leave alone.")]
+PreferArgument = Annotated[
+    Preference | None,
+    Field(description="What counts more where both cannot be had; for policies that are told so: mllm, tir and chat."),
+]
 UpscaleArgument = Annotated[bool | None, Field(description="Whether photos of less than 300 pixels are enlarged.")]
 
 INSTRUCTIONS = """Conservator restores damaged photographs. All files lie in: {roots}.
@@ -188,11 +192,12 @@ def _add_restoring(offered: OfferedTools, bench: Workbench, work: _Bridge) -> No
         strength: StrengthArgument = None,
         only: OnlyArgument = None,
         never: NeverArgument = None,
+        prefer: PreferArgument = None,
         upscale: UpscaleArgument = None,
     ) -> CallToolResult:
         """Say what the program would do to a photo as it came, and why; nothing is treated or written."""
-        wishes = _wishes(policy, objective, strength, only, never, upscale)
-        return await work(context, lambda progress: bench.plan(photo, wishes, progress))
+        choices = _choices(policy, objective, strength, only, never, prefer, upscale)
+        return await work(context, lambda progress: bench.plan(photo, choices, progress))
 
     @offered.tool(annotations=_WRITES)
     async def restore(
@@ -204,12 +209,13 @@ def _add_restoring(offered: OfferedTools, bench: Workbench, work: _Bridge) -> No
         strength: StrengthArgument = None,
         only: OnlyArgument = None,
         never: NeverArgument = None,
+        prefer: PreferArgument = None,
         upscale: UpscaleArgument = None,
     ) -> CallToolResult:
         """Let the program restore a photo as it came: it plans, treats, looks again and takes back what did harm. It
         writes the result and its record; a photo that needs nothing is copied. No file is replaced."""
-        wishes = _wishes(policy, objective, strength, only, never, upscale)
-        return await work(context, lambda progress: bench.restore(photo, output, wishes, progress))
+        choices = _choices(policy, objective, strength, only, never, prefer, upscale)
+        return await work(context, lambda progress: bench.restore(photo, output, choices, progress))
 
 
 def _add_batches(offered: OfferedTools, bench: Workbench, work: _Bridge) -> None:
@@ -231,12 +237,13 @@ def _add_batches(offered: OfferedTools, bench: Workbench, work: _Bridge) -> None
         strength: StrengthArgument = None,
         only: OnlyArgument = None,
         never: NeverArgument = None,
+        prefer: PreferArgument = None,
         upscale: UpscaleArgument = None,
     ) -> CallToolResult:
         """Begin to restore many photos, and answer at once with the handle of the batch. What an earlier batch with the
         same settings finished is skipped, so the same call goes on after an interruption. No other file is replaced."""
-        wishes = _wishes(policy, objective, strength, only, never, upscale)
-        return await work(context, lambda _: bench.batch_start(photos, output, tools, at_once, wishes))
+        choices = _choices(policy, objective, strength, only, never, prefer, upscale)
+        return await work(context, lambda _: bench.batch_start(photos, output, tools, at_once, choices))
 
     @offered.tool(annotations=_LOOKS)
     async def job_status(
@@ -255,16 +262,23 @@ def _add_batches(offered: OfferedTools, bench: Workbench, work: _Bridge) -> None
         return await work(context, lambda _: bench.job_cancel(job), waits=True)
 
 
-def _wishes(
+def _choices(
     policy: str | None,
     objective: Objective | None,
     strength: float | None,
     only: list[Kind] | None,
     never: list[Kind] | None,
+    prefer: Preference | None,
     upscale: bool | None,
-) -> Wishes:
-    return Wishes(
-        policy, objective, strength, None if only is None else frozenset(only), frozenset(never or ()), upscale
+) -> Choices:
+    return Choices(
+        policy,
+        objective,
+        strength,
+        None if only is None else frozenset(only),
+        frozenset(never or ()),
+        prefer,
+        upscale,
     )
 
 

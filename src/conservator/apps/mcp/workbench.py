@@ -34,7 +34,7 @@ from conservator.batch.words import photos as photos_in_words
 from conservator.errors import ConservatorError
 from conservator.files import printable
 from conservator.image import Image
-from conservator.kinds import Kind, Objective
+from conservator.kinds import Kind, Objective, Preference
 from conservator.metrics import FullReference, make_metric
 from conservator.photo import load_photo
 from conservator.record import load_record, why_untouched
@@ -60,7 +60,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Choices:
     """What an assistant may ask of a restoration, beyond what the user set when the program was started."""
 
     policy: str | None = None
@@ -68,11 +68,12 @@ class Wishes:
     strength: float | None = None
     only: frozenset[Kind] | None = None
     never: frozenset[Kind] = field(default=frozenset())
+    prefer: Preference | None = None
     upscale: bool | None = None
 
     def on(self, request: Request) -> Request:
-        """The user's request with these wishes; what the user excluded stays excluded."""
-        given = {name: getattr(self, name) for name in ("policy", "objective", "strength", "upscale")}
+        """The user's request with these choices; what the user excluded stays excluded."""
+        given = {name: getattr(self, name) for name in ("policy", "objective", "strength", "prefer", "upscale")}
         chosen = {name: value for name, value in given.items() if value is not None}
         if self.only is None and not self.never:
             return replace(request, **chosen)
@@ -134,10 +135,10 @@ class Workbench:
         pictures = self._shown(opened, region, progress)
         return Told(f"{opened.path.name}: {seen_in_words(opened.step().percept)}", data, pictures)
 
-    def plan(self, photo: str, wishes: Wishes, progress: Progress) -> Told:
+    def plan(self, photo: str, choices: Choices, progress: Progress) -> Told:
         """Say what the program would do; nothing is treated."""
         opened = self._opened(photo, progress)
-        request = wishes.on(self._request)
+        request = choices.on(self._request)
         with self._restorers.lend(request) as restorer:
             plan = restorer.plan(opened.photo, progress)
         gain = plan.gain.cautious(request.objective) if plan.toolchain else 0.0
@@ -186,12 +187,12 @@ class Workbench:
         opened.stop()
         return replace(answer, data={**answer.data, "photo": photo, "steps": described_photo(opened)["steps"]})
 
-    def restore(self, photo: str, output: str | None, wishes: Wishes, progress: Progress) -> Told:
+    def restore(self, photo: str, output: str | None, choices: Choices, progress: Progress) -> Told:
         """Let the program plan, treat and verify; the result and its record are written."""
         path = self._photos[photo].path if _is_handle(photo) else self.roots.real(photo)
         if path.is_dir():
             raise ConservatorError(f"{path} is a folder; use batch_start for its photos, or give one photo")
-        with self._restorers.lend(wishes.on(self._request)) as restorer:
+        with self._restorers.lend(choices.on(self._request)) as restorer:
             return self._written(path, output, FileRestorer(restorer), progress)
 
     def compare(self, photo: str, to: int | str, region: Sequence[int] | None, progress: Progress) -> Told:
@@ -225,7 +226,7 @@ class Workbench:
         output: str | None,
         tools: Sequence[str] | None,
         at_once: int,
-        wishes: Wishes,
+        choices: Choices,
     ) -> Told:
         """Restore photos and folders while the assistant does other things; what an earlier run finished is skipped."""
         paths = [self.roots.real(photo) for photo in photos]
@@ -233,7 +234,7 @@ class Workbench:
             raise ConservatorError("no photo is named; give paths of photos or of folders")
         for tool in tools or ():
             _ = self._hand.toolbox[tool]  # a name that does not exist costs no photo
-        request = wishes.on(self._request)
+        request = choices.on(self._request)
         found, refused = self.roots.within(find_tasks(paths, self._output(output)))
         if not found.tasks:
             raise ConservatorError("all photos that were found, or their results, lie outside the open folders")
