@@ -95,7 +95,7 @@ def test_training_and_use_tell_the_same_of_a_treatment(coffee: Image) -> None:
         moved=change(before, after, kinds)[None],
         left=traces(before, after)[None],
     )
-    ships = train.FittedAssessment(perception.assessment, list(perception.thresholds), {})
+    ships = train.FittedAssessment(perception.assessment, list(perception.thresholds), 1.0, {})
     (told,) = told_by(ships, [sample])
     assert told.psnr.tolist() == [[30.0, 29.0]]
     named = dict(zip(HARM_FACTS, told.facts[0].tolist(), strict=True))

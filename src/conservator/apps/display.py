@@ -19,6 +19,7 @@ from conservator.errors import MissingExtraError, ToolFailedError
 from conservator.files import printable
 from conservator.image import Image
 from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, METRICS, FullReference, make_metric
+from conservator.perception.perception import STRANGE
 from conservator.request import Request
 from conservator.suggesting import apply_command
 from conservator.tools.tool import Toolbox
@@ -56,6 +57,8 @@ def print_preview(found: Preview, request: Request) -> None:
         table.add_row(kind.label, bar, severity.label, f"{percept.confidences.get(kind, 0):.0%}")
     console.print(table)
     console.print(f"estimated quality {percept.quality:.1f} dB (PSNR to the undamaged photo)")
+    if percept.strange:
+        console.print(STRANGE)
     console.print(escape(found.intention))
     print_suggestions(console, [suggested(one, apply_command(one, path, request)) for one in found.suggestions])
     for note in photo.notes:

@@ -110,9 +110,14 @@ class NetworkHarm:
         self._network()
 
     def chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
-        """The chance, 0 to 1, that ``after`` is worse than ``before`` by more than HARM dB; 0 where they are equal."""
+        """The chance, 0 to 1, that ``after`` is worse than ``before`` by more than HARM dB; 0 where they are equal.
+
+        Of a picture that is strange to perception nothing is known; it is 1.
+        """
         if torch.equal(before.image, after.image):
             return 0.0
+        if before.percept.strange:
+            return 1.0
         perception = self._perception
         pictures = [perception.measured(look).features[None] for look in (before, after)]
         moved, left = change(before.image, after.image, treated), traces(before.image, after.image)

@@ -16,7 +16,7 @@ from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.encoder import CropEncoder, PrincipalAxes, ReducedEncoder
 from conservator.perception.features import CHANGES_BESIDE_FEATURES, SCENE_AXES, SCENE_SEEN, names_differ
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
-from conservator.weights import load_weights, manifest, parse_weights
+from conservator.weights import load_weights, parse_weights
 
 ENCODER = "glance."
 """Begins the names of the encoder's tensors in a file, as it has since the first one was stored."""
@@ -57,6 +57,8 @@ class PerceptionWeights:
     """For each of GRADED_KINDS, the probability from which a damage is present."""
     hidden: int
     """Width of the hidden layers of its networks."""
+    strangest: float
+    """What ``strangeness`` of network.py says of the strangest picture in a thousand of the training."""
 
     def check_features(self, expected: Sequence[str]) -> None:
         """Raise ConservatorError where it was trained on other features than ``expected``, or on another order."""
@@ -112,26 +114,26 @@ def read_perception(weights: str | Path) -> PerceptionWeights:
     try:
         kinds, thresholds = json.loads(metadata["kinds"]), tuple(map(float, json.loads(metadata["thresholds"])))
         features, hidden = json.loads(metadata["features"]), int(metadata["hidden"])
+        strangest = float(metadata["strangest"])
     except (KeyError, ValueError, TypeError) as error:
         raise ConservatorError(f"{where} is no trained perception: it does not say its {error}; {_AGAIN}") from None
     if kinds != [str(kind) for kind in GRADED_KINDS] or len(thresholds) != len(kinds):
         raise ConservatorError(
             f"{where} was trained for {', '.join(kinds)}, expected {', '.join(GRADED_KINDS)}; {_AGAIN}"
         )
-    if isinstance(features, int):  # the first files say how many alone; the manifest knows their names
-        features = manifest().get(str(weights), {}).get("features")
     if not isinstance(features, list | tuple):
         raise ConservatorError(f"{where} does not name the features that it was trained on; {_AGAIN}")
-    return PerceptionWeights(where, tensors, tuple(map(str, features)), thresholds, hidden)
+    return PerceptionWeights(where, tensors, tuple(map(str, features)), thresholds, hidden, strangest)
 
 
-def metadata_of(features: Sequence[str], thresholds: Sequence[float], hidden: int) -> dict[str, str]:
+def metadata_of(features: Sequence[str], thresholds: Sequence[float], hidden: int, strangest: float) -> dict[str, str]:
     """What a file says of itself, as ``read_perception`` expects it."""
     return {
         "kinds": json.dumps([str(kind) for kind in GRADED_KINDS]),
         "thresholds": json.dumps(list(thresholds)),
         "features": json.dumps(list(features)),
         "hidden": str(hidden),
+        "strangest": str(strangest),
     }
 
 

@@ -15,10 +15,10 @@ from conservator.image import Image
 from conservator.kinds import OBJECTIVES, Kind, Severity
 from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.store import NetworkStore
-from conservator.perception.features import NETWORK_FEATURES, STATISTICS, Measured, changes
+from conservator.perception.features import NETWORK_FEATURES, STATISTICS, TOLD, Measured, changes
 from conservator.perception.loading import Once, PerceptionWeights, read_perception
 from conservator.perception.measuring import Measuring, NetworkMeasuring, measure_statistics
-from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, Gain, Look, Percept, Perception
+from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, STRANGENESS, Gain, Look, Percept, Perception
 
 _SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
 
@@ -38,6 +38,7 @@ class _Loaded:
     measure: Measuring
     assessment: AssessmentNetwork
     thresholds: tuple[float, ...]
+    strangest: float
 
 
 def grades(logits: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -50,6 +51,16 @@ def grades(logits: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Tensor]
     odds = present / (1 - present).clamp(min=1e-6) * (1 - limits) / limits
     levels = (probabilities > 0.5).sum(2).clamp(min=1)
     return levels.where(present > limits, 0), odds / (1 + odds)
+
+
+def strangeness(assessment: AssessmentNetwork, features: Tensor) -> Tensor:
+    """How far pictures (B, F) lie from those of the training, (B,): the mean square of their distances, in deviations.
+
+    Along the axes of what networks see, which are independent in the training, so that it is Mahalanobis' distance;
+    zeros where statistics are all that is measured.
+    """
+    axes = ((features - assessment.picture.mean) / assessment.picture.deviation)[:, len(TOLD) :]
+    return axes.square().sum(1) / max(1, axes.shape[1])
 
 
 class TrainedPerception(Perception):
@@ -78,10 +89,12 @@ class TrainedPerception(Perception):
         measures, features = loaded.measure(image)
         with torch.inference_mode():
             logits, quality = loaded.assessment.grade(features[None].to(self._device))
+            strange = float(strangeness(loaded.assessment, features[None].to(self._device))[0]) / loaded.strangest
         levels, sure = (found[0].tolist() for found in grades(logits.cpu(), loaded.thresholds))
         severities: dict[Kind, Severity] = dict(zip(GRADED_KINDS, map(Severity, levels), strict=True))
         confidences: dict[Kind, float] = dict(zip(GRADED_KINDS, sure, strict=True))
         severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = _smallness(image)
+        measures = {**measures, STRANGENESS: strange}
         return _MeasuredPercept(severities, confidences, float(quality[0]), measures, self.features, features)
 
     def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
@@ -118,7 +131,8 @@ class TrainedPerception(Perception):
 
     def _load(self, stored: PerceptionWeights) -> _Loaded:
         stored.check_features(self.features)
-        return _Loaded(self._measuring(stored), stored.assessment().to(self._device), stored.thresholds)
+        assessment = stored.assessment().to(self._device)
+        return _Loaded(self._measuring(stored), assessment, stored.thresholds, stored.strangest)
 
     @abstractmethod
     def _measuring(self, stored: PerceptionWeights) -> Measuring:

@@ -11,7 +11,7 @@ from conservator.apps.mcp.opened import OpenPhoto
 from conservator.apps.roots import Roots
 from conservator.files import printable
 from conservator.kinds import Severity
-from conservator.perception.perception import Percept
+from conservator.perception.perception import STRANGE, Percept
 from conservator.photo import look_through
 from conservator.session import Apply, Rollback, Step, Stop, Trajectory
 from conservator.tools.tool import ToolSpec
@@ -35,7 +35,8 @@ def described_percept(percept: Percept) -> dict[str, Any]:
         }
         for kind in percept.damages
     ]
-    return {"damages": damages, "quality_db": in_db(percept.quality)}
+    found = {"damages": damages, "quality_db": in_db(percept.quality)}
+    return found | ({"note": STRANGE} if percept.strange else {})
 
 
 def described_steps(trajectory: Trajectory) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from conservator.apps.web.visit import Finished
 from conservator.batch.preview import seen_in_words
 from conservator.kinds import Severity, kinds_in_words, purpose_in_words
 from conservator.pages import jpeg_within, picture_uri, sized
-from conservator.perception.perception import Percept
+from conservator.perception.perception import STRANGE, Percept
 from conservator.photo import Photo
 from conservator.restoration import Plan, Suggestion
 from conservator.suggesting import SuggestionRecord, percent
@@ -46,7 +46,8 @@ def seen_in_html(percept: Percept, title: str = "What is wrong with it") -> str:
     head = '<tr><th scope="col">Damage</th><th scope="col">Severity</th><th scope="col">Confidence</th></tr>'
     table = f'<table class="seen">{head}{rows}</table>' if rows else "<p>No damage is seen.</p>"
     rest = f'<p class="soft">Looked for and not seen: {escape(missing)}.</p>' if missing else ""
-    return f"<h2>{title}</h2>{table}{rest}"
+    strange = f"<p>{STRANGE}</p>" if percept.strange else ""
+    return f"<h2>{title}</h2>{table}{rest}{strange}"
 
 
 def _bar(share: float) -> str:

@@ -183,7 +183,7 @@ def train_harm(order: HarmOrder, into: Path) -> dict[str, float]:
     made_with = hashes_of_weights(*tools, "perception") | {f"toolbox {order.toolbox}": toolbox_hash(tools)}
     drawn, reducing = draw_samples(order), Reducing(perception.encoder(), perception.scene())
     drawn = DrawnSamples([*map(reducing, drawn.training)], drawn.photos, [*map(reducing, drawn.held_out)])
-    ships = FittedAssessment(perception.assessment(), list(perception.thresholds), {})
+    ships = FittedAssessment(perception.assessment(), list(perception.thresholds), perception.strangest, {})
     result = fit_harm(
         cross_fitted(drawn, order.folds, order.seed, order.jobs), told_by(ships, drawn.held_out), seed=order.seed
     )

@@ -34,6 +34,7 @@ from conservator.perception.features import (
     TOLD,
 )
 from conservator.perception.loading import ENCODER, SCENE, metadata_of
+from conservator.perception.network import strangeness
 from conservator.perception.perception import GRADED_KINDS
 from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
@@ -132,6 +133,8 @@ class FittedAssessment:
 
     network: AssessmentNetwork
     thresholds: list[float]
+    strangest: float
+    """What ``strangeness`` says of the strangest picture in a thousand of those that it learned from."""
     scores: dict[str, float]
 
 
@@ -160,7 +163,8 @@ def fit_assessment(
         schedule.step()
     network.eval()
     thresholds = _thresholds(network, unseen)
-    return FittedAssessment(network, thresholds, scores_of(network, unseen, thresholds))
+    strangest = float(strangeness(network, everything.features).quantile(0.999).clamp(min=1e-6))
+    return FittedAssessment(network, thresholds, strangest, scores_of(network, unseen, thresholds))
 
 
 def _batches(count: int, batches: int, seed: int) -> Iterator[list[int]]:
@@ -333,7 +337,10 @@ def stored_perception(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of the file of a perception: the network, and what it looks through."""
     hidden: int = result.network.severity[0][1].out_features  # type: ignore[index]
-    tensors, metadata = dict(result.network.state_dict()), metadata_of(features, result.thresholds, hidden)
+    tensors, metadata = (
+        dict(result.network.state_dict()),
+        metadata_of(features, result.thresholds, hidden, result.strangest),
+    )
     if reducing is not None:
         metadata["asked"] = json.dumps({expert: manifest()[expert]["sha256"] for expert in ASKED})
         for beginning, network in ((ENCODER, reducing.encoder), (SCENE, reducing.scene)):
