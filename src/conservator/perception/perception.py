@@ -22,7 +22,8 @@ ENLARGED_GAIN = 0.5
 STRANGE = "This picture is unlike the photos that perception learned from, so nothing is done to it unasked."
 """What is told of a strange picture."""
 STRANGENESS = "strangeness"
-"""The measure of how unlike a picture is to those that a perception learned from; one in a thousand of these is at 1."""
+"""The measure of how unlike a picture is to those that a perception learned from; of these, one in a thousand has more
+than 1."""
 
 
 @dataclass(frozen=True)
