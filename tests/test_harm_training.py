@@ -48,18 +48,21 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "_EPOCHS", 2)
 
 
-def test_what_is_told_of_a_photo_comes_from_perceptions_that_never_saw_it() -> None:
+def test_what_is_told_of_a_photo_comes_from_perceptions_that_never_saw_it(tmp_path: Path) -> None:
     samples, photos = [drawn_sample(i) for i in range(12)], [i % 6 for i in range(12)]
     drawn = DrawnSamples(samples, photos, samples[:3])
-    told = cross_fitted(drawn, folds=2, seed=0)
+    told = cross_fitted(drawn, 2, 0, tmp_path / "first")
     own = 4  # another truth of one photo
     spoiled = [replace(s, scores=s.scores.flip(0)) if p == own else s for s, p in zip(samples, photos, strict=True)]
-    again = cross_fitted(replace(drawn, training=spoiled), folds=2, seed=0, jobs=2)
+    again = cross_fitted(replace(drawn, training=spoiled), 2, 0, tmp_path / "again", jobs=2)
     fold = {photo for photo in photos if photo % 2 == own % 2}
     for photo, before, after in zip(photos, told, again, strict=True):
         assert before.facts.shape == (4, len(HARM_FACTS))
         assert torch.equal(before.facts, after.facts) == (photo in fold), photo
         assert torch.equal(before.psnr, after.psnr) == (photo != own)
+    (tmp_path / "again" / "fold-1.pt").unlink()  # as an interrupted run leaves it
+    for before, after in zip(again, cross_fitted(drawn, 2, 0, tmp_path / "again"), strict=True):
+        assert before.facts.shape == after.facts.shape
 
 
 def test_harm_is_a_tenth_of_a_decibel_that_can_be_seen() -> None:

@@ -18,13 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conservator.claims import Identity, claim
 from conservator.commands import command_line
-from conservator.evaluation.rows import toolbox_hash
+from conservator.evaluation.rows import content_of, toolbox_hash
+from conservator.files import replacing
 from conservator.networks.harm import HarmNetwork
 from conservator.perception.features import NETWORK_FEATURES
 from conservator.perception.harm import HARM_FACTS, harm_facts, harm_metadata
 from conservator.perception.loading import read_perception
 from conservator.perception.risk import HARM
+from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
 from conservator.training.data.crops import training_data
 from conservator.training.perception.order import HarmOrder
@@ -64,39 +67,39 @@ def told_by(fitted: FittedAssessment, samples: Sequence[Sample]) -> list[ToldTre
     return found
 
 
-def cross_fitted(drawn: DrawnSamples, folds: int, seed: int, jobs: int = 1) -> list[ToldTreatments]:
+def cross_fitted(drawn: DrawnSamples, folds: int, seed: int, folder: Path, jobs: int = 1) -> list[ToldTreatments]:
     """What is told of the treatments to learn from, photo for photo by a perception that never saw the photo.
 
-    ``jobs`` processes train so many of these perceptions at once.
+    ``jobs`` processes train so many of these perceptions at once. What is told of a fold is kept in ``folder``, which
+    must be of these samples, folds and seed alone, and is not found out again.
     """
     fold = {photo: place % folds for place, photo in enumerate(sorted(set(drawn.photos)))}
-    found: list[ToldTreatments] = [ToldTreatments(torch.zeros(0), torch.zeros(0))] * len(drawn.training)
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(jobs) as processes:
-        shared = Path(folder) / "samples.pt"
-        torch.save([[astuple(sample) for sample in part] for part in (drawn.training, drawn.held_out)], shared)
-        places = [[i for i, photo in enumerate(drawn.photos) if fold[photo] == own] for own in range(folds)]
-        told = processes.map(_of_fold, ((shared, own, seed) for own in places))
-        for own, (facts, psnr, counts) in zip(places, told, strict=True):
-            parts = zip(facts.split(counts), psnr.split(counts), strict=True)
-            for place, part in zip(own, parts, strict=True):
-                found[place] = ToldTreatments(*part)
-    return found
+    places = [[i for i, photo in enumerate(drawn.photos) if fold[photo] == own] for own in range(folds)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as shared, ProcessPoolExecutor(jobs) as processes:
+        samples = Path(shared) / "samples.pt"
+        torch.save([[astuple(sample) for sample in part] for part in (drawn.training, drawn.held_out)], samples)
+        tasks = [(samples, own, seed, folder / f"fold-{number}.pt") for number, own in enumerate(places)]
+        told = [torch.load(file, weights_only=True) for file in processes.map(_of_fold, tasks)]
+    found = dict[int, ToldTreatments]()
+    for own, one in zip(places, told, strict=True):
+        found |= {place: ToldTreatments(*parts) for place, parts in zip(own, one, strict=True)}
+    return [found[place] for place in range(len(drawn.training))]
 
 
-def _of_fold(task: tuple[Path, list[int], int]) -> tuple[Tensor, Tensor, list[int]]:
-    """What a perception that never saw these samples tells of them, together, and how many treatments each has."""
+def _of_fold(task: tuple[Path, list[int], int, Path]) -> Path:
+    """Write what a perception that never saw these samples tells of them, one after another, unless it is written."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    shared, own, seed = task
-    training, held_out = ([Sample(*parts) for parts in stored] for stored in torch.load(shared, weights_only=True))
-    seen = [sample for i, sample in enumerate(training) if i not in set(own)]
-    fitted = fit_assessment(seen, held_out, len(NETWORK_FEATURES), seed=seed)
-    told = told_by(fitted, [training[i] for i in own])
-    return (
-        torch.cat([one.facts for one in told]),
-        torch.cat([one.psnr for one in told]),
-        [len(one.facts) for one in told],
-    )
+    shared, own, seed, told = task
+    if not told.exists():
+        training, held_out = ([Sample(*parts) for parts in part] for part in torch.load(shared, weights_only=True))
+        others = set(range(len(training))) - set(own)
+        fitted = fit_assessment([training[i] for i in sorted(others)], held_out, len(NETWORK_FEATURES), seed=seed)
+        with replacing(told) as file:
+            torch.save([astuple(one) for one in told_by(fitted, [training[i] for i in own])], file)
+        print(f"{told.stem} is looked at by a perception of its own", flush=True)  # noqa: T201
+    return told
 
 
 def harmed(psnr: Tensor) -> Tensor:
@@ -184,9 +187,13 @@ def train_harm(order: HarmOrder, into: Path) -> dict[str, float]:
     drawn, reducing = draw_samples(order), Reducing(perception.encoder(), perception.scene())
     drawn = DrawnSamples([*map(reducing, drawn.training)], drawn.photos, [*map(reducing, drawn.held_out)])
     ships = FittedAssessment(perception.assessment(), list(perception.thresholds), perception.strangest, {})
-    result = fit_harm(
-        cross_fitted(drawn, order.folds, order.seed, order.jobs), told_by(ships, drawn.held_out), seed=order.seed
-    )
+    settings = {"count": order.count, "seed": order.seed, "folds": order.folds}
+    content = content_of(find_photos(order.photos), order.photos, tools, order.toolbox, order.output)
+    identity = Identity.of(settings, weights=made_with, photos=content.photos)
+    folder = order.output / "harm" / identity.digest()
+    claim(folder, identity)
+    told = cross_fitted(drawn, order.folds, order.seed, folder, order.jobs)
+    result = fit_harm(told, told_by(ships, drawn.held_out), seed=order.seed)
     ship_weights(
         into,
         "harm",

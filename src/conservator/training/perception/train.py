@@ -44,8 +44,8 @@ from conservator.training.perception.samples import ENCODER_OF, Sample, expert_e
 from conservator.training.run import hashes_of_weights, ship_weights
 from conservator.weights import manifest
 
-_UNTREATED = 0.6
-"""Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a fifth as long."""
+_UNTREATED = 1.0
+"""Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a sixth as long."""
 BEST_QUALITY = 45.0
 """dB; what a clean photo is said to have."""
 _HELD_OUT = 8
@@ -337,10 +337,8 @@ def stored_perception(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of the file of a perception: the network, and what it looks through."""
     hidden: int = result.network.severity[0][1].out_features  # type: ignore[index]
-    tensors, metadata = (
-        dict(result.network.state_dict()),
-        metadata_of(features, result.thresholds, hidden, result.strangest),
-    )
+    tensors = dict(result.network.state_dict())
+    metadata = metadata_of(features, result.thresholds, hidden, result.strangest)
     if reducing is not None:
         metadata["asked"] = json.dumps({expert: manifest()[expert]["sha256"] for expert in ASKED})
         for beginning, network in ((ENCODER, reducing.encoder), (SCENE, reducing.scene)):
