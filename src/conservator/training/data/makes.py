@@ -66,7 +66,7 @@ def sensor_noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
 
 
 def noise(rng: np.random.Generator) -> Recipe:
-    """Any noise, faint as often as strong: its logarithm is even from sigma 1.5 to 55, for cameras' noise is faint."""
+    """Any noise, faint as often as strong, for that of cameras is faint: sigma 1.5 to 55 of 255, even in its logarithm."""
     sigma = math.exp(rng.uniform(math.log(1.5), math.log(55)))
     return sensor_noise(rng, sigma, sigma)
 
@@ -194,7 +194,7 @@ EVERY: Mapping[Kind, Callable[[np.random.Generator], Recipe]] = {
     Kind.RAIN: rain,
     Kind.DEFOCUS_BLUR: defocus,
     Kind.MOTION_BLUR: motion,
-    Kind.NOISE: noise,
+    Kind.NOISE: partial(sensor_noise, low=1, high=55),
     Kind.JPEG: partial(jpeg, low=5, high=95),
 }
 """All that is learned, in the order of nature; Gaussian blur is one of the makes of defocus."""

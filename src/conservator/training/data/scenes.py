@@ -6,15 +6,17 @@ are so in the truth as well: what brightens, clears or colours them does harm.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from conservator.degradations import NATURE, Recipe, degrade
 from conservator.image import Image, in_8_bits, luma
+from conservator.kinds import Kind
 from conservator.training.data import makes
 from conservator.training.data.parts import random_part
-from conservator.training.data.recipes import random_recipe, without_resizing
+from conservator.training.data.recipes import random_recipe
 
 _SHARES = {"undamaged": 0.33, "single": 0.27, "mixed": 0.2, "protocol": 0.2}
 """Of what befalls the photos: nothing, one make of damage, two or three, or ``random_recipe``, half of which is from
@@ -24,42 +26,47 @@ _NATURAL = 0.2
 that were taken for damaged (docs/results/risk.md); they were 0.12 then, mostly dark. What 0.2 does was not measured."""
 _GRAY = 0.1
 """Of all photos that are gray."""
+_MAKES = {**makes.EVERY, Kind.NOISE: makes.noise}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One photo, and the damage that befell it."""
+    """What a photo shows, and the damage that befell it."""
 
-    truth: Image
-    """(1, 3, H, W), of 8 bits, as the photo should be."""
+    nature: Recipe
+    """The darkness or the haze that is so in the truth as well."""
     damage: Recipe
-    share: str
-    """Which of the shares it is of."""
-    natural: bool
-    """Whether it is dark or hazy by nature."""
+    gray: bool
 
 
-def random_scene(photo: Image, rng: np.random.Generator, resizing: bool = False) -> Scene:
-    """A part of a clean photo (1, 3, H, W), perhaps as by nature dark, hazy or gray, and damage for it, or none.
-
-    With ``resizing`` some damage makes the photo smaller.
-    """
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """Draw whether a photo is dark or hazy by nature, or gray, and its damage, or none."""
     share = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
-    natural = bool(rng.random() < _NATURAL)
     nature: Recipe = ()
-    if natural:
+    if rng.random() < _NATURAL:
         nature = makes.darkness(rng) if rng.random() < 0.5 else makes.haze(rng)
-    damage = _damage(share, rng)
-    part = random_part(photo, rng)
-    if rng.random() < _GRAY:
+    return Scene(nature, _damage(share, rng), bool(rng.random() < _GRAY))
+
+
+def random_scene(photo: Image, rng: np.random.Generator) -> tuple[Image, Recipe]:
+    """A part of a clean photo (1, 3, H, W) of 8 bits as it should be, and the damage that befell it; some makes it
+    smaller."""
+    scene, part = draw_scene(rng), random_part(photo, rng)
+    if scene.gray:
         part = luma(part).expand(-1, 3, -1, -1).contiguous()
-    return Scene(in_8_bits(degrade(part, nature)), damage if resizing else without_resizing(damage), share, natural)
+    return in_8_bits(degrade(part, scene.nature)), scene.damage
+
+
+def scenes_drawn() -> str:
+    """What is drawn, as a short hash: of a hundred scenes."""
+    scenes = [draw_scene(np.random.default_rng(seed)) for seed in range(100)]
+    return hashlib.sha256(repr(scenes).encode()).hexdigest()[:16]
 
 
 def _damage(share: str, rng: np.random.Generator) -> Recipe:
     if share == "protocol":
         return random_recipe(rng)
     count = {"undamaged": 0, "single": 1, "mixed": int(rng.choice([2, 3], p=[0.65, 0.35]))}[share]
-    kinds = list(makes.EVERY)
+    kinds = list(_MAKES)
     chosen = {kinds[i] for i in rng.choice(len(kinds), count, replace=False)}
-    return tuple(damage for kind in NATURE if kind in chosen for damage in makes.EVERY[kind](rng))
+    return tuple(damage for kind in NATURE if kind in chosen for damage in _MAKES[kind](rng))

@@ -24,8 +24,9 @@ from conservator.files import replacing
 from conservator.image import Image, decibels, in_8_bits
 from conservator.kinds import Kind, Severity
 from conservator.metrics.fidelity import ssim
-from conservator.networks.encoder import CropEncoder
+from conservator.networks.encoder import SIDE, CropEncoder
 from conservator.networks.store import NetworkStore
+from conservator.perception.experts import NATIVE_SIDE, SCENE_SIDE
 from conservator.perception.features import ASKED, CHANGE, TOLD, Measured, change
 from conservator.perception.harm import TRACES, traces
 from conservator.perception.measuring import NetworkMeasuring
@@ -36,11 +37,13 @@ from conservator.tools.catalog import make_toolbox
 from conservator.tools.experts import sharing
 from conservator.tools.tool import Toolbox, ToolSpec, is_specialist
 from conservator.training.data.recipes import severities
-from conservator.training.data.scenes import random_scene
+from conservator.training.data.scenes import random_scene, scenes_drawn
 from conservator.weights import load_weights
 
 ENCODER_OF = "denoise_medium"
 """The expert whose encoder perception looks through."""
+BEST_QUALITY = 45.0
+"""dB; what a clean photo is said to have: a smaller difference is none."""
 MOST_PSNR = 100.0
 """dB; equal pictures have it."""
 _TRIED = 3
@@ -106,7 +109,8 @@ class _Walk:
         left, spoiled = dict(self.left[state]), state in self.spoiled
         gone = spec.removes | (severities(self.recipe).keys() - left.keys())
         target = self.after(tuple(d for d in self.recipe if d.kind not in gone or isinstance(d, LowResolution)))
-        remains = 10 ** ((_psnr(self.states[state].image, target) - _psnr(image, target)) / 20)
+        was, now = (min(_psnr(picture, target), BEST_QUALITY) for picture in (self.states[state].image, image))
+        remains = 10 ** ((was - now) / 20)
         spoiled |= remains > _WRECKED and not spec.removes & left.keys()
         for kind in spec.removes & left.keys():
             level = round(left.pop(kind) * min(1.0, remains))
@@ -161,8 +165,7 @@ def make_sample(path: Path, seed: int, tools: Toolbox, measure: NetworkMeasuring
     Without ``treated`` there are two states, the damaged one and the clean one.
     """
     rng = np.random.default_rng([seed, 20])
-    scene = random_scene(load_photo(path).image, rng, resizing=True)
-    walk = _Walk(scene.truth, scene.damage, measure)
+    walk = _Walk(*random_scene(load_photo(path).image, rng), measure)
     state, kinds = walk.add(study(walk.damaged), severities(walk.recipe)), frozenset[Kind]()
     specs = [tool.spec for tool in tools.values() if tool.spec.scale == 1 and is_specialist(tool.spec)]
     for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])) if treated else 0):
@@ -232,8 +235,9 @@ def samples_folder(photos: Sequence[Path], treated: bool, toolbox: str, seed: in
     contents = content_of(photos, root, tools, toolbox, folder)
     known = {*tools, *ASKED, ENCODER_OF}
     used = {name: value for name, value in contents.weights.items() if name in known or "." in name}
-    told = hashlib.sha256(" ".join(TOLD).encode()).hexdigest()
+    told = hashlib.sha256(" ".join((*TOLD, *CHANGE, *TRACES)).encode()).hexdigest()
     settings = {"treated": treated, "seed": seed, "toolbox": toolbox, "features": told}
+    settings |= {"scenes": scenes_drawn(), "sides": [SIDE, SCENE_SIDE, NATIVE_SIDE]}
     identity = Identity.of(settings, photos=contents.photos, tools=contents.tools, weights=used)
     own = folder / identity.digest()
     claim(own, identity)

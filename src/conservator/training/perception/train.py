@@ -40,14 +40,12 @@ from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
 from conservator.training.data.crops import training_data
 from conservator.training.perception.order import PerceptionOrder
-from conservator.training.perception.samples import ENCODER_OF, Sample, expert_encoder, make_samples
+from conservator.training.perception.samples import BEST_QUALITY, ENCODER_OF, Sample, expert_encoder, make_samples
 from conservator.training.run import hashes_of_weights, ship_weights
 from conservator.weights import manifest
 
 _UNTREATED = 1.0
 """Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a sixth as long."""
-BEST_QUALITY = 45.0
-"""dB; what a clean photo is said to have."""
 _HELD_OUT = 8
 """One photo of so many trains nothing: thresholds are set, and all is measured, on these."""
 _SSIM = 25.0
