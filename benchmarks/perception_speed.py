@@ -1,4 +1,4 @@
-"""What perception costs, part by part: statistics by group, the encoder, the experts that are asked, and weighing.
+"""What perception costs, part by part: statistics by group, encoder, experts that are asked, scene, and weighing.
 
 python benchmarks/perception_speed.py [runs]
 
@@ -35,6 +35,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     *((f"    {'  ' * (name in GROUPS[1:6])}{name.strip('_')}", statistics, name) for name in GROUPS),
     ("  encoder", ReducedEncoder, "forward"),
     ("  asked experts", AskedExperts, "__call__"),
+    ("  scene", AskedExperts, "summary"),
     ("weigh", NetworkPerception, "weigh"),
 )
 """The names to print, and where the functions are found that are timed."""

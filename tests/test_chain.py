@@ -151,11 +151,11 @@ def test_samples_of_other_photos_or_experts_are_not_taken_for_these(folder: Path
     for path in photos:
         path.write_bytes(path.name.encode())
 
-    def place(chains: int = 2, seed: int = 0) -> Path:
-        return samples_folder(photos, chains, "experts", seed, tmp_path / "perception")
+    def place(treated: bool = True, seed: int = 0) -> Path:
+        return samples_folder(photos, treated, "experts", seed, tmp_path / "perception")
 
     first = place()
-    assert first == place() != place(seed=1) != place(chains=0)
+    assert first == place() != place(seed=1) != place(treated=False)
     photos[1].write_bytes(b"another photo of the same name")
     second = place()
     assert second != first

@@ -36,10 +36,10 @@ def drawn_sample(seed: int, width: int = len(NETWORK_FEATURES)) -> Sample:
     features[:, 0] = quality / 5
     scores = torch.stack([quality, quality / 40], 1)
     pairs = torch.tensor([[0, 1], [0, 2], [1, 2], [2, 1]])
-    moved, left = (torch.randn(4, len(names), generator=rng) for names in (CHANGE, TRACES))
+    moved, found = (torch.randn(4, len(names), generator=rng) for names in (CHANGE, TRACES))
     severities = torch.zeros(4, len(GRADED_KINDS), dtype=torch.long)
     severities[0, seed % len(GRADED_KINDS)] = 1 + seed % 4
-    return Sample(features, scores, severities, pairs, moved, left)
+    return Sample(features, scores, severities, pairs, moved, found)
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +61,9 @@ def test_what_is_told_of_a_photo_comes_from_perceptions_that_never_saw_it(tmp_pa
         assert torch.equal(before.facts, after.facts) == (photo in fold), photo
         assert torch.equal(before.psnr, after.psnr) == (photo != own)
     (tmp_path / "again" / "fold-1.pt").unlink()  # as an interrupted run leaves it
-    for before, after in zip(again, cross_fitted(drawn, 2, 0, tmp_path / "again"), strict=True):
-        assert before.facts.shape == after.facts.shape
+    resumed = cross_fitted(drawn, 2, 0, tmp_path / "again")
+    for photo, first, second, both in zip(photos, told, again, resumed, strict=True):
+        assert torch.equal(both.facts, (first if photo % 2 else second).facts), "only what is missing is made"
 
 
 def test_harm_is_a_tenth_of_a_decibel_that_can_be_seen() -> None:
@@ -96,7 +97,7 @@ def test_training_and_use_tell_the_same_of_a_treatment(coffee: Image) -> None:
         scores=torch.tensor([[30.0, 0.9], [29.0, 0.9]]),
         pairs=torch.tensor([[0, 1]]),
         moved=change(before, after, kinds)[None],
-        left=traces(before, after)[None],
+        traces=traces(before, after)[None],
     )
     ships = train.FittedAssessment(perception.assessment, list(perception.thresholds), 1.0, {})
     (told,) = told_by(ships, [sample])
@@ -107,9 +108,18 @@ def test_training_and_use_tell_the_same_of_a_treatment(coffee: Image) -> None:
         assert named[f"gain_{objective}"] == pytest.approx(gain.mean[objective], abs=1e-4)
         assert named[f"deviation_{objective}"] == pytest.approx(gain.deviation[objective], abs=1e-4)
     assert named["quality_after"] == pytest.approx(looks[1].percept.quality, abs=1e-3)
-    for kind in GRADED_KINDS:
-        sure = torch.tensor(looks[0].percept.confidences[kind]).clamp(1e-4, 1 - 1e-4)
-        assert named[f"seen_before_{kind}"] == pytest.approx(float(sure.logit()), abs=1e-3)
+    assert named["quality_before"] == pytest.approx(looks[0].percept.quality, abs=1e-3)
+    for when, look in zip(("before", "after"), looks, strict=True):
+        for kind in GRADED_KINDS:
+            sure = torch.tensor(look.percept.confidences[kind]).clamp(1e-4, 1 - 1e-4)
+            assert named[f"seen_{when}_{kind}"] == pytest.approx(float(sure.logit()), abs=1e-3)
+    error = (before - after).square().mean()
+    assert named["closeness"] == pytest.approx(float(-10 * error.log10()), abs=1e-3)
+    assert named["one_picture"] == 0
+    assert named["brightened"] == pytest.approx(float((after - before).mean()), abs=1e-5)
+    assert [named[f"treats_{kind}"] for kind in GRADED_KINDS] == [1, *[0] * (len(GRADED_KINDS) - 1)]
+    for name in ("luminance", "dehaze_scene_size"):
+        assert named[name] == features[0, NETWORK_FEATURES.index(name)]
     harm = NetworkHarm.load(perception)
     assert harm.chance(*looks, kinds) == pytest.approx(float(harm._network().chance(told.facts)[0]), abs=1e-5)
 
@@ -124,7 +134,7 @@ def test_a_sample_measures_every_state_and_compares_it_with_the_truth(tmp_path: 
         states, pairs = len(sample.scores), len(sample.pairs)
         assert sample.features.shape == (states, RAW)
         assert (sample.severities.shape, sample.moved.shape) == ((states, len(GRADED_KINDS)), (pairs, len(CHANGE)))
-        assert sample.left.shape == (pairs, len(TRACES))
+        assert sample.traces.shape == (pairs, len(TRACES))
         assert sample.scores[-1].tolist() == [100.0, 1.0]
         assert sample.severities[-1].max() == 0
         assert (sample.pairs[:, 0] < sample.pairs[:, 1]).all()

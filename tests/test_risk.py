@@ -18,6 +18,7 @@ from conservator.image import Image, digest, in_8_bits, to_image
 from conservator.kinds import OBJECTIVES, Kind, Severity
 from conservator.metrics.fidelity import psnr
 from conservator.perception import Gain, Look, Percept, Perception, StatisticalPerception, study
+from conservator.perception.perception import STRANGE
 from conservator.perception.risk import Admission, HarmEstimate, RiskCurve
 from conservator.perception.study import most_changed
 from conservator.policies import PolicyContext, make_policy
@@ -154,6 +155,30 @@ def test_a_threshold_of_1_is_no_check_and_one_of_0_lets_nothing_through(name: st
     assert nothing.toolchain() == ()
     assert nothing.last.image is nothing.steps[0].image
     assert nothing.refusals
+
+
+def test_a_photo_that_is_strange_is_not_treated_however_harmless_that_seems(pool: Pool) -> None:
+    class Puzzled(Promise):
+        """Finds every picture strange."""
+
+        def grade(self, image: Image) -> Percept:
+            return replace(super().grade(image), strangeness=1.2)
+
+    admission = Admission(Told(lambda before, after, treated: 0.0), 0.3)
+    eye = Puzzled(noise=3.0, jpeg=2.0)
+    held = Session(SMALL, MANY, pool, eye, 12, admission=admission)
+    trajectory = run(policy("greedy", pool, eye), held)
+    assert trajectory.toolchain() == ()
+    assert "put at 100% because the picture is strange" in trajectory.refusals[0].words
+    assert run(policy("greedy", pool), session(pool, admission)).toolchain(), "others are treated"
+    step = trajectory.steps[0]
+    other = Look(MANY["denoise"](SMALL), step.percept)
+    assert admission.judge(step.look, step.look, other, frozenset({Kind.NOISE}), frozenset(), part=True).admitted
+    restored = Restorer(
+        Request(), toolbox=MANY, perception=eye, policy=policy("greedy", pool, eye), admission=admission
+    ).restore(Photo(SMALL))
+    assert restored.notes == (STRANGE,)
+    assert torch.equal(restored.photo.image, SMALL)
 
 
 def test_what_is_refused_is_recorded_and_offered_no_more(pool: Pool) -> None:

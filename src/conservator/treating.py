@@ -133,7 +133,7 @@ class Treater:
         first = self._look(_part(start.image, top, left))
         was = first if before is start else self._look(_part(before.image, top, left))
         now = self._look(_part(after.image, top, left))
-        there = admission.judge(first, was, now, treated, after.treated)
+        there = admission.judge(first, was, now, treated, after.treated, part=True)
         return verdict if there.chance <= verdict.chance else replace(there, where="on the part that changed most")
 
     def _look(self, image: Image) -> Look:

@@ -86,6 +86,7 @@ def print_preview_json(found: Preview, request: Request) -> bool:
             suggestion.model_dump(mode="json") | {"command": apply_command(suggestion, found.path, request)}
             for suggestion in found.suggestions
         ],
+        "strange": percept.strange,
         "measures": dict(percept.measures),
     }
     console.print_json(json.dumps(seen), indent=None)

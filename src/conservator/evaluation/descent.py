@@ -197,9 +197,15 @@ class _Recording(Admission):
     met: set[float] = field(default_factory=set)
 
     def judge(
-        self, start: Look, before: Look, after: Look, treated: frozenset[Kind], since_start: frozenset[Kind]
+        self,
+        start: Look,
+        before: Look,
+        after: Look,
+        treated: frozenset[Kind],
+        since_start: frozenset[Kind],
+        part: bool = False,
     ) -> Verdict:
-        verdict = super().judge(start, before, after, treated, since_start)
+        verdict = super().judge(start, before, after, treated, since_start, part)
         self.met.add(verdict.chance)
         return verdict
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS = 96
-"""Of its maps, at most."""
+"""Maps that its encoder ends with, with the sides and cells that it has by default; never more."""
 SUMMARY = 3 * CHANNELS
-"""Numbers that it knows of a scene."""
+"""Numbers that it knows of a scene, with these."""
 
 
 class BilateralNet(nn.Module):

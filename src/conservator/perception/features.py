@@ -185,7 +185,7 @@ TOLD: tuple[str, ...] = (*STATISTICS, *EXPERT_CHANGES)
 SCENE_SEEN = SUMMARY * len(SCENE)
 """Numbers that the experts of SCENE know of a scene, all together."""
 SCENE_AXES = 64
-"""Numbers that are left of them."""
+"""Numbers that are left of them: half of the encoder's, for they are of one overview. Not tuned."""
 NETWORK_FEATURES: tuple[str, ...] = (
     *TOLD,
     *(f"encoder_{axis:03d}" for axis in range(AXES)),

@@ -68,21 +68,21 @@ def harm_facts(
     thresholds: Sequence[float],
     before: Tensor,
     after: Tensor,
-    change: Tensor,
-    left: Tensor,
+    moved: Tensor,
+    found: Tensor,
 ) -> Tensor:
     """All that is told of treatments, (P, HARM_FACTS) float32.
 
-    By a perception's assessment and its thresholds, of features (P, F) before and after, of ``change`` (P, CHANGE) of
-    perception/features.py, and of ``traces``, ``left`` (P, TRACES).
+    By a perception's assessment and its thresholds, of features (P, F) before and after, of ``moved`` (P, CHANGE), what
+    ``change`` of perception/features.py tells, and of ``found`` (P, TRACES), what ``traces`` does.
     """
     device = assessment.picture.mean.device
     with torch.inference_mode():
-        seen = [[found.cpu() for found in assessment.grade(features.to(device))] for features in (before, after)]
-        gains = assessment.weigh(before.to(device), torch.cat([after - before, change], 1).to(device)).cpu()
+        seen = [[part.cpu() for part in assessment.grade(features.to(device))] for features in (before, after)]
+        gains = assessment.weigh(before.to(device), torch.cat([after - before, moved], 1).to(device)).cpu()
     odds = [grades(logits, thresholds)[1].clamp(_ODDS, 1 - _ODDS).logit() for logits, _ in seen]
     qualities = [quality[:, None] for _, quality in seen]
-    return torch.cat([*odds, *qualities, gains.mean(1), gains.std(1), left, change, before[:, _PLACES]], 1)
+    return torch.cat([*odds, *qualities, gains.mean(1), gains.std(1), found, moved, before[:, _PLACES]], 1)
 
 
 class NetworkHarm:
@@ -110,19 +110,14 @@ class NetworkHarm:
         self._network()
 
     def chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
-        """The chance, 0 to 1, that ``after`` is worse than ``before`` by more than HARM dB; 0 where they are equal.
-
-        Of a picture that is strange to perception nothing is known; it is 1.
-        """
+        """The chance, 0 to 1, that ``after`` is worse than ``before`` by more than HARM dB; 0 where they are equal."""
         if torch.equal(before.image, after.image):
             return 0.0
-        if before.percept.strange:
-            return 1.0
         perception = self._perception
         pictures = [perception.measured(look).features[None] for look in (before, after)]
-        moved, left = change(before.image, after.image, treated), traces(before.image, after.image)
+        moved, found = change(before.image, after.image, treated), traces(before.image, after.image)
         facts = harm_facts(
-            perception.assessment, perception.thresholds, pictures[0], pictures[1], moved[None], left[None]
+            perception.assessment, perception.thresholds, pictures[0], pictures[1], moved[None], found[None]
         )
         with torch.inference_mode():
             return float(self._network().chance(facts)[0])

@@ -20,7 +20,7 @@ from conservator.weights import load_weights, parse_weights
 
 ENCODER = "glance."
 """Begins the names of the encoder's tensors in a file, as it has since the first one was stored."""
-SCENE = "scene."
+SCENE_PREFIX = "scene."
 """Begins the names of the tensors of the axes of what experts know of the scene."""
 _AGAIN = "train it again with conservator train perception"
 
@@ -71,7 +71,7 @@ class PerceptionWeights:
         network = AssessmentNetwork(
             width, width + CHANGES_BESIDE_FEATURES, len(GRADED_KINDS), len(OBJECTIVES), self.hidden
         )
-        own = {key: value.float() for key, value in self.tensors.items() if not key.startswith((ENCODER, SCENE))}
+        own = {key: value.float() for key, value in self.tensors.items() if not key.startswith((ENCODER, SCENE_PREFIX))}
         self._fill(network.load_state_dict, own)
         return network.eval().requires_grad_(False)
 
@@ -81,7 +81,7 @@ class PerceptionWeights:
 
     def scene(self) -> PrincipalAxes:
         """What reduces what experts know of the scene, ready to run."""
-        return self._begun(SCENE, PrincipalAxes(SCENE_SEEN, SCENE_AXES))
+        return self._begun(SCENE_PREFIX, PrincipalAxes(SCENE_SEEN, SCENE_AXES))
 
     def _begun(self, beginning: str, network: _Network) -> _Network:
         """A network with the tensors whose names begin so."""

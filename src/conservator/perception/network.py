@@ -18,7 +18,7 @@ from conservator.networks.store import NetworkStore
 from conservator.perception.features import NETWORK_FEATURES, STATISTICS, TOLD, Measured, changes
 from conservator.perception.loading import Once, PerceptionWeights, read_perception
 from conservator.perception.measuring import Measuring, NetworkMeasuring, measure_statistics
-from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, STRANGENESS, Gain, Look, Percept, Perception
+from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, Gain, Look, Percept, Perception
 
 _SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
 
@@ -56,8 +56,8 @@ def grades(logits: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Tensor]
 def strangeness(assessment: AssessmentNetwork, features: Tensor) -> Tensor:
     """How far pictures (B, F) lie from those of the training, (B,): the mean square of their distances, in deviations.
 
-    Along the axes of what networks see, which are independent in the training, so that it is Mahalanobis' distance;
-    zeros where statistics are all that is measured.
+    The distances are along the axes of what networks see. Those of one analysis are not correlated, so that this is
+    nearly the square of Mahalanobis' distance, for each axis. Zeros where statistics are all that is measured.
     """
     axes = ((features - assessment.picture.mean) / assessment.picture.deviation)[:, len(TOLD) :]
     return axes.square().sum(1) / max(1, axes.shape[1])
@@ -94,8 +94,8 @@ class TrainedPerception(Perception):
         severities: dict[Kind, Severity] = dict(zip(GRADED_KINDS, map(Severity, levels), strict=True))
         confidences: dict[Kind, float] = dict(zip(GRADED_KINDS, sure, strict=True))
         severities[Kind.LOW_RESOLUTION], confidences[Kind.LOW_RESOLUTION] = _smallness(image)
-        measures = {**measures, STRANGENESS: strange}
-        return _MeasuredPercept(severities, confidences, float(quality[0]), measures, self.features, features)
+        said = severities, confidences, float(quality[0]), measures, strange
+        return _MeasuredPercept(*said, self.features, features)
 
     def weigh(self, before: Look, after: Look, treated: frozenset[Kind]) -> Gain:
         """Estimate the gain of a treatment; an enlargement counts half a dB."""

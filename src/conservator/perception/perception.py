@@ -19,11 +19,8 @@ ENLARGED_GAIN = 0.5
 """dB. Pictures of two sizes cannot be compared, so an enlargement, which the user must ask for, counts this much."""
 
 
-STRANGE = "This picture is unlike the photos that perception learned from, so nothing is done to it unasked."
+STRANGE = "This picture is unlike the photos that perception learned from; what is said of it is a guess."
 """What is told of a strange picture."""
-STRANGENESS = "strangeness"
-"""The measure of how unlike a picture is to those that a perception learned from; of these, one in a thousand has more
-than 1."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,13 @@ class Percept:
     """No-reference quality, higher is better, in dB: an estimate of the PSNR to the undamaged photo."""
     measures: Mapping[str, float] = field(default_factory=dict)
     """The statistics behind the judgement, by name."""
+    strangeness: float = 0.0
+    """How unlike the picture is to those that were learned from; of these, one in a thousand has more than 1."""
 
     @property
     def strange(self) -> bool:
         """Whether the picture is unlike those that were learned from, so that little of what is said of it is known."""
-        return self.measures.get(STRANGENESS, 0.0) > 1
+        return self.strangeness > 1
 
     @property
     def damages(self) -> tuple[Kind, ...]:

@@ -76,15 +76,24 @@ class Admission:
         return None if self.errors is None else (gain + self.errors[0], gain + self.errors[1])
 
     def judge(
-        self, start: Look, before: Look, after: Look, treated: frozenset[Kind], since_start: frozenset[Kind]
+        self,
+        start: Look,
+        before: Look,
+        after: Look,
+        treated: frozenset[Kind],
+        since_start: frozenset[Kind],
+        part: bool = False,
     ) -> Verdict:
         """Judge a treatment of ``treated`` that made ``after`` of ``before``; ``start`` is the photo as it came.
 
         Both the treatment and all that was done since the start, which treated ``since_start``, must be admitted: a
         photo that gained much must not lose it again, and what comes out must be no worse than what went in. Pictures
         of two sizes cannot be compared; such a treatment, which the user asked for, has no chance of harm. An estimate
-        that is no number counts as certain harm.
+        that is no number counts as certain harm, and so does any treatment of a photo that is strange to perception;
+        with ``part`` the pictures are a part of one, which tells nothing of that.
         """
+        if start.percept.strange and not part and not torch.equal(start.image, after.image):
+            return Verdict(1.0, self.threshold, "because the picture is strange")
         chance, where = self._chance(before, after, treated), ""
         if before.image is not start.image:
             whole = self._chance(start, after, since_start)

@@ -66,7 +66,7 @@ def sensor_noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
 
 
 def noise(rng: np.random.Generator) -> Recipe:
-    """Any noise, faint as often as strong, for that of cameras is faint: sigma 1.5 to 55 of 255, even in its logarithm."""
+    """Any noise, sigma 1.5 to 55 of 255, faint as often as strong (even in its logarithm): that of cameras is faint."""
     sigma = math.exp(rng.uniform(math.log(1.5), math.log(55)))
     return sensor_noise(rng, sigma, sigma)
 

@@ -49,7 +49,7 @@ _HIDDEN, _EPOCHS, _BATCH, _RATE, _DECAY, _DROPOUT = 96, 50, 256, 1e-3, 0.3, 0.5
 
 @dataclass(frozen=True)
 class ToldTreatments:
-    """The treatments that were tried on one photo."""
+    """The treatments that were tried on one sample, a photo with its damage."""
 
     facts: Tensor
     """(P, HARM_FACTS): what is told of each."""
@@ -62,13 +62,13 @@ def told_by(fitted: FittedAssessment, samples: Sequence[Sample]) -> list[ToldTre
     found = []
     for sample in samples:
         before, after = (sample.features[places] for places in sample.pairs.T)
-        facts = harm_facts(fitted.network, fitted.thresholds, before, after, sample.moved, sample.left)
+        facts = harm_facts(fitted.network, fitted.thresholds, before, after, sample.moved, sample.traces)
         found.append(ToldTreatments(facts, sample.scores[:, 0][sample.pairs]))
     return found
 
 
 def cross_fitted(drawn: DrawnSamples, folds: int, seed: int, folder: Path, jobs: int = 1) -> list[ToldTreatments]:
-    """What is told of the treatments to learn from, photo for photo by a perception that never saw the photo.
+    """What is told of the treatments to learn from, of each sample by a perception that never saw its photo.
 
     ``jobs`` processes train so many of these perceptions at once. What is told of a fold is kept in ``folder``, which
     must be of these samples, folds and seed alone, and is not found out again.
@@ -117,7 +117,7 @@ class FittedHarm:
 
 
 def fit_harm(treatments: Sequence[ToldTreatments], held_out: Sequence[ToldTreatments], seed: int = 0) -> FittedHarm:
-    """Train by cross-entropy; each photo counts alike, however many treatments were tried on it."""
+    """Train by cross-entropy; of a sample with n treatments each counts as the root of 1 / n."""
     torch.manual_seed(seed)
     facts, psnr, weights = _together(treatments)
     truth = harmed(psnr)
@@ -187,7 +187,7 @@ def train_harm(order: HarmOrder, into: Path) -> dict[str, float]:
     drawn, reducing = draw_samples(order), Reducing(perception.encoder(), perception.scene())
     drawn = DrawnSamples([*map(reducing, drawn.training)], drawn.photos, [*map(reducing, drawn.held_out)])
     ships = FittedAssessment(perception.assessment(), list(perception.thresholds), perception.strangest, {})
-    settings = {"count": order.count, "seed": order.seed, "folds": order.folds}
+    settings = {"count": order.count, "seed": order.seed, "folds": order.folds, "facts": " ".join(HARM_FACTS)}
     content = content_of(find_photos(order.photos), order.photos, tools, order.toolbox, order.output)
     identity = Identity.of(settings, weights=made_with, photos=content.photos)
     folder = order.output / "harm" / identity.digest()
@@ -201,7 +201,9 @@ def train_harm(order: HarmOrder, into: Path) -> dict[str, float]:
         data=training_data(order.photos),
         recipe="make_sample in conservator.training.perception.samples, cross-fitted",
         command=command_line(
-            "train", "harm", settings={"photos": order.photos, "count": order.count, "seed": order.seed}
+            "train",
+            "harm",
+            settings={"photos": order.photos, "count": order.count, "folds": order.folds, "seed": order.seed},
         ),
         scores=result.scores,
         made_with=made_with,

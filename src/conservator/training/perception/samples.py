@@ -46,10 +46,9 @@ BEST_QUALITY = 45.0
 """dB; what a clean photo is said to have: a smaller difference is none."""
 MOST_PSNR = 100.0
 """dB; equal pictures have it."""
-_TRIED = 3
-"""Tools for what is there that are tried on a state at most."""
-_OTHERS = 2, 4
-"""Tools for what is not there that are tried beside these, and where nothing is there."""
+_TRIED, _OTHERS = 3, (2, 4)
+"""Tools for what is there that are tried on a state at most; tools for what is not there, beside these, and where there
+are no such tools. Ours: about as many as a policy tries on a state."""
 _SHARD = 50
 _WRECKED = 1.4  # times the error that there was
 
@@ -69,7 +68,7 @@ class Sample:
     """(P, 2): a state, and a later one that tools made of it, at once or in several steps."""
     moved: Tensor
     """(P, CHANGE) of perception/features.py: how far the pixels moved, and what was treated."""
-    left: Tensor
+    traces: Tensor
     """(P, TRACES) of perception/harm.py: what else the pixels tell of the change."""
 
 

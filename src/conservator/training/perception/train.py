@@ -33,7 +33,7 @@ from conservator.perception.features import (
     STATISTICS,
     TOLD,
 )
-from conservator.perception.loading import ENCODER, SCENE, metadata_of
+from conservator.perception.loading import ENCODER, SCENE_PREFIX, metadata_of
 from conservator.perception.network import strangeness
 from conservator.perception.perception import GRADED_KINDS
 from conservator.photo import find_photos
@@ -339,6 +339,11 @@ def stored_perception(
     metadata = metadata_of(features, result.thresholds, hidden, result.strangest)
     if reducing is not None:
         metadata["asked"] = json.dumps({expert: manifest()[expert]["sha256"] for expert in ASKED})
-        for beginning, network in ((ENCODER, reducing.encoder), (SCENE, reducing.scene)):
-            tensors |= {f"{beginning}{key}": value.half() for key, value in network.state_dict().items()}
+        for beginning, network in ((ENCODER, reducing.encoder), (SCENE_PREFIX, reducing.scene)):
+            tensors |= {f"{beginning}{key}": _kept(key, value) for key, value in network.state_dict().items()}
     return tensors, metadata
+
+
+def _kept(key: str, value: Tensor) -> Tensor:
+    """A tensor as it is stored: the trunk, an expert's, in half precision, the axes to the bit as they were fitted."""
+    return value.half() if key.startswith("trunk.") else value
