@@ -14,7 +14,7 @@ class PerceptionOrder:
     """Folder of clean photos, searched recursively."""
     output: Path = Path("out/train")
     """Folder of the samples, and of what else is kept for a run that goes on."""
-    count: int = field(default=2500, metadata={"min": 100})
+    count: int = field(default=1000, metadata={"min": 100})
     """Photos, damaged and not, on which tools are tried."""
     toolbox: str = "conservator"
     """The tools that are tried."""

@@ -44,7 +44,7 @@ from conservator.training.perception.samples import BEST_QUALITY, ENCODER_OF, Sa
 from conservator.training.run import hashes_of_weights, ship_weights
 from conservator.weights import manifest
 
-_UNTREATED = 1.0
+_UNTREATED = 2.0
 """Damaged photos beside these that no tool works on, as a multiple: they teach severities and take a sixth as long."""
 _HELD_OUT = 8
 """One photo of so many trains nothing: thresholds are set, and all is measured, on these."""
