@@ -15,7 +15,7 @@ from conservator.image import Image
 from conservator.networks.encoder import ENCODED
 from conservator.networks.store import NetworkStore
 from conservator.perception import Look, NetworkPerception, study
-from conservator.perception.features import CHANGE, NETWORK_FEATURES, SCENE_SEEN, TOLD, change
+from conservator.perception.features import CHANGE, SCENE_SEEN, TOLD, Sight, change
 from conservator.perception.harm import HARM_FACTS, TRACES, NetworkHarm, traces
 from conservator.perception.measuring import NetworkMeasuring
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
@@ -28,7 +28,7 @@ from conservator.training.perception.train import DrawnSamples, Reducing, fit_as
 RAW = len(TOLD) + ENCODED + SCENE_SEEN
 
 
-def drawn_sample(seed: int, width: int = len(NETWORK_FEATURES)) -> Sample:
+def drawn_sample(seed: int, width: int = len(Sight().names)) -> Sample:
     """A sample of four states, each a little better than the one before, of which the first feature tells."""
     rng = torch.Generator().manual_seed(seed)
     quality = torch.arange(4.0) * 3 + 20 + torch.rand(1, generator=rng)
@@ -119,7 +119,7 @@ def test_training_and_use_tell_the_same_of_a_treatment(coffee: Image) -> None:
     assert named["brightened"] == pytest.approx(float((after - before).mean()), abs=1e-5)
     assert [named[f"treats_{kind}"] for kind in GRADED_KINDS] == [1, *[0] * (len(GRADED_KINDS) - 1)]
     for name in ("luminance", "dehaze_scene_size"):
-        assert named[name] == features[0, NETWORK_FEATURES.index(name)]
+        assert named[name] == features[0, TOLD.index(name)]
     harm = NetworkHarm.load(perception)
     assert harm.chance(*looks, kinds) == pytest.approx(float(harm._network().chance(told.facts)[0]), abs=1e-5)
 
@@ -128,7 +128,7 @@ def test_training_and_use_tell_the_same_of_a_treatment(coffee: Image) -> None:
 def test_a_sample_measures_every_state_and_compares_it_with_the_truth(tmp_path: Path) -> None:
     PillowImage.fromarray(data.coffee()).save(tmp_path / "coffee.png")
     tools = make_toolbox("classical")
-    measure = NetworkMeasuring(expert_encoder(), nn.Identity(), NetworkStore(), "cpu")
+    measure = NetworkMeasuring(expert_encoder(), nn.Identity(), NetworkStore(), "cpu", Sight().native_side)
     found = [make_sample(tmp_path / "coffee.png", seed, tools, measure) for seed in range(6)]
     for sample in found:
         states, pairs = len(sample.scores), len(sample.pairs)
@@ -146,5 +146,5 @@ def test_a_sample_measures_every_state_and_compares_it_with_the_truth(tmp_path: 
     assert torch.equal(bare.features[0], found[0].features[0])
     assert len(bare.pairs) == 0
     reducing = Reducing.of(found)
-    assert reducing(found[0]).features.shape == (len(found[0].scores), len(NETWORK_FEATURES))
-    assert fit_assessment([reducing(s) for s in found], [reducing(bare)], len(NETWORK_FEATURES)).scores
+    assert reducing(found[0]).features.shape == (len(found[0].scores), len(Sight().names))
+    assert fit_assessment([reducing(s) for s in found], [reducing(bare)], len(Sight().names)).scores

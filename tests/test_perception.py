@@ -35,13 +35,13 @@ from conservator.perception import (
     load_perception,
     study,
 )
-from conservator.perception.features import ASKED, EXPERT_CHANGES, NETWORK_FEATURES, STATISTICS, TOLD
+from conservator.perception.features import ASKED, EXPERT_CHANGES, FIRST_SIGHT, STATISTICS, TOLD, Sight
 from conservator.perception.loading import read_perception
 from conservator.perception.perception import OBJECTIVES
 from conservator.pool import LocalPool
 from conservator.tools import make_toolbox
 from conservator.tools.experts import EXPERTS, sharing
-from conservator.weights import load_weights, manifest
+from conservator.weights import WEIGHTS, load_weights, manifest
 
 STATISTICAL, NETWORK = StatisticalPerception.load(), NetworkPerception.load()
 
@@ -346,14 +346,18 @@ def test_a_load_that_fails_is_tried_again(tmp_path: Path, photo: Image) -> None:
     perception = StatisticalPerception.load(path)
     with pytest.raises(ConservatorError, match=r"mine\.safetensors cannot be read"):
         perception.grade(photo)
+    path.write_bytes((WEIGHTS / "statistics.safetensors").read_bytes())
+    with pytest.raises(ConservatorError, match="does not name the features"):  # a copy has no manifest that names them
+        perception.grade(photo)
     stored(path)
     assert perception.grade(photo) == STATISTICAL.grade(photo)
 
 
 def stored(path: Path, base: str = "statistics", **changed: str) -> Path:
-    """A shipped perception with other metadata."""
+    """A shipped perception as it is stored when it is trained now, with other metadata."""
     tensors, metadata = load_weights(base)
-    save_file(tensors, path, metadata | changed)
+    named = metadata | {"features": json.dumps(STATISTICS if base == "statistics" else NETWORK.features)} | changed
+    save_file(tensors, path, named)
     return path
 
 
@@ -364,7 +368,7 @@ def test_any_file_can_be_loaded_and_knows_what_it_is_for(tmp_path: Path, photo: 
     assert loaded.grade(photo) == NETWORK.grade(photo)
     assert isinstance(load_perception(str(stored(tmp_path / "plain.safetensors"))), StatisticalPerception)
     assert isinstance(load_perception("statistics"), StatisticalPerception)
-    with pytest.raises(ConservatorError, match=f"expected {len(NETWORK_FEATURES)}"):
+    with pytest.raises(ConservatorError, match=f"expected {len(Sight().names)}"):
         NetworkPerception.load(tmp_path / "plain.safetensors").grade(photo)
     with pytest.raises(NameNotFoundError, match="perception"):
         load_perception("perceptio")
@@ -373,14 +377,14 @@ def test_any_file_can_be_loaded_and_knows_what_it_is_for(tmp_path: Path, photo: 
 def test_features_in_another_order_are_refused(tmp_path: Path, photo: Image) -> None:
     swapped = list(STATISTICS)
     swapped[3], swapped[4] = swapped[4], swapped[3]
-    shuffled = random.Random(0).sample(NETWORK_FEATURES, len(NETWORK_FEATURES))
+    shuffled = random.Random(0).sample(FIRST_SIGHT.names, len(FIRST_SIGHT.names))
     renamed = ["noise_luma_5", *STATISTICS[1:]]
     said = r"found noise_luma_25_calm as feature 4 of 305, expected noise_luma_25; train it again"
     for base, names, told in (
         ("statistics", swapped, said),
         ("statistics", renamed, "found noise_luma_5 as feature 1 of 305, expected noise_luma_05"),
         ("statistics", STATISTICS[:-1], "found 304 features, expected 305"),
-        ("perception", shuffled, f"as feature 1 of {len(NETWORK_FEATURES)}, expected noise_luma_05"),
+        ("perception", shuffled, "as feature 1 of 457, expected noise_luma_05"),
     ):
         path = stored(tmp_path / "mine.safetensors", base, features=json.dumps(names))
         kind = StatisticalPerception if base == "statistics" else NetworkPerception
@@ -406,19 +410,29 @@ def test_what_is_no_perception_is_refused_with_a_sentence(tmp_path: Path) -> Non
 def test_the_names_of_the_features_are_those_that_are_measured(photo: Image) -> None:
     assert tuple(STATISTICAL.grade(photo).measures) == STATISTICS
     assert "features" not in {field.name for field in dataclasses.fields(Percept)}  # nobody else's business
-    assert TOLD == NETWORK_FEATURES[: len(TOLD)] == (*STATISTICS, *EXPERT_CHANGES)
-    assert len(set(NETWORK_FEATURES)) == len(NETWORK_FEATURES)
-    assert read_perception("perception").features == NETWORK_FEATURES
+    names = Sight(7, 5).names
+    assert TOLD == names[: len(TOLD)] == (*STATISTICS, *EXPERT_CHANGES)
+    assert names[len(TOLD) :] == (*(f"encoder_00{i}" for i in range(7)), *(f"scene_00{i}" for i in range(5)))
+    assert read_perception("perception").sight == FIRST_SIGHT
+    assert read_perception("perception").features == FIRST_SIGHT.names == NETWORK.features
     assert read_perception("statistics").features == STATISTICS
 
 
-def test_a_page_of_text_is_strange_and_photos_are_not(coffee: Image, astronaut: Image) -> None:
+def test_a_page_of_text_is_stranger_than_photos(coffee: Image, astronaut: Image, tmp_path: Path) -> None:
+    page = torch.where(to_image(data.page()) > 0.5, 1.0, 0.0)  # a scan of a printed page, in black and white
+    told = load_perception(stored(tmp_path / "told.safetensors", "perception", strangest="4"))
     damaged = degrade(coffee, parse_recipe("noise:high,jpeg:high", seed=1))
-    for photo in (coffee, astronaut, damaged, coffee[..., :200, :200]):
-        assert 0 < NETWORK.grade(study(photo)).strangeness < 1
-    page = to_image(data.page())  # a scan of a printed page
-    assert NETWORK.grade(study(torch.where(page > 0.5, 1.0, 0.0))).strange
-    assert STATISTICAL.grade(study(coffee)).strangeness == 0
+    photos = [told.grade(study(photo)) for photo in (coffee, astronaut, damaged)]
+    assert min(photo.strangeness for photo in photos) > 0
+    assert max(photo.strangeness for photo in photos) < told.grade(study(page)).strangeness
+    known = load_perception(
+        stored(
+            tmp_path / "known.safetensors", "perception", strangest=str(4 * 1.1 * max(p.strangeness for p in photos))
+        )
+    )
+    assert [known.grade(study(image)).strange for image in (coffee, page)] == [False, True]
+    assert NETWORK.grade(study(page)).strangeness == 0, "its file does not tell what is strange"
+    assert STATISTICAL.grade(study(page)).strangeness == 0
 
 
 def test_what_another_perception_saw_is_measured_again(coffee: Image) -> None:

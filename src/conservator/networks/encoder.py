@@ -12,11 +12,6 @@ from conservator.networks.unet import Encoder
 WIDTHS = (32, 64, 128, 192)
 ENCODED = 3 * sum(WIDTHS)
 """Numbers per picture that a crop encoder gives."""
-SIDE = 112
-"""Pixels: the middle of several crops will do, or of one picture twice as much. With 192 looking took 1.7 times as long
-(November 2026)."""
-AXES = 128
-"""Numbers per picture that a reduced encoder leaves of them."""
 
 
 class CropEncoder(Encoder):
@@ -25,11 +20,13 @@ class CropEncoder(Encoder):
     It takes the weights of an expert and is not trained further: to remove a damage is to know it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = 192) -> None:
+        """``side`` (pixels, a multiple of 16) is that of the middle of each crop; of a single picture twice as many."""
         super().__init__(WIDTHS)
+        self._side = side
 
     def forward(self, crops: Tensor) -> Tensor:
-        most = SIDE if len(crops) > 1 else 2 * SIDE
+        most = self._side if len(crops) > 1 else 2 * self._side
         top, left = (max(0, side - most) // 2 // 16 * 16 for side in crops.shape[-2:])
         crops = crops[..., top : top + most, left : left + most]
         height, width = crops.shape[-2:]
@@ -79,10 +76,10 @@ class PrincipalAxes(nn.Module):
 class ReducedEncoder(PrincipalAxes):
     """A crop encoder, and the principal axes of what it gives."""
 
-    def __init__(self, trunk: CropEncoder) -> None:
-        super().__init__(ENCODED, AXES)
+    def __init__(self, trunk: CropEncoder, axes: int) -> None:
+        super().__init__(ENCODED, axes)
         self.trunk = trunk
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Map native crops (B, 3, H, W) to (AXES,) of them all."""
+        """Map native crops (B, 3, H, W) to (axes,) of them all."""
         return super().forward(self.trunk(crops))

@@ -12,13 +12,14 @@ shows the energy of all the others.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conservator.extras import import_mllm
-from conservator.networks.encoder import ENCODED, ReducedEncoder
+from conservator.networks.encoder import ENCODED, CropEncoder, ReducedEncoder
 
 PATCH, MERGE = 16, 2
 _WIDTH, _LOOKS, _LAYERS, _HEAD = 192, 3, 6, 64
@@ -141,6 +142,11 @@ def add_encoder(network: Any, encoder: ReducedEncoder) -> None:
     visual = network.model.visual
     visual.patch_embed = EncodedPatches(visual.patch_embed.proj, encoder)
     network.config.conservator_encoder = True
+
+
+def fitting_encoder(tensors: Mapping[str, Tensor]) -> ReducedEncoder:
+    """An encoder of perception that takes those of the tensors of a nano model that are an encoder's."""
+    return ReducedEncoder(CropEncoder(), tensors["model.visual.patch_embed.encoder.axes"].shape[1])
 
 
 def has_encoder(config: Any) -> bool:

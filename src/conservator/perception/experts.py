@@ -20,8 +20,6 @@ from conservator.tools.experts import EXPERTS
 
 SCENE_SIDE = 128
 """Pixels of the overview that experts of the scene are asked about: what they look at themselves."""
-NATIVE_SIDE = 96
-"""Pixels of a native crop that experts are asked about: a fifth of the cost of looking, with 160 it was a third."""
 _PLACES = ("textured", "smooth")  # the first two crops of a study
 
 
@@ -32,11 +30,14 @@ class AskedExperts:
     tells something, too. They are those of the tools where both have one ``NetworkStore``.
     """
 
-    def __init__(self, networks: NetworkStore, device: str) -> None:
-        """Load them onto a torch device, those that ``networks`` does not hold yet."""
+    def __init__(self, networks: NetworkStore, device: str, side: int) -> None:
+        """Load them onto a torch device, those that ``networks`` does not hold yet.
+
+        ``side`` is that of the middle of native crops, in pixels, a multiple of 16.
+        """
         experts = {expert.spec.name: expert for expert in EXPERTS}
         self._networks: dict[str, nn.Module] = {name: experts[name].network(networks, device) for name in ASKED}
-        self._device = device
+        self._device, self._side = device, side
 
     def __call__(self, image: Image) -> Tensor:
         """Ask about one image (1, 3, H, W), or about a study: (EXPERT_CHANGES,) on the CPU.
@@ -45,7 +46,7 @@ class AskedExperts:
         rest.
         """
         scene = _scene(image)
-        crops = _middle(image[1:3] if len(image) > 2 else image[-1:].expand(2, -1, -1, -1))
+        crops = _middle(image[1:3] if len(image) > 2 else image[-1:].expand(2, -1, -1, -1), self._side)
         shown = {"scene": scene, **{place: crops[i : i + 1] for i, place in enumerate(_PLACES)}}
         asked = (*((name, "scene") for name in SCENE), *NATIVE)
         found = [_answer(shown[place], self._ask(name, shown[place])) for name, place in asked]
@@ -79,10 +80,10 @@ def _scene(image: Image) -> Image:
     return F.interpolate(image[:1], (SCENE_SIDE, SCENE_SIDE), mode="bilinear", antialias=True)
 
 
-def _middle(crops: Image) -> Image:
-    """The middle of each crop, its sides multiples of 16."""
+def _middle(crops: Image, side: int) -> Image:
+    """The middle of each crop, its sides multiples of 16, ``side`` at most."""
     height, width = crops.shape[-2:]
     crops = F.pad(crops, (0, max(0, 16 - width), 0, max(0, 16 - height)), mode="replicate")
-    h, w = (min(NATIVE_SIDE, side // 16 * 16) for side in crops.shape[-2:])
+    h, w = (min(side, length // 16 * 16) for length in crops.shape[-2:])
     top, left = (crops.shape[-2] - h) // 2, (crops.shape[-1] - w) // 2
     return crops[..., top : top + h, left : left + w].contiguous(memory_format=torch.channels_last)

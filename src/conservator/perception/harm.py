@@ -17,7 +17,7 @@ from conservator.kinds import OBJECTIVES, Kind
 from conservator.metrics.consistency import noise_structure, streaks
 from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.harm import HarmNetwork
-from conservator.perception.features import CHANGE, EXPERT_CHANGES, NETWORK_FEATURES, OF_THE_WHOLE, change
+from conservator.perception.features import CHANGE, EXPERT_CHANGES, OF_THE_WHOLE, TOLD, change
 from conservator.perception.loading import Once
 from conservator.perception.network import NetworkPerception, grades
 from conservator.perception.perception import GRADED_KINDS, Look
@@ -31,7 +31,7 @@ _ODDS = 1e-4
 _SEEN: tuple[str, ...] = (*OF_THE_WHOLE, *EXPERT_CHANGES)
 """Features of the picture before that are told. All of them, or their differences, told harm worse on photos held out
 when there were 800 photos to learn from, in November 2026: AUC 0.87 instead of 0.90."""
-_PLACES = [NETWORK_FEATURES.index(name) for name in _SEEN]
+_PLACES = [TOLD.index(name) for name in _SEEN]
 
 TRACES: tuple[str, ...] = (
     *("closeness", "noise_structure", "no_noise_structure", "streaks", "no_streaks", "one_picture"),

@@ -14,9 +14,9 @@ from conservator.errors import ConservatorError
 from conservator.forking import Lock
 from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.encoder import CropEncoder, PrincipalAxes, ReducedEncoder
-from conservator.perception.features import CHANGES_BESIDE_FEATURES, SCENE_AXES, SCENE_SEEN, names_differ
+from conservator.perception.features import CHANGES_BESIDE_FEATURES, FIRST_SIGHT, SCENE_SEEN, Sight, names_differ
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
-from conservator.weights import load_weights, parse_weights
+from conservator.weights import load_weights, manifest, parse_weights
 
 ENCODER = "glance."
 """Begins the names of the encoder's tensors in a file, as it has since the first one was stored."""
@@ -58,7 +58,10 @@ class PerceptionWeights:
     hidden: int
     """Width of the hidden layers of its networks."""
     strangest: float
-    """What ``strangeness`` of network.py says of the strangest picture in a thousand of the training."""
+    """What ``strangeness`` of network.py says of the strangest picture in a thousand of the training. Where the file does
+    not tell, it is infinite: nothing is strange."""
+    sides: tuple[int, int]
+    """Of native crops, as in ``Sight``."""
 
     def check_features(self, expected: Sequence[str]) -> None:
         """Raise ConservatorError where it was trained on other features than ``expected``, or on another order."""
@@ -75,13 +78,21 @@ class PerceptionWeights:
         self._fill(network.load_state_dict, own)
         return network.eval().requires_grad_(False)
 
+    @property
+    def sight(self) -> Sight:
+        """How much it sees, where it is more than statistics; raises ConservatorError for features of another kind."""
+        sight = Sight.of(self.features, self.sides)
+        self.check_features((sight if sight.axes else Sight()).names)
+        return sight
+
     def encoder(self) -> ReducedEncoder:
         """The network that looks at native crops, float32, ready to run."""
-        return self._begun(ENCODER, ReducedEncoder(CropEncoder()))
+        return self._begun(ENCODER, ReducedEncoder(CropEncoder(self.sight.crop_side), self.sight.axes))
 
-    def scene(self) -> PrincipalAxes:
-        """What reduces what experts know of the scene, ready to run."""
-        return self._begun(SCENE_PREFIX, PrincipalAxes(SCENE_SEEN, SCENE_AXES))
+    def scene(self) -> PrincipalAxes | None:
+        """What reduces what experts know of the scene, ready to run; None where it is not looked at."""
+        axes = self.sight.scene_axes
+        return self._begun(SCENE_PREFIX, PrincipalAxes(SCENE_SEEN, axes)) if axes else None
 
     def _begun(self, beginning: str, network: _Network) -> _Network:
         """A network with the tensors whose names begin so."""
@@ -114,19 +125,24 @@ def read_perception(weights: str | Path) -> PerceptionWeights:
     try:
         kinds, thresholds = json.loads(metadata["kinds"]), tuple(map(float, json.loads(metadata["thresholds"])))
         features, hidden = json.loads(metadata["features"]), int(metadata["hidden"])
-        strangest = float(metadata["strangest"])
+        strangest = float(metadata.get("strangest", "inf"))
+        crop, native = json.loads(metadata.get("sides", json.dumps([FIRST_SIGHT.crop_side, FIRST_SIGHT.native_side])))
     except (KeyError, ValueError, TypeError) as error:
         raise ConservatorError(f"{where} is no trained perception: it does not say its {error}; {_AGAIN}") from None
     if kinds != [str(kind) for kind in GRADED_KINDS] or len(thresholds) != len(kinds):
         raise ConservatorError(
             f"{where} was trained for {', '.join(kinds)}, expected {', '.join(GRADED_KINDS)}; {_AGAIN}"
         )
+    if isinstance(features, int):  # the first files say how many alone; the manifest knows their names
+        features = manifest().get(str(weights), {}).get("features")
     if not isinstance(features, list | tuple):
         raise ConservatorError(f"{where} does not name the features that it was trained on; {_AGAIN}")
-    return PerceptionWeights(where, tensors, tuple(map(str, features)), thresholds, hidden, strangest)
+    return PerceptionWeights(where, tensors, tuple(map(str, features)), thresholds, hidden, strangest, (crop, native))
 
 
-def metadata_of(features: Sequence[str], thresholds: Sequence[float], hidden: int, strangest: float) -> dict[str, str]:
+def metadata_of(
+    features: Sequence[str], thresholds: Sequence[float], hidden: int, strangest: float, sides: tuple[int, int]
+) -> dict[str, str]:
     """What a file says of itself, as ``read_perception`` expects it."""
     return {
         "kinds": json.dumps([str(kind) for kind in GRADED_KINDS]),
@@ -134,6 +150,7 @@ def metadata_of(features: Sequence[str], thresholds: Sequence[float], hidden: in
         "features": json.dumps(list(features)),
         "hidden": str(hidden),
         "strangest": str(strangest),
+        "sides": json.dumps(sides),
     }
 
 

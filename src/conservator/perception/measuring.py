@@ -30,18 +30,21 @@ class NetworkMeasuring:
     The crops are those of a study, or the picture itself.
     """
 
-    def __init__(self, encoder: nn.Module, scene: nn.Module, networks: NetworkStore, device: str) -> None:
-        """``encoder`` maps crops (B, 3, H, W) to a vector, ``scene`` reduces (SCENE_SEEN,) to one.
+    def __init__(
+        self, encoder: nn.Module, scene: nn.Module | None, networks: NetworkStore, device: str, side: int
+    ) -> None:
+        """``encoder`` maps crops (B, 3, H, W) to a vector; ``scene`` reduces (SCENE_SEEN,) to one, None to nothing.
 
-        Experts come from ``networks``. All but ``scene`` run on ``device``.
+        Experts come from ``networks`` and are asked about native crops of ``side`` pixels. All but ``scene`` run on
+        ``device``.
         """
         self._encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._scene = scene
-        self._experts, self._device = AskedExperts(networks, device), device
+        self._experts, self._device = AskedExperts(networks, device, side), device
 
     def __call__(self, image: Image) -> tuple[Mapping[str, float], Tensor]:
         measures, told = measure_statistics(image)
         with torch.inference_mode():
             seen = self._encoder((image[1:] if len(image) > 1 else image).to(self._device)).cpu()
-            scene = self._scene(self._experts.summary(image))
-            return measures, torch.cat([told, self._experts(image), seen, scene])
+            known = [] if self._scene is None else [self._scene(self._experts.summary(image))]
+            return measures, torch.cat([told, self._experts(image), seen, *known])

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from conservator.image import Image
 from conservator.kinds import OBJECTIVES, Kind, Severity
 from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.store import NetworkStore
-from conservator.perception.features import NETWORK_FEATURES, STATISTICS, TOLD, Measured, changes
+from conservator.perception.features import STATISTICS, TOLD, Measured, changes
 from conservator.perception.loading import Once, PerceptionWeights, read_perception
 from conservator.perception.measuring import Measuring, NetworkMeasuring, measure_statistics
 from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, Gain, Look, Percept, Perception
@@ -37,6 +37,7 @@ class _Loaded:
 
     measure: Measuring
     assessment: AssessmentNetwork
+    features: tuple[str, ...]
     thresholds: tuple[float, ...]
     strangest: float
 
@@ -70,9 +71,6 @@ class TrainedPerception(Perception):
     name of its file, and reads it again. LOW_RESOLUTION follows from the size alone (long side under 300 pixels, as
     AgenticIR has it): pixels cannot tell it.
     """
-
-    features: ClassVar[tuple[str, ...]]
-    """The names of what it measures, in the order in which its networks take them."""
 
     def __init__(self, weights: str | Path, device: str, stored: PerceptionWeights | None = None) -> None:
         """``weights`` and ``device`` as in ``load``; ``stored``: the weights, where they are read already."""
@@ -113,6 +111,11 @@ class TrainedPerception(Perception):
         return Gain(dict(zip(OBJECTIVES, means, strict=True)), dict(zip(OBJECTIVES, deviations, strict=True)))
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """The names of what it measures, in the order in which its networks take them."""
+        return self._loaded().features
+
+    @property
     def assessment(self) -> AssessmentNetwork:
         """The network that assesses features; for reading only."""
         return self._loaded().assessment
@@ -130,19 +133,16 @@ class TrainedPerception(Perception):
         return Measured(look.image, self._loaded().measure(look.image)[1])
 
     def _load(self, stored: PerceptionWeights) -> _Loaded:
-        stored.check_features(self.features)
-        assessment = stored.assessment().to(self._device)
-        return _Loaded(self._measuring(stored), assessment, stored.thresholds, stored.strangest)
+        measuring, assessment = self._measuring(stored), stored.assessment().to(self._device)
+        return _Loaded(measuring, assessment, stored.features, stored.thresholds, stored.strangest)
 
     @abstractmethod
     def _measuring(self, stored: PerceptionWeights) -> Measuring:
-        """What measures ``features``."""
+        """What measures the features of a file; raises ConservatorError for features of another kind."""
 
 
 class StatisticalPerception(TrainedPerception):
     """Severities, quality and gains from image statistics alone: the baseline."""
-
-    features = STATISTICS
 
     @classmethod
     def load(cls, weights: str | Path = "statistics", device: str = "cpu") -> Self:
@@ -157,13 +157,12 @@ class StatisticalPerception(TrainedPerception):
         return type(self).load, (self._weights, self._device)
 
     def _measuring(self, stored: PerceptionWeights) -> Measuring:
+        stored.check_features(STATISTICS)
         return measure_statistics
 
 
 class NetworkPerception(TrainedPerception):
     """The same from statistics, from what experts would change and know, and from what an encoder sees in the crops."""
-
-    features = NETWORK_FEATURES
 
     def __init__(
         self,
@@ -191,7 +190,8 @@ class NetworkPerception(TrainedPerception):
         return type(self).load, (self._weights, self._device, self._networks)
 
     def _measuring(self, stored: PerceptionWeights) -> Measuring:
-        return NetworkMeasuring(stored.encoder(), stored.scene(), self._networks, self._device)
+        looking = stored.encoder(), stored.scene()
+        return NetworkMeasuring(*looking, self._networks, self._device, stored.sight.native_side)
 
 
 def load_perception(
@@ -205,7 +205,7 @@ def load_perception(
     stored = read_perception(weights)
     if stored.features == STATISTICS:
         return StatisticalPerception(weights, device, stored)
-    stored.check_features(NETWORK_FEATURES)
+    stored.sight  # noqa: B018 - it says what is wrong
     return NetworkPerception(weights, device, stored, networks)
 
 

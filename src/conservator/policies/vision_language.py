@@ -24,8 +24,7 @@ from conservator.extras import import_mllm
 from conservator.files import write_text
 from conservator.forking import Lock
 from conservator.image import Image
-from conservator.networks.encoder import CropEncoder, ReducedEncoder
-from conservator.networks.nano import add_encoder, has_encoder
+from conservator.networks.nano import add_encoder, fitting_encoder, has_encoder
 from conservator.policies.dialects import IMAGE, Message
 
 FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
@@ -259,10 +258,10 @@ def _fill_encoder(network: Any, folder: Path) -> None:
         return
     from safetensors.torch import load_file
 
-    add_encoder(network, ReducedEncoder(CropEncoder()))
+    tensors = {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+    add_encoder(network, fitting_encoder(tensors))
     network.to(network.dtype)
     part = "model.visual.patch_embed."
-    tensors = {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
     own = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
     network.model.visual.patch_embed.load_state_dict(own)
 
@@ -311,7 +310,7 @@ def unpack(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> VisionLan
     config.dtype = torch.float32
     network = transformers.AutoModelForImageTextToText.from_config(config)
     if has_encoder(config):
-        add_encoder(network, ReducedEncoder(CropEncoder()))
+        add_encoder(network, fitting_encoder(tensors))
     fit = network.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if fit.unexpected_keys or set(fit.missing_keys) - tied:

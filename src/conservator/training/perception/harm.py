@@ -23,7 +23,6 @@ from conservator.commands import command_line
 from conservator.evaluation.rows import content_of, toolbox_hash
 from conservator.files import replacing
 from conservator.networks.harm import HarmNetwork
-from conservator.perception.features import NETWORK_FEATURES
 from conservator.perception.harm import HARM_FACTS, harm_facts, harm_metadata
 from conservator.perception.loading import read_perception
 from conservator.perception.risk import HARM
@@ -31,7 +30,7 @@ from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
 from conservator.training.data.crops import training_data
 from conservator.training.perception.order import HarmOrder
-from conservator.training.perception.samples import Sample
+from conservator.training.perception.samples import SIGHT, Sample
 from conservator.training.perception.train import (
     DrawnSamples,
     FittedAssessment,
@@ -95,7 +94,7 @@ def _of_fold(task: tuple[Path, list[int], int, Path]) -> Path:
     if not told.exists():
         training, held_out = ([Sample(*parts) for parts in part] for part in torch.load(shared, weights_only=True))
         others = set(range(len(training))) - set(own)
-        fitted = fit_assessment([training[i] for i in sorted(others)], held_out, len(NETWORK_FEATURES), seed=seed)
+        fitted = fit_assessment([training[i] for i in sorted(others)], held_out, len(SIGHT.names), seed=seed)
         with replacing(told) as file:
             torch.save([astuple(one) for one in told_by(fitted, [training[i] for i in own])], file)
         print(f"{told.stem} is looked at by a perception of its own", flush=True)  # noqa: T201
@@ -184,7 +183,7 @@ def train_harm(order: HarmOrder, into: Path) -> dict[str, float]:
     """
     tools, perception = make_toolbox(order.toolbox), read_perception("perception")
     made_with = hashes_of_weights(*tools, "perception") | {f"toolbox {order.toolbox}": toolbox_hash(tools)}
-    drawn, reducing = draw_samples(order), Reducing(perception.encoder(), perception.scene())
+    drawn, reducing = draw_samples(order), Reducing.stored(perception)
     drawn = DrawnSamples([*map(reducing, drawn.training)], drawn.photos, [*map(reducing, drawn.held_out)])
     ships = FittedAssessment(perception.assessment(), list(perception.thresholds), perception.strangest, {})
     settings = {"count": order.count, "seed": order.seed, "folds": order.folds, "facts": " ".join(HARM_FACTS)}

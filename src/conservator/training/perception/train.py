@@ -27,20 +27,25 @@ from conservator.networks.encoder import ENCODED, PrincipalAxes, ReducedEncoder
 from conservator.perception.features import (
     ASKED,
     CHANGES_BESIDE_FEATURES,
-    NETWORK_FEATURES,
-    SCENE_AXES,
     SCENE_SEEN,
     STATISTICS,
     TOLD,
 )
-from conservator.perception.loading import ENCODER, SCENE_PREFIX, metadata_of
+from conservator.perception.loading import ENCODER, SCENE_PREFIX, PerceptionWeights, metadata_of
 from conservator.perception.network import strangeness
 from conservator.perception.perception import GRADED_KINDS
 from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
 from conservator.training.data.crops import training_data
 from conservator.training.perception.order import PerceptionOrder
-from conservator.training.perception.samples import BEST_QUALITY, ENCODER_OF, Sample, expert_encoder, make_samples
+from conservator.training.perception.samples import (
+    BEST_QUALITY,
+    ENCODER_OF,
+    SIGHT,
+    Sample,
+    expert_encoder,
+    make_samples,
+)
 from conservator.training.run import hashes_of_weights, ship_weights
 from conservator.weights import manifest
 
@@ -251,7 +256,7 @@ def train_perceptions(order: PerceptionOrder, into: Path) -> dict[str, dict[str,
     asked = {"photos": order.photos, "count": order.count, "seed": order.seed}
     command = command_line("train", "perception", settings=asked)
     found = {}
-    for name, features, looking in (("statistics", STATISTICS, None), ("perception", NETWORK_FEATURES, reducing)):
+    for name, features, looking in (("statistics", STATISTICS, None), ("perception", SIGHT.names, reducing)):
         result = fit_assessment(training, held_out, len(features), seed=order.seed)
         tensors, metadata = stored_perception(result, features, looking)
         ship_weights(
@@ -304,7 +309,7 @@ def draw_samples(order: PerceptionOrder) -> DrawnSamples:
 
 @dataclass(frozen=True)
 class Reducing:
-    """Reduces what is measured of states to NETWORK_FEATURES."""
+    """Reduces what is measured of states to the features of SIGHT."""
 
     encoder: ReducedEncoder
     scene: PrincipalAxes
@@ -312,11 +317,20 @@ class Reducing:
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Reducing:
         """With the axes of these samples."""
-        found = cls(ReducedEncoder(expert_encoder()).eval(), PrincipalAxes(SCENE_SEEN, SCENE_AXES).eval())
+        encoder = ReducedEncoder(expert_encoder(), SIGHT.axes)
+        found = cls(encoder.eval(), PrincipalAxes(SCENE_SEEN, SIGHT.scene_axes).eval())
         seen, known = (torch.cat([_parts(s.features)[i] for s in samples]) for i in (1, 2))
         found.encoder.fit(seen)
         found.scene.fit(known)
         return found
+
+    @classmethod
+    def stored(cls, perception: PerceptionWeights) -> Reducing:
+        """With the axes of a perception; raises ConservatorError for one that sees otherwise than SIGHT."""
+        perception.check_features(SIGHT.names)
+        scene = perception.scene()
+        assert scene is not None, "it has axes of the scene"
+        return cls(perception.encoder(), scene)
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample with its features reduced."""
@@ -336,7 +350,7 @@ def stored_perception(
     """Tensors and metadata of the file of a perception: the network, and what it looks through."""
     hidden: int = result.network.severity[0][1].out_features  # type: ignore[index]
     tensors = dict(result.network.state_dict())
-    metadata = metadata_of(features, result.thresholds, hidden, result.strangest)
+    metadata = metadata_of(features, result.thresholds, hidden, result.strangest, (SIGHT.crop_side, SIGHT.native_side))
     if reducing is not None:
         metadata["asked"] = json.dumps({expert: manifest()[expert]["sha256"] for expert in ASKED})
         for beginning, network in ((ENCODER, reducing.encoder), (SCENE_PREFIX, reducing.scene)):
