@@ -58,8 +58,8 @@ class PerceptionWeights:
     hidden: int
     """Width of the hidden layers of its networks."""
     strangest: float
-    """What ``strangeness`` of network.py says of the strangest picture in a thousand of the training. Where the file does
-    not tell, it is infinite: nothing is strange."""
+    """What ``strangeness`` of network.py says of the strangest picture in a thousand of the training. It is infinite
+    where the file does not tell: nothing is strange then."""
     sides: tuple[int, int]
     """Of native crops, as in ``Sight``."""
 
