@@ -19,7 +19,7 @@ from conservator.kinds import OBJECTIVES, Kind, Severity
 from conservator.metrics.fidelity import psnr
 from conservator.perception import Gain, Look, Percept, Perception, StatisticalPerception, study
 from conservator.perception.perception import STRANGE
-from conservator.perception.risk import Admission, HarmEstimate, RiskCurve
+from conservator.perception.risk import Admission, HarmEstimate, RiskControl, RiskCurve, Verdict
 from conservator.perception.study import most_changed
 from conservator.policies import PolicyContext, make_policy
 from conservator.policies.fixed import FixedOrder
@@ -155,6 +155,39 @@ def test_a_threshold_of_1_is_no_check_and_one_of_0_lets_nothing_through(name: st
     assert nothing.toolchain() == ()
     assert nothing.last.image is nothing.steps[0].image
     assert nothing.refusals
+
+
+def test_much_gain_may_be_doubted_more_than_little(pool: Pool) -> None:
+    """Of two treatments that are as likely to harm, the one is admitted that promises more for it."""
+    estimate, both = of_kinds(noise=0.2, jpeg=0.2, rain=0.2), Promise(noise=5.0, jpeg=1.0, rain=0.0)
+    start = Look(SMALL, both.grade(SMALL))
+
+    def verdict(tool: str, *kinds: Kind, weighing: Perception | None = both, before: Look = start) -> Verdict:
+        after = MANY[tool](before.image)
+        admission = Admission(estimate, 0.1, weighing=weighing)
+        return admission.judge(start, before, Look(after, both.grade(after)), frozenset(kinds), frozenset(kinds))
+
+    much, little, none = verdict("denoise", Kind.NOISE), verdict("deblock", Kind.JPEG), verdict("derain", Kind.RAIN)
+    assert (much.doubt, little.doubt, none.doubt) == (pytest.approx(0.04), 0.2, 1.0)
+    assert (much.admitted, little.admitted, none.admitted) == (True, False, False)
+    assert much.words.endswith("put at 20%; at most 50.0% is admitted for a gain of 5.0 dB")
+    assert none.words.endswith("put at 20%; at most 0.5% is admitted where no gain is expected")
+    assert not verdict("denoise", Kind.NOISE, weighing=None).admitted
+    assert verdict("denoise", Kind.NOISE, weighing=None).words.endswith("put at 20%; at most 10.0% is admitted")
+    # what was gained before does not pay for what follows, and what follows must be worth it since the start
+    later = Look(MANY["denoise"](SMALL), start.percept)
+    assert not verdict("deblock", Kind.JPEG, before=later).admitted
+
+
+def test_doubts_are_recorded_as_thresholds_are(pool: Pool) -> None:
+    for per_gain, admitted in ((True, ("denoise",)), (False, ())):
+        curve = RiskCurve(99, (0.0, 0.1, 1.0), (0.0, 0.0, 50.0))
+        control = RiskControl({"balanced": curve}, "greedy", "own", {}, per_gain=per_gain)
+        eye = Promise(noise=5.0)
+        admission = control.admission(of_kinds(noise=0.2), eye, "balanced", 0.02)
+        assert admission.threshold == 0.1
+        held = Session(SMALL, MANY.only("denoise"), pool, eye, 12, admission=admission)
+        assert run(policy("greedy", pool, eye, MANY.only("denoise")), held).toolchain() == admitted
 
 
 def test_a_photo_that_is_strange_is_not_treated_however_harmless_that_seems(pool: Pool) -> None:

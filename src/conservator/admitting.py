@@ -65,7 +65,7 @@ def admission_for(request: Request, perception: Perception, control: RiskControl
         )
     harm = NetworkHarm.load(perception, HARM_WEIGHTS)
     harm.setup()
-    return control.admission(harm, request.objective, request.risk)
+    return control.admission(harm, perception, request.objective, request.risk)
 
 
 def _hash(weights: str) -> str:

@@ -134,7 +134,7 @@ class Treater:
         was = first if before is start else self._look(_part(before.image, top, left))
         now = self._look(_part(after.image, top, left))
         there = admission.judge(first, was, now, treated, after.treated, part=True)
-        return verdict if there.chance <= verdict.chance else replace(there, where="on the part that changed most")
+        return verdict if there.doubt <= verdict.doubt else replace(there, where="on the part that changed most")
 
     def _look(self, image: Image) -> Look:
         return Look(image, self.perception.grade(image))

@@ -122,6 +122,8 @@ class Trial:
     seed: int = 0
     """Of the policy."""
     grid: Sequence[float] = GRID
+    per_gain: bool = True
+    """Whether thresholds are of the chance of harm for each dB of gain, or of the chance itself."""
 
     def outcomes(self, case: Case) -> list[CaseOutcome]:
         """What becomes of a case, objective by objective: without risk control, then the highest thresholds first.
@@ -171,7 +173,8 @@ class Trial:
         if threshold == OFF:
             request, admission = replace(request, risk=1.0), None
         else:
-            admission = _Recording(memory, threshold, met=memory.met)
+            weighing = memory.perception if self.per_gain else None
+            admission = _Recording(memory, threshold, weighing=weighing, met=memory.met)
         return Restorer(
             request, toolbox=self.toolbox, perception=memory.perception, pool=memory.pool, admission=admission
         )
@@ -192,7 +195,7 @@ class _Keys:
 
 @dataclass(frozen=True)
 class _Recording(Admission):
-    """Notes the chances that it compares with its threshold."""
+    """Notes the doubts that it compares with its threshold."""
 
     met: set[float] = field(default_factory=set)
 
@@ -206,7 +209,7 @@ class _Recording(Admission):
         part: bool = False,
     ) -> Verdict:
         verdict = super().judge(start, before, after, treated, since_start, part)
-        self.met.add(verdict.chance)
+        self.met.add(verdict.doubt)
         return verdict
 
 

@@ -1,6 +1,8 @@
 """Risk control: a treatment is done only where the chance that it harms is below what a user allows.
 
-One number orders all treatments: the chance of harm that a network estimates from a picture before and after (harm.py).
+One number orders all treatments: the chance of harm that a network estimates from a picture before and after (harm.py),
+for each dB that perception expects of the treatment. Where much is to be gained more may be risked, and a bound on the
+number of harmed photos is then spent where it buys most.
 What chance may be admitted is not chosen by hand: it follows from what happened to the calibration photos at each
 threshold, by conformal risk control (Angelopoulos et al., "Conformal Risk Control", ICLR 2024, arXiv 2208.02814,
 equation 4). docs/risk.md says what is promised, and what is not.
@@ -10,18 +12,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
 from conservator.errors import ConservatorError
 from conservator.kinds import Kind, Objective
-from conservator.perception.perception import Look
+from conservator.perception.perception import Look, Perception
 
 HARM = 0.1
 """dB of PSNR that a photo may lose before it counts as harmed: a difference that no viewer sees."""
 
+LEAST_GAIN = 0.05
+"""dB; a smaller gain counts as this much: half of what is called harm."""
 _TENTH = 0.1
 """Chances below it are told with a decimal: they are nearer to what is admitted."""
 
@@ -43,21 +47,34 @@ class Verdict:
     chance: float
     """Of harm, 0 to 1; of several pictures that were compared, the greatest."""
     threshold: float
-    """The chance that may be admitted."""
+    """The chance that may be admitted for each dB of gain."""
     where: str = ""
     """What showed that chance, in words: "beside the photo as it came", say."""
+    gain: float = 1.0
+    """What perception expects, dB of PSNR; 1 where nobody was asked, so that the chance itself counts."""
+
+    @property
+    def doubt(self) -> float:
+        """The chance of harm for each dB of the gain, 0 to 1: what is compared with the threshold."""
+        return min(1.0, self.chance / self._worth)
 
     @property
     def admitted(self) -> bool:
         """Whether the treatment may be done."""
-        return self.chance <= self.threshold
+        return self.doubt <= self.threshold
 
     @property
     def words(self) -> str:
         """The verdict as part of a sentence."""
         where = f" {self.where}" if self.where else ""
         chance = f"{self.chance:.0%}" if self.chance >= _TENTH else f"{self.chance:.1%}"
-        return f"the chance that it harms is put at {chance}{where}; at most {self.threshold:.1%} is admitted"
+        gain = f" for a gain of {self.gain:.1f} dB" if self.gain >= LEAST_GAIN else " where no gain is expected"
+        limit = f"at most {min(1.0, self.threshold * self._worth):.1%} is admitted{gain if self.gain != 1 else ''}"
+        return f"the chance that it harms is put at {chance}{where}; {limit}"
+
+    @property
+    def _worth(self) -> float:
+        return max(LEAST_GAIN, self.gain)
 
 
 @dataclass(frozen=True)
@@ -66,10 +83,12 @@ class Admission:
 
     estimate: HarmEstimate
     threshold: float
-    """The largest chance of harm that is admitted, 0 to 1."""
+    """The largest chance of harm that is admitted for each dB of gain, 0 to 1."""
     errors: tuple[float, float] | None = None
     """Between which bounds the true gain less the estimated one lay, dB of PSNR, for nine in ten of the calibration
     photos that were treated; None where they were too few to tell."""
+    weighing: Perception | None = None
+    """What tells the gain; None: each treatment counts as one that gains 1 dB, so that chances are compared."""
 
     def interval(self, gain: float) -> tuple[float, float] | None:
         """Between which bounds the true gain of a treated photo lies, dB of PSNR, in nine of ten; None if unknown."""
@@ -94,18 +113,19 @@ class Admission:
         """
         if start.percept.strange and not part and not torch.equal(start.image, after.image):
             return Verdict(1.0, self.threshold, "because the picture is strange")
-        chance, where = self._chance(before, after, treated), ""
+        verdict = self._verdict(before, after, treated)
         if before.image is not start.image:
-            whole = self._chance(start, after, since_start)
-            if whole > chance:
-                chance, where = whole, "beside the photo as it came"
-        return Verdict(chance, self.threshold, where)
+            whole = self._verdict(start, after, since_start)
+            if whole.doubt > verdict.doubt:
+                return replace(whole, where="beside the photo as it came")
+        return verdict
 
-    def _chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
+    def _verdict(self, before: Look, after: Look, treated: frozenset[Kind]) -> Verdict:
         if before.image.shape != after.image.shape or torch.equal(before.image, after.image):
-            return 0.0
+            return Verdict(0.0, self.threshold)
         chance = self.estimate.chance(before, after, treated)
-        return 1.0 if math.isnan(chance) else chance
+        gain = 1.0 if self.weighing is None else self.weighing.weigh(before, after, treated).mean["fidelity"]
+        return Verdict(1.0 if math.isnan(chance) else chance, self.threshold, gain=gain)
 
 
 @dataclass(frozen=True)
@@ -161,8 +181,10 @@ class RiskControl:
     """Hashes of the weights that the thresholds are of, by name."""
     name: str = "risk"
     """Where it comes from: a name of the package's weights, or a file."""
+    per_gain: bool = True
+    """Whether the thresholds are of doubts, the chance of harm for each dB of gain, or of the chance itself."""
 
-    def admission(self, estimate: HarmEstimate, objective: Objective, risk: float) -> Admission:
+    def admission(self, estimate: HarmEstimate, weighing: Perception, objective: Objective, risk: float) -> Admission:
         """Risk control at the threshold of a risk; errors as in ``RiskCurve.threshold``.
 
         Raises ConservatorError, too, where nothing was calibrated for the objective.
@@ -174,4 +196,4 @@ class RiskControl:
             )
         curve = self.curves[objective]
         threshold = curve.threshold(risk)
-        return Admission(estimate, threshold, curve.errors_at(threshold))
+        return Admission(estimate, threshold, curve.errors_at(threshold), weighing if self.per_gain else None)

@@ -24,7 +24,8 @@ from conservator.perception.risk import RiskControl, RiskCurve
 from conservator.weights import load_weights, parse_weights
 
 SUFFIX = ".safetensors"
-_FORMAT = "conservator risk 1"
+_FORMATS = {False: "conservator risk 1", True: "conservator risk 2"}
+"""By whether the thresholds are of the chance of harm for each dB of gain; those that ship are of the chance itself."""
 _TENSORS = ("thresholds", "harmed", "errors")
 _AGAIN = "make it again with conservator calibrate"
 
@@ -70,7 +71,7 @@ def stored_risk(control: RiskControl) -> tuple[dict[str, Tensor], dict[str, str]
             f"the objectives were calibrated with {sorted(photos)} photos, expected as many for each"
         )
     return tensors, {
-        "format": _FORMAT,
+        "format": _FORMATS[control.per_gain],
         "photos": str(photos.pop()),
         "policy": control.policy,
         "toolbox": control.toolbox,
@@ -80,8 +81,10 @@ def stored_risk(control: RiskControl) -> tuple[dict[str, Tensor], dict[str, str]
 
 def _control(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> RiskControl:
     """What a file holds; KeyError, TypeError or ValueError, which says what is wrong, where it is not of this kind."""
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"its format is {metadata.get('format')!r}, expected {_FORMAT!r}")
+    if metadata.get("format") not in _FORMATS.values():
+        raise ValueError(
+            f"its format is {metadata.get('format')!r}, expected {' or '.join(map(repr, _FORMATS.values()))}"
+        )
     if lacking := {"photos", "policy", "toolbox", "made_with"} - metadata.keys():
         raise ValueError(f"it does not say its {', '.join(sorted(lacking))}")
     photos, made_with = int(metadata["photos"]), json.loads(metadata["made_with"])
@@ -91,7 +94,8 @@ def _control(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: s
     if tensors.keys() != {f"{objective}.{what}" for objective in held for what in _TENSORS} or not held:
         raise ValueError(f"its tensors are {', '.join(sorted(tensors)) or 'none'}")
     curves: dict[Objective, RiskCurve] = {objective: _curve(tensors, objective, photos) for objective in held}
-    return RiskControl(curves, metadata["policy"], metadata["toolbox"], made_with, name)
+    per_gain = metadata["format"] == _FORMATS[True]
+    return RiskControl(curves, metadata["policy"], metadata["toolbox"], made_with, name, per_gain)
 
 
 def _curve(tensors: Mapping[str, Tensor], objective: str, photos: int) -> RiskCurve:

@@ -14,7 +14,7 @@ from conservator.kinds import Objective
 
 if TYPE_CHECKING:
     from conservator.evaluation.outcomes import CurveSettings
-    from conservator.perception.risk import RiskCurve
+    from conservator.perception.risk import RiskControl
 
 _TOLD = ("thresholds", "policy", "toolbox", "objective", "seed", "limit")
 
@@ -44,8 +44,8 @@ class CurveOrder:
     why: str | None = None
     """Why a test part is opened, which is refused without a reason."""
 
-    def settings(self, data: Path, part: str | None) -> CurveSettings:
-        """What the outcomes depend on, of the perception and the harm that ship."""
+    def settings(self, data: Path, part: str | None, per_gain: bool) -> CurveSettings:
+        """What the outcomes depend on, of the perception and the harm that ship; ``per_gain`` as in ``RiskControl``."""
         from conservator.evaluation.outcomes import CurveSettings
 
         return CurveSettings(
@@ -57,9 +57,10 @@ class CurveOrder:
             objectives=(self.objective,),
             seed=self.seed,
             limit=self.limit,
+            per_gain=per_gain,
         )
 
-    def curve(self) -> RiskCurve:
+    def control(self) -> RiskControl:
         """The thresholds. Raises ConservatorError for those of other weights, or for another objective."""
         from conservator.admitting import admission_for
         from conservator.perception import load_perception
@@ -69,7 +70,7 @@ class CurveOrder:
         control = load_risk(self.thresholds)
         request = Request(policy=self.policy, toolbox=self.toolbox, objective=self.objective)
         admission_for(request, load_perception(request.perception), control)
-        return control.curves[self.objective]
+        return control
 
 
 @bench_app.command("risk")
@@ -97,7 +98,8 @@ def bench_risk(
     from conservator.evaluation.risk_tables import at_risks
 
     torch.set_num_threads(1)
-    curve, settings, output = order.curve(), order.settings(data, part), order.output
+    control, output = order.control(), order.output
+    curve, settings = control.curves[order.objective], order.settings(data, part, control.per_gain)
     asked = {"cases": order.cases, "part": part, **{name: getattr(order, name) for name in _TOLD}, "output": output}
     command = command_line("bench", "risk", shown_path(data), settings=asked)
     cases = settings.cases(data)
