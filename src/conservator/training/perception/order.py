@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class PerceptionOrder:
-    """What to train perceptions on. With 1,000 instead of 2,500 photos they were too few (docs/results/perception.md)."""
+    """What to train perceptions on. With a count of 1,000 they saw too little (docs/results/perception.md)."""
 
     photos: Path = field(metadata={"exists": True})
     """Folder of clean photos, searched recursively."""
