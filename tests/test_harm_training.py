@@ -15,7 +15,7 @@ from conservator.image import Image
 from conservator.networks.encoder import ENCODED
 from conservator.networks.store import NetworkStore
 from conservator.perception import Look, NetworkPerception, study
-from conservator.perception.features import CHANGE, SCENE_SEEN, TOLD, Sight, change
+from conservator.perception.features import CHANGE, SCENE_SEEN, TOLD, Acuity, change
 from conservator.perception.harm import HARM_FACTS, TRACES, NetworkHarm, traces
 from conservator.perception.measuring import NetworkMeasuring
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
@@ -28,7 +28,7 @@ from conservator.training.perception.train import DrawnSamples, Reducing, fit_as
 RAW = len(TOLD) + ENCODED + SCENE_SEEN
 
 
-def drawn_sample(seed: int, width: int = len(Sight().names)) -> Sample:
+def drawn_sample(seed: int, width: int = len(Acuity().names)) -> Sample:
     """A sample of four states, each a little better than the one before, of which the first feature tells."""
     rng = torch.Generator().manual_seed(seed)
     quality = torch.arange(4.0) * 3 + 20 + torch.rand(1, generator=rng)
@@ -128,7 +128,7 @@ def test_training_and_use_tell_the_same_of_a_treatment(coffee: Image) -> None:
 def test_a_sample_measures_every_state_and_compares_it_with_the_truth(tmp_path: Path) -> None:
     PillowImage.fromarray(data.coffee()).save(tmp_path / "coffee.png")
     tools = make_toolbox("classical")
-    measure = NetworkMeasuring(expert_encoder(), nn.Identity(), NetworkStore(), "cpu", Sight().native_side)
+    measure = NetworkMeasuring(expert_encoder(), nn.Identity(), NetworkStore(), "cpu", Acuity().native_side)
     found = [make_sample(tmp_path / "coffee.png", seed, tools, measure) for seed in range(6)]
     for sample in found:
         states, pairs = len(sample.scores), len(sample.pairs)
@@ -146,5 +146,5 @@ def test_a_sample_measures_every_state_and_compares_it_with_the_truth(tmp_path: 
     assert torch.equal(bare.features[0], found[0].features[0])
     assert len(bare.pairs) == 0
     reducing = Reducing.of(found)
-    assert reducing(found[0]).features.shape == (len(found[0].scores), len(Sight().names))
-    assert fit_assessment([reducing(s) for s in found], [reducing(bare)], len(Sight().names)).scores
+    assert reducing(found[0]).features.shape == (len(found[0].scores), len(Acuity().names))
+    assert fit_assessment([reducing(s) for s in found], [reducing(bare)], len(Acuity().names)).scores

@@ -35,7 +35,7 @@ from conservator.perception import (
     load_perception,
     study,
 )
-from conservator.perception.features import ASKED, EXPERT_CHANGES, FIRST_SIGHT, STATISTICS, TOLD, Sight
+from conservator.perception.features import ASKED, EXPERT_CHANGES, FIRST_ACUITY, STATISTICS, TOLD, Acuity
 from conservator.perception.loading import read_perception
 from conservator.perception.perception import OBJECTIVES
 from conservator.pool import LocalPool
@@ -368,7 +368,7 @@ def test_any_file_can_be_loaded_and_knows_what_it_is_for(tmp_path: Path, photo: 
     assert loaded.grade(photo) == NETWORK.grade(photo)
     assert isinstance(load_perception(str(stored(tmp_path / "plain.safetensors"))), StatisticalPerception)
     assert isinstance(load_perception("statistics"), StatisticalPerception)
-    with pytest.raises(ConservatorError, match=f"expected {len(Sight().names)}"):
+    with pytest.raises(ConservatorError, match=f"expected {len(Acuity().names)}"):
         NetworkPerception.load(tmp_path / "plain.safetensors").grade(photo)
     with pytest.raises(NameNotFoundError, match="perception"):
         load_perception("perceptio")
@@ -377,7 +377,7 @@ def test_any_file_can_be_loaded_and_knows_what_it_is_for(tmp_path: Path, photo: 
 def test_features_in_another_order_are_refused(tmp_path: Path, photo: Image) -> None:
     swapped = list(STATISTICS)
     swapped[3], swapped[4] = swapped[4], swapped[3]
-    shuffled = random.Random(0).sample(FIRST_SIGHT.names, len(FIRST_SIGHT.names))
+    shuffled = random.Random(0).sample(FIRST_ACUITY.names, len(FIRST_ACUITY.names))
     renamed = ["noise_luma_5", *STATISTICS[1:]]
     said = r"found noise_luma_25_calm as feature 4 of 305, expected noise_luma_25; train it again"
     for base, names, told in (
@@ -410,11 +410,11 @@ def test_what_is_no_perception_is_refused_with_a_sentence(tmp_path: Path) -> Non
 def test_the_names_of_the_features_are_those_that_are_measured(photo: Image) -> None:
     assert tuple(STATISTICAL.grade(photo).measures) == STATISTICS
     assert "features" not in {field.name for field in dataclasses.fields(Percept)}  # nobody else's business
-    names = Sight(7, 5).names
+    names = Acuity(7, 5).names
     assert TOLD == names[: len(TOLD)] == (*STATISTICS, *EXPERT_CHANGES)
     assert names[len(TOLD) :] == (*(f"encoder_00{i}" for i in range(7)), *(f"scene_00{i}" for i in range(5)))
-    assert read_perception("perception").sight == FIRST_SIGHT
-    assert read_perception("perception").features == FIRST_SIGHT.names == NETWORK.features
+    assert read_perception("perception").acuity == FIRST_ACUITY
+    assert read_perception("perception").features == FIRST_ACUITY.names == NETWORK.features
     assert read_perception("statistics").features == STATISTICS
 
 

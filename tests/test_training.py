@@ -145,13 +145,13 @@ def test_damage_of_the_scene_is_left_to_others() -> None:
         assert {d.kind for d in lesson.left} <= {Kind.LOW_LIGHT, Kind.HAZE, Kind.RAIN}
 
 
-def test_an_expert_sees_undamaged_crops_and_what_is_not_its_own() -> None:
+def test_an_expert_sees_undamaged_crops_and_leaves_the_scene_to_others() -> None:
     lessons = [COURSES["derain"].damage(np.random.default_rng(seed)) for seed in range(600)]
     clean = [not lesson.recipe for lesson in lessons]
-    others = [bool(lesson.recipe) and lesson.left == lesson.recipe for lesson in lessons]
-    assert 0.11 < np.mean(clean) < 0.19
-    assert 0.07 < np.mean(others) < 0.13
-    assert all(d.kind is not Kind.RAIN for lesson in lessons if lesson.left == lesson.recipe for d in lesson.recipe)
+    scenes = [lesson.left for lesson in lessons if lesson.left]
+    assert 0.05 < np.mean(clean) < 0.12
+    assert 0.1 < len(scenes) / len(lessons) < 0.25
+    assert {d.kind for left in scenes for d in left} == {Kind.HAZE, Kind.LOW_LIGHT}
 
 
 def test_damaged_crops_are_as_files_hold_them_and_some_have_one_tone(photos: Photos) -> None:
@@ -198,7 +198,7 @@ def test_a_course_meets_its_damage(kind: Kind) -> None:
     name = {Kind.RAIN: "derain", Kind.HAZE: "dehaze", Kind.NOISE: "denoise_medium"}[kind]
     recipes = [COURSES[name].damage(np.random.default_rng(seed)).recipe for seed in range(200)]
     met = [any(degradation.kind is kind for degradation in recipe) for recipe in recipes]
-    assert 0.6 < np.mean(met) < 0.9  # some crops stay clean, some have other damage
+    assert 0.65 < np.mean(met) < 0.97  # some crops stay clean
     assert len({str(recipe_to_json(recipe)) for recipe in recipes}) > 150
     assert max(d.severity for recipe in recipes for d in recipe) == Severity.VERY_HIGH
 

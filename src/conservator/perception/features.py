@@ -186,10 +186,10 @@ SCENE_SEEN = SUMMARY * len(SCENE)
 
 
 @dataclass(frozen=True)
-class Sight:
+class Acuity:
     """How much a network perception sees: how many axes of what networks see, and the sides of what they look at.
 
-    The defaults are those that are trained now. With them looking takes about half as long as with FIRST_SIGHT, and of
+    The defaults are those that are trained now. With them looking takes about half as long as with FIRST_ACUITY, and of
     2,600 samples more axes taught less (docs/results/perception.md).
     """
 
@@ -209,13 +209,13 @@ class Sight:
         return (*TOLD, *(f"{beginning}{axis:03d}" for beginning, count in counts for axis in range(count)))
 
     @classmethod
-    def of(cls, names: Sequence[str], sides: Sequence[int]) -> Sight:
-        """The sight with as many axes as ``names`` holds, and these sides; its names may still be others."""
+    def of(cls, names: Sequence[str], sides: Sequence[int]) -> Acuity:
+        """The acuity with as many axes as ``names`` holds, and these sides; its names may still be others."""
         return cls(*(sum(name.startswith(beginning) for name in names) for beginning in _BEGINNINGS), *sides)
 
 
 _BEGINNINGS = "encoder_", "scene_"
-FIRST_SIGHT = Sight(128, 0, 192, 160)
+FIRST_ACUITY = Acuity(128, 0, 192, 160)
 """Of the perceptions whose files do not say their sides; so does the one that ships."""
 
 

@@ -14,7 +14,7 @@ from conservator.errors import ConservatorError
 from conservator.forking import Lock
 from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.encoder import CropEncoder, PrincipalAxes, ReducedEncoder
-from conservator.perception.features import CHANGES_BESIDE_FEATURES, FIRST_SIGHT, SCENE_SEEN, Sight, names_differ
+from conservator.perception.features import CHANGES_BESIDE_FEATURES, FIRST_ACUITY, SCENE_SEEN, Acuity, names_differ
 from conservator.perception.perception import GRADED_KINDS, OBJECTIVES
 from conservator.weights import load_weights, manifest, parse_weights
 
@@ -61,7 +61,7 @@ class PerceptionWeights:
     """What ``strangeness`` of network.py says of the strangest picture in a thousand of the training. It is infinite
     where the file does not tell: nothing is strange then."""
     sides: tuple[int, int]
-    """Of native crops, as in ``Sight``."""
+    """Of native crops, as in ``Acuity``."""
 
     def check_features(self, expected: Sequence[str]) -> None:
         """Raise ConservatorError where it was trained on other features than ``expected``, or on another order."""
@@ -79,19 +79,19 @@ class PerceptionWeights:
         return network.eval().requires_grad_(False)
 
     @property
-    def sight(self) -> Sight:
+    def acuity(self) -> Acuity:
         """How much it sees, where it is more than statistics; raises ConservatorError for features of another kind."""
-        sight = Sight.of(self.features, self.sides)
-        self.check_features((sight if sight.axes else Sight()).names)
-        return sight
+        acuity = Acuity.of(self.features, self.sides)
+        self.check_features((acuity if acuity.axes else Acuity()).names)
+        return acuity
 
     def encoder(self) -> ReducedEncoder:
         """The network that looks at native crops, float32, ready to run."""
-        return self._begun(ENCODER, ReducedEncoder(CropEncoder(self.sight.crop_side), self.sight.axes))
+        return self._begun(ENCODER, ReducedEncoder(CropEncoder(self.acuity.crop_side), self.acuity.axes))
 
     def scene(self) -> PrincipalAxes | None:
         """What reduces what experts know of the scene, ready to run; None where it is not looked at."""
-        axes = self.sight.scene_axes
+        axes = self.acuity.scene_axes
         return self._begun(SCENE_PREFIX, PrincipalAxes(SCENE_SEEN, axes)) if axes else None
 
     def _begun(self, beginning: str, network: _Network) -> _Network:
@@ -126,7 +126,7 @@ def read_perception(weights: str | Path) -> PerceptionWeights:
         kinds, thresholds = json.loads(metadata["kinds"]), tuple(map(float, json.loads(metadata["thresholds"])))
         features, hidden = json.loads(metadata["features"]), int(metadata["hidden"])
         strangest = float(metadata.get("strangest", "inf"))
-        crop, native = json.loads(metadata.get("sides", json.dumps([FIRST_SIGHT.crop_side, FIRST_SIGHT.native_side])))
+        crop, native = json.loads(metadata.get("sides", json.dumps([FIRST_ACUITY.crop_side, FIRST_ACUITY.native_side])))
     except (KeyError, ValueError, TypeError) as error:
         raise ConservatorError(f"{where} is no trained perception: it does not say its {error}; {_AGAIN}") from None
     if kinds != [str(kind) for kind in GRADED_KINDS] or len(thresholds) != len(kinds):

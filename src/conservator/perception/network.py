@@ -191,7 +191,7 @@ class NetworkPerception(TrainedPerception):
 
     def _measuring(self, stored: PerceptionWeights) -> Measuring:
         looking = stored.encoder(), stored.scene()
-        return NetworkMeasuring(*looking, self._networks, self._device, stored.sight.native_side)
+        return NetworkMeasuring(*looking, self._networks, self._device, stored.acuity.native_side)
 
 
 def load_perception(
@@ -205,7 +205,7 @@ def load_perception(
     stored = read_perception(weights)
     if stored.features == STATISTICS:
         return StatisticalPerception(weights, device, stored)
-    stored.sight  # noqa: B018 - it says what is wrong
+    stored.acuity  # noqa: B018 - it says what is wrong
     return NetworkPerception(weights, device, stored, networks)
 
 

@@ -65,7 +65,7 @@ def sensor_noise(rng: np.random.Generator, low: float, high: float) -> Recipe:
     return (raw, JpegCompression(int(rng.integers(70, 100)), subsampling(rng))) if rng.random() < 0.6 else (raw,)
 
 
-def noise(rng: np.random.Generator) -> Recipe:
+def any_noise(rng: np.random.Generator) -> Recipe:
     """Any noise, sigma 1.5 to 55 of 255, faint as often as strong (even in its logarithm): that of cameras is faint."""
     sigma = math.exp(rng.uniform(math.log(1.5), math.log(55)))
     return sensor_noise(rng, sigma, sigma)

@@ -26,7 +26,7 @@ _NATURAL = 0.2
 that were taken for damaged (docs/results/risk.md); they were 0.12 then, mostly dark. What 0.2 does was not measured."""
 _GRAY = 0.1
 """Of all photos that are gray."""
-_MAKES = {**makes.EVERY, Kind.NOISE: makes.noise}
+_MAKES = {**makes.EVERY, Kind.NOISE: makes.any_noise}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from conservator.photo import find_photos
 from conservator.tools.catalog import make_toolbox
 from conservator.training.data.crops import training_data
 from conservator.training.perception.order import HarmOrder
-from conservator.training.perception.samples import SIGHT, Sample
+from conservator.training.perception.samples import ACUITY, Sample
 from conservator.training.perception.train import (
     DrawnSamples,
     FittedAssessment,
@@ -94,7 +94,7 @@ def _of_fold(task: tuple[Path, list[int], int, Path]) -> Path:
     if not told.exists():
         training, held_out = ([Sample(*parts) for parts in part] for part in torch.load(shared, weights_only=True))
         others = set(range(len(training))) - set(own)
-        fitted = fit_assessment([training[i] for i in sorted(others)], held_out, len(SIGHT.names), seed=seed)
+        fitted = fit_assessment([training[i] for i in sorted(others)], held_out, len(ACUITY.names), seed=seed)
         with replacing(told) as file:
             torch.save([astuple(one) for one in told_by(fitted, [training[i] for i in own])], file)
         print(f"{told.stem} is looked at by a perception of its own", flush=True)  # noqa: T201

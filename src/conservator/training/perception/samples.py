@@ -27,7 +27,7 @@ from conservator.metrics.fidelity import ssim
 from conservator.networks.encoder import CropEncoder
 from conservator.networks.store import NetworkStore
 from conservator.perception.experts import SCENE_SIDE
-from conservator.perception.features import ASKED, CHANGE, TOLD, Measured, Sight, change
+from conservator.perception.features import ASKED, CHANGE, TOLD, Acuity, Measured, change
 from conservator.perception.harm import TRACES, traces
 from conservator.perception.measuring import NetworkMeasuring
 from conservator.perception.perception import GRADED_KINDS
@@ -40,7 +40,7 @@ from conservator.training.data.recipes import severities
 from conservator.training.data.scenes import random_scene, scenes_drawn
 from conservator.weights import load_weights
 
-SIGHT = Sight()
+ACUITY = Acuity()
 """How much a perception sees that is trained now."""
 ENCODER_OF = "denoise_medium"
 """The expert whose encoder perception looks through."""
@@ -203,7 +203,7 @@ def _candidates(specs: Sequence[ToolSpec], left: frozenset[Kind], rng: np.random
 
 def expert_encoder(name: str = ENCODER_OF) -> CropEncoder:
     """A crop encoder with the weights of an expert that ships, ready to run."""
-    weights, encoder = load_weights(name)[0], CropEncoder(SIGHT.crop_side)
+    weights, encoder = load_weights(name)[0], CropEncoder(ACUITY.crop_side)
     encoder.load_state_dict({key: weights[key].float() for key in encoder.state_dict()})
     return encoder.eval()
 
@@ -221,7 +221,7 @@ def _work(task: tuple[Path, int, bool, str]) -> Sample:
         tools = sharing(make_toolbox(toolbox), networks)
         for tool in tools.values():
             tool.setup("cpu")
-        _WORKER = tools, NetworkMeasuring(expert_encoder(), nn.Identity(), networks, "cpu", SIGHT.native_side)
+        _WORKER = tools, NetworkMeasuring(expert_encoder(), nn.Identity(), networks, "cpu", ACUITY.native_side)
     tools, measure = _WORKER
     return make_sample(path, seed, tools, measure, treated)
 
@@ -238,7 +238,7 @@ def samples_folder(photos: Sequence[Path], treated: bool, toolbox: str, seed: in
     used = {name: value for name, value in contents.weights.items() if name in known or "." in name}
     told = hashlib.sha256(" ".join((*TOLD, *CHANGE, *TRACES)).encode()).hexdigest()
     settings = {"treated": treated, "seed": seed, "toolbox": toolbox, "features": told}
-    settings |= {"scenes": scenes_drawn(), "sides": [SIGHT.crop_side, SCENE_SIDE, SIGHT.native_side]}
+    settings |= {"scenes": scenes_drawn(), "sides": [ACUITY.crop_side, SCENE_SIDE, ACUITY.native_side]}
     identity = Identity.of(settings, photos=contents.photos, tools=contents.tools, weights=used)
     own = folder / identity.digest()
     claim(own, identity)

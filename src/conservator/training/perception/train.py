@@ -39,9 +39,9 @@ from conservator.tools.catalog import make_toolbox
 from conservator.training.data.crops import training_data
 from conservator.training.perception.order import PerceptionOrder
 from conservator.training.perception.samples import (
+    ACUITY,
     BEST_QUALITY,
     ENCODER_OF,
-    SIGHT,
     Sample,
     expert_encoder,
     make_samples,
@@ -256,7 +256,7 @@ def train_perceptions(order: PerceptionOrder, into: Path) -> dict[str, dict[str,
     asked = {"photos": order.photos, "count": order.count, "seed": order.seed}
     command = command_line("train", "perception", settings=asked)
     found = {}
-    for name, features, looking in (("statistics", STATISTICS, None), ("perception", SIGHT.names, reducing)):
+    for name, features, looking in (("statistics", STATISTICS, None), ("perception", ACUITY.names, reducing)):
         result = fit_assessment(training, held_out, len(features), seed=order.seed)
         tensors, metadata = stored_perception(result, features, looking)
         ship_weights(
@@ -309,7 +309,7 @@ def draw_samples(order: PerceptionOrder) -> DrawnSamples:
 
 @dataclass(frozen=True)
 class Reducing:
-    """Reduces what is measured of states to the features of SIGHT."""
+    """Reduces what is measured of states to the features of ACUITY."""
 
     encoder: ReducedEncoder
     scene: PrincipalAxes
@@ -317,8 +317,8 @@ class Reducing:
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Reducing:
         """With the axes of these samples."""
-        encoder = ReducedEncoder(expert_encoder(), SIGHT.axes)
-        found = cls(encoder.eval(), PrincipalAxes(SCENE_SEEN, SIGHT.scene_axes).eval())
+        encoder = ReducedEncoder(expert_encoder(), ACUITY.axes)
+        found = cls(encoder.eval(), PrincipalAxes(SCENE_SEEN, ACUITY.scene_axes).eval())
         seen, known = (torch.cat([_parts(s.features)[i] for s in samples]) for i in (1, 2))
         found.encoder.fit(seen)
         found.scene.fit(known)
@@ -326,8 +326,8 @@ class Reducing:
 
     @classmethod
     def stored(cls, perception: PerceptionWeights) -> Reducing:
-        """With the axes of a perception; raises ConservatorError for one that sees otherwise than SIGHT."""
-        perception.check_features(SIGHT.names)
+        """With the axes of a perception; raises ConservatorError for one that sees otherwise than ACUITY."""
+        perception.check_features(ACUITY.names)
         scene = perception.scene()
         assert scene is not None, "it has axes of the scene"
         return cls(perception.encoder(), scene)
@@ -350,7 +350,9 @@ def stored_perception(
     """Tensors and metadata of the file of a perception: the network, and what it looks through."""
     hidden: int = result.network.severity[0][1].out_features  # type: ignore[index]
     tensors = dict(result.network.state_dict())
-    metadata = metadata_of(features, result.thresholds, hidden, result.strangest, (SIGHT.crop_side, SIGHT.native_side))
+    metadata = metadata_of(
+        features, result.thresholds, hidden, result.strangest, (ACUITY.crop_side, ACUITY.native_side)
+    )
     if reducing is not None:
         metadata["asked"] = json.dumps({expert: manifest()[expert]["sha256"] for expert in ASKED})
         for beginning, network in ((ENCODER, reducing.encoder), (SCENE_PREFIX, reducing.scene)):
