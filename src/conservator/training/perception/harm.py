@@ -183,7 +183,7 @@ def train_harm(order: HarmOrder, into: Path) -> dict[str, float]:
     """
     tools, perception = make_toolbox(order.toolbox), read_perception("perception")
     made_with = hashes_of_weights(*tools, "perception") | {f"toolbox {order.toolbox}": toolbox_hash(tools)}
-    drawn, reducing = draw_samples(order), Reducing.stored(perception)
+    reducing, drawn = Reducing.stored(perception), draw_samples(order)  # what is refused is refused before the hours
     drawn = DrawnSamples([*map(reducing, drawn.training)], drawn.photos, [*map(reducing, drawn.held_out)])
     ships = FittedAssessment(perception.assessment(), list(perception.thresholds), perception.strangest, {})
     settings = {"count": order.count, "seed": order.seed, "folds": order.folds, "facts": " ".join(HARM_FACTS)}
