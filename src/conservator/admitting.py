@@ -9,7 +9,7 @@ from conservator.files import sha256
 from conservator.perception.harm import NetworkHarm
 from conservator.perception.loading import Once
 from conservator.perception.network import NetworkPerception
-from conservator.perception.perception import Perception
+from conservator.perception.perception import STRANGE, Percept, Perception
 from conservator.perception.risk import Admission, RiskControl
 from conservator.perception.risk_files import load_risk
 from conservator.request import Request
@@ -44,6 +44,10 @@ class HeldTo:
     def notes(self) -> tuple[str, ...]:
         """What every record must say of it, as sentences."""
         return tuple(filter(None, [self._note()])) if self.controlled else ()
+
+    def notes_on(self, start: Percept) -> tuple[str, ...]:
+        """What the record of one photo must say, of which ``start`` was seen as it came."""
+        return (*self.notes, STRANGE) if start.strange else self.notes
 
 
 def admission_for(request: Request, perception: Perception, control: RiskControl) -> Admission:

@@ -23,7 +23,7 @@ from conservator.forking import computes_here, renew_in_children
 from conservator.image import Image
 from conservator.networks.store import NetworkStore
 from conservator.perception import load_perception, study
-from conservator.perception.perception import STRANGE, Percept, Perception
+from conservator.perception.perception import Percept, Perception
 from conservator.perception.risk import Admission
 from conservator.photo import Photo, load_photo
 from conservator.policies.catalog import PolicyContext, check_policy_name, make_policy
@@ -363,12 +363,8 @@ class Restorer:
             self.toolbox,
             self.request.objective,
             calibrated=None if self._held_to.notes else held_to,
-            notes=self._notes(deciding) if listed is None else (),
+            notes=self._held_to.notes_on(deciding.trajectory.steps[0].percept) if listed is None else (),
         )
-
-    def _notes(self, deciding: Deciding) -> tuple[str, ...]:
-        """What the record must say of how it was decided."""
-        return (*self._held_to.notes, *((STRANGE,) if deciding.trajectory.steps[0].percept.strange else ()))
 
     def close(self) -> None:
         """End the pool that it made; calling it twice is fine. What is being restored meanwhile is finished first."""
