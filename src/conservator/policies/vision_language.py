@@ -6,6 +6,7 @@ that they have, and not by the processors of transformers, which resize and want
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
-from conservator.files import write_text
+from conservator.files import sha256, write_text
 from conservator.forking import Lock
 from conservator.image import Image
 from conservator.networks.nano import add_encoder, fitting_encoder, has_encoder
@@ -245,6 +246,12 @@ def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
     model = VisionLanguageModel(_ready(network, device), tokenizer, *normalisation_of(base))
     model.heeds_wishes = _heeds_wishes(path)
     return model
+
+
+def model_hash(model: str) -> str:
+    """A short hash (16 hex digits) of the weights of a model in a folder, or, where it is none, of its id."""
+    weights = " ".join(map(sha256, sorted(Path(model).glob("*.safetensors"))))
+    return hashlib.sha256((weights or model).encode()).hexdigest()[:16]
 
 
 def _heeds_wishes(folder: Path) -> bool:

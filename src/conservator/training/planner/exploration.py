@@ -18,12 +18,13 @@ from conservator.evaluation.grid import Grid
 from conservator.evaluation.intervals import mean_cell
 from conservator.evaluation.rows import content_of
 from conservator.photo import find_photos
+from conservator.policies.vision_language import model_hash
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.training.planner.exploring import DamagedCrops, rollout_pool
 from conservator.training.planner.orders import torch_device
 from conservator.training.planner.trial_orders import ExplorationOrder
-from conservator.training.planner.trials import Trials, Tried, model_hash
+from conservator.training.planner.trials import Trials, Tried
 
 VARIED = ("trajectories", "orders", "tools")
 """What is counted of the rollouts of a crop: how many are distinct."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from conservator.evaluation.journal import whole_lines
-from conservator.files import sha256
 from conservator.kinds import Objective
 from conservator.perception.remembering import RememberingPerception
 from conservator.policies.tool_calling import ToolCallingPolicy
-from conservator.policies.vision_language import load_model
+from conservator.policies.vision_language import load_model, model_hash
 from conservator.pool import Pool
 from conservator.restorer import Restorer
 from conservator.session import Apply, Session, Trajectory, run_together
@@ -132,9 +130,3 @@ class Trials:
             row = json.loads(line)
             if row.pop("key") == key:
                 yield Tried(**row)
-
-
-def model_hash(model: str) -> str:
-    """What a model is known by: a short hash of its weights, or, where it is no folder, its id."""
-    files = sorted(Path(model).glob("*.safetensors"))
-    return hashlib.sha256(" ".join(map(sha256, files)).encode()).hexdigest()[:16] if files else model

@@ -24,6 +24,8 @@ RATED_LEVELS: Mapping[str, float] = {"excellent": 5.0, "good": 4.0, "fair": 3.0,
 QUESTION = f"How would you rate the quality of this image?\n{IMAGE}"
 ANSWER = "The quality of the image is"
 """How the reply begins; a level follows."""
+FEEDBACK = "feedback"
+"""The component of a reward: by how much a rating rose, in levels."""
 Shown = Literal["overview", "crops", "both"]
 """What of a photo is shown: the reduced whole, native parts of it, or both, which count as much as each other."""
 
@@ -35,7 +37,9 @@ class QualityRater:
     """
 
     def __init__(self, model: VisionLanguageModel, shown: Shown = "both") -> None:
-        self._model, self._shown = model, shown
+        self._model = model
+        self.groups: tuple[str, ...] = ("overview", "crops") if shown == "both" else (shown,)
+        """Of the parts of a study, those that are shown; each counts as much as the other."""
         self._answer = model.tokens(ANSWER)
         self._levels = {level: [(*self._answer, *model.tokens(f" {level}"))] for level in RATED_LEVELS}
         self._known: dict[str, float] = {}
@@ -45,11 +49,14 @@ class QualityRater:
 
         A picture that is its own study is its only part, whatever is shown of others.
         """
+        found = self.rate_apart(image)
+        return sum(found.values()) / len(found)
+
+    def rate_apart(self, image: Image) -> dict[str, float]:
+        """The same, of each of ``groups`` alone."""
         parts = image if len(image) > 1 else study(image)
-        overview, crops = parts[:1], parts[1:] if len(parts) > 1 else parts
-        groups = {"overview": [overview], "crops": [crops], "both": [overview, crops]}[self._shown]
-        means = [sum(map(self._rated, group.split(1))) / len(group) for group in groups]
-        return sum(means) / len(means)
+        of_group = {"overview": parts[:1], "crops": parts[1:] if len(parts) > 1 else parts}
+        return {group: sum(map(self._rated, of_group[group].split(1))) / len(of_group[group]) for group in self.groups}
 
     def chances(self, picture: Image) -> dict[str, float]:
         """How likely the model finds each level for one picture (1, 3, H, W); together 1."""
@@ -71,6 +78,6 @@ def feedback_reward(rater: QualityRater) -> Reward:
     """
 
     def step_feedback(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
-        return {"feedback": rater.rate(after.image) - rater.rate(before.image)}
+        return {FEEDBACK: rater.rate(after.image) - rater.rate(before.image)}
 
     return step_feedback

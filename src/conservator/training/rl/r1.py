@@ -21,7 +21,7 @@ from conservator.photo import find_photos
 from conservator.policies.actor_critic import MOST_TOOLS, ActorCritic
 from conservator.policies.encoder import load_encoder
 from conservator.policies.planning import plannable
-from conservator.policies.vision_language import load_model
+from conservator.policies.vision_language import load_model, model_hash
 from conservator.pool import MemoPool
 from conservator.request import Request
 from conservator.restorer import Restorer
@@ -29,7 +29,7 @@ from conservator.tools.tool import Toolbox
 from conservator.training.data.division import divide_photos
 from conservator.training.data.recipes import setting_recipe
 from conservator.training.rl.episode import EpisodeRules
-from conservator.training.rl.feedback import QualityRater, feedback_reward
+from conservator.training.rl.feedback import QualityRater
 from conservator.training.rl.imitation import ImitationSettings, train_imitation
 from conservator.training.rl.order import R1Order
 from conservator.training.rl.ppo import PpoSettings, TrainedR1, begun, train_ppo
@@ -45,7 +45,7 @@ from conservator.training.rl.rewards import (
     step_quality,
 )
 from conservator.training.rl.starts import Starts, damaged_starts, found_starts
-from conservator.training.rl.tree import StartTree
+from conservator.training.rl.tree import Ratings, StartTree
 from conservator.training.rl.weighting import RunningScale
 
 R1_FILE = "r1.safetensors"
@@ -54,7 +54,7 @@ _REMEMBERED = 3 * 2**29
 """Bytes of pictures that the pool remembers: some 700 studies."""
 _COMPONENTS = {"perception": "quality", "psnr": "psnr", "feedback": "feedback"}
 """Of the reward, the one that is the gain, by what an order calls it."""
-_OF_STARTS = ("toolbox", "perception", "encoded", "setting", "starts", "seed", "model", "shown", "measured")
+_OF_STARTS = ("toolbox", "perception", "encoded", "setting", "starts", "seed", "measured")
 """Settings on which the states that are visited depend; the others make another policy of the same states."""
 _MEASURED = ("psnr", "ssim", "st_lpips")
 """What is measured along with references. ST-LPIPS, where it is installed, is never paid for, nor taught to any
@@ -135,7 +135,16 @@ def _ground(order: R1Order, restorer: Restorer, report: Callable[[str], None]) -
         torch.manual_seed(order.seed)
         features = perception.features if order.encoded == "beside" else ()
         fresh = ActorCritic.new(tuple(toolbox), features, load_encoder(order.encoder) if order.encoder else None)
-    return _Ground(rules, starts, StartTree(rules, fresh, perception, starts, folder), fresh, folder)
+    tree = StartTree(rules, fresh, perception, starts, folder, _ratings(order, folder))
+    return _Ground(rules, starts, tree, fresh, folder)
+
+
+def _ratings(order: R1Order, folder: Path) -> Ratings | None:
+    """What a model says of the states in ``folder``, if one is asked."""
+    if not order.model:
+        return None
+    rater = QualityRater(load_model(order.model), order.shown)
+    return Ratings(rater, folder / f"ratings-{model_hash(order.model)}.pt")
 
 
 def _photos(order: R1Order, report: Callable[[str], None]) -> list[Path]:
@@ -159,12 +168,13 @@ def learned_tools(toolbox: Toolbox) -> Toolbox:
 
 
 def reward_of(order: R1Order, toolbox: Toolbox) -> Reward:
-    """All that is told of a step: what it is paid for, and what is only measured. Damaged photos have no references."""
+    """All that is told of a step: what it is paid for, and what is only measured. Damaged photos have no references.
+
+    What a model says is told apart (``Ratings``).
+    """
     told: list[Reward] = [step_quality, call_cost, consistency_reward(toolbox)]
     if order.damaged is None:
         told += [metric_change(name) for name in _measured_along(order)]
-    if order.model:
-        told.append(feedback_reward(QualityRater(load_model(order.model), order.shown)))
     return joined(*told)
 
 

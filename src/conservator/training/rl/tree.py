@@ -3,7 +3,8 @@
 Perception takes a third of a second for a picture, and a tool about as long, on one core. What a policy learns from a
 state is a few kilobytes: the vector that its network is told, what was possible there, and the components of the reward
 of the step that led to it. So every state that was ever visited is kept, and a training that comes to it again, or the
-next training, plays on for nothing. Rewards differ in the weights of the components only.
+next training, plays on for nothing. Rewards differ in the weights of the components only, but for a model's rating:
+the pictures are kept as well, in 8 bits, so that any model can rate them later, and no tool is called for that again.
 
 Where time is short, ``explore`` makes a number of states by chance, and a tree that is ``close``d offers the known ones
 alone: from then on any number of episodes costs seconds.
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +32,7 @@ from conservator.perception.perception import Perception
 from conservator.policies.actor_critic import ActorCritic
 from conservator.session import Apply, Decision
 from conservator.training.rl.episode import Episode, EpisodeRules, Source
+from conservator.training.rl.feedback import FEEDBACK, QualityRater
 from conservator.training.rl.starts import StartingPair, Starts
 
 TreePlace: TypeAlias = tuple[int, tuple[str, ...]]
@@ -56,6 +59,36 @@ class Node:
         return not bool(self.possible.any())
 
 
+class Ratings:
+    """What a model says of the pictures of states, each asked once and remembered in a file."""
+
+    def __init__(self, rater: QualityRater, file: Path) -> None:
+        """``file`` must be of this model and of the states of one folder alone."""
+        self._rater, self._file = rater, file
+        self._known: dict[TreePlace, dict[str, float]] = {}
+        """Of what the rater shows, by its name."""
+        if file.exists():
+            self._known |= {_place(row): row[2] for row in torch.load(file, weights_only=True)}
+        self._saved = self._count()
+
+    def rating(self, place: TreePlace, picture: Callable[[], Image]) -> float:
+        """The rating of a place, 1 to 5; ``picture`` gives its study where it is asked."""
+        known = self._known.setdefault(place, {})
+        if not known.keys() >= set(self._rater.groups):
+            known |= self._rater.rate_apart(picture())
+        return sum(known[group] for group in self._rater.groups) / len(self._rater.groups)
+
+    def save(self) -> None:
+        """Write what is new into the file."""
+        if self._count() > self._saved:
+            with replacing(self._file) as file:
+                torch.save([(place[0], list(place[1]), dict(known)) for place, known in self._known.items()], file)
+            self._saved = self._count()
+
+    def _count(self) -> int:
+        return sum(map(len, self._known.values()))
+
+
 class StartTree:
     """The states that were visited from some starts, numbered as in ``starts``: first those to learn from."""
 
@@ -66,20 +99,28 @@ class StartTree:
         perception: Perception,
         starts: Starts,
         folder: Path,
+        ratings: Ratings | None = None,
     ) -> None:
         """``actor_critic`` says how a state is told, ``perception`` is what that of the rules asks.
 
-        ``folder`` must be of these rules and starts alone; what it holds is not made again.
+        ``folder`` must be of these rules and starts alone; what it holds is not made again. With ``ratings`` each step
+        is told in ``feedback``, too: by how much the rating of its picture in 8 bits rose.
         """
         self._rules, self._actor_critic, self._perception, self._folder = rules, actor_critic, perception, folder
+        self._ratings = ratings
         self._pairs: tuple[StartingPair, ...] = (*starts.training, *starts.held_out)
         self.training = range(len(starts.training))
         """The numbers of the starts to learn from."""
         self.held_out = range(len(starts.training), len(self._pairs))
         """Those of the starts held out."""
         self._nodes, self._fresh, self._closed = dict[TreePlace, Node](), list[TreePlace](), False
+        self._kept: dict[TreePlace, Tensor | tuple[Path, int]] = {}
+        """The pictures, in 8 bits, or where they lie."""
         for path in sorted(folder.glob("nodes-*.pt")):
-            self._nodes |= {_place(row): Node(*row[2:]) for row in torch.load(path, weights_only=True)}
+            rows = torch.load(path, weights_only=True)
+            self._nodes |= {_place(row): Node(*row[2:]) for row in rows}
+            pictures = path.with_name(path.name.replace("nodes", "pictures"))
+            self._kept |= {_place(row): (pictures, number) for number, row in enumerate(rows)}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -87,7 +128,8 @@ class StartTree:
     @property
     def told(self) -> list[str]:
         """The names of the components that steps were paid in."""
-        return sorted({name for node in self._nodes.values() for name in node.components})
+        rated = {FEEDBACK} if self._ratings is not None else set[str]()
+        return sorted(rated.union(*(node.components for node in self._nodes.values())))
 
     def visit(self, places: Sequence[TreePlace]) -> list[Node]:
         """The states of these places; those that are new are made, all their tools called before one is waited for."""
@@ -150,13 +192,32 @@ class StartTree:
     def _offered(self, place: TreePlace) -> Node:
         """The state of a place, with what may be done there."""
         node, (start, history) = self._nodes[place], place
+        if self._ratings is not None:
+            node = replace(node, components={**node.components, FEEDBACK: self._feedback(self._ratings, place)})
         if not self._closed or start not in self.training or node.over:
             return node
         known = [(start, (*history, tool)) in self._nodes for tool in self._actor_critic.tools]
         return replace(node, possible=node.possible & torch.tensor([*known, True]))
 
+    def _feedback(self, ratings: Ratings, place: TreePlace) -> float:
+        """By how much the step that led to a place raised the rating; 0 at a start."""
+        start, history = place
+        ways = [place, (start, history[:-1])] if history else []
+        now_and_before = [ratings.rating(one, partial(self._in_8_bits, one)) for one in ways]
+        return now_and_before[0] - now_and_before[1] if ways else 0.0
+
+    def _in_8_bits(self, place: TreePlace) -> Image:
+        """The study at a place as it is kept."""
+        kept = self._kept[place]
+        if isinstance(kept, tuple):
+            path, number = kept
+            kept = torch.load(path, weights_only=True, mmap=True)[number]
+        return kept.float() / 255
+
     def save(self) -> None:
-        """Write what is new into the folder."""
+        """Write what is new into the folder, and what was rated."""
+        if self._ratings is not None:
+            self._ratings.save()
         if not self._fresh:
             return
         rows: list[tuple[Any, ...]] = []
@@ -165,9 +226,15 @@ class StartTree:
             rows.append((place[0], list(place[1]), node.state, node.possible, dict(node.components)))
         name = hashlib.sha256(repr(self._fresh).encode()).hexdigest()[:16]  # two trainings may write side by side
         self._folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._folder / f"nodes-{name}.pt") as file:
-            torch.save(rows, file)
+        pictures = self._folder / f"pictures-{name}.pt"
+        for path, content in ((pictures, [self._kept[place] for place in self._fresh]), (self._nodes_file(name), rows)):
+            with replacing(path) as file:
+                torch.save(content, file)
+        self._kept |= {place: (pictures, number) for number, place in enumerate(self._fresh)}
         self._fresh.clear()
+
+    def _nodes_file(self, name: str) -> Path:
+        return self._folder / f"nodes-{name}.pt"
 
     def _episode(self, start: int, history: tuple[str, ...]) -> Episode:
         """An episode at a place; the pool and the perception of the rules remember what was made on the way."""
@@ -188,6 +255,7 @@ class StartTree:
             episode.session.step(Decision(Apply(place[1][-1])), call)
             components = episode.outcome().components
         observation = episode.session.observe()
+        self._kept[place] = (observation.image * 255).round().to(torch.uint8)
         possible = self._actor_critic.possible(observation)
         if episode.session.over:
             possible = torch.zeros_like(possible)
