@@ -28,10 +28,12 @@ class Doubles:
 
 @dataclass
 class Gated(Doubles):
-    """Doubles, but not before the file ``gate`` is there."""
+    """Doubles, but not before the file ``gate`` is there; those of other gates are other models."""
 
     gate: Path
-    identity = "gated"
+
+    def __post_init__(self) -> None:
+        self.identity = f"gated by {self.gate}"
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Wait, and double."""

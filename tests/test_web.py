@@ -354,7 +354,7 @@ def test_a_folder_is_stopped_and_resumed_and_a_result_rejected(
     assert len(made) < 3, "it was not stopped"
     page.reload()  # what was in work is there again
     page.get_by_role("tab", name="A folder").click()
-    assert page.inner_text("#start") == "Go on"
+    until(lambda: page.inner_text("#start") == "Go on")
     page.locator("#folder input").fill(str(folder))
     page.locator("#folder input").press("Enter")
     page.click("#start")
