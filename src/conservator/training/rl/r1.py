@@ -56,9 +56,11 @@ _COMPONENTS = {"perception": "quality", "psnr": "psnr", "feedback": "feedback"}
 """Of the reward, the one that is the gain, by what an order calls it."""
 _OF_STARTS = ("toolbox", "perception", "encoded", "setting", "starts", "seed", "measured")
 """Settings on which the states that are visited depend; the others make another policy of the same states."""
-_MEASURED = ("psnr", "ssim", "st_lpips")
-"""What is measured along with references. ST-LPIPS, where it is installed, is never paid for, nor taught to any
-assessor: it tells when a reward is deceived."""
+_MEASURED = ("psnr", "ssim")
+"""What is measured along with references."""
+_MEASURED_HELD_OUT = "st_lpips"
+"""What is measured of the starts held out, where it is installed, which takes longer than all else. It is never paid
+for, nor taught to any assessor: it tells when a reward is deceived."""
 _OF_THIS_MACHINE = ("photos", "damaged", "encoder", "output", "states", "tensorboard")
 """Fields that make no other policy: of photos their content counts."""
 
@@ -135,7 +137,8 @@ def _ground(order: R1Order, restorer: Restorer, report: Callable[[str], None]) -
         torch.manual_seed(order.seed)
         features = perception.features if order.encoded == "beside" else ()
         fresh = ActorCritic.new(tuple(toolbox), features, load_encoder(order.encoder) if order.encoder else None)
-    tree = StartTree(rules, fresh, perception, starts, folder, _ratings(order, folder))
+    measured = joined(*map(metric_change, _measured_held_out(order)))
+    tree = StartTree(rules, fresh, perception, starts, folder, _ratings(order, folder), measured)
     return _Ground(rules, starts, tree, fresh, folder)
 
 
@@ -174,21 +177,21 @@ def reward_of(order: R1Order, toolbox: Toolbox) -> Reward:
     """
     told: list[Reward] = [step_quality, call_cost, consistency_reward(toolbox)]
     if order.damaged is None:
-        told += [metric_change(name) for name in _measured_along(order)]
+        told += [metric_change(name) for name in _MEASURED]
     return joined(*told)
 
 
 def component_weights(order: R1Order) -> dict[str, float]:
     """What the components of a step weigh; what is only measured weighs nothing."""
-    weights = dict.fromkeys(("quality", "feedback", *_MEASURED), 0.0)
+    weights = dict.fromkeys(("quality", "feedback", *_MEASURED, _MEASURED_HELD_OUT), 0.0)
     return weights | {_COMPONENTS[order.reward]: 1.0, COST: order.cost, CONSISTENCY: order.consistency}
 
 
-def _measured_along(order: R1Order) -> tuple[str, ...]:
-    """What is measured of each step beside what it may be paid for: nothing where there are no references."""
+def _measured_held_out(order: R1Order) -> tuple[str, ...]:
+    """What is measured of the starts held out alone: nothing where there are no references."""
     if order.damaged is not None:
         return ()
-    return tuple(metric.name for metric in metrics_at_hand(map(make_metric, _MEASURED)))
+    return tuple(metric.name for metric in metrics_at_hand([make_metric(_MEASURED_HELD_OUT)]))
 
 
 def _claim(order: R1Order, photos: Sequence[Path], toolbox: Toolbox) -> Path:
@@ -199,7 +202,7 @@ def _claim(order: R1Order, photos: Sequence[Path], toolbox: Toolbox) -> Path:
         used |= {file.name: sha256(file)} if file.is_file() else {}
     contents = {"photos": content.photos, "tools": content.tools, "weights": used}
     settings = {name: value for name, value in asdict(order).items() if name not in _OF_THIS_MACHINE}
-    settings |= {"references": order.damaged is None, "measured": _measured_along(order)}
+    settings |= {"references": order.damaged is None, "measured": _measured_held_out(order)}
     if order.encoder:
         contents["weights"] = used | {"encoder": load_encoder(order.encoder).sha256}
     of_starts = {name: settings[name] for name in (*_OF_STARTS, "references")}

@@ -33,6 +33,7 @@ from conservator.policies.actor_critic import ActorCritic
 from conservator.session import Apply, Decision
 from conservator.training.rl.episode import Episode, EpisodeRules, Source
 from conservator.training.rl.feedback import FEEDBACK, QualityRater
+from conservator.training.rl.rewards import Reward
 from conservator.training.rl.starts import StartingPair, Starts
 
 TreePlace: TypeAlias = tuple[int, tuple[str, ...]]
@@ -100,14 +101,16 @@ class StartTree:
         starts: Starts,
         folder: Path,
         ratings: Ratings | None = None,
+        measured: Reward | None = None,
     ) -> None:
         """``actor_critic`` says how a state is told, ``perception`` is what that of the rules asks.
 
         ``folder`` must be of these rules and starts alone; what it holds is not made again. With ``ratings`` each step
-        is told in ``feedback``, too: by how much the rating of its picture in 8 bits rose.
+        is told in ``feedback``, too: by how much the rating of its picture in 8 bits rose. ``measured`` is what is told
+        beside the reward of the starts held out, for it costs more than it is worth where nothing is paid for it.
         """
         self._rules, self._actor_critic, self._perception, self._folder = rules, actor_critic, perception, folder
-        self._ratings = ratings
+        self._ratings, self._measured = ratings, measured
         self._pairs: tuple[StartingPair, ...] = (*starts.training, *starts.held_out)
         self.training = range(len(starts.training))
         """The numbers of the starts to learn from."""
@@ -248,12 +251,13 @@ class StartTree:
         return session.pool.submit(tool[0], session.trajectory.last.image) if tool else None
 
     def _made(self, episode: Episode, place: TreePlace, call: Future[Image] | None) -> Node:
-        if call is None:
-            first = episode.session.trajectory.last
-            components = self._rules.reward(first, first, episode.clean)
-        else:
+        before = episode.session.trajectory.last
+        if call is not None:
             episode.session.step(Decision(Apply(place[1][-1])), call)
-            components = episode.outcome().components
+        step = before, episode.session.trajectory.last, episode.clean
+        components = dict(self._rules.reward(*step))
+        if self._measured is not None and place[0] in self.held_out:
+            components |= self._measured(*step)
         observation = episode.session.observe()
         self._kept[place] = (observation.image * 255).round().to(torch.uint8)
         possible = self._actor_critic.possible(observation)
