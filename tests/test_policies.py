@@ -191,10 +191,9 @@ def test_unknown_policies_are_refused(pool: Pool) -> None:
         make_policy("gredy", PolicyContext(pool, EYE))
 
 
-@pytest.mark.parametrize("name", ["r1", "tir"])
-def test_policies_without_weights_say_how_to_give_some(name: str, pool: Pool) -> None:
-    with pytest.raises(NameNotFoundError, match=f"no weights of the policy {name} ship.*--policy {name}:PATH"):
-        make_policy(name, PolicyContext(pool, EYE))
+def test_policies_without_weights_say_how_to_give_some(pool: Pool) -> None:
+    with pytest.raises(NameNotFoundError, match=r"no weights of the policy tir ship.*--policy tir:PATH"):
+        make_policy("tir", PolicyContext(pool, EYE))
 
 
 def test_the_reference_judge_measures_gain(noisy: Image, coffee: Image, toolbox: Toolbox) -> None:

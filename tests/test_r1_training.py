@@ -35,7 +35,7 @@ from conservator.training.rl.rewards import (
     step_quality,
 )
 from conservator.training.rl.starts import Starts
-from conservator.training.rl.tree import StartTree
+from conservator.training.rl.tree import Ratings, StartTree
 from conservator.training.rl.weighting import FixedWeights, RunningScale
 
 SEEING = StatisticalPerception.load()
@@ -232,6 +232,61 @@ def test_what_is_remembered_is_not_made_again(rules: EpisodeRules, tmp_path: Pat
         assert was.components == now.components
     with pytest.raises(AssertionError, match="paid again"):
         again.visit([(1, ("smoother",))])
+
+
+class Lightness:
+    """Rates a study by how light its overview is, and its crops; it counts how often it was asked."""
+
+    groups = ("overview", "crops")
+
+    def __init__(self, never: bool = False) -> None:
+        self.asked, self._never = 0, never
+
+    def rate_apart(self, image: Image) -> dict[str, float]:
+        """Each twice as much as the other."""
+        assert not self._never, "a picture was rated again"
+        self.asked += 1
+        return {"overview": 3 * float(image.mean()), "crops": float(image.mean())}
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_ratings_are_asked_later_once_and_no_tool_again(saved: bool, rules: EpisodeRules, tmp_path: Path) -> None:
+    ways = [(), ("smoother",), ("smoother", "darker")]
+    places = [(start, way) for start in (0, 10) for way in ways]
+    rater = Lightness()
+    tree, actor_critic = ground(rules, starts(), tmp_path)
+    if saved:  # else the pictures are still in memory
+        tree.visit(places)
+        tree.save()
+        unused = replace(rules, pool=MemoPool(LocalPool(Toolbox())))
+        tree = StartTree(unused, actor_critic, SEEING, starts(), tmp_path, Ratings(rater, tmp_path / "r.pt"))
+    else:
+        tree = StartTree(rules, actor_critic, SEEING, starts(), tmp_path, Ratings(rater, tmp_path / "r.pt"))
+    told = [node.components["feedback"] for node in tree.visit(places)]
+    assert "feedback" in tree.told
+    assert rater.asked == len(places)
+    found = iter(told)
+    for start in (0, 10):
+        light = [2 * float(tree.picture((start, way)).mean()) if not saved else 0.0 for way in ways]
+        rises = [next(found) for _ in ways]
+        assert rises[0] == 0.0
+        assert rises[2] < -0.1  # it was made dark
+        if not saved:  # what is rated is the picture in 8 bits
+            assert rises[1:] == pytest.approx([light[1] - light[0], light[2] - light[1]], abs=2 / 255)
+    tree.save()
+    again = StartTree(
+        rules, actor_critic, SEEING, starts(), tmp_path, Ratings(Lightness(never=True), tmp_path / "r.pt")
+    )
+    assert [node.components["feedback"] for node in again.visit(places)] == told
+
+
+def test_what_is_only_measured_is_measured_of_what_is_held_out(rules: EpisodeRules, tmp_path: Path) -> None:
+    ssim = metric_change("ssim")
+    tree = StartTree(rules, fresh(TOOLS), SEEING, starts(), tmp_path, measured=ssim)
+    learned, held_out = tree.visit([(0, ("smoother",)), (10, ("smoother",))])
+    assert "ssim" not in learned.components
+    assert held_out.components["ssim"] > 0.1
+    assert measure_starts(tree, fresh(TOOLS), tree.held_out)["ssim"] != 0.0
 
 
 def test_without_references_the_same_is_learned(rules: EpisodeRules, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from conservator.policies.planning import enlarged_last, is_enlarged, legal_acti
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Stop
 from conservator.tools.tool import Toolbox
-from conservator.weights import parse_weights
+from conservator.weights import load_weights, parse_weights
 
 MOST_TOOLS = 4
 """Tools in a toolchain at most, the horizon of the training. The random recipes have up to four kinds of damage
@@ -155,6 +155,11 @@ def load_actor_critic(path: Path) -> ActorCritic:
         return make_actor_critic(*parse_weights(path.read_bytes(), str(path)), where=str(path))
     except OSError as error:
         raise ConservatorError(f"{path} cannot be read: {error.strerror}; give a file that {_COMMAND} wrote") from error
+
+
+def shipped_actor_critic() -> ActorCritic:
+    """The one that ships."""
+    return make_actor_critic(*load_weights("r1"), where="the shipped file of weights r1")
 
 
 class ActorCriticPolicy:

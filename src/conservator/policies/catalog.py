@@ -15,7 +15,7 @@ from conservator.extensions import is_dotted, load_dotted, offered
 from conservator.image import Image
 from conservator.kinds import NO_WISH, Wish
 from conservator.perception.perception import Blind, Objective, Perception
-from conservator.policies.actor_critic import ActorCriticPolicy, load_actor_critic
+from conservator.policies.actor_critic import ActorCriticPolicy, load_actor_critic, shipped_actor_critic
 from conservator.policies.chat import Chat
 from conservator.policies.dqn import DqnPolicy, load_agent, published_agent, shipped_agent
 from conservator.policies.endpoint import check_options
@@ -92,6 +92,7 @@ POLICIES: Mapping[str, Callable[[PolicyContext], Policy]] = {
     "mllm-once": lambda context: _mllm("mllm-once", "", context),
     "dqn:published": lambda context: DqnPolicy(published_agent(), "dqn:published", context.toolbox),
     "chat": _chat,
+    "r1": lambda context: ActorCriticPolicy(shipped_actor_critic(), context.perception, toolbox=context.toolbox),
 }
 
 

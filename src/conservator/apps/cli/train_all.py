@@ -15,6 +15,7 @@ from conservator.errors import ConservatorError, name_not_found
 from conservator.training.experts.order import Order, TransferOrder
 from conservator.training.perception.order import HarmOrder, PerceptionOrder
 from conservator.training.risk.order import RiskOrder
+from conservator.training.rl.order import R1Order
 
 if TYPE_CHECKING:
     from conservator.weights.chain import Link
@@ -53,7 +54,7 @@ def train_all(
     output: Output = _OUTPUT,
     workers: Workers = 1,
 ) -> None:
-    """Rebuild, in order, what of experts, perception, risk thresholds and planner is missing, damaged or stale here.
+    """Rebuild, in order, what of experts, perception, risk thresholds and planners is missing, damaged or stale here.
 
     Resumes. Not RL-Restore's (make rl-restore). All of it takes hours.
     """
@@ -101,6 +102,7 @@ def rebuilds(photos: Path, output: Path, workers: int = 1, data: Path | None = N
         Rebuild(
             "conservator train all --only nano", ("nano",), lambda: train_nano(photos, _planner_folder(output), WEIGHTS)
         ),
+        Rebuild("conservator train r1", ("r1",), lambda: _train_r1(photos, output)),
     ]
 
 
@@ -136,6 +138,15 @@ def _train_risk(data: Path, output: Path) -> None:
             f"{data} holds no train/research, whose photos risk thresholds are made of; give the folder by --data"
         )
     ship_risk(RiskOrder(output), data, WEIGHTS, tell_outcomes)
+
+
+def _train_r1(photos: Path, output: Path) -> None:
+    from conservator.training.rl.r1 import r1_needs, ship_r1, train_r1
+    from conservator.weights import WEIGHTS
+
+    order = R1Order(photos, output=output / "r1", states=output / "r1-states")
+    made_with = r1_needs(order)
+    typer.echo(ship_r1(train_r1(order, typer.echo), order, WEIGHTS, made_with))
 
 
 def _train_expert(name: str, photos: Path, output: Path, workers: int) -> None:

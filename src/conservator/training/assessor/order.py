@@ -32,6 +32,8 @@ class AssessorOrder:
     """Width of the nano model, a multiple of 64 (default: 192)."""
     layers: int | None = field(default=None, metadata=_ONE_OR_MORE)
     """Layers of the nano model (default: 6)."""
+    encoder: str | None = None
+    """The perception whose encoder its vision begins with beside its own patches: a name, or a file of weights."""
     every: int = field(default=250, metadata=_ONE_OR_MORE)
     """Steps between checkpoints."""
     seed: int = field(default=0, metadata={"min": 0})

@@ -30,7 +30,7 @@ from conservator.tools import make_toolbox
 from conservator.training.assessor.order import AssessorOrder
 from conservator.training.assessor.pictures import RatedPictures, make_pictures, shares_of
 from conservator.training.data.division import divide_photos
-from conservator.training.planner.nano import new_nano
+from conservator.training.planner.nano import encoder_hash, encoder_named, new_nano
 from conservator.training.planner.orders import size_of, torch_device
 from conservator.training.rl.feedback import ANSWER, QUESTION, RATED_LEVELS
 from conservator.training.run import load_checkpoint, save_checkpoint, warm_rate, write_curve
@@ -66,6 +66,7 @@ def train_assessor(order: AssessorOrder, report: Callable[[str], None] = print) 
     toolbox = make_toolbox(order.toolbox)
     content = content_of(photos, order.photos, toolbox, order.toolbox, order.output)
     used = {name: sha for name, sha in content.weights.items() if name in toolbox or "." in name}
+    used |= encoder_hash(order.encoder)
     settings = {name: value for name, value in asdict(order).items() if name not in _OF_THIS_MACHINE}
     identity = Identity.of(settings, photos=content.photos, tools=content.tools, weights=used)
     claim(order.output, identity)
@@ -97,7 +98,10 @@ def teach_assessor(
 def new_assessor(order: AssessorOrder) -> VisionLanguageModel:
     """A nano model that knows the words of the question and of the levels, and has learned nothing."""
     words = [QUESTION, ANSWER, *(f" {level}" for level in RATED_LEVELS)]
-    return new_nano(words * 3, order.seed, None, **size_of(order))  # a word is one token when it was met more than once
+    encoder = encoder_named(order.encoder)
+    return new_nano(
+        words * 3, order.seed, encoder, **size_of(order)
+    )  # a word is one token when it was met more than once
 
 
 def level_logits(model: VisionLanguageModel, pictures: Sequence[Image]) -> tuple[Tensor, Tensor]:

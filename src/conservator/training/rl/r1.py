@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save
 
 from conservator.claims import Identity, claim
+from conservator.commands import command_line
 from conservator.errors import ConservatorError
-from conservator.evaluation.rows import content_of
+from conservator.evaluation.rows import content_of, toolbox_hash
 from conservator.files import replacing, sha256
 from conservator.metrics import make_metric, metrics_at_hand
 from conservator.perception.network import TrainedPerception
@@ -25,7 +26,9 @@ from conservator.policies.vision_language import load_model, model_hash
 from conservator.pool import MemoPool
 from conservator.request import Request
 from conservator.restorer import Restorer
+from conservator.tools.catalog import make_toolbox
 from conservator.tools.tool import Toolbox
+from conservator.training.data.crops import training_data
 from conservator.training.data.division import divide_photos
 from conservator.training.data.recipes import setting_recipe
 from conservator.training.rl.episode import EpisodeRules
@@ -47,6 +50,7 @@ from conservator.training.rl.rewards import (
 from conservator.training.rl.starts import Starts, damaged_starts, found_starts
 from conservator.training.rl.tree import Ratings, StartTree
 from conservator.training.rl.weighting import RunningScale
+from conservator.training.run import hashes_of_weights, ship_weights
 
 R1_FILE = "r1.safetensors"
 """The trained policy, in the folder of its training."""
@@ -211,3 +215,28 @@ def _claim(order: R1Order, photos: Sequence[Path], toolbox: Toolbox) -> Path:
     claim(folder, shared)
     claim(order.output, Identity.of(settings, **contents))
     return folder
+
+
+def r1_needs(order: R1Order) -> dict[str, str]:
+    """The hashes of what a policy rests on: perception, and the tools that it chooses from."""
+    tools = make_toolbox(order.toolbox)
+    found = hashes_of_weights(order.perception, *learned_tools(tools))
+    return found | {f"toolbox {order.toolbox}": toolbox_hash(tools)}
+
+
+def ship_r1(trained: TrainedR1, order: R1Order, into: Path, made_with: Mapping[str, str]) -> Path:
+    """Put a policy into a folder of weights, with its entry in the manifest."""
+    defaults = asdict(R1Order(photos=order.folder))
+    asked = {name: value for name, value in asdict(order).items() if name not in ("output", "states", "tensorboard")}
+    told = {name: value for name, value in asked.items() if value != defaults[name] or name in ("photos", "seed")}
+    return ship_weights(
+        into,
+        "r1",
+        trained.actor_critic.tensors(),
+        data=f"the damaged photos of {order.folder.name}" if order.damaged else training_data(order.folder),
+        recipe="docs/restore-r1.md",
+        command=command_line("train", "r1", settings=told),
+        scores={**trained.scores, **{f"chance_{name}": value for name, value in trained.chance.items()}},
+        made_with=made_with,
+        metadata=trained.actor_critic.metadata(),
+    )
