@@ -23,6 +23,7 @@ from conservator.session import Apply, Decision, Step
 from conservator.tools import Tool, Toolbox, ToolSpec, make_toolbox
 from conservator.training.rl.check import check_reward
 from conservator.training.rl.episode import EpisodeRules
+from conservator.training.rl.feedback import QualityRater
 from conservator.training.rl.imitation import ImitationSettings, answered, train_imitation
 from conservator.training.rl.ppo import Played, PpoSettings, advantages, begun, clipped_loss, measure_starts, train_ppo
 from conservator.training.rl.rewards import (
@@ -234,7 +235,7 @@ def test_what_is_remembered_is_not_made_again(rules: EpisodeRules, tmp_path: Pat
         again.visit([(1, ("smoother",))])
 
 
-class Lightness:
+class Lightness(QualityRater):
     """Rates a study by how light its overview is, and its crops; it counts how often it was asked."""
 
     groups = ("overview", "crops")

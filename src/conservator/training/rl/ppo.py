@@ -323,6 +323,7 @@ class _Run:
     def save(self, folder: Path, told: Mapping[str, float]) -> dict[str, float]:
         """Measure the policy, and write the states, the checkpoint and the curve; the curve's new row."""
         row = {"step": self.update, "minutes": self.seconds / 60, **self.scores(), **told}
+        self.tree.save()
         self.curve.append(row)
         state = {
             "network": self.actor_critic.network.state_dict(),

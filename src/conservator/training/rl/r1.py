@@ -65,8 +65,8 @@ _MEASURED = ("psnr", "ssim")
 _MEASURED_HELD_OUT = "st_lpips"
 """What is measured of the starts held out, where it is installed, which takes longer than all else. It is never paid
 for, nor taught to any assessor: it tells when a reward is deceived."""
-_OF_THIS_MACHINE = ("photos", "damaged", "encoder", "output", "states", "tensorboard")
-"""Fields that make no other policy: of photos their content counts."""
+_OF_THIS_MACHINE = ("photos", "damaged", "encoder", "model", "output", "states", "tensorboard")
+"""Fields that make no other policy: of photos and models their content counts."""
 
 
 def train_r1(order: R1Order, report: Callable[[str], None] = print) -> TrainedR1:
@@ -202,18 +202,18 @@ def _claim(order: R1Order, photos: Sequence[Path], toolbox: Toolbox) -> Path:
     """Make the folder of the training this order's, and that of the states, which is returned, that of such orders."""
     content = content_of(photos, order.folder, toolbox, order.toolbox, order.states)
     used = {name: sha for name, sha in content.weights.items() if name in {order.perception, *toolbox} or "." in name}
-    for file in (Path(order.perception), *sorted(Path(order.model or "?").glob("*.safetensors"))):
-        used |= {file.name: sha256(file)} if file.is_file() else {}
-    contents = {"photos": content.photos, "tools": content.tools, "weights": used}
+    if (file := Path(order.perception)).is_file():
+        used |= {file.name: sha256(file)}
+    if order.encoder:
+        used |= {"encoder": load_encoder(order.encoder).sha256}
     settings = {name: value for name, value in asdict(order).items() if name not in _OF_THIS_MACHINE}
     settings |= {"references": order.damaged is None, "measured": _measured_held_out(order)}
-    if order.encoder:
-        contents["weights"] = used | {"encoder": load_encoder(order.encoder).sha256}
     of_starts = {name: settings[name] for name in (*_OF_STARTS, "references")}
-    shared = Identity.of(of_starts, **contents)
+    shared = Identity.of(of_starts, photos=content.photos, tools=content.tools, weights=used)
     folder = order.states / shared.digest()
     claim(folder, shared)
-    claim(order.output, Identity.of(settings, **contents))
+    rating = {"model": model_hash(order.model)} if order.model else {}
+    claim(order.output, Identity.of(settings, photos=content.photos, tools=content.tools, weights=used | rating))
     return folder
 
 

@@ -66,28 +66,31 @@ class Ratings:
     def __init__(self, rater: QualityRater, file: Path) -> None:
         """``file`` must be of this model and of the states of one folder alone."""
         self._rater, self._file = rater, file
-        self._known: dict[TreePlace, dict[str, float]] = {}
+        self._known = self._read()
         """Of what the rater shows, by its name."""
-        if file.exists():
-            self._known |= {_place(row): row[2] for row in torch.load(file, weights_only=True)}
-        self._saved = self._count()
+        self._fresh = False
 
     def rating(self, place: TreePlace, picture: Callable[[], Image]) -> float:
         """The rating of a place, 1 to 5; ``picture`` gives its study where it is asked."""
         known = self._known.setdefault(place, {})
         if not known.keys() >= set(self._rater.groups):
             known |= self._rater.rate_apart(picture())
+            self._fresh = True
         return sum(known[group] for group in self._rater.groups) / len(self._rater.groups)
 
     def save(self) -> None:
-        """Write what is new into the file."""
-        if self._count() > self._saved:
-            with replacing(self._file) as file:
-                torch.save([(place[0], list(place[1]), dict(known)) for place, known in self._known.items()], file)
-            self._saved = self._count()
+        """Write what is new into the file, beside what another training wrote meanwhile."""
+        if not self._fresh:
+            return
+        for place, known in self._read().items():
+            self._known[place] = known | self._known.get(place, {})
+        with replacing(self._file) as file:
+            torch.save([(place[0], list(place[1]), known) for place, known in self._known.items()], file)
+        self._fresh = False
 
-    def _count(self) -> int:
-        return sum(map(len, self._known.values()))
+    def _read(self) -> dict[TreePlace, dict[str, float]]:
+        rows = torch.load(self._file, weights_only=True) if self._file.exists() else []
+        return {_place(row): row[2] for row in rows}
 
 
 class StartTree:

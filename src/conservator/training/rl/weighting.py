@@ -65,9 +65,9 @@ class FixedWeights(Weighting):
 class RunningScale(FixedWeights):
     """The weighted sum of components that are divided by their running size, so that dB and shares can be added.
 
-    A component's size is the root of the mean square of what it was so far, old steps counting less by ``decay`` a
-    step. No mean is taken off: a step that changes nothing stays worth nothing. Until a component was other than 0 it
-    counts as it is.
+    A component's size is the root of the mean square of what it was where it was other than 0, older values counting
+    less by ``decay`` each: what is rare weighs no more than what is common. No mean is taken off: a step that changes
+    nothing stays worth nothing. Until a component was other than 0 it counts as it is.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None, decay: float = 0.999) -> None:
@@ -76,7 +76,7 @@ class RunningScale(FixedWeights):
         super().__init__(weights)
         self._decay = decay
         self._steps: dict[str, float] = {}
-        """How many steps were seen, the old ones counted for less."""
+        """How many values other than 0 were seen of each component, the old ones counted for less."""
         self._squares: dict[str, float] = {}
         """The sum of their squares, likewise."""
 
@@ -95,8 +95,9 @@ class RunningScale(FixedWeights):
         """Count these steps, in their order."""
         for components in group:
             for name, value in components.items():
-                self._steps[name] = self._decay * self._steps.get(name, 0.0) + 1
-                self._squares[name] = self._decay * self._squares.get(name, 0.0) + value**2
+                if value:
+                    self._steps[name] = self._decay * self._steps.get(name, 0.0) + 1
+                    self._squares[name] = self._decay * self._squares.get(name, 0.0) + value**2
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": dict(self._steps), "squares": dict(self._squares)}
