@@ -1,8 +1,9 @@
 """Train the policy r1 from right answers: of every known state it is told what each action leads to, at best.
 
 What an action is worth is the PSNR that its step gains and the most that can be gained after it, among the states that
-are known (tree.py): all toolchains, where all are known. Chances by these worths are the targets. This needs
-references. It learns from the states that PPO plays on, but is told of all their actions at once.
+are known (tree.py): all toolchains, where all are known. States of which an action was never tried are left out.
+Chances by these worths are the targets. This needs references. It learns from the states that PPO plays on, but is told
+of all their actions at once.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def train_imitation(
 
 
 def answered(tree: StartTree, tools: tuple[str, ...], settings: ImitationSettings) -> Answered:
-    """What every known action is worth in every known state of the starts to learn from that leaves a choice."""
+    """What every action is worth in the states to learn from that leave a choice, where all of it is known."""
 
     @cache
     def worths(place: TreePlace) -> Tensor:
@@ -96,7 +97,7 @@ def answered(tree: StartTree, tools: tuple[str, ...], settings: ImitationSetting
     states, possible, targets = [], [], []
     for place in tree.known:
         (node,) = tree.visit([place])
-        if int(node.possible.sum()) < 2:
+        if int(node.possible.sum()) < 2 or not tree.whole(place):  # to stop is no right answer for want of others
             continue
         states.append(node.state)
         possible.append(node.possible)

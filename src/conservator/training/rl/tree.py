@@ -40,7 +40,12 @@ TreePlace: TypeAlias = tuple[int, tuple[str, ...]]
 """The number of a start, and the tools that were called from it, those that failed included."""
 
 _IDLE = 20
-"""Ways of chance from each start that led to nothing new, after which all is taken for known."""
+"""Ways from each start that led to nothing new, after which all is taken for known."""
+_LIKED = "quality"
+"""The component by which a way goes on: perception's, so that exploring needs no reference."""
+_BEST = 0.7
+"""How often it goes on with the best; else any, so that the way of a poor choice is known, too. As perception's samples
+are drawn (training/perception/samples.py)."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ class StartTree:
     def explore(self, count: int, seed: int) -> None:
         """Make states of the starts to learn from, and save them, until ``count`` are known or all are.
 
-        First those that one tool leads to, then those on the ways of chance, start by start.
+        First those that one tool leads to. Then, start by start, a way on which all that is possible is tried at every
+        state: mostly it goes on with what perception likes best, else by chance. So the states on it are ``whole``.
         """
         for start in self.training:
             if len(self) >= count:
@@ -175,9 +181,18 @@ class StartTree:
             rng, known = np.random.default_rng([seed, walk, 53]), len(self)
             start, history = self.training[walk % len(self.training)], tuple[str, ...]()
             while tools := self._open((start, history)):
-                history = (*history, tools[int(rng.integers(len(tools)))])
+                tried = self.visit([(start, (*history, tool)) for tool in tools])
+                gains = [node.components.get(_LIKED, 0.0) for node in tried]
+                best = rng.random() < _BEST
+                history = (*history, tools[int(np.argmax(gains)) if best else int(rng.integers(len(tools)))])
             self.save()
             walk, idle = walk + 1, 0 if len(self) > known else idle + 1
+
+    def whole(self, place: TreePlace) -> bool:
+        """Whether all that is possible at a known place leads to known states."""
+        start, history = place
+        tools = zip(self._actor_critic.tools, self._nodes[place].possible.tolist(), strict=False)
+        return all((start, (*history, tool)) in self._nodes for tool, possible in tools if possible)
 
     def close(self) -> int:
         """From now on offer, of the starts to learn from, only what leads to a known state; how many these are."""
