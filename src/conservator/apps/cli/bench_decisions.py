@@ -14,7 +14,7 @@ from conservator.apps.cli.common import ThreadsOption
 @bench_app.command("decisions")
 def bench_decisions_command(
     photos: Annotated[Path, typer.Option(help="Folder of photos.", exists=True)],
-    policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "mllm",
+    policies: Annotated[str, typer.Option(help="Policies, joined by commas.")] = "r1",
     limit: Annotated[int, typer.Option(min=1, help="Use the first photos only.")] = 4,
     company: Annotated[int, typer.Option(min=1, help="Sessions that are decided together.")] = 64,
     threads: ThreadsOption = 1,

@@ -15,7 +15,7 @@ from conservator.errors import ConservatorError, name_not_found
 from conservator.training.experts.order import Order, TransferOrder
 from conservator.training.perception.order import HarmOrder, PerceptionOrder
 from conservator.training.risk.order import RiskOrder
-from conservator.training.rl.order import R1Order
+from conservator.training.rl.order import order_that_ships
 
 if TYPE_CHECKING:
     from conservator.weights.chain import Link
@@ -141,11 +141,13 @@ def _train_risk(data: Path, output: Path) -> None:
 
 
 def _train_r1(photos: Path, output: Path) -> None:
+    from conservator.claims import Identity
     from conservator.training.rl.r1 import r1_needs, ship_r1, train_r1
     from conservator.weights import WEIGHTS
 
-    order = R1Order(photos, output=output / "r1", states=output / "r1-states")
-    made_with = r1_needs(order)
+    made_with = r1_needs(order_that_ships(photos, output))
+    folder = output / f"r1-{Identity(weights=made_with).digest()}"  # of another perception, another training
+    order = order_that_ships(photos, folder)
     typer.echo(ship_r1(train_r1(order, typer.echo), order, WEIGHTS, made_with))
 
 

@@ -11,7 +11,7 @@ from conservator.errors import ConservatorError
 
 @dataclass(frozen=True)
 class R1Order:
-    """What to train the policy r1 on, and for what reward; the defaults are those of the one that ships.
+    """What to train the policy r1 on, and for what reward.
 
     Raises ConservatorError where the options contradict each other.
     """
@@ -82,3 +82,8 @@ class R1Order:
         found = self.photos or self.damaged
         assert found is not None, "one of them is given"
         return found
+
+
+def order_that_ships(photos: Path, output: Path) -> R1Order:
+    """What the policy that ships is trained by; ``output`` gets the folder of the training and that of the states."""
+    return R1Order(photos, reward="psnr", starts=400, output=output / "r1", states=output / "r1-states")

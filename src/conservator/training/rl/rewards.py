@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conservator.degradations.patches import UNDAMAGED_PSNR
 from conservator.errors import ConservatorError
-from conservator.image import Image
+from conservator.image import Image, digest
 from conservator.kinds import Kind
 from conservator.metrics import FullReference, make_metric
 from conservator.metrics.consistency import noise_structure, streaks
@@ -94,11 +94,19 @@ def metric_change(name: str, pool: Pool | None = None) -> Reward:
     if pool is not None:
         metric = replace(metric, score=lambda *pair: float(pool.submit(f"{METRIC}:{name}", *pair).result()))
 
+    known: dict[tuple[str, str], float] = {}  # what a step begins with, the one before it made
+
+    def score(image: Image, clean: Image) -> float:
+        both = digest(image), digest(clean)
+        if both not in known:
+            known[both] = _mean_score(metric, image, clean)
+        return known[both]
+
     def reward(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
         clean = referred(reference, name)
         if after.image is before.image:
             return {name: 0.0}
-        was, now = (_mean_score(metric, step.image, clean) for step in (before, after))
+        was, now = (score(step.image, clean) for step in (before, after))
         return {name: now - was if metric.higher_is_better else was - now}
 
     reward.__name__ = name
