@@ -236,7 +236,9 @@ def test_all_good_plans_are_learned_and_situations_come_as_often(tmp_path: Path)
 
 
 @needs_mllm
-def test_a_nano_that_begins_with_perceptions_encoder_is_kept_with_it(tmp_path: Path) -> None:
+def test_a_nano_that_begins_with_perceptions_encoder_is_kept_with_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from planner_lessons import SIZE, texts
 
     from conservator.policies.vision_language import inputs_of, load_model, pack, unpack
@@ -269,3 +271,4 @@ def test_a_nano_that_begins_with_perceptions_encoder_is_kept_with_it(tmp_path: P
         logits = model.network(**prompt).logits
         for kept, tolerance in ((load_model(str(tmp_path / "model")), 1e-5), (unpack(*pack(model)), 0.1)):
             assert torch.allclose(kept.network(**prompt).logits, logits, atol=tolerance)
+    assert "UNEXPECTED" not in capfd.readouterr().err

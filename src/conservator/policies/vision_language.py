@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -235,7 +236,8 @@ def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
         config = transformers.AutoConfig.from_pretrained(base)
         if config.model_type not in FAMILY:
             raise ValueError(f"its architecture is {config.model_type}, known are {', '.join(FAMILY)}")
-        network = transformers.AutoModelForImageTextToText.from_pretrained(base, dtype="auto", use_safetensors=True)
+        with _unsaid(has_encoder(config)):
+            network = transformers.AutoModelForImageTextToText.from_pretrained(base, dtype="auto", use_safetensors=True)
         _fill_encoder(network, Path(base))
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -257,6 +259,19 @@ def model_hash(model: str) -> str:
 def _heeds_wishes(folder: Path) -> bool:
     path = folder / _PICTURES
     return path.exists() and bool(json.loads(path.read_text("utf-8")).get(_HEEDS, False))
+
+
+@contextmanager
+def _unsaid(unexpected: bool) -> Iterator[None]:
+    """Keep transformers from telling a table of weights that are unexpected, where they are an encoder's."""
+    logging = import_mllm("transformers").utils.logging
+    was = logging.get_verbosity()
+    if unexpected:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(was)
 
 
 def _fill_encoder(network: Any, folder: Path) -> None:
