@@ -86,4 +86,4 @@ class R1Order:
 
 def order_that_ships(photos: Path, output: Path) -> R1Order:
     """What the policy that ships is trained by; ``output`` gets the folder of the training and that of the states."""
-    return R1Order(photos, reward="psnr", starts=400, output=output / "r1", states=output / "r1-states")
+    return R1Order(photos, reward="psnr", starts=400, updates=20, output=output / "r1", states=output / "r1-states")

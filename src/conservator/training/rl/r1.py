@@ -227,16 +227,17 @@ def r1_needs(order: R1Order) -> dict[str, str]:
 def ship_r1(trained: TrainedR1, order: R1Order, into: Path, made_with: Mapping[str, str]) -> Path:
     """Put a policy into a folder of weights, with its entry in the manifest."""
     defaults = asdict(R1Order(photos=order.folder))
-    asked = {name: value for name, value in asdict(order).items() if name not in ("output", "states", "tensorboard")}
-    told = {name: value for name, value in asked.items() if value != defaults[name] or name in ("photos", "seed")}
+    asked = {key: value for key, value in asdict(order).items() if key not in ("output", "states", "tensorboard")}
+    told = {key: value for key, value in asked.items() if value != defaults[key] or key in ("photos", "seed")}
+    name = order.folder.name
     return ship_weights(
         into,
         "r1",
         trained.actor_critic.tensors(),
-        data=f"the damaged photos of {order.folder.name}" if order.damaged else training_data(order.folder),
+        data=f"the damaged photos of {name}" if order.damaged else f"two thirds of {training_data(order.folder)}",
         recipe="docs/restore-r1.md",
         command=command_line("train", "r1", settings=told),
-        scores={**trained.scores, **{f"chance_{name}": value for name, value in trained.chance.items()}},
+        scores={**trained.scores, **{f"chance_{key}": value for key, value in trained.chance.items()}},
         made_with=made_with,
         metadata=trained.actor_critic.metadata(),
     )
