@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -259,8 +260,14 @@ def test_the_command_learns_from_damaged_files_alone(old_photos: Path, tmp_path:
     with LocalPool(make_toolbox("classical")) as pool:
         assert make_policy(f"r1:{file}", PolicyContext(pool, SEEING)).name == f"r1:{file}"
     was = load_file(file)
-    assert "update 2" not in conservator(*asked).stdout, "it was done already"
+    weights = tmp_path / "weights"
+    shipped = conservator(*asked, "--into", str(weights))
+    assert "update 2" not in shipped.stdout, "it was done already"
     assert all(torch.equal(was[name], value) for name, value in load_file(file).items())
+    assert all(torch.equal(was[name], value) for name, value in load_file(weights / "r1.safetensors").items())
+    entry = tomllib.loads((weights / "manifest.toml").read_text("utf-8"))["r1"]
+    assert "--damaged" in entry["command"]
+    assert entry["made_with"].keys() >= {"statistics", "toolbox classical"}
     for more, said in (
         (["--seed", "1"], "seed 0, now 1"),
         (["--reward", "psnr"], "give no PSNR"),
