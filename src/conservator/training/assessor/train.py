@@ -97,11 +97,8 @@ def teach_assessor(
 
 def new_assessor(order: AssessorOrder) -> VisionLanguageModel:
     """A nano model that knows the words of the question and of the levels, and has learned nothing."""
-    words = [QUESTION, ANSWER, *(f" {level}" for level in RATED_LEVELS)]
-    encoder = encoder_named(order.encoder)
-    return new_nano(
-        words * 3, order.seed, encoder, **size_of(order)
-    )  # a word is one token when it was met more than once
+    words = 3 * [QUESTION, ANSWER, *(f" {level}" for level in RATED_LEVELS)]  # met more than once, each is one token
+    return new_nano(words, order.seed, encoder_named(order.encoder), **size_of(order))
 
 
 def level_logits(model: VisionLanguageModel, pictures: Sequence[Image]) -> tuple[Tensor, Tensor]:
