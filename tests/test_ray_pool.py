@@ -111,6 +111,13 @@ def await_calls(pool: RayPool, running: int, waiting: int) -> None:
     assert (state.running, state.waiting) == (running, waiting)
 
 
+def hold_workers(pool: RayPool) -> list[Any]:
+    """Calls that keep both workers until their gate opens; what is submitted later cannot overtake them."""
+    calls = [pool.submit("gated", torch.zeros(1, n)) for n in (1, 2)]  # of other shapes, so they are two batches
+    await_calls(pool, running=2, waiting=0)
+    return calls
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.complex64])
 def test_tensors_travel_as_they_are(dtype: torch.dtype) -> None:
     for shape in ((2, 3, 4), (0, 3), ()):
@@ -144,7 +151,7 @@ def test_a_call_that_is_cancelled_waits_no_more(joined: Any, tmp_path: Path) -> 
     pool = joined(gated=Gated(gate), doubles=Doubles())
     before = counted(pool)
     try:
-        gates = [pool.submit("gated", torch.zeros(1, n)) for n in (1, 2)]
+        gates = hold_workers(pool)
         call = pool.submit("doubles", X)
         await_calls(pool, running=2, waiting=1)
         assert call.cancel()
@@ -160,19 +167,19 @@ def test_waiting_calls_run_as_batches_and_a_full_queue_lets_wait(joined: Any, tm
     gate = tmp_path / "gate"
     pool = joined(gated=Gated(gate), doubles=Doubles())
     before = counted(pool)
-    calls = [pool.submit("gated", torch.zeros(1, n)) for n in (1, 2)]  # of other shapes, so they fill both workers
-    calls += [pool.submit("doubles", X + n) for n in range(_OPEN - 2)]
     late: list[Any] = []
     asking = threading.Thread(target=lambda: late.append(pool.submit("doubles", X)))
-    asking.start()
     try:
+        hold_workers(pool)
+        calls = [pool.submit("doubles", X + n) for n in range(_OPEN - 2)]
+        asking.start()
         await_calls(pool, running=2, waiting=_OPEN - 2)
         assert asking.is_alive()
         assert not late
     finally:
         gate.touch()  # or the workers would wait in all tests that follow
     asking.join()
-    assert [float(call.result()[0, 0]) for call in calls[2:]] == [2 * (7 + n) for n in range(_OPEN - 2)]
+    assert [float(call.result()[0, 0]) for call in calls] == [2 * (7 + n) for n in range(_OPEN - 2)]
     assert torch.equal(late[0].result(), 2 * X)
     found = counted(pool, before)
     assert found["calls"] == found["results"] == _OPEN + 1
@@ -216,9 +223,9 @@ def test_a_worker_that_is_killed_costs_nothing(joined: Any, tmp_path: Path) -> N
 def test_an_input_that_kills_two_workers_is_the_models_failure_and_no_neighbours(joined: Any, tmp_path: Path) -> None:
     log, gate = tmp_path / "log", tmp_path / "gate"
     pool = joined(kills=KillsItsWorker(log), gated=Gated(gate))
-    gates = [pool.submit("gated", torch.zeros(1, n)) for n in (1, 2)]
-    calls = [pool.submit("kills", torch.full((1, 2), float(n))) for n in (0, 1, 2)]
     try:
+        gates = hold_workers(pool)
+        calls = [pool.submit("kills", torch.full((1, 2), float(n))) for n in (0, 1, 2)]
         await_calls(pool, running=2, waiting=3)  # so that they are one batch
     finally:
         gate.touch()
@@ -239,7 +246,7 @@ def test_a_deadline_ends_a_call_wherever_it_is_and_a_worker_that_hangs(joined: A
     words = [str(call.exception()) for call in calls]
     assert [one.partition(":")[0] for one in words] == ["gated gave no answer within 1 s"] * 3
     assert all(isinstance(call.exception(), PoolError) for call in calls)
-    assert "it still waited" in words[2]
+    assert any("it still waited" in one for one in words)
     patient = joined(doubles=Doubles())
     assert torch.equal(patient.submit("doubles", X).result(), 2 * X)
 
@@ -314,8 +321,8 @@ def test_a_pool_that_is_stopped_finishes_its_calls(
     gate, runner, lab = tmp_path / "gate", CliRunner(), f"lab@{machines.address}"
     pool = joined(gated=Gated(gate))
     calls = [pool.submit("gated", torch.ones(1, n)) for n in (1, 2, 3)]
-    while pool.state().running < 1:
-        pass
+    while (state := pool.state()).running + state.waiting < len(calls):
+        time.sleep(0.1)
     told = runner.invoke(app, ["pool", "status", lab]).output
     assert "busy: models" in told
     assert "calls run" in told

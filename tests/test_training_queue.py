@@ -271,15 +271,17 @@ def test_an_expert_ships_with_what_it_started_from(folder: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_processes_of_the_queue_start_pause_and_tell(folder: Path, tmp_path: Path) -> None:
     first = next(iter(COURSES))
-    asked = ("train", "queue", "start", "--photos", folder, "--output", tmp_path, "--processes", 1)
+    # at the default, 19, a machine that is busy with other tests gives it no time to begin
+    asked = ("train", "queue", "start", "--photos", folder, "--output", tmp_path, "--processes", 1, "--nice", 2)
     started = conservator(*asked)
     assert started.returncode == 0, started.stderr
-    until = time.monotonic() + 120
-    while f"{first}:" not in (tmp_path / "queue.log").read_text() and time.monotonic() < until:
+    until = time.monotonic() + 600
+    while f"{first}:" not in (said := (tmp_path / "queue.log").read_text()):
+        assert time.monotonic() < until, said
         time.sleep(0.2)
     (process,) = queue.working(tmp_path)
     group = Path(f"/proc/{process}/autogroup")
-    assert not group.exists() or group.read_text().endswith("nice 19\n")
+    assert not group.exists() or group.read_text().endswith("nice 2\n")
     assert "all run already" in conservator(*asked).stdout
     assert "work" in conservator("train", "queue", "status", "--output", tmp_path).stdout
     assert "paused" in conservator("train", "queue", "pause", "--output", tmp_path).stdout
