@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image as PillowImage
 from skimage import data
 
@@ -33,6 +34,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 torch.set_num_threads(1)
 torch.set_num_interop_threads(1)
+
+# a machine that is busy with other tests may pause any example for seconds
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,8 @@ from conservator import Apply, Decision, Observation, Stop
 
 GATE = "GATE_OF_A_TEST"
 """The environment variable of the folder where it writes ``deciding``, and waits for ``go``."""
+FIRST = "first"
+"""A file in that folder that lets one photo through, which takes it away."""
 
 
 class Gated:
@@ -23,15 +25,24 @@ class Gated:
         if observation.trajectory.toolchain():
             return Decision(Stop())
         (gate / "deciding").touch()
-        deadline = time.monotonic() + 100  # seconds; a test that forgot to open the gate
-        while not (gate / "go").exists() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 600  # seconds; a test that forgot to open the gate
+        while not (gate / "go").exists() and not taken(gate / FIRST) and time.monotonic() < deadline:
             time.sleep(0.01)
         return Decision(Apply("tv_denoise"))
 
 
-def wait_for(happened: Path, seconds: float = 100) -> None:
+def wait_for(happened: Path, seconds: float = 300) -> None:
     """Wait until a file is there."""
     deadline = time.monotonic() + seconds
     while not happened.exists():
         assert time.monotonic() < deadline, f"{happened} never came"
         time.sleep(0.01)
+
+
+def taken(marker: Path) -> bool:
+    """Whether this process is the one that takes the file away."""
+    try:
+        marker.unlink()
+    except FileNotFoundError:
+        return False
+    return True

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ray_policies import kill_machine_once, taken
+from gated_policy import taken
+from ray_policies import kill_machine_once
 from torch import Tensor
 
 
@@ -37,7 +38,7 @@ class Gated(Doubles):
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Wait, and double."""
-        limit = time.monotonic() + 300
+        limit = time.monotonic() + 900
         while not self.gate.exists() and time.monotonic() < limit:
             time.sleep(0.02)
         return super().__call__(*tensors)

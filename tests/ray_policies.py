@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from gated_policy import taken
+
 from conservator import Apply, Decision, Observation, Stop
 from conservator.image import Image
 from conservator.kinds import Kind
@@ -68,7 +70,7 @@ class KillsItsMachineOnce(Denoises):
 
     def act(self, observation: Observation) -> Decision:
         """Kill, or wait and denoise."""
-        kill_machine_once(self.marker, self.node, patience=60)
+        kill_machine_once(self.marker, self.node, patience=300)
         return super().act(observation)
 
 
@@ -87,12 +89,3 @@ class Bomb(Tool):
                 file.write(f"{os.getpid()}\n")
             os.kill(os.getpid(), signal.SIGKILL)
         return image * 0.5
-
-
-def taken(marker: Path) -> bool:
-    """Whether this process is the one that takes the file away."""
-    try:
-        marker.unlink()
-    except FileNotFoundError:
-        return False
-    return True

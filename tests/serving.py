@@ -17,7 +17,7 @@ import httpx
 TOKEN = "a token of no consequence".replace(" ", "-")
 QUICK = '{"policy": "rules", "toolbox": "classical", "perception": "statistics", "risk": 1}'
 """A request that needs no large models."""
-_PATIENCE = 120  # seconds, on a machine that is busy with other things
+PATIENCE = 120  # seconds, on a machine that is busy with other things
 
 
 class Served:
@@ -41,7 +41,7 @@ class Served:
         threading.Thread(target=lambda: self.said.extend(self._process.stderr or []), daemon=True).start()
         self.address = self.said[-1].split()[2]
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self.client = httpx.Client(base_url=self.address, headers=headers, timeout=_PATIENCE, trust_env=False)
+        self.client = httpx.Client(base_url=self.address, headers=headers, timeout=PATIENCE, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -59,12 +59,12 @@ class Served:
     def stop(self) -> int:
         """Ask it to end, as ``docker stop`` does; returns its exit code."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(_PATIENCE)
+        return self._process.wait(PATIENCE)
 
     def kill(self) -> None:
         """End it in mid-work."""
         self._process.kill()
-        self._process.wait(_PATIENCE)
+        self._process.wait(PATIENCE)
 
     def post(self, photo: bytes, request: str = QUICK, *, to: str = "restorations", **more: Any) -> httpx.Response:
         """Send a photo."""
@@ -83,7 +83,7 @@ class Served:
 
     def until(self, path: str, *states: str) -> Any:
         """Wait until a job has one of these states; returns it."""
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + PATIENCE
         while (job := self.get(path))["state"] not in states:
             assert time.monotonic() < end, job
             time.sleep(0.05)

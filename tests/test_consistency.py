@@ -109,7 +109,7 @@ def test_rain_that_is_added_was_not_taken_away() -> None:
     assert streaks(clean, rainy) > 0.9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(PHOTOS)),
     quality=st.integers(5, 100),

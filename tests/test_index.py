@@ -191,7 +191,7 @@ def test_the_command_writes_the_page_and_names_it(album: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no bash")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.binary(min_size=1, max_size=40).map(lambda raw: raw.replace(b"\0", b"x")), min_size=1, max_size=8))
 def test_a_shell_reads_every_name_as_it_is(names: list[bytes]) -> None:
     words = " ".join(shell_word(os.fsdecode(name)) for name in names)

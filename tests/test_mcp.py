@@ -55,7 +55,15 @@ def talk(bench: Workbench, conversation: Callable[[Client], Awaitable[None]]) ->
         async with Client(offer(bench)) as client:
             await conversation(client)
 
-    asyncio.run(asyncio.wait_for(run(), 200))
+    asyncio.run(asyncio.wait_for(run(), 900))
+
+
+async def ended_job(client: Client, job: str) -> Any:
+    """The status of a job once it has ended, however busy the machine is."""
+    status = await call(client, "job_status", job=job, wait_seconds=50)
+    while status["state"] in ("running", "stopping"):
+        status = await call(client, "job_status", job=job, wait_seconds=50)
+    return status
 
 
 async def call(client: Client, name: str, /, **arguments: Any) -> Any:
@@ -221,7 +229,7 @@ def test_hostile_calls_are_refused_in_a_sentence_and_reach_nothing(bench: Workbe
         listed = await call(client, "inspect", photo=".")
         assert listed["photos"] == ["noisy.png"]
         job = (await call(client, "batch_start", photos=["."], output="batch"))["job"]
-        ended = await call(client, "job_status", job=job, wait_seconds=50)
+        ended = await ended_job(client, job)
         assert (ended["photos"], ended["outcomes"]) == (1, {"restored": 1})
         assert "2 photos left out" in " ".join(ended["passed_over"])
 
@@ -291,7 +299,7 @@ def test_pictures_beyond_the_limit_are_refused(root: Path) -> None:
         await call(client, "apply", photo=photo, tool="tv_denoise")
 
     talk(bench, conversation)
-    assert bench.close(60)
+    assert bench.close(300)
 
 
 def test_the_photo_that_was_not_used_for_longest_is_closed(bench: Workbench, root: Path) -> None:
@@ -369,7 +377,7 @@ def gated(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     bench = Workbench([root], Request("gated_policy:Gated", "classical", "statistics", risk=1))
     yield bench, gate
     (gate / "go").touch()
-    assert bench.close(60)
+    assert bench.close(300)
 
 
 def test_a_cancelled_call_stops_at_its_next_step_and_writes_nothing(gated: tuple[Workbench, Path], root: Path) -> None:
@@ -380,8 +388,10 @@ def test_a_cancelled_call_stops_at_its_next_step_and_writes_nothing(gated: tuple
             calls.start_soon(client.call_tool, "restore", {"photo": "noisy.png"})
             await anyio.to_thread.run_sync(wait_for, gate / "deciding")
             calls.cancel_scope.cancel()
+        for _ in range(3):  # by the time that these are answered, the other side has heard of it
+            await client.list_tools()
         (gate / "go").touch()
-        journal, deadline = root / "restored" / "conservator.manifest.jsonl", time.monotonic() + 60
+        journal, deadline = root / "restored" / "conservator.manifest.jsonl", time.monotonic() + 300
         while "the call was cancelled" not in journal.read_text():
             assert time.monotonic() < deadline
             await anyio.sleep(0.01)
@@ -402,10 +412,10 @@ def test_a_batch_is_cancelled_and_goes_on(gated: tuple[Workbench, Path], root: P
         assert (await call(client, "job_status", job=job, wait_seconds=0.1))["state"] == "running"
         assert (await call(client, "job_cancel", job=job))["state"] == "stopping"
         (gate / "go").touch()
-        ended = await call(client, "job_status", job=job, wait_seconds=50)
+        ended = await ended_job(client, job)
         assert (ended["state"], ended["outcomes"]) == ("cancelled", {"restored": 1})
         again = (await call(client, "batch_start", photos=["."], output="out"))["job"]
-        ended = await call(client, "job_status", job=again, wait_seconds=50)
+        ended = await ended_job(client, again)
         assert (ended["state"], ended["outcomes"]) == ("ended", {"skipped": 1, "restored": 2})
 
     talk(bench, conversation)

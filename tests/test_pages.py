@@ -105,6 +105,7 @@ def opened(browser: Browser, path: Path, width: int = 1280, scheme: str = "light
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, has_touch=touch)
     page, complaints = context.new_page(), []
     page.complaints = complaints
+    page.set_default_timeout(120_000)  # milliseconds, on a machine that is busy with other things
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or complaints.append(asked.url))

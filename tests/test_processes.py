@@ -44,12 +44,12 @@ if __name__ == "__main__":
     held.start()
     fork = multiprocessing.get_context("fork")
     with fork.Pool(2) as pool:
-        found["fork"] = pool.apply_async(by_name, (path,)).get(timeout=200)
-        found["fork, kept"] = pool.apply_async(kept, (path,)).get(timeout=200)
+        found["fork"] = pool.apply_async(by_name, (path,)).get(timeout=900)
+        found["fork, kept"] = pool.apply_async(kept, (path,)).get(timeout=900)
     held.join()
     RESTORER.close()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found["spawn"] = pool.apply_async(by_name, (path,)).get(timeout=200)
+        found["spawn"] = pool.apply_async(by_name, (path,)).get(timeout=900)
     torch.set_num_threads(1)
     with conservator.Restorer() as RESTORER:
         found["one thread"] = kept(path)
@@ -72,7 +72,7 @@ def test_threads_forks_and_spawned_processes_give_the_bytes_of_the_parent(tmp_pa
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-1000:]

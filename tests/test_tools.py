@@ -31,7 +31,7 @@ def blur(radius: int) -> Callable[[Image], Image]:
     return restore
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     height=st.integers(33, 220),
     width=st.integers(33, 220),

@@ -130,7 +130,7 @@ def abandon_workspaces() -> None:
     No workspace is made and nothing takes its place any more after that.
     """
     for lock in (_making, _placing):
-        lock.acquire(timeout=5)  # seconds: a few renames last no longer
+        lock.acquire(timeout=60)  # seconds: a few renames last no longer, on however slow a disk
     for folder in list(_workspaces):
         gone = folder.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")  # where threads still at work put nothing new
         with contextlib.suppress(OSError):

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 _QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-_SURE = 30.0
-"""Seconds in which Ray learns that a process which cannot be reached is dead, where it is; it takes about 15 to declare
-a machine dead (five checks, 3 s apart)."""
+_SURE = 120.0
+"""Seconds at most in which Ray learns that a process which cannot be reached is dead, where it is. It takes about 15 to
+declare a machine dead (five checks, 3 s apart), and longer where machines are busy."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def room_for(ray: Any, threads: int, gpus: float) -> int:
 def was_killed(ray: Any, actor: Any, node: str) -> bool:
     """Whether the process of an actor that gave no answer is dead, while its machine lives.
 
-    The actor has a method ``ready``; ``node`` is Ray's name of its machine. May take half a minute.
+    The actor has a method ``ready``; ``node`` is Ray's name of its machine. May take two minutes.
     """
     errors, until = ray.exceptions, time.monotonic() + _SURE
     while True:
