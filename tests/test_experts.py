@@ -107,6 +107,17 @@ def test_a_fresh_network_changes_almost_nothing(name: str) -> None:
     assert (result - image).abs().max() < 0.01
 
 
+@pytest.mark.parametrize("name", ["dehaze", "brighten_dark", "derain", "denoise_medium"])
+def test_a_photo_comes_out_the_same_on_however_many_threads(name: str) -> None:
+    tool, image = make_toolbox("conservator")[name], to_image(data.coffee()[:320, :400])
+    tool.setup("cpu")
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(tool(image))
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
 def test_a_network_of_the_scene_still_learns_where_a_step_pushed_every_activation_below_zero() -> None:
     torch.manual_seed(0)
     network = make_network("bilateral_leaky")

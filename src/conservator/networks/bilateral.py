@@ -74,9 +74,18 @@ class BilateralNet(nn.Module):
         rows = torch.linspace(-1, 1, height, device=image.device)
         strips = []
         for part, ys in zip(image.split(256, dim=2), rows.split(256), strict=True):
-            z = torch.tanh(self.guide(part).float() + 2 * part.mean(1, keepdim=True) - 1)[:, 0]
+            z = torch.tanh(self._guided(part).float() + 2 * part.mean(1, keepdim=True) - 1)[:, 0]
             place = torch.stack(torch.broadcast_tensors(columns, ys[:, None], z[0]), -1)[None, None]
             sampled = F.grid_sample(grid, place, padding_mode="border", align_corners=True)[:, :, 0]
             matrix, offset = sampled[:, :9].unflatten(1, (3, 3)), sampled[:, 9:]
             strips.append(part + (matrix * part[:, None]).sum(2) + offset)
         return torch.cat(strips, 2)
+
+    def _guided(self, part: Tensor) -> Tensor:
+        """Where pixels lie in the grid by what the guide makes of their colours, (1, 1, H, W).
+
+        The last convolution is spelled out, for oneDNN adds up in another order on another number of threads, and the
+        same photo must give the same bytes.
+        """
+        last = self.guide[-1]
+        return (self.guide[:-1](part) * last.weight).sum(1, keepdim=True) + last.bias
