@@ -88,4 +88,7 @@ class BilateralNet(nn.Module):
         same photo must give the same bytes.
         """
         last = self.guide[-1]
-        return (self.guide[:-1](part) * last.weight).sum(1, keepdim=True) + last.bias
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        mixed: Tensor = self.guide[:-1](part) * last.weight
+        return mixed.sum(1, keepdim=True) + last.bias
