@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image as PillowImage
 from skimage import data
 from test_cli import conservator, process
@@ -434,24 +433,6 @@ def test_a_fault_of_the_program_costs_one_photo(album: Path, tmp_path: Path) -> 
     told = {Path(o.source).name: o.message for o in summary.outcomes if o.status == "failed"}
     assert any("ZeroDivisionError: a fault of the program" in message for message in told.values())
     assert summary.count("failed") < len(tasks)
-
-
-def test_photos_at_the_same_time_share_the_cores(album: Path, tmp_path: Path) -> None:
-    found = set[int]()
-
-    class Counting(StatisticalPerception):
-        def grade(self, image: Image) -> Percept:
-            found.add(torch.get_num_threads())
-            return super().grade(image)
-
-    files = FileRestorer(Restorer(Request("rules", "classical", risk=1), perception=Counting("statistics", "cpu")))
-    torch.set_num_threads(5)
-    for jobs, share in ((2, 2), (8, 1)):
-        output = tmp_path / str(jobs)
-        run_batch(tasks_of(album, output=output), files, Journal(output / JOURNAL), executor=Threads(jobs))
-        assert found == {share}
-        assert torch.get_num_threads() == 5
-        found.clear()
 
 
 def test_what_was_finished_before_a_batch_was_stopped_is_in_the_journal(album: Path, tmp_path: Path) -> None:

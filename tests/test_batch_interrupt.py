@@ -68,12 +68,15 @@ def begin(scans: Path, output: Path, jobs: int) -> subprocess.Popen[str]:
 
 
 def interrupt(running: subprocess.Popen[str]) -> str:
-    """Press Ctrl-C; the line that says what will be finished."""
+    """Press Ctrl-C; all lines up to the one that says what will be finished."""
     running.send_signal(signal.SIGINT)
     assert running.stdout is not None
-    while "finishing" not in (line := running.stdout.readline()):
-        assert line, "the batch ended before it said that it would"
-    return line
+    told = ""
+    while "finishing" not in told:
+        line = running.stdout.readline()
+        assert line, f"the batch ended before it said that it would: {told}"
+        told += line
+    return told
 
 
 def check_tree(scans: Path, output: Path) -> int:
@@ -90,9 +93,10 @@ def check_tree(scans: Path, output: Path) -> int:
 def test_the_first_finishes_what_is_in_work_and_resuming_goes_on(scans: Path, gate: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     running = begin(scans, output, 2)
-    assert "finishing 2 photos in work; Ctrl-C again stops at once" in interrupt(running)
+    told = interrupt(running)
+    assert "finishing 2 photos in work; Ctrl-C again stops at once" in told
     (gate / "go").touch()
-    told, _ = running.communicate(timeout=600)
+    told += running.communicate(timeout=600)[0]
     assert running.returncode == 130
     assert "not begun; the same command with --resume goes on" in told
     assert f"results in {output}" in " ".join(told.split())
@@ -108,10 +112,10 @@ def test_the_first_finishes_what_is_in_work_and_resuming_goes_on(scans: Path, ga
 def test_the_second_stops_at_once_and_leaves_nothing_half_written(scans: Path, gate: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     running = begin(scans, output, 2)
-    interrupt(running)
+    told = interrupt(running)
     running.send_signal(signal.SIGINT)
-    told, _ = running.communicate(timeout=300)
+    rest, _ = running.communicate(timeout=300)
     assert running.returncode == 130
-    assert "photos in" not in told  # no summary: nobody waited for one
-    assert "Traceback" not in told
+    assert "photos in" not in rest  # no summary: nobody waited for one
+    assert "Traceback" not in told + rest
     assert check_tree(scans, output) == 1

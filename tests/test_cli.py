@@ -8,14 +8,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PillowImage
 from skimage import data
 
 from conservator.apps.cli import main
+from conservator.perception import StatisticalPerception
+from conservator.tools import Tool
 
 
 def conservator(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -161,3 +166,30 @@ def test_mistakes_get_one_sentence_and_exit_code_2(
     assert result.returncode == 2, text
     assert words in text.replace("\n", " ")
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(("command", "jobs", "share"), [("restore", 2, 2), ("restore", 8, 2), ("examine", 2, 2)])
+def test_photos_at_the_same_time_share_the_cores(
+    command: str, jobs: int, share: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, found = tmp_path / "scans", dict[str, set[int]](grades=set(), tools=set())
+    scans.mkdir()
+    for number in range(2):
+        noisy = data.coffee()[:96, :128] + np.random.default_rng(number).normal(0, 25, (96, 128, 3))
+        PillowImage.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(scans / f"{number}.png")
+
+    def counted(what: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*given: Any) -> Any:
+            found[what].add(torch.get_num_threads())
+            return call(*given)
+
+        return counting
+
+    monkeypatch.setattr(StatisticalPerception, "grade", counted("grades", StatisticalPerception.grade))
+    monkeypatch.setattr(Tool, "__call__", counted("tools", Tool.__call__))
+    torch.set_num_threads(5)
+    quick = ("--policy", "greedy", "--toolbox", "classical", "--perception", "statistics", "--risk", 1)
+    where = ("-o", tmp_path / "out") if command == "restore" else ()
+    done = conservator(command, scans, "--jobs", jobs, *where, *quick)
+    assert done.returncode == 0, done.stderr
+    assert found == {"grades": {share}, "tools": {share}}

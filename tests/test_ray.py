@@ -350,11 +350,16 @@ def test_ctrl_c_ends_a_cluster_that_was_started_here(tmp_path: Path) -> None:
         begun = _children(running.pid)
         assert any("raylet" in name for name in begun.values())
         os.killpg(running.pid, signal.SIGINT)
-        while "in work; Ctrl-C again stops at once" not in (line := running.stdout.readline()):
-            assert line, "it ended before it said that it would"
+        told = ""
+        while "in work; Ctrl-C again stops at once" not in told:
+            line = running.stdout.readline()
+            assert line, f"it ended before it said that it would: {told}"
+            told += line
         (gate / "go").touch()
-        told = running.communicate(timeout=600)[0]
+        told += running.communicate(timeout=600)[0]
     assert running.returncode == 130
+    in_work = int(told.partition("finishing ")[2].split()[0])
+    assert len(list(output.glob("*.png"))) == 1 + in_work
     assert "not begun; the same command with --resume goes on" in told
     assert "failed" not in told
     assert "Traceback" not in told

@@ -319,7 +319,9 @@ def test_a_job_that_ends_its_process_twice_has_failed_and_the_others_go_on(api: 
         (worker,) = api.workers
         os.kill(worker, signal.SIGKILL)
         # another one begins only once the job was given back, which may last no time; after the second there is none
+        end = time.monotonic() + PATIENCE
         while worker in api.workers or (not api.workers and api.get(job)["state"] != "failed"):
+            assert time.monotonic() < end
             time.sleep(0.05)
     failed = api.until(job, "done", "failed")
     assert failed["error"] == "the process that worked on it was ended by signal 9, for the second time"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import threading
@@ -20,6 +21,7 @@ from test_cli import conservator
 from typer.testing import CliRunner
 
 from conservator.apps.cli import app as cli
+from conservator.apps.cli.train_queue import start_queue
 from conservator.degradations import GaussianNoise
 from conservator.errors import ConservatorError
 from conservator.tools.rl_restore_own import Architecture
@@ -282,6 +284,7 @@ def test_processes_of_the_queue_start_pause_and_tell(folder: Path, tmp_path: Pat
     (process,) = queue.working(tmp_path)
     group = Path(f"/proc/{process}/autogroup")
     assert not group.exists() or group.read_text().endswith("nice 2\n")
+    assert inspect.signature(start_queue).parameters["nice"].default == 19
     assert "all run already" in conservator(*asked).stdout
     assert "work" in conservator("train", "queue", "status", "--output", tmp_path).stdout
     assert "paused" in conservator("train", "queue", "pause", "--output", tmp_path).stdout

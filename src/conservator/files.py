@@ -10,6 +10,7 @@ import shutil
 import stat
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -129,8 +130,9 @@ def abandon_workspaces() -> None:
 
     No workspace is made and nothing takes its place any more after that.
     """
+    until = time.monotonic() + 20  # seconds: a few renames last no longer, on however slow a disk
     for lock in (_making, _placing):
-        lock.acquire(timeout=60)  # seconds: a few renames last no longer, on however slow a disk
+        lock.acquire(timeout=max(0.0, until - time.monotonic()))
     for folder in list(_workspaces):
         gone = folder.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")  # where threads still at work put nothing new
         with contextlib.suppress(OSError):

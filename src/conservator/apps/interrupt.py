@@ -20,7 +20,8 @@ def interruptible(say: Callable[[], None], leave: Callable[[], None]) -> Iterato
     """Take Ctrl-C over; gives a function that says whether it was pressed.
 
     The first one calls ``say``, and no more. The second one calls ``leave``, deletes what is in work and ends the
-    process, since threads that compute cannot be stopped. Outside the main thread, Python's own way stays.
+    process, since threads that compute cannot be stopped; a third one ends it at once. Outside the main thread,
+    Python's own way stays.
     """
     pressed = 0
 
@@ -30,6 +31,8 @@ def interruptible(say: Callable[[], None], leave: Callable[[], None]) -> Iterato
         # in a thread: what this one was just doing, printing say, cannot be done within itself
         told = threading.Thread(target=say if pressed == 1 else leave, daemon=True)
         told.start()
+        if pressed > 2:  # while that is tidied up
+            os._exit(STOPPED)
         if pressed > 1:
             told.join(timeout=1)  # second
             abandon_workspaces()

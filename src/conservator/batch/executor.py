@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
-
-import torch
 
 from conservator.batch.files import FileRestorer
 from conservator.batch.journal import Outcome
@@ -56,25 +53,9 @@ class Threads:
             if not stopped():
                 ended(job.task, files(job, started(job.task)))
 
-        with sharing_cores(self.jobs):
-            threads = ThreadPoolExecutor(self.jobs)
-            try:
-                for call in as_completed([threads.submit(work, job) for job in jobs]):
-                    call.result()
-            finally:
-                threads.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def sharing_cores(jobs: int) -> Iterator[None]:
-    """Let each computation of this process take its share of the cores, for so many photos at a time.
-
-    Threads of one computation wait for each other in loops. Where there are more of them than cores, they keep each
-    other from working: on two cores two photos at a time take half as long again as with one thread for each.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // jobs))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        threads = ThreadPoolExecutor(self.jobs)
+        try:
+            for call in as_completed([threads.submit(work, job) for job in jobs]):
+                call.result()
+        finally:
+            threads.shutdown(cancel_futures=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conservator.batch.engine import settle_all
-from conservator.batch.executor import sharing_cores
 from conservator.batch.files import FileRestorer
 from conservator.batch.journal import Journal, Outcome
 from conservator.batch.standing import Job
@@ -109,7 +108,7 @@ def preview_batch(
         return None if stopped() else _checked(task, preview(files.restorer, task.source, on_start(task)), journal)
 
     found: list[Preview] = []
-    with sharing_cores(jobs), ThreadPoolExecutor(jobs) as threads:
+    with ThreadPoolExecutor(jobs) as threads:
         calls: list[tuple[Task, Future[Preview | None] | Preview]] = []
         for task, known in settled:
             calls.append((task, _standing(task, known) if isinstance(known, Outcome) else threads.submit(work, task)))

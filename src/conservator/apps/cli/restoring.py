@@ -170,6 +170,8 @@ def _restored(paths: list[Path], restorer: Restorer, where: BatchOptions, tools:
     from conservator.batch import JOURNAL, FileRestorer, Journal, find_tasks, run_batch, save_index
 
     found = find_tasks(paths, where.output, where.suffix)
+    if not where.elsewhere:
+        _share_cores(where.jobs or 1, len(found.tasks))
     journal = Journal(found.folder / JOURNAL)
     with BatchDisplay(len(found.tasks)) as display, interruptible(display.stopping, display.close) as stopped:
         summary = run_batch(
@@ -195,6 +197,17 @@ def _restored(paths: list[Path], restorer: Restorer, where: BatchOptions, tools:
     return STOPPED if stopped_early else max(summary.exit_code, bool(trouble))
 
 
+def _share_cores(jobs: int, photos: int) -> None:
+    """Let each computation of this process take its share of the cores, for so many photos at a time.
+
+    Threads of one computation wait for each other in loops. Where there are more of them than cores, they keep each
+    other from working: on two cores two photos at a time took 1.4 times as long. What computes already keeps its own.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // max(1, min(jobs, photos))))
+
+
 def _previewed(paths: list[Path], restorer: Restorer, where: BatchOptions, standing: bool) -> int:
     """Say what would be done to a batch, and return the exit code; ``standing``: mind the results that are there."""
     from conservator.apps.interrupt import STOPPED, interruptible
@@ -203,6 +216,7 @@ def _previewed(paths: list[Path], restorer: Restorer, where: BatchOptions, stand
 
     begun = time.monotonic()
     found = find_tasks(paths, where.output, where.suffix)
+    _share_cores(where.jobs or 1, len(found.tasks))
     with BatchDisplay(len(found.tasks)) as display, interruptible(display.stopping, display.close) as stopped:
         previews = preview_batch(
             found.tasks,
