@@ -23,7 +23,7 @@ from conservator.image import Image, to_image
 from conservator.perception import Blind, StatisticalPerception, Verdict, study
 from conservator.perception.perception import Look
 from conservator.policies import ActorCritic, ActorCriticPolicy, PolicyContext, check_policy, make_policy
-from conservator.policies.actor_critic import MOST_TOOLS
+from conservator.policies.actor_critic import MOST_TOOLS, likeliest
 from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session import Apply, Decision, Scope, Session, Step, Stop, run, run_together
 from conservator.tools import Toolbox, make_toolbox
@@ -115,6 +115,15 @@ def test_what_is_not_possible_has_no_chance(damaged: Image, classical: Toolbox, 
     assert known.possible(observation).tolist() == [False] * 5 + [True]
 
 
+def test_what_is_treated_is_chosen_before_the_tool_for_it() -> None:
+    rain, dark = frozenset({Kind.RAIN}), frozenset({Kind.LOW_LIGHT})
+    treats = [rain, dark, dark, dark]
+    assert likeliest([0.3, 0.1, 0.2, 0.15, 0.25], treats) == 2  # 45 % for darkness
+    assert likeliest([0.3, 0.1, 0.1, 0.05, 0.45], treats) == 4  # to stop
+    assert likeliest([0.5, 0.1, 0.2, 0.15, 0.05], treats) == 0
+    assert likeliest([0.0, 0.0, 0.0, 0.0, 1.0], treats) == 4
+
+
 def test_many_sessions_together_are_decided_as_each_alone(damaged: Image, classical: Toolbox, pool: Pool) -> None:
     policy = ActorCriticPolicy(fresh(classical, 1, sure=300), SEEING)
     images = [damaged, PHOTOS[0][..., :200, :240], degrade(PHOTOS[2][..., :200, :240], parse_recipe("noise:low", 1))]
@@ -139,10 +148,10 @@ def test_what_risk_control_refuses_is_not_done_and_another_is_chosen(
         def judge(self, start: Look, before: Look, after: Look, treats: frozenset[Kind], treated: object) -> Verdict:
             return Verdict(1.0 if Kind.NOISE in treats else 0.0, 0.5)
 
-    policy = ActorCriticPolicy(fresh(classical, sure=0.0), SEEING)  # all as likely: it takes the first
+    policy = ActorCriticPolicy(fresh(classical, sure=0.0), SEEING)  # all as likely: what more tools are for
     found = run(policy, Session(damaged, classical, pool, SEEING, admission=NoDenoising()))  # type: ignore[arg-type]
     assert [refusal.tool for refusal in found.refusals] == ["wavelet_denoise", "tv_denoise"]
-    assert found.toolchain()[:1] == ("deblock",)
+    assert found.toolchain()[:1] == ("gamma_brighten",)
 
 
 def test_it_is_saved_by_its_names_and_refuses_what_it_does_not_know(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from conservator.errors import ConservatorError
-from conservator.kinds import Severity
+from conservator.kinds import Kind, Severity
 from conservator.networks.actor_critic import ActorCriticNetwork
 from conservator.perception.features import names_differ
 from conservator.perception.network import TrainedPerception
@@ -113,6 +114,19 @@ class ActorCritic:
         return found
 
 
+def likeliest(chances: Sequence[float], treats: Sequence[frozenset[Kind]]) -> int:
+    """The action to take of tools, which treat these kinds, and a stop after them, which have these chances.
+
+    First what is treated, by the chances of all tools for it together, then the likeliest of these. Else damage for
+    which there are many tools, which share its chance among them, would never be treated first.
+    """
+    together = Counter[frozenset[Kind] | None]()
+    for chance, kinds in zip(chances, (*treats, None), strict=True):
+        together[kinds] += chance  # type: ignore[assignment]
+    best = max(together, key=together.__getitem__)
+    return max((i for i, kinds in enumerate((*treats, None)) if kinds == best), key=chances.__getitem__)
+
+
 def _graded(percept: Percept) -> list[float]:
     """What perception says of a picture: how sure it is of each kind, how severe each is, the quality."""
     found = [percept.confidences.get(kind, 0.0) for kind in GRADED_KINDS]
@@ -163,7 +177,7 @@ def shipped_actor_critic() -> ActorCritic:
 
 
 class ActorCriticPolicy:
-    """Does what its actor finds likeliest of what is possible, and says how likely it found that and the rest.
+    """Treats what its actor finds likeliest of what is possible, and says how likely it found each tool and to stop.
 
     A small photo is enlarged, where that is offered, when it has no more to do: it never learned about size.
     """
@@ -197,10 +211,12 @@ class ActorCriticPolicy:
     def _decide(self, observation: Observation, chances: Sequence[float]) -> Decision:
         if is_enlarged(observation):
             return Decision(Stop(), thought="the photo is enlarged, which is the last step")
-        actions: list[Action] = [*map(Apply, self._actor_critic.tools), Stop()]
+        tools, removes = self._actor_critic.tools, {spec.name: spec.removes for spec in observation.tools}
+        actions: list[Action] = [*map(Apply, tools), Stop()]
+        chosen = actions[likeliest(chances, [removes.get(tool, frozenset()) for tool in tools])]
         ranked = sorted(zip(actions, chances, strict=True), key=lambda item: -item[1])
         likely = {action: chance for action, chance in ranked if chance > 0}
-        return enlarged_last(Decision(next(iter(likely)), thought=told(likely)), observation)
+        return enlarged_last(Decision(chosen, thought=told(likely)), observation)
 
 
 def _measuring(actor_critic: ActorCritic, perception: Perception) -> Perception:

@@ -28,6 +28,7 @@ from torch import Tensor
 from conservator.errors import ToolFailedError
 from conservator.files import replacing
 from conservator.image import Image
+from conservator.kinds import Kind
 from conservator.perception.perception import Perception
 from conservator.policies.actor_critic import ActorCritic
 from conservator.session import Apply, Decision
@@ -135,6 +136,11 @@ class StartTree:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    @property
+    def treats(self) -> list[frozenset[Kind]]:
+        """What each tool of the policy is for."""
+        return [self._rules.toolbox[tool].spec.removes for tool in self._actor_critic.tools]
 
     @property
     def told(self) -> list[str]:
