@@ -114,7 +114,7 @@ class ActorCritic:
         return found
 
 
-def likeliest(chances: Sequence[float], treats: Sequence[frozenset[Kind]]) -> int:
+def damage_first(chances: Sequence[float], treats: Sequence[frozenset[Kind]]) -> int:
     """The action to take of tools, which treat these kinds, and a stop after them, which have these chances.
 
     First what is treated, by the chances of all tools for it together, then the likeliest of these. Else damage for
@@ -213,7 +213,7 @@ class ActorCriticPolicy:
             return Decision(Stop(), thought="the photo is enlarged, which is the last step")
         tools, removes = self._actor_critic.tools, {spec.name: spec.removes for spec in observation.tools}
         actions: list[Action] = [*map(Apply, tools), Stop()]
-        chosen = actions[likeliest(chances, [removes.get(tool, frozenset()) for tool in tools])]
+        chosen = actions[damage_first(chances, [removes.get(tool, frozenset()) for tool in tools])]
         ranked = sorted(zip(actions, chances, strict=True), key=lambda item: -item[1])
         likely = {action: chance for action, chance in ranked if chance > 0}
         return enlarged_last(Decision(chosen, thought=told(likely)), observation)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conservator.policies.actor_critic import ActorCritic, likeliest
+from conservator.policies.actor_critic import ActorCritic, damage_first
 from conservator.training.rl.rewards import COST
 from conservator.training.rl.tree import StartTree
 from conservator.training.rl.weighting import Weighting
@@ -91,7 +91,7 @@ def play_starts(
 ) -> list[Rollout]:
     """Play an episode from each of the starts of these numbers, all in step; the network sees the live ones at once.
 
-    Actions are drawn by their chances; without ``rng`` they are taken as in use (``likeliest``).
+    Actions are drawn by their chances; without ``rng`` they are taken as in use (``damage_first``).
     """
     rollouts, histories = [Rollout() for _ in starts], [tuple[str, ...]() for _ in starts]
     nodes = tree.visit([(start, ()) for start in starts])
@@ -100,7 +100,7 @@ def play_starts(
         states, possible = (torch.stack([getattr(nodes[i], name) for i in live]) for name in ("state", "possible"))
         logits, values = actor_critic.network(states, possible)
         chances = logits.log_softmax(1)
-        taken = [likeliest(row, tree.treats) for row in chances.exp().tolist()]
+        taken = [damage_first(row, tree.treats) for row in chances.exp().tolist()]
         chosen = taken if rng is None else _drawn(chances, rng)
         going = [i for i, action in zip(live, chosen, strict=True) if action < len(actor_critic.tools)]
         for row, (i, action) in enumerate(zip(live, chosen, strict=True)):
