@@ -118,10 +118,10 @@ def test_what_is_not_possible_has_no_chance(damaged: Image, classical: Toolbox, 
 def test_what_is_treated_is_chosen_before_the_tool_for_it() -> None:
     rain, dark = frozenset({Kind.RAIN}), frozenset({Kind.LOW_LIGHT})
     treats = [rain, dark, dark, dark]
-    assert damage_first([0.3, 0.1, 0.2, 0.15, 0.25], treats) == 2  # 45 % for darkness
-    assert damage_first([0.3, 0.1, 0.1, 0.05, 0.45], treats) == 4  # to stop
-    assert damage_first([0.5, 0.1, 0.2, 0.15, 0.05], treats) == 0
-    assert damage_first([0.0, 0.0, 0.0, 0.0, 1.0], treats) == 4
+    assert damage_first([0.3, 0.1, 0.2, 0.15, 0.25], treats) == [2, 3, 1, 0, 4]  # 45 % for darkness
+    assert damage_first([0.3, 0.1, 0.1, 0.05, 0.45], treats)[0] == 4  # to stop
+    assert damage_first([0.5, 0.1, 0.2, 0.15, 0.05], treats)[0] == 0
+    assert damage_first([0.0, 0.0, 0.0, 0.0, 1.0], treats)[0] == 4
 
 
 def test_many_sessions_together_are_decided_as_each_alone(damaged: Image, classical: Toolbox, pool: Pool) -> None:

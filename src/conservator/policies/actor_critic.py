@@ -114,17 +114,16 @@ class ActorCritic:
         return found
 
 
-def damage_first(chances: Sequence[float], treats: Sequence[frozenset[Kind]]) -> int:
-    """The action to take of tools, which treat these kinds, and a stop after them, which have these chances.
+def damage_first(chances: Sequence[float], treats: Sequence[frozenset[Kind]]) -> list[int]:
+    """The numbers of actions, the best first: tools that treat these kinds and a stop after them, with these chances.
 
-    First what is treated, by the chances of all tools for it together, then the likeliest of these. Else damage for
-    which there are many tools, which share its chance among them, would never be treated first.
+    First what is treated, by the chances of all tools for it together, then by which of them. Else damage for which
+    there are many tools, which share its chance among them, would never be treated first.
     """
-    together = Counter[frozenset[Kind] | None]()
-    for chance, kinds in zip(chances, (*treats, None), strict=True):
-        together[kinds] += chance  # type: ignore[assignment]
-    best = max(together, key=together.__getitem__)
-    return max((i for i, kinds in enumerate((*treats, None)) if kinds == best), key=chances.__getitem__)
+    aims, together = (*treats, None), Counter[frozenset[Kind] | None]()
+    for chance, aim in zip(chances, aims, strict=True):
+        together[aim] += chance  # type: ignore[assignment]
+    return sorted(range(len(aims)), key=lambda i: (-together[aims[i]], -chances[i]))
 
 
 def _graded(percept: Percept) -> list[float]:
@@ -213,10 +212,9 @@ class ActorCriticPolicy:
             return Decision(Stop(), thought="the photo is enlarged, which is the last step")
         tools, removes = self._actor_critic.tools, {spec.name: spec.removes for spec in observation.tools}
         actions: list[Action] = [*map(Apply, tools), Stop()]
-        chosen = actions[damage_first(chances, [removes.get(tool, frozenset()) for tool in tools])]
-        ranked = sorted(zip(actions, chances, strict=True), key=lambda item: -item[1])
-        likely = {action: chance for action, chance in ranked if chance > 0}
-        return enlarged_last(Decision(chosen, thought=told(likely)), observation)
+        ranked = damage_first(chances, [removes.get(tool, frozenset()) for tool in tools])
+        likely = {actions[i]: chances[i] for i in ranked if chances[i] > 0}
+        return enlarged_last(Decision(next(iter(likely)), thought=told(likely)), observation)
 
 
 def _measuring(actor_critic: ActorCritic, perception: Perception) -> Perception:

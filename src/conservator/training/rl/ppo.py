@@ -100,7 +100,7 @@ def play_starts(
         states, possible = (torch.stack([getattr(nodes[i], name) for i in live]) for name in ("state", "possible"))
         logits, values = actor_critic.network(states, possible)
         chances = logits.log_softmax(1)
-        taken = [damage_first(row, tree.treats) for row in chances.exp().tolist()]
+        taken = [damage_first(row, tree.treats)[0] for row in chances.exp().tolist()]
         chosen = taken if rng is None else _drawn(chances, rng)
         going = [i for i, action in zip(live, chosen, strict=True) if action < len(actor_critic.tools)]
         for row, (i, action) in enumerate(zip(live, chosen, strict=True)):
