@@ -28,11 +28,11 @@ def interruptible(say: Callable[[], None], leave: Callable[[], None]) -> Iterato
     def press(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed += 1
+        if pressed > 2:  # while what is in work is deleted
+            os._exit(STOPPED)
         # in a thread: what this one was just doing, printing say, cannot be done within itself
         told = threading.Thread(target=say if pressed == 1 else leave, daemon=True)
         told.start()
-        if pressed > 2:  # while that is tidied up
-            os._exit(STOPPED)
         if pressed > 1:
             told.join(timeout=1)  # second
             abandon_workspaces()

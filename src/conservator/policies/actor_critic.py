@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +120,9 @@ def damage_first(chances: Sequence[float], treats: Sequence[frozenset[Kind]]) ->
     First what is treated, by the chances of all tools for it together, then by which of them. Else damage for which
     there are many tools, which share its chance among them, would never be treated first.
     """
-    aims, together = (*treats, None), Counter[frozenset[Kind] | None]()
+    aims, together = (*treats, None), defaultdict[frozenset[Kind] | None, float](float)
     for chance, aim in zip(chances, aims, strict=True):
-        together[aim] += chance  # type: ignore[assignment]
+        together[aim] += chance
     return sorted(range(len(aims)), key=lambda i: (-together[aims[i]], -chances[i]))
 
 

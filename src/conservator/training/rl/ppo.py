@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from conservator.kinds import Kind
 from conservator.policies.actor_critic import ActorCritic, damage_first
 from conservator.training.rl.rewards import COST
 from conservator.training.rl.tree import StartTree
@@ -100,8 +101,7 @@ def play_starts(
         states, possible = (torch.stack([getattr(nodes[i], name) for i in live]) for name in ("state", "possible"))
         logits, values = actor_critic.network(states, possible)
         chances = logits.log_softmax(1)
-        taken = [damage_first(row, tree.treats)[0] for row in chances.exp().tolist()]
-        chosen = taken if rng is None else _drawn(chances, rng)
+        chosen = _likeliest(chances, tree.treats) if rng is None else _drawn(chances, rng)
         going = [i for i, action in zip(live, chosen, strict=True) if action < len(actor_critic.tools)]
         for row, (i, action) in enumerate(zip(live, chosen, strict=True)):
             rollouts[i].states.append(states[row])
@@ -116,6 +116,11 @@ def play_starts(
             rollouts[i].components.append(node.components)
         live = [i for i in going if not nodes[i].over]
     return rollouts
+
+
+def _likeliest(chances: Tensor, treats: Sequence[frozenset[Kind]]) -> list[int]:
+    """The action that is taken in use, for each row of logarithms of chances."""
+    return [damage_first(row, treats)[0] for row in chances.exp().tolist()]
 
 
 def _drawn(chances: Tensor, rng: np.random.Generator) -> list[int]:
