@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -11,14 +12,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from conservator.files import sha256
 from conservator.image import Image
 from conservator.kinds import OBJECTIVES, Kind, Severity
 from conservator.networks.assessment import AssessmentNetwork
 from conservator.networks.store import NetworkStore
-from conservator.perception.features import STATISTICS, TOLD, Measured, changes
+from conservator.perception.features import ASKED, STATISTICS, TOLD, Measured, changes
 from conservator.perception.loading import Once, PerceptionWeights, read_perception
 from conservator.perception.measuring import Measuring, NetworkMeasuring, measure_statistics
 from conservator.perception.perception import ENLARGED_GAIN, GRADED_KINDS, Gain, Look, Percept, Perception
+from conservator.weights import manifest
 
 _SMALL_PHOTO = 300  # pixels; AgenticIR adds super-resolution below it
 
@@ -83,8 +86,15 @@ class TrainedPerception(Perception):
 
     def grade(self, image: Image) -> Percept:
         """Grade one image (1, 3, H, W), or a study (item 0 an overview, the others native crops)."""
-        loaded = self._loaded()
-        measures, features = loaded.measure(image)
+        return self.graded(image, self.measure(image))
+
+    def measure(self, image: Image) -> tuple[Mapping[str, float], Tensor]:
+        """Of an image, or a study, its statistics by name and all features (F,): nearly all the work of grading."""
+        return self._loaded().measure(image)
+
+    def graded(self, image: Image, measured: tuple[Mapping[str, float], Tensor]) -> Percept:
+        """The percept of what ``measure`` says of an image."""
+        loaded, (measures, features) = self._loaded(), measured
         with torch.inference_mode():
             logits, quality = loaded.assessment.grade(features[None].to(self._device))
             strange = float(strangeness(loaded.assessment, features[None].to(self._device))[0]) / loaded.strangest
@@ -130,7 +140,15 @@ class TrainedPerception(Perception):
         seen = look.percept
         if isinstance(seen, _MeasuredPercept) and seen.names == self.features:
             return Measured(look.image, seen.features)
-        return Measured(look.image, self._loaded().measure(look.image)[1])
+        return Measured(look.image, self.measure(look.image)[1])
+
+    @property
+    def hash(self) -> str:
+        """Of the weights that its measurements depend on: its own, and those of the experts that it may ask."""
+        entries, path = manifest(), Path(self._weights)
+        own = sha256(path) if path.suffix == ".safetensors" else str(entries[str(self._weights)]["sha256"])
+        asked = (str(entries.get(name, {}).get("sha256")) for name in ASKED)
+        return hashlib.sha256(" ".join((own, *asked)).encode()).hexdigest()
 
     def _load(self, stored: PerceptionWeights) -> _Loaded:
         measuring, assessment = self._measuring(stored), stored.assessment().to(self._device)

@@ -189,6 +189,7 @@ def _trials(order: GrpoOrder, tested: Path) -> Iterator[Callable[[DamagedCrops, 
                 longest=order.longest,
                 objective=order.objective,
                 device=torch_device(order.device),
+                measured=order.measured,
             )
 
         yield made

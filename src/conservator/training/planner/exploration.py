@@ -28,7 +28,7 @@ from conservator.training.planner.trials import Trials, Tried
 
 VARIED = ("trajectories", "orders", "tools")
 """What is counted of the rollouts of a crop: how many are distinct."""
-_OF_THIS_MACHINE = ("output", "device", "pool", "photos", "model", "worth")
+_OF_THIS_MACHINE = ("output", "device", "pool", "photos", "model", "worth", "measured")
 """Fields of an order that do not change what is measured, or that count by their content."""
 
 
@@ -78,6 +78,7 @@ def explore(order: ExplorationOrder, report: Callable[[str], None] = print) -> d
             longest=order.longest,
             objective=order.objective,
             device=order.device,
+            measured=order.measured,
         )
         found, names = {}, short_names(order.model)
         for model in order.model:

@@ -60,7 +60,7 @@ _STEEPEST = 1.0
 """Longest gradient."""
 _HELD_OUT = 10
 """One photo of so many is held out, where there are as many."""
-_OF_THIS_MACHINE = ("output", "minutes", "steps", "device", "every", "held_out", "photos", "model", "pool")
+_OF_THIS_MACHINE = ("output", "minutes", "steps", "device", "every", "held_out", "photos", "model", "pool", "measured")
 """Fields of an order that do not make another run, or that count by their content."""
 
 
@@ -114,7 +114,7 @@ class GrpoRun:
         self.order, self._starts, self._unseen = order, starts, unseen
         self.model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
         self._toolbox, (self.pool, computing) = restorer.toolbox, pools
-        self.perception = RememberingPerception(restorer.perception)
+        self.perception = RememberingPerception(restorer.perception, order.measured)
         self.policy = ToolCallingPolicy(self.model, self.perception, order.objective)
         large = self.model.parameters >= _LARGE
         _prepare(self.model, order)

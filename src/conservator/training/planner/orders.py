@@ -51,6 +51,10 @@ class PlannerDataOrder:
     """Of trajectories: the probability that a tool is replaced by another one for the same damage."""
     tolerance: float = field(default=0.02, metadata=_SHARE)
     """Of trajectories: what such a change may lose, as a share of the range of all scores."""
+    scores: Path | None = None
+    """Folder that keeps the scores of toolchains: another build of the same crops with it runs none of them again."""
+    measured: Path | None = None
+    """File that keeps what perception measured of pictures, for builds and trainings that come to the same ones."""
     seed: int = field(default=0, metadata={"min": 0})
     """Seed of everything random."""
     jobs: int = field(default=2, metadata=_ONE_OR_MORE)
@@ -187,6 +191,8 @@ class GrpoOrder:
     """auto, cpu or cuda."""
     pool: str | None = None
     """Where tools and metrics run: NAME or NAME@HOST:PORT of a pool that 'pool start' started (default: here)."""
+    measured: Path | None = None
+    """File that keeps what perception measured of pictures, for trainings that come to the same ones."""
 
 
 @dataclass(frozen=True)

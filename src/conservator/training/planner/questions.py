@@ -111,7 +111,8 @@ def _work(task: tuple[PlannerDataOrder, Path, int]) -> None:
         made = Restorer(Request(toolbox=order.toolbox))
         _RESTORERS[key] = made, RayPool(made.toolbox, order.pool) if order.pool else made.models
     restorer, pool = _RESTORERS[key]
-    lessons = _lessons(order, photo, number, restorer.toolbox.specs, pool, restorer.perception)
+    perception = RememberingPerception(restorer.perception, order.measured)
+    lessons = _lessons(order, photo, number, restorer.toolbox.specs, pool, perception)
     write_lessons(order.output, lessons, _part(number))
 
 
@@ -130,9 +131,10 @@ def _lessons(
     distractor = absent[int(rng.integers(len(absent)))]  # a planner must learn what needless treatment spoils
     tried = present | {distractor} if len(present) < _FEW else present
     usable = usable if len(tried) <= _FEW else _two_each(usable, rng)
-    memo, perception = MemoPool(pool), RememberingPerception(perception)
+    memo = MemoPool(pool)
     metrics = (*order.metrics, *((LOST_DETAIL, LEFT_GRAIN) if order.wishes else ()))
-    found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=metrics)
+    journal = order.scores / f"{number:06d}.jsonl" if order.scores else None
+    found = enumerate_toolchains(damaged, clean, EachKindOnce.of(usable, tried), memo, metrics=metrics, journal=journal)
     hidden = np.random.default_rng([order.seed, number, 37])
     for place, (objective, wish) in enumerate(_conditions(order, found, usable, tried, rng)):
         valued = wished(found, found.objective(objective)[0], wish, usable)

@@ -44,6 +44,8 @@ class ExplorationOrder:
     """auto, cpu or cuda."""
     pool: str | None = None
     """Where tools and metrics run: NAME or NAME@HOST:PORT of a pool that 'pool start' started (default: here)."""
+    measured: Path | None = None
+    """File that keeps what perception measured of pictures, for runs that come to the same ones."""
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,15 @@ class Trials:
         longest: int = 6,
         objective: Objective = "balanced",
         device: str = "cpu",
+        measured: Path | None = None,
     ) -> None:
-        """The first ``count`` of ``crops``; ``pools`` are of ``rollout_pool``, ``longest`` the decisions at most."""
+        """The first ``count`` of ``crops``; ``pools`` are of ``rollout_pool``, ``longest`` the decisions at most.
+
+        ``measured`` is a file that keeps what perception measured (``RememberingPerception``).
+        """
         self._crops, self._count, self._toolbox = crops, count, restorer.toolbox
         self._pool, computing = pools
-        self._perception = RememberingPerception(restorer.perception)
+        self._perception = RememberingPerception(restorer.perception, measured)
         self._reward = RolloutReward(metrics, None, restorer.toolbox, computing)
         self._longest, self._objective, self._device = longest, objective, device
         self._journal = journal
