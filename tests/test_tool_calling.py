@@ -26,6 +26,7 @@ from conservator.image import Image
 from conservator.perception import study
 from conservator.perception.perception import Blind
 from conservator.policies import PolicyContext, ToolCallingPolicy, check_policy, make_policy
+from conservator.policies.beginnings import Beginnings
 from conservator.policies.dialects import IMAGE, Message, ToolDialect
 from conservator.policies.replies import Fork, draw, follow, forks_of, likeliest
 from conservator.policies.vision_language import VisionLanguageModel
@@ -37,9 +38,9 @@ needs_mllm = pytest.mark.skipif(find_spec("transformers") is None, reason="needs
 DIALECT = ToolDialect()
 SYSTEM = (
     "You restore damaged photos. You call one tool at a time, see what it made of the photo, and call the next. "
-    'Call "rollback" when a step did harm. Answer "stop" when nothing more helps.\n'
-    "The result shall be near to the undamaged photo and good to look at."
+    'Call "rollback" when a step did harm. Answer "stop" when nothing more helps.'
 )
+GOAL = "The result shall be near to the undamaged photo and good to look at."
 FIVE = "The photo now, the whole of it and 4 details at full size: <image><image><image><image><image>"
 SEEN = "Examined: JPEG artefacts high 100 %, low light none 20 %."
 
@@ -48,7 +49,7 @@ def test_the_conversation_to_the_letter() -> None:
     messages = DIALECT.ask(eventful(), "balanced", {1: -1.25})
     assert [(m.role, m.text) for m in messages] == [
         ("system", SYSTEM),
-        ("user", f"Step 0: the photo as it came.\n{FIVE}\n{SEEN}\n12 steps are left."),
+        ("user", f"{GOAL}\nStep 0: the photo as it came.\n{FIVE}\n{SEEN}\n12 steps are left."),
         ("assistant", '<tool_call>\n{"name": "deblock", "arguments": {}}\n</tool_call>'),
         (
             "tool",
@@ -244,6 +245,43 @@ def test_of_large_images_studies_are_seen_at_the_same_places(
     assert torch.equal(prompt.ids, policy.prompt(observed(toolbox, study(coffee), Apply("deblock"))).ids)
     half = len(prompt.patches) // 2
     assert torch.equal(prompt.patches[:half], prompt.patches[half:])  # both steps show the same picture
+
+
+@needs_mllm
+def test_what_was_read_before_is_not_read_again_and_changes_nothing(
+    tiny: VisionLanguageModel, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, other = torch.rand(2, 1, 3, 64, 96)
+    deblocked = observed(toolbox, photo, Apply("deblock"))
+    told = [
+        observed(toolbox, photo),
+        deblocked,  # goes on
+        deblocked,  # the same again
+        observed(toolbox, other),  # shares the functions alone
+        observed(toolbox, photo, Apply("gamma_brighten"), Rollback(0), Apply("deblock")),
+    ]
+    policy, reply = ToolCallingPolicy(tiny, Blind()), (tiny.tokens("<tool_call>"), tiny.tokens("stop"))
+    prompts = [policy.prompt(observation) for observation in told]
+
+    def said() -> list[torch.Tensor]:
+        readings = [tiny.read(prompt) for prompt in prompts]  # all before one is asked: none may disturb another
+        return [reading.next(path) for reading in readings for path in ((), *reply)]
+
+    known = Beginnings(tiny.network, tiny.image, 2)
+    monkeypatch.setattr(tiny, "beginnings", known)
+    remembered, found = said(), [known.find(prompt)[:2] for prompt in prompts]
+    monkeypatch.setattr(tiny, "beginnings", None)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(remembered, said(), strict=True))
+    assert found == [(len(prompt.ids) - 1, len(prompt.grids)) for prompt in prompts]
+    fresh = Beginnings(tiny.network, tiny.image, 2)
+    monkeypatch.setattr(tiny, "beginnings", fresh)
+    tiny.read(prompts[0])
+    functions = fresh.find(prompts[3])
+    assert functions[1] == 0
+    assert len(prompts[3].ids) / 2 < functions[0] < len(prompts[3].ids)  # as far as the first picture
+    with torch.no_grad():
+        next(iter(tiny.network.parameters())).mul_(1.0)
+    assert fresh.find(prompts[0])[0] == 0  # what other weights made is forgotten
 
 
 @needs_mllm

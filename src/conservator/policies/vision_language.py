@@ -27,6 +27,7 @@ from conservator.files import sha256, write_text
 from conservator.forking import Lock
 from conservator.image import Image
 from conservator.networks.nano import add_encoder, fitting_encoder, has_encoder
+from conservator.policies.beginnings import Beginnings
 from conservator.policies.dialects import IMAGE, Message
 
 FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
@@ -68,6 +69,8 @@ class VisionLanguageModel:
         vision = network.config.vision_config
         self._patch, self._merge = int(vision.patch_size), int(vision.spatial_merge_size)
         self._frames = int(vision.temporal_patch_size)
+        self.beginnings = Beginnings(network, self.image, self._merge) if kind == "qwen3_vl" else None
+        """Of the prompts that were read last, where the architecture's places of tokens are known."""
 
     @property
     def parameters(self) -> int:
@@ -167,7 +170,12 @@ class Reading:
     def __init__(self, model: VisionLanguageModel, prompt: Prompt) -> None:
         self._network, self._length = model.network, len(prompt.ids)
         self._device = next(model.network.parameters()).device
-        out = self._network(**inputs_of(model, [prompt], self._device), use_cache=True, logits_to_keep=1)
+        inputs: dict[str, Any] = inputs_of(model, [prompt], self._device)
+        if model.beginnings is not None:
+            inputs = _continued(model.network, inputs, *model.beginnings.find(prompt))
+        out = self._network(**inputs, use_cache=True, logits_to_keep=1)
+        if model.beginnings is not None:
+            model.beginnings.keep(prompt, out.past_key_values)
         none = torch.zeros(1, 1, dtype=torch.long)  # without pictures, places are those of the tokens
         self._cache, self._shift = out.past_key_values, self._network.model.rope_deltas if len(prompt.grids) else none
         self._fed: tuple[int, ...] = ()
@@ -191,6 +199,26 @@ class Reading:
             self._fed = path
             self._known[path] = _log_probabilities(out.logits)
         return self._known[path]
+
+
+def _continued(
+    network: Any, inputs: dict[str, Tensor], known: int, shown: int, layers: Sequence[tuple[Tensor, Tensor]]
+) -> dict[str, Any]:
+    """The inputs of a prompt without its first ``known`` tokens and ``shown`` pictures, and the cache of these."""
+    grids, patches = inputs.pop("image_grid_thw", None), inputs.pop("pixel_values", None)
+    places, network.model.rope_deltas = network.model.get_rope_index(
+        inputs["input_ids"],
+        mm_token_type_ids=inputs["mm_token_type_ids"],
+        image_grid_thw=grids,
+        attention_mask=inputs["attention_mask"],
+    )
+    cache = import_mllm("transformers").DynamicCache()
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    rest: dict[str, Any] = {"input_ids": inputs["input_ids"][:, known:], "attention_mask": inputs["attention_mask"]}
+    if grids is not None and patches is not None and shown < len(grids):
+        rest |= {"pixel_values": patches[int(grids[:shown].prod(1).sum()) :], "image_grid_thw": grids[shown:]}
+    return rest | {"position_ids": places[..., known:], "past_key_values": cache}
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -43,15 +43,19 @@ class ToolDialect:
         gains: Mapping[int, float] = NO_GAINS,
         wish: Wish = NO_WISH,
     ) -> Sequence[Message]:
-        """The task; then the photo as it came; then each step as a call and its result."""
+        """The task; then the aim and the photo as it came; then each step as a call and its result.
+
+        All conversations about a toolbox begin alike, with the task and the functions, which need be read only once.
+        """
         steps = observation.trajectory.steps
         left = observation.steps_left + sum(step.refusal is None for step in steps[1:])
-        messages = [Message("system", f"{_TASK}\n{words.goal(objective, wish)}")]
+        messages = [Message("system", _TASK)]
         for step in steps:
             left -= step.decision is not None and step.refusal is None
             if step.decision is not None:
                 messages.append(self._said(step.decision))
             told = _told(step, gains.get(step.id))
+            told = told if step.id else f"{words.goal(objective, wish)}\n{told}"
             pictures = () if self.in_words or step.error else step.image.split(1)
             seen = [] if step.error else self._seen(step, observation.tools, len(pictures))
             called = step.decision is not None and _call(step.decision) is not None

@@ -93,8 +93,9 @@ class SftOrder:
     """Batches whose gradients make one step."""
     rate: float | None = None
     """Learning rate (default: as the model needs)."""
-    vision: Path | None = field(default=None, metadata=_EXISTS)
-    """For nano: a vision tower that was trained before, vision.safetensors of train nano-vision."""
+    vision: str | None = None
+    """For nano: a vision tower that was trained before: vision.safetensors of train nano-vision, or, by the name
+    nano, that of the model that ships."""
     encoder: str | None = None
     """For nano: the perception whose encoder its vision begins with beside its own patches: a name, or a file."""
     words: float | None = field(default=None, metadata=_SHARE)

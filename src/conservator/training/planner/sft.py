@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
 from conservator.files import sha256
 from conservator.kinds import NO_WISH
-from conservator.policies.vision_language import VisionLanguageModel, load_model
+from conservator.policies.vision_language import VisionLanguageModel, load_model, shipped_model
 from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
 from conservator.training.planner.nano import encoder_hash, encoder_named, new_nano
 from conservator.training.planner.orders import NANO, DialectName, SftOrder, size_of, torch_device
@@ -38,6 +38,7 @@ from conservator.training.planner.teaching import (
     shuffle_lessons,
 )
 from conservator.training.run import read_curve, write_curve
+from conservator.weights import manifest
 
 _RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
 """Learning rates: from nothing, of adapters, of a whole pretrained model."""
@@ -124,10 +125,8 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
         return model
     model = new_nano(texts_of(lessons, order.dialect), order.seed, encoder_named(order.encoder), **size_of(order))
     if order.vision is not None:
-        from safetensors.torch import load_file
-
         try:
-            model.network.model.visual.load_state_dict(load_file(order.vision))
+            model.network.model.visual.load_state_dict(_vision(order.vision))
         except RuntimeError:
             size = "the same --width and --layers" if size_of(order) else "the usual --width and --layers"
             with_encoder = f" and --encoder {order.encoder}" if order.encoder else ", without --encoder"
@@ -136,6 +135,23 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
             ) from None
     model.network.to(order.device)
     return model
+
+
+def _vision(named: str) -> Mapping[str, torch.Tensor]:
+    """The tensors of a vision tower: of the nano model that ships, by its name, or of a file."""
+    if named == NANO:
+        shipped: Mapping[str, torch.Tensor] = shipped_model(NANO).network.model.visual.state_dict()
+        return shipped
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(named)
+    except (OSError, SafetensorError) as error:
+        raise ConservatorError(
+            f"{named} cannot be read as a vision tower ({error}); "
+            f"give vision.safetensors of train nano-vision, or {NANO}"
+        ) from error
 
 
 def texts_of(lessons: Sequence[PlannerLesson], dialect: DialectName = "plan") -> list[str]:
@@ -156,7 +172,8 @@ def _claim(order: SftOrder) -> None:
     lessons = {f"lessons {number}": sha256(folder / LESSONS) for number, folder in enumerate(order.data, 1)}
     weights = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
     settings |= lessons if weights else lessons | {"model": order.model}
-    weights |= {"vision": sha256(order.vision)} if order.vision is not None else {}
+    if order.vision is not None:
+        weights["vision"] = str(manifest()[NANO]["sha256"]) if order.vision == NANO else sha256(Path(order.vision))
     weights |= encoder_hash(order.encoder)
     claim(order.output, Identity.of(settings, weights=weights))
 

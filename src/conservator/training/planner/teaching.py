@@ -27,6 +27,8 @@ DIALECT = PlanDialect()
 """What planners are taught in, unless told otherwise, and what ``mllm`` asks them in."""
 DIALECTS: Mapping[DialectName, PlanDialect | ToolDialect] = {"plan": DIALECT, "tools": ToolDialect()}
 """What planners can be taught in; ``tir`` asks in ``tools``."""
+_SORTED = 8
+"""Batches that are divided by the length of their questions: enough to save half, few enough to stay mixed."""
 _VIEW = 96
 """Pixels of the pictures of a small study."""
 
@@ -64,12 +66,19 @@ def balance_situations(lessons: Sequence[PlannerLesson]) -> list[PlannerLesson]:
 
 
 def shuffle_lessons(lessons: Sequence[PlannerLesson], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The numbers (N,) of all lessons by chance, those about one toolbox in batches, so that these begin alike."""
+    """The numbers (N,) of all lessons by chance, those about one toolbox in batches, so that these begin alike.
+
+    A few batches at a time are divided by how many steps were made, so that little of a batch is filling.
+    """
     groups: dict[tuple[str, ...], list[int]] = {}
     for number in rng.permutation(len(lessons)):
         toolbox = tuple(spec.name for spec in lessons[number].observation.tools)
         groups.setdefault(toolbox, []).append(int(number))
-    batches = [group[i : i + batch] for group in groups.values() for i in range(0, len(group), batch)]
+    batches = list[list[int]]()
+    for group in groups.values():
+        for i in range(0, len(group), _SORTED * batch):
+            part = sorted(group[i : i + _SORTED * batch], key=lambda number: len(lessons[number].pictures))
+            batches += [part[j : j + batch] for j in range(0, len(part), batch)]
     whole = [batches[i] for i in rng.permutation(len(batches)) if len(batches[i]) == batch]
     rest = [part for part in batches if len(part) < batch]
     return np.array([number for part in (*whole, *rest) for number in part])
