@@ -175,6 +175,7 @@ class GrpoRun:
                 key = (*same_prompt(turn.prompt), turn.said)
                 turns[key] = turn, turns.get(key, (turn, 0.0))[1] + advantage
         wanted = [(turn, advantage) for turn, advantage in turns.values() if turn.way and abs(advantage) > 1e-6]
+        wanted.sort(key=lambda one: len(one[0].prompt.ids))  # so that little of a batch is filling
         for i in range(0, len(wanted), self.order.batch):
             part = wanted[i : i + self.order.batch]
             worth = torch.tensor([advantage for _, advantage in part], device=self.order.device)
