@@ -229,3 +229,29 @@ def test_trajectories_are_built_by_command_and_resumed(photo_folder: Path, tmp_p
     assert contents(out) == before
     assert CliRunner().invoke(app, [*command, "--swaps", "0.5"]).exit_code != 0
     assert CliRunner().invoke(app, command[:-1]).exit_code != 0
+
+
+@pytest.mark.slow
+def test_another_build_runs_no_toolchain_again(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conservator.evaluation import enumerate as enumerating
+
+    kept = ["--scores", str(tmp_path / "scores"), "--measured", str(tmp_path / "measured.sqlite")]
+    command = ["data", "build", "--photos", str(photo_folder), "--count", "1", "--toolbox", "classical"]
+    command += ["--trajectories", "--wishes", "0", "--jobs", "1"]
+    for name, options in (("alone", []), ("first", kept)):
+        assert CliRunner().invoke(app, [*command, "-o", str(tmp_path / name), *options]).exit_code == 0
+    lessons = [(tmp_path / name / "lessons.jsonl").read_bytes() for name in ("alone", "first")]
+    assert lessons[0] == lessons[1]
+    scores = {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()}
+    assert scores
+
+    def run_again(*_: object) -> None:
+        raise AssertionError("a toolchain was run again")
+
+    monkeypatch.setattr(enumerating._Walk, "_call", run_again)
+    plain = [*command, "-o", str(tmp_path / "plain"), "--swaps", "0", "--substitutes", "0", *kept]
+    result = CliRunner().invoke(app, plain)
+    assert result.exit_code == 0, result.output
+    assert {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()} == scores

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from conservator.errors import ConservatorError
 from conservator.image import Image, digest
@@ -73,8 +74,7 @@ class MeasuredPictures:
         with self._connected() as kept:
             row = kept.execute("SELECT said FROM measured WHERE picture = ?", (key,)).fetchone()
         if row is not None:
-            told = json.loads(zlib.decompress(row[0]))
-            return self._perception.graded(image, (told["measures"], torch.tensor(told["features"])))
+            return self._perception.graded(image, self._read(row[0]))
         measured = self._perception.measure(image)
         said = {"measures": dict(measured[0]), "features": measured[1].tolist()}
         with self._connected() as kept:
@@ -82,6 +82,13 @@ class MeasuredPictures:
                 "INSERT OR IGNORE INTO measured VALUES (?, ?)", (key, zlib.compress(json.dumps(said).encode()))
             )
         return self._perception.graded(image, measured)
+
+    def _read(self, said: bytes) -> tuple[dict[str, float], Tensor]:
+        try:
+            told = json.loads(zlib.decompress(said))
+            return told["measures"], torch.tensor(told["features"])
+        except (zlib.error, ValueError, KeyError, TypeError) as error:
+            raise ConservatorError(f"{self._file} holds a row that cannot be read ({error}); remove it") from error
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
