@@ -14,7 +14,8 @@ from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.perception import Percept, study
 from conservator.policies.dialects import IMAGE, Message
-from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model
+from conservator.policies.reading import inputs_of
+from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.session import Apply, Decision, Step
 from conservator.training.rl.feedback import ANSWER, QUESTION, RATED_LEVELS, QualityRater, feedback_reward
 from conservator.training.rl.order import R1Order

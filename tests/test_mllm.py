@@ -23,7 +23,8 @@ from conservator.perception import Look, NetworkPerception, Percept, study
 from conservator.perception.perception import Blind, Gain, Perception
 from conservator.policies import MllmPolicy, PolicyContext, check_policy, make_policy
 from conservator.policies.dialects import IMAGE, Message
-from conservator.policies.vision_language import VisionLanguageModel, inputs_of, load_model, pack, shipped_model, unpack
+from conservator.policies.reading import inputs_of
+from conservator.policies.vision_language import VisionLanguageModel, load_model, pack, shipped_model, unpack
 from conservator.pool import LocalPool, Pool
 from conservator.session import Apply, Decision, Observation, Rollback, Session, Step, Stop, Trajectory, run
 from conservator.tools import Toolbox, make_toolbox

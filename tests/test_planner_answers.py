@@ -241,7 +241,8 @@ def test_a_nano_that_begins_with_perceptions_encoder_is_kept_with_it(
 ) -> None:
     from planner_lessons import SIZE, texts
 
-    from conservator.policies.vision_language import inputs_of, load_model, pack, unpack
+    from conservator.policies.reading import inputs_of
+    from conservator.policies.vision_language import load_model, pack, unpack
     from conservator.training.planner.nano import encoder_named, new_nano
     from conservator.training.planner.teaching import DIALECT, ask_lesson
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -28,6 +29,7 @@ from conservator.perception.perception import Blind
 from conservator.policies import PolicyContext, ToolCallingPolicy, check_policy, make_policy
 from conservator.policies.beginnings import Beginnings
 from conservator.policies.dialects import IMAGE, Message, ToolDialect
+from conservator.policies.reading import inputs_of
 from conservator.policies.replies import Fork, draw, follow, forks_of, likeliest
 from conservator.policies.vision_language import VisionLanguageModel
 from conservator.pool import LocalPool, Pool
@@ -40,6 +42,8 @@ SYSTEM = (
     "You restore damaged photos. You call one tool at a time, see what it made of the photo, and call the next. "
     'Call "rollback" when a step did harm. Answer "stop" when nothing more helps.'
 )
+SIDES = ((128, 512), (512, 128))
+"""Height and width of pictures of as many patches."""
 GOAL = "The result shall be near to the undamaged photo and good to look at."
 FIVE = "The photo now, the whole of it and 4 details at full size: <image><image><image><image><image>"
 SEEN = "Examined: JPEG artefacts high 100 %, low light none 20 %."
@@ -251,7 +255,7 @@ def test_of_large_images_studies_are_seen_at_the_same_places(
 def test_what_was_read_before_is_not_read_again_and_changes_nothing(
     tiny: VisionLanguageModel, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photo, other = torch.rand(2, 1, 3, 64, 96)
+    photo, other = torch.rand(2, 1, 3, 192, 192)
     deblocked = observed(toolbox, photo, Apply("deblock"))
     told = [
         observed(toolbox, photo),
@@ -263,25 +267,74 @@ def test_what_was_read_before_is_not_read_again_and_changes_nothing(
     policy, reply = ToolCallingPolicy(tiny, Blind()), (tiny.tokens("<tool_call>"), tiny.tokens("stop"))
     prompts = [policy.prompt(observation) for observation in told]
 
-    def said() -> list[torch.Tensor]:
-        readings = [tiny.read(prompt) for prompt in prompts]  # all before one is asked: none may disturb another
+    def said(beginnings: Beginnings | None, *numbers: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(tiny, "beginnings", beginnings)
+        readings = [tiny.read(prompts[i]) for i in numbers]  # all before one is asked: none may disturb another
         return [reading.next(path) for reading in readings for path in ((), *reply)]
 
-    known = Beginnings(tiny.network, tiny.image, 2)
-    monkeypatch.setattr(tiny, "beginnings", known)
-    remembered, found = said(), [known.find(prompt)[:2] for prompt in prompts]
-    monkeypatch.setattr(tiny, "beginnings", None)
-    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(remembered, said(), strict=True))
-    assert found == [(len(prompt.ids) - 1, len(prompt.grids)) for prompt in prompts]
-    fresh = Beginnings(tiny.network, tiny.image, 2)
-    monkeypatch.setattr(tiny, "beginnings", fresh)
-    tiny.read(prompts[0])
-    functions = fresh.find(prompts[3])
-    assert functions[1] == 0
-    assert len(prompts[3].ids) / 2 < functions[0] < len(prompts[3].ids)  # as far as the first picture
-    with torch.no_grad():
-        next(iter(tiny.network.parameters())).mul_(1.0)
-    assert fresh.find(prompts[0])[0] == 0  # what other weights made is forgotten
+    apart = [said(Beginnings(tiny.image, tiny.end, 2), i) for i in range(5)]
+    known = Beginnings(tiny.image, tiny.end, 2)
+    together = said(known, 0, 1, 2, 3, 4)
+    assert all(torch.equal(a, b) for a, b in zip(together, itertools.chain(*apart), strict=True))  # to the bit
+    backwards = said(known, 4, 3, 2, 1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(backwards, itertools.chain(*reversed(apart)), strict=True))
+    whole = said(None, 0, 1, 2, 3, 4)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(together, whole, strict=True))
+    assert not torch.allclose(whole[0], whole[9], atol=1e-3)  # the picture counts, so that its mistake would show
+    found = [known.find(prompt)[:2] for prompt in prompts]
+    assert found == [
+        (known.parts(prompt.ids)[-2], known.shown(prompt, known.parts(prompt.ids)[-2])) for prompt in prompts
+    ]
+    assert max(shown for _, shown in found) == 4
+    fresh = Beginnings(tiny.image, tiny.end, 2)
+    said(fresh, 0)
+    functions = fresh.find(prompts[3])[:2]
+    assert functions == (fresh.parts(prompts[3].ids)[0], 0)
+    assert len(prompts[3].ids) / 2 < functions[0]
+
+
+@needs_mllm
+def test_a_picture_of_another_shape_is_another_picture(tiny: VisionLanguageModel, toolbox: Toolbox) -> None:
+    policy = ToolCallingPolicy(tiny, Blind())
+    wide, high = (policy.prompt(observed(toolbox, torch.zeros(1, 3, *side), Apply("deblock"))) for side in SIDES)
+    assert torch.equal(wide.ids, high.ids)
+    assert torch.equal(wide.patches, high.patches)
+    known = Beginnings(tiny.image, tiny.end, 2)
+    known.keep(wide, tiny.network(**inputs_of(tiny, [wide]), use_cache=True).past_key_values)
+    assert known.find(wide)[1] == known.shown(wide, known.parts(wide.ids)[-2]) > 0
+    assert known.find(high)[1] == 0
+
+
+@needs_mllm
+def test_what_is_remembered_is_bounded(
+    tiny: VisionLanguageModel, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conservator.policies.beginnings._MEMORY", 0)
+    monkeypatch.setattr(tiny, "beginnings", Beginnings(tiny.image, tiny.end, 2))
+    policy = ToolCallingPolicy(tiny, Blind())
+    first, second = (
+        policy.prompt(observed(toolbox, photo, Apply("deblock"))) for photo in torch.rand(2, 1, 3, 192, 192)
+    )
+    known = tiny.beginnings
+    assert known is not None
+    for prompt in (first, second):
+        tiny.read(prompt)
+    assert [known.find(prompt)[1] for prompt in (first, second)] == [0, 2]  # the last one alone
+    known.forget()
+    assert known.find(second)[0] == 0
+
+
+@needs_mllm
+def test_rounded_weights_forget_what_others_read(
+    tiny: VisionLanguageModel, toolbox: Toolbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "beginnings", Beginnings(tiny.image, tiny.end, 2))
+    prompt = ToolCallingPolicy(tiny, Blind()).prompt(observed(toolbox, torch.rand(1, 3, 64, 96)))
+    tiny.read(prompt)
+    assert tiny.beginnings is not None
+    assert tiny.beginnings.find(prompt)[0] > 0
+    tiny.save(tmp_path)
+    assert tiny.beginnings.find(prompt)[0] == 0
 
 
 @needs_mllm

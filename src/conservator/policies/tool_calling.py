@@ -17,8 +17,9 @@ from conservator.perception.study import study
 from conservator.policies.dialects import ToolDialect
 from conservator.policies.mllm import told, told_wish
 from conservator.policies.planning import enlarged_last, estimated_gains, is_enlarged, legal_actions, plannable
+from conservator.policies.reading import Prompt
 from conservator.policies.replies import Replied, Speaker, Tokens, choose
-from conservator.policies.vision_language import Prompt, VisionLanguageModel
+from conservator.policies.vision_language import VisionLanguageModel
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Decision, Stop, Trajectory
 from conservator.tools.tool import Toolbox

@@ -12,7 +12,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from conservator.image import Image
 from conservator.networks.nano import add_encoder, fitting_encoder, has_encoder
 from conservator.policies.beginnings import Beginnings
 from conservator.policies.dialects import IMAGE, Message
+from conservator.policies.reading import Prompt, Reading
 
 FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 """``model_type`` of the architectures that are known to read pictures so."""
@@ -40,23 +40,13 @@ _HEEDS = "conservator_heeds_wishes"
 """What is written down beside how pictures are prepared: whether the model was taught wishes."""
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """Messages as a model reads them."""
-
-    ids: Tensor
-    """(L,) numbers of tokens; a picture is as many image tokens as the model makes of it."""
-    patches: Tensor
-    """(P, C) patches of all the pictures, flat."""
-    grids: Tensor
-    """(N, 3): frames (1), rows and columns of patches of each picture."""
-
-
 class VisionLanguageModel:
     """A network with its tokenizer. One thread at a time uses it: hold ``lock`` from ``read`` to the last ``next``."""
 
     heeds_wishes = False
     """Whether it was taught what users wish in words; else it is not told."""
+    beginnings: Beginnings | None = None
+    """Of the prompts that were read last; None where nothing is remembered, as while weights are learned."""
 
     def __init__(self, network: Any, tokenizer: Any, mean: Sequence[float] = _MIDDLE, std: Sequence[float] = _MIDDLE):
         """``mean`` and ``std`` are those of the pictures that the network was trained on, per channel."""
@@ -69,8 +59,6 @@ class VisionLanguageModel:
         vision = network.config.vision_config
         self._patch, self._merge = int(vision.patch_size), int(vision.spatial_merge_size)
         self._frames = int(vision.temporal_patch_size)
-        self.beginnings = Beginnings(network, self.image, self._merge) if kind == "qwen3_vl" else None
-        """Of the prompts that were read last, where the architecture's places of tokens are known."""
 
     @property
     def parameters(self) -> int:
@@ -133,6 +121,14 @@ class VisionLanguageModel:
         frames = blocks[..., None, :, :].expand(*blocks.shape[:5], self._frames, p, p)
         return frames.reshape(rows * columns, -1), torch.tensor([1, rows, columns])
 
+    def remember(self) -> None:
+        """Remember from now on what prompts begin with; whoever changes weights tells ``beginnings`` to forget.
+
+        Other architectures than Qwen3-VL's, whose places of tokens are not known here, remember nothing.
+        """
+        if self.network.config.model_type == "qwen3_vl":
+            self.beginnings = Beginnings(self.image, self.end, self._merge)
+
     def read(self, prompt: Prompt) -> Reading:
         """Read a prompt; what comes next can then be asked."""
         return Reading(self, prompt)
@@ -143,6 +139,8 @@ class VisionLanguageModel:
         was = self.network.dtype
         self.network.to(dtype).save_pretrained(folder)
         self.network.to(was)
+        if self.beginnings is not None:
+            self.beginnings.forget()  # the weights were rounded
         self.save_words(folder)
 
     def save_words(self, folder: Path) -> None:
@@ -158,88 +156,6 @@ class VisionLanguageModel:
             _HEEDS: self.heeds_wishes,
         }
         write_text(folder / _PICTURES, json.dumps(pictures, indent=2) + "\n")
-
-
-class Reading:
-    """A prompt that a model has read: it says what comes next after each continuation of it.
-
-    What was computed is kept, so a continuation that shares its beginning with the last one costs only the rest.
-    """
-
-    @torch.inference_mode()
-    def __init__(self, model: VisionLanguageModel, prompt: Prompt) -> None:
-        self._network, self._length = model.network, len(prompt.ids)
-        self._device = next(model.network.parameters()).device
-        inputs: dict[str, Any] = inputs_of(model, [prompt], self._device)
-        if model.beginnings is not None:
-            inputs = _continued(model.network, inputs, *model.beginnings.find(prompt))
-        out = self._network(**inputs, use_cache=True, logits_to_keep=1)
-        if model.beginnings is not None:
-            model.beginnings.keep(prompt, out.past_key_values)
-        none = torch.zeros(1, 1, dtype=torch.long)  # without pictures, places are those of the tokens
-        self._cache, self._shift = out.past_key_values, self._network.model.rope_deltas if len(prompt.grids) else none
-        self._fed: tuple[int, ...] = ()
-        self._known: dict[tuple[int, ...], Tensor] = {(): _log_probabilities(out.logits)}
-
-    @torch.inference_mode()
-    def next(self, path: tuple[int, ...]) -> Tensor:
-        """The logarithms (V,) of the probabilities of every token after the prompt and the tokens ``path``."""
-        if path not in self._known:
-            kept = 0
-            while kept < min(len(path) - 1, len(self._fed)) and path[kept] == self._fed[kept]:
-                kept += 1
-            if kept < len(self._fed):
-                self._cache.crop(kept - len(self._fed))
-            ids = torch.tensor([path[kept:]], device=self._device)
-            place = torch.arange(self._length + kept, self._length + len(path), device=self._device)
-            places = (place[None] + self._shift.to(self._device)).expand(3, 1, -1)
-            out = self._network(
-                input_ids=ids, position_ids=places, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-            )
-            self._fed = path
-            self._known[path] = _log_probabilities(out.logits)
-        return self._known[path]
-
-
-def _continued(
-    network: Any, inputs: dict[str, Tensor], known: int, shown: int, layers: Sequence[tuple[Tensor, Tensor]]
-) -> dict[str, Any]:
-    """The inputs of a prompt without its first ``known`` tokens and ``shown`` pictures, and the cache of these."""
-    grids, patches = inputs.pop("image_grid_thw", None), inputs.pop("pixel_values", None)
-    places, network.model.rope_deltas = network.model.get_rope_index(
-        inputs["input_ids"],
-        mm_token_type_ids=inputs["mm_token_type_ids"],
-        image_grid_thw=grids,
-        attention_mask=inputs["attention_mask"],
-    )
-    cache = import_mllm("transformers").DynamicCache()
-    for number, (keys, values) in enumerate(layers):
-        cache.update(keys, values, number)
-    rest: dict[str, Any] = {"input_ids": inputs["input_ids"][:, known:], "attention_mask": inputs["attention_mask"]}
-    if grids is not None and patches is not None and shown < len(grids):
-        rest |= {"pixel_values": patches[int(grids[:shown].prod(1).sum()) :], "image_grid_thw": grids[shown:]}
-    return rest | {"position_ids": places[..., known:], "past_key_values": cache}
-
-
-def _log_probabilities(logits: Tensor) -> Tensor:
-    return logits[0, -1].float().log_softmax(-1).cpu()
-
-
-def inputs_of(
-    model: VisionLanguageModel, prompts: Sequence[Prompt], device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
-    """What the network is called with, for prompts of any lengths: the shorter ones are filled up at their ends."""
-    ids = torch.nn.utils.rnn.pad_sequence([p.ids for p in prompts], True, padding_value=model.end)
-    lengths = torch.tensor([len(p.ids) for p in prompts])
-    found = {
-        "input_ids": ids,
-        "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
-        "mm_token_type_ids": (ids == model.image).long(),
-    }
-    if sum(len(p.grids) for p in prompts):
-        found["pixel_values"] = torch.cat([p.patches for p in prompts if len(p.grids)])
-        found["image_grid_thw"] = torch.cat([p.grids for p in prompts])
-    return {name: value.to(device) for name, value in found.items()}
 
 
 def _blocks(text: str) -> list[dict[str, str]]:
@@ -275,6 +191,7 @@ def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
         network = import_mllm("peft").PeftModel.from_pretrained(network, folder).merge_and_unload()
     model = VisionLanguageModel(_ready(network, device), tokenizer, *normalisation_of(base))
     model.heeds_wishes = _heeds_wishes(path)
+    model.remember()
     return model
 
 
@@ -372,6 +289,7 @@ def unpack(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> VisionLan
     network.tie_weights()
     model = VisionLanguageModel(_ready(network, "cpu"), tokenizer, *normalisation)
     model.heeds_wishes = heeds
+    model.remember()
     return model
 
 

@@ -58,8 +58,9 @@ def with_options(
 
 
 def _option(field: Field[Any], hint: Any, words: str, flags: Mapping[str, str], panel: str | None) -> inspect.Parameter:
-    decls = flags.get(field.name, f"--{field.name.replace('_', '-')}").split(" ")
     default: Any = field.default
+    named = field.name.replace("_", "-")
+    decls = flags.get(field.name, f"--{named}/--no-{named}" if default is True else f"--{named}").split(" ")
     plain = _without_none(hint)
     if _is_kinds(plain):
         plain, default = str, default if default in (None, MISSING) else ",".join(sorted(default))

@@ -25,7 +25,8 @@ from conservator.evaluation.rows import content_of
 from conservator.image import Image
 from conservator.photo import find_photos
 from conservator.policies.dialects import Message
-from conservator.policies.vision_language import VisionLanguageModel, inputs_of
+from conservator.policies.reading import inputs_of
+from conservator.policies.vision_language import VisionLanguageModel
 from conservator.tools import make_toolbox
 from conservator.training.assessor.order import AssessorOrder
 from conservator.training.assessor.pictures import RatedPictures, make_pictures, shares_of

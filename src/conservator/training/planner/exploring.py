@@ -16,9 +16,9 @@ from conservator.errors import PoolError
 from conservator.image import Image, in_8_bits
 from conservator.kinds import Kind, parse_kinds
 from conservator.photo import load_photo
+from conservator.policies.reading import Prompt
 from conservator.policies.replies import draw, follow
 from conservator.policies.tool_calling import ToolCallingPolicy
-from conservator.policies.vision_language import Prompt
 from conservator.pool import MemoPool, Pool, RayPool, host
 from conservator.restorer import Restorer
 from conservator.session import Decision, Observation, Session, Trajectory, step_together

@@ -185,6 +185,8 @@ class GrpoRun:
         torch.nn.utils.clip_grad_norm_(self._learned, _STEEPEST)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        if self.model.beginnings is not None:
+            self.model.beginnings.forget()
 
     # --- measure and keep ---
 
@@ -226,6 +228,7 @@ class GrpoRun:
         if state is None:
             return
         self.model.network.load_state_dict(state["learned"], strict=False)
+        self.model.remember()
         self._optimizer.load_state_dict(state["optimizer"])
         self.weighting.load_state_dict(state["weighting"])
         self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]

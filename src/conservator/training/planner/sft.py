@@ -120,6 +120,7 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
         if order.encoder is not None:
             raise ConservatorError(f"{order.model} has a vision tower of its own; leave out --encoder")
         model = load_model.__wrapped__(order.model, order.device)  # one of its own: no policy's may be trained
+        model.beginnings = None  # its weights change from step to step
         if not order.lora:
             model.network.float().requires_grad_(True)
         return model

@@ -15,8 +15,9 @@ from torch import Tensor
 from conservator.image import Image
 from conservator.kinds import NO_WISH
 from conservator.policies.dialects import Message, PlanDialect, ToolDialect
+from conservator.policies.reading import Prompt, inputs_of
 from conservator.policies.replies import Fork, Speaker, Tokens, choose, forks_of
-from conservator.policies.vision_language import Prompt, VisionLanguageModel, inputs_of
+from conservator.policies.vision_language import VisionLanguageModel
 from conservator.training.planner.answers import is_right, right_answers
 from conservator.training.planner.lessons import PlannerLesson, left_out
 from conservator.training.planner.orders import DialectName

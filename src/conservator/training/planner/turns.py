@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from conservator.policies.reading import Prompt, inputs_of
 from conservator.policies.replies import Fork, forks_of
 from conservator.policies.tool_calling import ToolCallingPolicy
-from conservator.policies.vision_language import Prompt, VisionLanguageModel, inputs_of
+from conservator.policies.vision_language import VisionLanguageModel
 from conservator.session import Observation, Trajectory
 from conservator.tools.tool import ToolSpec
 from conservator.training.planner.prefix import IGNORED, shared_states
