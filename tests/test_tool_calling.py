@@ -42,7 +42,7 @@ SYSTEM = (
     "You restore damaged photos. You call one tool at a time, see what it made of the photo, and call the next. "
     'Call "rollback" when a step did harm. Answer "stop" when nothing more helps.'
 )
-SIDES = ((128, 512), (512, 128))
+SIDES = ((128, 224), (224, 128))
 """Height and width of pictures of as many patches."""
 GOAL = "The result shall be near to the undamaged photo and good to look at."
 FIVE = "The photo now, the whole of it and 4 details at full size: <image><image><image><image><image>"
