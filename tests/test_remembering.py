@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 
 from conservator.errors import ConservatorError
 from conservator.image import Image
 from conservator.kinds import Kind
 from conservator.perception import load_perception
-from conservator.perception.network import TrainedPerception
+from conservator.perception.network import StatisticalPerception, TrainedPerception
 from conservator.perception.perception import Blind, Look
 from conservator.perception.remembering import RememberingPerception
+from conservator.weights import WEIGHTS
 
 
 @pytest.fixture
@@ -91,7 +91,11 @@ def test_what_the_file_holds_is_numbers_alone(coffee: Image, tmp_path: Path) -> 
 
 
 def test_the_hash_is_of_the_weights(tmp_path: Path) -> None:
-    names = [load_perception(name) for name in ("statistics", "perception")]
-    assert names[0].hash != names[1].hash
-    assert load_perception("perception").hash == names[1].hash
-    assert torch.equal(names[0].measure(torch.rand(1, 3, 64, 64))[1].isfinite().all(), torch.tensor(True))
+    shipped = WEIGHTS / "statistics.safetensors"
+    (tmp_path / "same.safetensors").write_bytes(shipped.read_bytes())
+    (tmp_path / "other.safetensors").write_bytes(shipped.read_bytes() + b" ")
+    made = [StatisticalPerception.load(tmp_path / f"{name}.safetensors").hash for name in ("same", "other")]
+    hashes = [load_perception("statistics").hash, load_perception("perception").hash, made[1]]
+    assert len(set(hashes)) == 3
+    assert made[0] == hashes[0]
+    assert StatisticalPerception.load("statistics", "cuda").hash != hashes[0]

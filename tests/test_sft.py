@@ -104,6 +104,18 @@ def test_questions_about_one_toolbox_come_together(planner_data: Path) -> None:
     assert (order != shuffle_lessons(lessons, 4, np.random.default_rng(1))).any()
 
 
+def test_questions_of_as_many_steps_come_together_where_all_are_shown(planner_data: Path) -> None:
+    lessons = read_lessons(planner_data) * 6
+
+    def filling(by_steps: bool) -> float:
+        order = shuffle_lessons(lessons, 4, np.random.default_rng(0), by_steps)
+        assert sorted(order) == list(range(len(lessons)))
+        steps = [[len(lessons[i].pictures) for i in order[k : k + 4]] for k in range(0, len(lessons), 4)]
+        return sum(max(some) * len(some) - sum(some) for some in steps)
+
+    assert filling(True) < filling(False) / 2
+
+
 def test_what_is_left_out_is_of_a_situation_or_has_these_kinds_together(planner_data: Path) -> None:
     recipe = parse_recipe("rain:low,noise:low,jpeg:low", 1)
     lesson = replace(read_lessons(planner_data)[0], situation=Situation.PLAN, recipe=recipe)

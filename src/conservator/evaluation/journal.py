@@ -43,6 +43,7 @@ class EnumerationJournal:
         self._file = path.open("a", encoding="utf-8")
         if not lines:
             self._file.write(head + "\n")
+            self._file.flush()
 
     def __enter__(self) -> Self:
         return self

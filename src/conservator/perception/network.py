@@ -144,11 +144,12 @@ class TrainedPerception(Perception):
 
     @property
     def hash(self) -> str:
-        """Of the weights that its measurements depend on: its own, and those of the experts that it may ask."""
+        """Of what its measurements depend on: its weights, those of the experts that it may ask, and the device."""
         entries, path = manifest(), Path(self._weights)
-        own = sha256(path) if path.suffix == ".safetensors" else str(entries[str(self._weights)]["sha256"])
+        a_file = isinstance(self._weights, Path) or path.suffix == ".safetensors"
+        own = sha256(path) if a_file else str(entries[str(self._weights)]["sha256"])
         asked = (str(entries.get(name, {}).get("sha256")) for name in ASKED)
-        return hashlib.sha256(" ".join((own, *asked)).encode()).hexdigest()
+        return hashlib.sha256(" ".join((own, *asked, self._device)).encode()).hexdigest()
 
     def _load(self, stored: PerceptionWeights) -> _Loaded:
         measuring, assessment = self._measuring(stored), stored.assessment().to(self._device)

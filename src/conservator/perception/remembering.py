@@ -55,15 +55,13 @@ class MeasuredPictures:
 
     def __init__(self, file: Path, perception: TrainedPerception) -> None:
         """Raises ConservatorError where ``file`` is of another perception, or none of these."""
-        self._file, self._perception = file, perception
+        self._file, self._perception, own = file, perception, perception.hash
         file.parent.mkdir(parents=True, exist_ok=True)
         with self._connected() as kept:
             kept.execute("CREATE TABLE IF NOT EXISTS measured (picture TEXT PRIMARY KEY, said BLOB)")
             kept.execute("CREATE TABLE IF NOT EXISTS perception (hash TEXT PRIMARY KEY)")
-            kept.execute(
-                "INSERT INTO perception SELECT ? WHERE NOT EXISTS (SELECT * FROM perception)", (perception.hash,)
-            )
-            if kept.execute("SELECT hash FROM perception").fetchone()[0] != perception.hash:
+            kept.execute("INSERT INTO perception SELECT ? WHERE NOT EXISTS (SELECT * FROM perception)", (own,))
+            if kept.execute("SELECT hash FROM perception").fetchone()[0] != own:
                 raise ConservatorError(
                     f"{file} keeps what another perception measured; give another file, or remove it"
                 )

@@ -91,6 +91,9 @@ def _claim(order: PlannerDataOrder, photos: Sequence[Path]) -> None:
     if order.trajectories:
         settings |= {name: getattr(order, name) for name in ("trajectories", "swaps", "substitutes", "tolerance")}
     claim(order.output, Identity.of(settings, photos=found.photos, tools=found.tools, weights=used))
+    if order.scores is not None:  # a journal knows pictures and metrics, but not what made the toolchains
+        tools = {name: sha for name, sha in used.items() if name != "perception"}
+        claim(order.scores, Identity.of({"toolbox": order.toolbox}, tools=found.tools, weights=tools))
 
 
 def _part(number: int) -> str:

@@ -251,7 +251,10 @@ def _rows(order: SftOrder, lessons: Sequence[PlannerLesson], steps: int, in_word
     count = steps * order.batch * order.gather
     turns = -(-count // len(lessons))
     numbers = np.concatenate(
-        [shuffle_lessons(lessons, order.batch, np.random.default_rng([order.seed, turn])) for turn in range(turns)]
+        [
+            shuffle_lessons(lessons, order.batch, np.random.default_rng([order.seed, turn]), order.dialect == "tools")
+            for turn in range(turns)
+        ]
     )[:count]
     turn = np.repeat(np.arange(turns), len(lessons))[:count]
     words = np.arange(count) < in_words * order.batch * order.gather
