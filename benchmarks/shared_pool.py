@@ -97,18 +97,26 @@ def main(count: int) -> None:
             print(f"the way there and back: {1000 * (time.monotonic() - begun) / CALLS:.1f} ms a call")
             killing = threading.Thread(target=kill_two, args=(pool,))
             killing.start()
-            timed("shared, two workers killed meanwhile", count, toolbox, pool, together=True)
+            played, lost = 0, 0
+            while killing.is_alive():
+                started = sessions(count, toolbox, pool)
+                run_together(RandomCalls(), started)
+                played, lost = played + count, lost + failed(started)
             killing.join()
+            print(f"shared, two workers killed meanwhile: {lost} of {played} rollouts lost")
             print({name: n for name, n in pool.state().counts.items() if name in ("killed", "lost", "retried")})
 
 
 def kill_two(pool: RayPool) -> None:
     """Kill a busy worker, and, once another one has taken its place, a second one."""
-    for _ in range(2):
-        while not (busy := [worker.pid for worker in pool.state().workers if worker.busy]):
-            time.sleep(0.05)
-        os.kill(busy[0], signal.SIGKILL)
-        time.sleep(10)
+    gone = set[int]()
+    while len(gone) < 2:
+        workers = pool.state().workers
+        busy = [worker.pid for worker in workers if worker.busy and worker.pid not in gone]
+        if busy and len(workers) == WORKERS:
+            os.kill(busy[0], signal.SIGKILL)
+            gone.add(busy[0])
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
