@@ -243,7 +243,7 @@ def _cautious(gains: Tensor) -> Tensor:
 
 
 def train_perceptions(order: PerceptionOrder, into: Path) -> dict[str, dict[str, float]]:
-    """Train both on ``count`` treated and as many untreated damaged versions of the photos of an order.
+    """Train both on ``count`` treated and twice as many untreated damaged versions of the photos of an order.
 
     They are stored in ``into``. The samples, which take the time, are kept in the order's folder and used again, so an
     interrupted run resumes. Returns the scores of each on held-out photos, by the name of its weights.
