@@ -52,12 +52,15 @@ from conservator.training.rl.rollouts import RolloutReward
 from conservator.training.rl.weighting import Components, normalised
 from conservator.training.run import Curve, load_checkpoint, save_checkpoint, write_curve
 
-_RATES = {"nano": 3e-5, "lora": 1e-5, "full": 1e-6}
-"""Learning rates: of a small model, of adapters, of a large one. The last is OPERA's, the others are ours."""
+_RATES = {"nano": 5e-4, "lora": 1e-5, "full": 1e-6}
+"""Learning rates: of a small model (docs/results/tir-agent.md), of adapters (ours), of a large one (OPERA's)."""
 _LARGE = 100_000_000
 """Parameters from which a model is large."""
 _STEEPEST = 1.0
 """Longest gradient."""
+_WARMING = 10
+"""Steps in which the learning rate grows to its height: Adam's first steps move every weight by the whole rate, by the
+sign of a gradient of a few crops."""
 _HELD_OUT = 10
 """One photo of so many is held out, where there are as many."""
 _OF_THIS_MACHINE = ("output", "minutes", "steps", "device", "every", "held_out", "photos", "model", "pool", "measured")
@@ -119,8 +122,8 @@ class GrpoRun:
         large = self.model.parameters >= _LARGE
         _prepare(self.model, order)
         self._learned = [p for p in self.model.network.parameters() if p.requires_grad]
-        rate = order.rate or _RATES["lora" if order.lora else "full" if large else "nano"]
-        self._optimizer = torch.optim.AdamW(self._learned, lr=rate, weight_decay=0.0)
+        self._rate = order.rate or _RATES["lora" if order.lora else "full" if large else "nano"]
+        self._optimizer = torch.optim.AdamW(self._learned, lr=self._rate, weight_decay=0.0)
         self.reward = RolloutReward(order.metrics, order.left_out, restorer.toolbox, computing)
         self.weighting = self.reward.weighting(order.weighting)
         self.step, self.seconds, self.curve = 0, 0.0, Curve()
@@ -154,16 +157,18 @@ class GrpoRun:
         return [(one, components) for one, components in paid if components is not None]
 
     def advantages(self, groups: Sequence[Sequence[tuple[Trajectory, Components]]]) -> list[float]:
-        """How much better each rollout was than the others of its crop.
+        """How much better each rollout was than the mean of its crop.
 
-        For GDPO, which normalises metrics within the crop already, all rollouts of the step are normalised together.
+        It is not divided by their deviation: where all rollouts come to nearly the same, their differences are to count
+        little (Liu et al.), and metrics are in units of their deviation already. For GDPO, which normalises metrics
+        within the crop, all rollouts of the step are normalised together.
         """
         paid = [[components for _, components in group] for group in groups]
         self.weighting.update([components for group in paid for components in group])
         worth = [self.weighting(group) for group in paid]
         if self.order.weighting == "gdpo":
             return normalised([value for values in worth for value in values])
-        return [value for values in worth for value in normalised(values)]
+        return [value - sum(values) / len(values) for values in worth for value in values]
 
     # --- learn ---
 
@@ -183,6 +188,8 @@ class GrpoRun:
                 chances = log_chances(self.model, [turn for turn, _ in part], self.order.temperature)
             (-(worth * chances).sum() / len(trajectories)).backward()
         torch.nn.utils.clip_grad_norm_(self._learned, _STEEPEST)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * min(1.0, (self.step + 1) / _WARMING)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self.model.beginnings is not None:

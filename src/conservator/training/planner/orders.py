@@ -177,7 +177,7 @@ class GrpoOrder:
     without: tuple[str, ...] = ()
     """Leave crops with certain kinds of damage together, "rain+noise", out of training."""
     rate: float | None = None
-    """Learning rate (default: 3e-5 for a nano model, 1e-5 for adapters, 1e-6 for a whole model)."""
+    """Learning rate (default: 5e-4 for a nano model, 1e-5 for adapters, 1e-6 for a whole model)."""
     batch: int = field(default=8, metadata=_ONE_OR_MORE)
     """Turns at once in learning."""
     held_out: int = field(default=8, metadata={"min": 0})
