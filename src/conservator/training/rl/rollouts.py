@@ -25,8 +25,8 @@ from conservator.training.rl.rewards import (
 from conservator.training.rl.weighting import Weighting, WeightingName, make_weighting
 
 _OTHERS = {COST: 0.1, HARMED: 0.5, CONSISTENCY: 1.0}
-"""What a call, a lost dB and an inconsistency of 1 count beside a metric's deviation: ours, not tuned. A call counts as
-in the questions (``CALL_COST``): at 0.02 models learned to call tools that change nothing (docs/results/tir-agent.md)."""
+"""What a call, a lost dB and an inconsistency of 1 count beside a metric's deviation: ours, not tuned. A call counts
+as in the questions (``CALL_COST``): at 0.02 models learned calls that change nothing (docs/results/tir-agent.md)."""
 
 
 class RolloutReward:
