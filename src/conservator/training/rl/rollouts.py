@@ -26,7 +26,7 @@ from conservator.training.rl.weighting import Weighting, WeightingName, make_wei
 
 _OTHERS = {COST: 0.1, HARMED: 0.5, CONSISTENCY: 1.0}
 """What a call, a lost dB and an inconsistency of 1 count beside a metric's deviation: ours, not tuned. A call counts
-as in the questions (``CALL_COST``): at 0.02 models learned calls that change nothing (docs/results/tir-agent.md)."""
+as in the questions (``CALL_COST``): at 0.02 models learned to call to the end (docs/results/tir-agent.md)."""
 
 
 class RolloutReward:
