@@ -43,6 +43,7 @@ from conservator.training.experts.courses import COURSES
 from conservator.training.experts.orders import Order, ship, train
 from conservator.training.experts.train import Budget, train_expert
 from conservator.weights import load_weights, manifest, store_weights
+from conservator.weights.chain import links
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +316,22 @@ def test_a_deblurring_network_starts_from_a_denoiser_and_becomes_a_tool(folder: 
     told = subprocess.run([sys.executable, "-c", listed], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.split()[-2:] == ["deblur", "unet_deblur"]
     assert "deblur" not in make_toolbox("experts")
+
+
+def test_an_expert_goes_on_from_what_it_was(folder: Path, tmp_path: Path) -> None:
+    order = Order("derain", folder, tmp_path, steps=2, workers=0, device="cpu", start="derain")
+    train(replace(order, minutes=60), lambda line: None, stop=iter([False, True, True]).__next__)
+    lines: list[str] = []
+    trained = train(order, lines.append)
+    assert any("resumes at step 1" in line for line in lines), "it does not take its own checkpoint for its start"
+    was = load_weights("derain")[0]
+    moved = [(trained.network.state_dict()[name] - value.float()).abs().max() for name, value in was.items()]
+    assert 0 < max(moved) < 0.01
+    ship(trained, order, tmp_path / "weights")
+    entries = tomllib.loads((tmp_path / "weights" / "manifest.toml").read_text())
+    assert entries["derain"]["made_with"] == {"derain.safetensors": manifest()["derain"]["sha256"]}
+    assert entries["derain"]["command"].endswith("--start derain")
+    assert [link.state for link in links(entries)] == ["current"], "its former self ships no longer, and is no circle"
 
 
 def test_a_folder_without_weights_gets_a_sentence(tmp_path: Path) -> None:

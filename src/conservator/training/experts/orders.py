@@ -161,7 +161,7 @@ def _made_with(trained: Trained, order: Order) -> dict[str, str]:
     if name is None or found == _NOTHING:
         return {}
     sure = not any(_START in change for change in trained.changes)
-    return {_chain_name(name): found if sure else PERHAPS + found}
+    return {_chain_name(name, order): found if sure else PERHAPS + found}
 
 
 def install(trained: Trained, order: Order, folder: Path) -> Path:
@@ -235,23 +235,25 @@ def _from_text(text: str) -> Damage:
 
 
 def _start(order: Order, course: Course) -> Start | None:
-    """Weights to start from: those trained beside this expert, else those that ship."""
+    """Weights to start from: those trained beside this expert, else those that ship. Of itself: those that ship."""
     name = order.start or course.start
     if name in (None, _NOTHING):
         return None
     ships = name in manifest()
     checkpoint = order.output / name / "checkpoint.pt"
-    if checkpoint.exists() and (order.beside or not ships):
+    if name != order.name and checkpoint.exists() and (order.beside or not ships):
         mean: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["mean"]
-        return Start(_chain_name(name), _hash(checkpoint, checkpoint.stat().st_mtime_ns), mean)
+        return Start(_chain_name(name, order), _hash(checkpoint, checkpoint.stat().st_mtime_ns), mean)
     if not ships:
         raise ConservatorError(f"there are no weights of {name} to start from; train it first, or give --start nothing")
     tensors = {key: value.float() for key, value in load_weights(name)[0].items()}
-    return Start(name, str(manifest()[name]["sha256"]), tensors)
+    return Start(_chain_name(name, order), str(manifest()[name]["sha256"]), tensors)
 
 
-def _chain_name(name: str) -> str:
-    return name if name in manifest() else f"{name}.safetensors"
+def _chain_name(name: str, order: Order | None = None) -> str:
+    """What the manifest calls weights. Those that an expert was before ``order`` trained it on ship no longer."""
+    former = order is not None and order.name == name
+    return name if name in manifest() and not former else f"{name}.safetensors"
 
 
 def hashes_beside(output: Path, names: Iterable[str]) -> dict[str, str]:
