@@ -9,11 +9,10 @@ from itertools import islice
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 
 from conservator.errors import ToolFailedError
 from conservator.image import Image, decibels
-from conservator.kinds import TONAL, Kind, Severity
+from conservator.kinds import Kind, Severity
 from conservator.metrics.fidelity import TABLE_CAP
 from conservator.perception.perception import Look, Objective, Percept, Perception
 from conservator.policies.planning import enlarger, suspected
@@ -27,8 +26,6 @@ _MARGIN = 0.1
 """Gain in dB that a treatment must promise: what is less nobody sees. Whether it may do harm is for risk control to
 say. On 51 development photos, a third of each set, 0.4 with extra doubts about tonal treatments treated 13 of the 28
 damaged ones instead of 19, and harmed as many at each threshold below 1."""
-_MOVES = frozenset({Kind.RAIN, Kind.MOTION_BLUR})
-"""Streaks are bright, and a motion to one side has moved the picture: undoing them changes large areas."""
 _ONCE = (frozenset({Kind.MOTION_BLUR, Kind.DEFOCUS_BLUR, Kind.GAUSSIAN_BLUR}), frozenset({Kind.LOW_LIGHT}))
 """A toolchain sharpens once, for a second deconvolution works on the first one's ringing, and brightens once."""
 
@@ -59,23 +56,17 @@ class State:
 
 
 Scoring: TypeAlias = Callable[[State, ToolSpec, Image, Percept], float]
-"""(state before, tool, image after, percept after) -> gain in dB; minus infinity forbids."""
+"""(state before, tool, image after, percept after) -> gain in dB."""
 
 
 class EstimatedGain:
-    """Scores a treatment without a reference: the gain that perception estimates, behind a guard of fidelity.
-
-    The guard forbids a treatment that shifts the colours of large areas (unless it treats haze or low light; rain and
-    motion blur may shift them more than others), or that clips shadows or highlights.
-    """
+    """Scores a treatment without a reference: the gain that perception estimates."""
 
     def __init__(self, perception: Perception, objective: Objective = "balanced") -> None:
         self._perception, self._objective = perception, objective
 
     def __call__(self, before: State, tool: ToolSpec, image: Image, percept: Percept) -> float:
         """Gain in dB of one treatment."""
-        if _harms_fidelity(before.image, image, tool):
-            return float("-inf")
         was, now = Look(before.image, before.percept), Look(image, percept)
         return self._perception.weigh(was, now, tool.removes).cautious(self._objective)
 
@@ -98,19 +89,6 @@ class MeasuredGain:
         if image.shape != self._reference.shape:
             image = bicubic_to(image, *self._reference.shape[-2:]).clamp(0, 1)
         return float(decibels((image - self._reference).pow(2).mean(), TABLE_CAP))
-
-
-def _harms_fidelity(before: Image, after: Image, tool: ToolSpec) -> bool:
-    if tool.scale > 1:
-        after = F.interpolate(after, before.shape[-2:], mode="bilinear", antialias=True)
-    clipped = [int(torch.count_nonzero((x <= 0.002) | (x >= 0.998))) / x.numel() for x in (before, after)]
-    if clipped[1] > clipped[0] + 0.05:
-        return True
-    if tool.removes & TONAL:
-        return False
-    side = min(16, *before.shape[-2:])
-    shift = (F.avg_pool2d(after, side) - F.avg_pool2d(before, side)).pow(2).mean().sqrt()
-    return float(shift) > (0.08 if tool.removes & _MOVES else 0.03)
 
 
 class Greedy:
@@ -151,7 +129,7 @@ class Greedy:
         return Decision(Stop(), thought=why, refused=_best_first(refused))
 
     def expand(self, state: State, observation: Observation) -> list[State]:
-        """Apply every candidate to a state; what fails or is forbidden is left out. None is held to risk control yet.
+        """Apply every candidate to a state; what fails or changes nothing is left out. None is held to risk control yet.
 
         Judging costs a third of a look, and few of the children are ever wanted.
         """
@@ -166,11 +144,10 @@ class Greedy:
                 continue
             percept = self._perception.grade(image)
             gain = self._scoring(state, spec, image, percept)
-            if gain > float("-inf"):
-                # an enlargement comes last, for nothing may follow it
-                required = gain if self._suspects and spec.scale > 1 else self._margin
-                gains, toolchain = (state.gain + gain, state.required + required), (*state.toolchain, spec.name)
-                children.append(State(image, percept, toolchain, *gains, treated=state.treated | spec.removes))
+            # an enlargement comes last, for nothing may follow it
+            required = gain if self._suspects and spec.scale > 1 else self._margin
+            gains, toolchain = (state.gain + gain, state.required + required), (*state.toolchain, spec.name)
+            children.append(State(image, percept, toolchain, *gains, treated=state.treated | spec.removes))
         return children
 
     def _candidates(self, state: State, observation: Observation) -> list[ToolSpec]:
