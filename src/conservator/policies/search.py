@@ -129,9 +129,9 @@ class Greedy:
         return Decision(Stop(), thought=why, refused=_best_first(refused))
 
     def expand(self, state: State, observation: Observation) -> list[State]:
-        """Apply every candidate to a state; what fails or changes nothing is left out. None is held to risk control yet.
+        """Apply every candidate to a state; what fails or changes nothing is left out.
 
-        Judging costs a third of a look, and few of the children are ever wanted.
+        None is held to risk control yet: judging costs a third of a look, and few of the children are ever wanted.
         """
         calls = [(spec, self._pool.submit(spec.name, state.image)) for spec in self._candidates(state, observation)]
         children = []
