@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from skimage import data
 
-from conservator.degradations import Kind, degrade, parse_recipe
+from conservator.degradations import Downpour, Kind, Severity, degrade, parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError, ToolFailedError
 from conservator.image import Image, to_image
 from conservator.metrics.fidelity import psnr
@@ -217,6 +218,17 @@ def test_a_photo_that_is_dim_by_nature_is_not_brightened(own_home: object) -> No
         assert psnr(restored.photo.image, dim) > psnr(noisy, dim) + 3
     with Restorer(Request(toolbox="conservator", risk=1)) as restorer:
         assert psnr(restorer.restore(Photo(noisy)).photo.image, dim) < psnr(noisy, dim) - 5
+
+
+def test_heavy_rain_which_brightens_large_areas_is_taken_out(own_home: object) -> None:
+    clean, rng = to_image(data.chelsea()[:224, :224]), np.random.default_rng(1)
+    rainy = degrade(clean, tuple(Downpour.sample(Severity.VERY_HIGH, rng) for _ in range(3)))
+    brighter = torch.nn.functional.avg_pool2d(rainy - clean, 16)
+    assert float(brighter.square().mean().sqrt()) > 0.1
+    with Restorer(Request(toolbox="conservator")) as restorer:
+        restored = restorer.restore(Photo(rainy))
+    assert "derain" in restored.toolchain
+    assert psnr(restored.photo.image, clean) > psnr(rainy, clean) + 6
 
 
 def test_a_scope_offers_what_the_user_allows() -> None:
