@@ -66,22 +66,17 @@ def case(make: Callable[[], tuple[Image, Image | None]], name: str = "a") -> Cas
     return Case("mixture", "single", name, make)
 
 
-@pytest.mark.parametrize(
-    ("number", "policy", "per_gain"),
-    [(0, "greedy", True), (1, "greedy", False), (0, "rules", False), (2, "rules", True)],
-)
-def test_outcomes_are_those_of_a_restoration_of_its_own_at_each_threshold(
-    number: int, policy: str, per_gain: bool
-) -> None:
+@pytest.mark.parametrize(("number", "policy"), [(0, "greedy"), (1, "greedy"), (2, "rules")])
+def test_outcomes_are_those_of_a_restoration_of_its_own_at_each_threshold(number: int, policy: str) -> None:
     damaged, clean = dark_and_noisy(number)
-    one = trial(harm := Hashed(), policy=policy, per_gain=per_gain)
+    one = trial(harm := Hashed(), policy=policy)
     found = one.outcomes(case(lambda: (damaged, clean)))
     asked = harm.asked
     balanced = [outcome for outcome in found if outcome.objective == "balanced"]
     assert len({outcome.toolchain for outcome in balanced}) >= 2, "or this tests nothing"
     for threshold in (*GRID[::40], 1.0, OFF):
         eye = StatisticalPerception.load()
-        admission = None if threshold == OFF else Admission(Hashed(), threshold, weighing=eye if per_gain else None)
+        admission = None if threshold == OFF else Admission(Hashed(), threshold, weighing=eye)
         request = Request(policy=policy, risk=1.0 if threshold == OFF else 0.02)
         own = Restorer(request, toolbox=toolbox(), perception=eye, admission=admission)
         with own:

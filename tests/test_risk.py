@@ -179,11 +179,10 @@ def test_much_gain_may_be_doubted_more_than_little(pool: Pool) -> None:
     assert not verdict("deblock", Kind.JPEG, before=later).admitted
 
 
-def test_doubts_are_recorded_as_thresholds_are(pool: Pool) -> None:
-    for per_gain, admitted in ((True, ("denoise",)), (False, ())):
-        curve = RiskCurve(99, (0.0, 0.1, 1.0), (0.0, 0.0, 50.0))
-        control = RiskControl({"balanced": curve}, "greedy", "own", {}, per_gain=per_gain)
-        eye = Promise(noise=5.0)
+def test_thresholds_are_held_against_doubts(pool: Pool) -> None:
+    control = RiskControl({"balanced": RiskCurve(99, (0.0, 0.1, 1.0), (0.0, 0.0, 50.0))}, "greedy", "own", {})
+    for promised, admitted in ((5.0, ("denoise",)), (1.0, ())):
+        eye = Promise(noise=promised)
         admission = control.admission(of_kinds(noise=0.2), eye, "balanced", 0.02)
         assert admission.threshold == 0.1
         held = Session(SMALL, MANY.only("denoise"), pool, eye, 12, admission=admission)

@@ -122,8 +122,6 @@ class Trial:
     seed: int = 0
     """Of the policy."""
     grid: Sequence[float] = GRID
-    per_gain: bool = True
-    """Whether thresholds are of the chance of harm for each dB of gain, or of the chance itself."""
 
     def outcomes(self, case: Case) -> list[CaseOutcome]:
         """What becomes of a case, objective by objective: without risk control, then the highest thresholds first.
@@ -173,8 +171,7 @@ class Trial:
         if threshold == OFF:
             request, admission = replace(request, risk=1.0), None
         else:
-            weighing = memory.perception if self.per_gain else None
-            admission = _Recording(memory, threshold, weighing=weighing, met=memory.met)
+            admission = _Recording(memory, threshold, weighing=memory.perception, met=memory.met)
         return Restorer(
             request, toolbox=self.toolbox, perception=memory.perception, pool=memory.pool, admission=admission
         )

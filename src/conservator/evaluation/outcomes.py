@@ -44,8 +44,6 @@ class CurveSettings:
     objectives: tuple[Objective, ...] = OBJECTIVES
     seed: int = 0
     limit: int | None = None
-    per_gain: bool = True
-    """As in ``RiskControl``."""
 
     def cases(self, folder: Path) -> list[Case]:
         """The cases, of the photos in ``folder``."""
@@ -73,7 +71,6 @@ class CurveSettings:
             self.policy,
             self.objectives,
             self.seed,
-            per_gain=self.per_gain,
         )
 
 

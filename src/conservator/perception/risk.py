@@ -181,8 +181,6 @@ class RiskControl:
     """Hashes of the weights that the thresholds are of, by name."""
     name: str = "risk"
     """Where it comes from: a name of the package's weights, or a file."""
-    per_gain: bool = True
-    """Whether the thresholds are of doubts, the chance of harm for each dB of gain, or of the chance itself."""
 
     def admission(self, estimate: HarmEstimate, weighing: Perception, objective: Objective, risk: float) -> Admission:
         """Risk control at the threshold of a risk; errors as in ``RiskCurve.threshold``.
@@ -196,4 +194,4 @@ class RiskControl:
             )
         curve = self.curves[objective]
         threshold = curve.threshold(risk)
-        return Admission(estimate, threshold, curve.errors_at(threshold), weighing if self.per_gain else None)
+        return Admission(estimate, threshold, curve.errors_at(threshold), weighing)

@@ -1,7 +1,7 @@
 """Risk thresholds on disk: those that ship, and those that a user made of photos of their own.
 
-A safetensors file. Of each objective it holds three tensors of float64: ``balanced.thresholds`` (N,), chances of harm
-that ascend from 0, ``balanced.harmed`` (N,), how many photos came out worse at each or a lower one, and
+A safetensors file. Of each objective it holds three tensors of float64: ``balanced.thresholds`` (N,), doubts that
+ascend from 0, ``balanced.harmed`` (N,), how many photos came out worse at each or a lower one, and
 ``balanced.errors`` (N, 2), bounds of the true gain less the estimated one in dB, NaN where unknown. Its metadata are
 the ``format``, how many ``photos`` there were, the ``policy`` and the ``toolbox`` that restored them, and
 ``made_with``, the hashes of the weights that these thresholds are of, as a JSON object.
@@ -24,8 +24,8 @@ from conservator.perception.risk import RiskControl, RiskCurve
 from conservator.weights import load_weights, parse_weights
 
 SUFFIX = ".safetensors"
-_FORMATS = {False: "conservator risk 1", True: "conservator risk 2"}
-"""By whether the thresholds are of the chance of harm for each dB of gain; those that ship are of the chance itself."""
+_FORMAT = "conservator risk 2"
+"""Thresholds of doubts, the chance of harm for each dB of gain; those of the first format were of the chance itself."""
 _TENSORS = ("thresholds", "harmed", "errors")
 _AGAIN = "make it again with conservator calibrate"
 
@@ -71,7 +71,7 @@ def stored_risk(control: RiskControl) -> tuple[dict[str, Tensor], dict[str, str]
             f"the objectives were calibrated with {sorted(photos)} photos, expected as many for each"
         )
     return tensors, {
-        "format": _FORMATS[control.per_gain],
+        "format": _FORMAT,
         "photos": str(photos.pop()),
         "policy": control.policy,
         "toolbox": control.toolbox,
@@ -81,10 +81,8 @@ def stored_risk(control: RiskControl) -> tuple[dict[str, Tensor], dict[str, str]
 
 def _control(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> RiskControl:
     """What a file holds; KeyError, TypeError or ValueError, which says what is wrong, where it is not of this kind."""
-    if metadata.get("format") not in _FORMATS.values():
-        raise ValueError(
-            f"its format is {metadata.get('format')!r}, expected {' or '.join(map(repr, _FORMATS.values()))}"
-        )
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"its format is {metadata.get('format')!r}, expected {_FORMAT!r}")
     if lacking := {"photos", "policy", "toolbox", "made_with"} - metadata.keys():
         raise ValueError(f"it does not say its {', '.join(sorted(lacking))}")
     photos, made_with = int(metadata["photos"]), json.loads(metadata["made_with"])
@@ -94,8 +92,7 @@ def _control(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: s
     if tensors.keys() != {f"{objective}.{what}" for objective in held for what in _TENSORS} or not held:
         raise ValueError(f"its tensors are {', '.join(sorted(tensors)) or 'none'}")
     curves: dict[Objective, RiskCurve] = {objective: _curve(tensors, objective, photos) for objective in held}
-    per_gain = metadata["format"] == _FORMATS[True]
-    return RiskControl(curves, metadata["policy"], metadata["toolbox"], made_with, name, per_gain)
+    return RiskControl(curves, metadata["policy"], metadata["toolbox"], made_with, name)
 
 
 def _curve(tensors: Mapping[str, Tensor], objective: str, photos: int) -> RiskCurve:

@@ -44,8 +44,8 @@ class CurveOrder:
     why: str | None = None
     """Why a test part is opened, which is refused without a reason."""
 
-    def settings(self, data: Path, part: str | None, per_gain: bool) -> CurveSettings:
-        """What the outcomes depend on, of the perception and the harm that ship; ``per_gain`` as in ``RiskControl``."""
+    def settings(self, data: Path, part: str | None) -> CurveSettings:
+        """What the outcomes depend on, of the perception and the harm that ship."""
         from conservator.evaluation.outcomes import CurveSettings
 
         return CurveSettings(
@@ -57,7 +57,6 @@ class CurveOrder:
             objectives=(self.objective,),
             seed=self.seed,
             limit=self.limit,
-            per_gain=per_gain,
         )
 
     def control(self) -> RiskControl:
@@ -99,7 +98,7 @@ def bench_risk(
 
     torch.set_num_threads(1)
     control, output = order.control(), order.output
-    curve, settings = control.curves[order.objective], order.settings(data, part, control.per_gain)
+    curve, settings = control.curves[order.objective], order.settings(data, part)
     asked = {"cases": order.cases, "part": part, **{name: getattr(order, name) for name in _TOLD}, "output": output}
     command = command_line("bench", "risk", shown_path(data), settings=asked)
     cases = settings.cases(data)
