@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -168,15 +169,44 @@ def test_much_gain_may_be_doubted_more_than_little(pool: Pool) -> None:
         return admission.judge(start, before, Look(after, both.grade(after)), frozenset(kinds), frozenset(kinds))
 
     much, little, none = verdict("denoise", Kind.NOISE), verdict("deblock", Kind.JPEG), verdict("derain", Kind.RAIN)
-    assert (much.doubt, little.doubt, none.doubt) == (pytest.approx(0.04), 0.2, 1.0)
+    # of the gain four fifths are expected, less a fifth of what harm costs
+    assert (much.doubt, little.doubt, none.doubt) == (pytest.approx(0.2 / 3.7), pytest.approx(0.2 / 0.5), 1.0)
     assert (much.admitted, little.admitted, none.admitted) == (True, False, False)
-    assert much.words.endswith("put at 20%; at most 50.0% is admitted for a gain of 5.0 dB")
+    assert much.words.endswith("put at 20%; at most 30.3% is admitted for a gain of 5.0 dB")
     assert none.words.endswith("put at 20%; at most 0.5% is admitted where no gain is expected")
     assert not verdict("denoise", Kind.NOISE, weighing=None).admitted
     assert verdict("denoise", Kind.NOISE, weighing=None).words.endswith("put at 20%; at most 10.0% is admitted")
     # what was gained before does not pay for what follows, and what follows must be worth it since the start
     later = Look(MANY["denoise"](SMALL), start.percept)
     assert not verdict("deblock", Kind.JPEG, before=later).admitted
+
+
+@pytest.mark.parametrize("gain", [None, -1.0, 0.0, 0.2, 1.0, 6.0])
+@pytest.mark.parametrize("cost", [1.5, 8.0])
+@pytest.mark.parametrize("threshold", [0.02, 0.3])
+def test_the_chance_that_is_said_to_be_admitted_is_and_no_larger_one(
+    gain: float | None, cost: float, threshold: float
+) -> None:
+    asked = Verdict(1.0, threshold, gain=gain, cost=cost)
+    match = re.search(r"at most ([\d.]+)% is admitted", asked.words)
+    assert match is not None
+    most = float(match[1]) / 100
+    assert replace(asked, chance=most - 0.0006).admitted
+    assert not replace(asked, chance=most + 0.0006).admitted
+    doubts = [replace(asked, chance=chance / 100).doubt for chance in range(101)]
+    assert doubts == sorted(doubts), "what is likelier to harm is more doubtful"
+    assert (doubts[0], doubts[-1]) == (0.0, 1.0)
+
+
+def test_what_changes_the_light_is_doubted_more_for_its_harm_costs_more(pool: Pool) -> None:
+    estimate, eye = of_kinds(noise=0.2, low_light=0.2), Promise(noise=5.0, low_light=5.0)
+    start, after = Look(SMALL, eye.grade(SMALL)), Look(SMALL + 0.01, eye.grade(SMALL))
+    admission = Admission(estimate, 0.1, weighing=eye)
+    noise, light = (
+        admission.judge(start, start, after, kinds, kinds).doubt
+        for kinds in (frozenset({Kind.NOISE}), frozenset({Kind.LOW_LIGHT}))
+    )
+    assert light > 1.2 * noise
 
 
 def test_thresholds_are_held_against_doubts(pool: Pool) -> None:

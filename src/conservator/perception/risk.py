@@ -1,8 +1,8 @@
 """Risk control: a treatment is done only where the chance that it harms is below what a user allows.
 
 One number orders all treatments: the chance of harm that a network estimates from a picture before and after (harm.py),
-for each dB that perception expects of the treatment. Where much is to be gained more may be risked, and a bound on the
-number of harmed photos is then spent where it buys most.
+for each dB that is expected of the treatment, less what harm costs. Where much is to be gained more may be risked, and
+a bound on the number of harmed photos is then spent where it buys most.
 What chance may be admitted is not chosen by hand: it follows from what happened to the calibration photos at each
 threshold, by conformal risk control (Angelopoulos et al., "Conformal Risk Control", ICLR 2024, arXiv 2208.02814,
 equation 4). docs/risk.md says what is promised, and what is not.
@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 
 from conservator.errors import ConservatorError
-from conservator.kinds import Kind, Objective
+from conservator.kinds import TONAL, Kind, Objective
 from conservator.perception.perception import Look, Perception
 
 HARM = 0.1
@@ -26,6 +26,9 @@ HARM = 0.1
 
 LEAST_GAIN = 0.05
 """dB; a smaller gain counts as this much: half of what is called harm."""
+_COST, _TONAL_COST = 1.5, 8.0
+"""dB that a harmful treatment costs, one of light or haze the second. On development photos they lost 1.5 dB (damaged
+ones, the mean of 14) and 13 dB (24); 8 and 20 were tried for the latter (docs/results/risk.md)."""
 _TENTH = 0.1
 """Chances below it are told with a decimal: they are nearer to what is admitted."""
 
@@ -47,16 +50,24 @@ class Verdict:
     chance: float
     """Of harm, 0 to 1; of several pictures that were compared, the greatest."""
     threshold: float
-    """The chance that may be admitted for each dB of gain."""
+    """The doubt that may be admitted."""
     where: str = ""
     """What showed that chance, in words: "beside the photo as it came", say."""
-    gain: float = 1.0
-    """What perception expects, dB of PSNR; 1 where nobody was asked, so that the chance itself counts."""
+    gain: float | None = None
+    """What perception expects where no harm is done, dB of PSNR; None where nobody was asked."""
+    cost: float = 0.0
+    """What harm would cost, dB."""
 
     @property
     def doubt(self) -> float:
-        """The chance of harm for each dB of the gain, 0 to 1: what is compared with the threshold."""
-        return min(1.0, self.chance / self._worth)
+        """The chance of harm for each dB that is expected, 0 to 1: what is compared with the threshold.
+
+        That is the gain, unless harm is done, which costs; the chance itself where no gain is known.
+        """
+        if self.gain is None:
+            return self.chance
+        expected = (1 - self.chance) * self.gain - self.chance * self.cost
+        return min(1.0, self.chance / max(LEAST_GAIN, expected))
 
     @property
     def admitted(self) -> bool:
@@ -68,13 +79,21 @@ class Verdict:
         """The verdict as part of a sentence."""
         where = f" {self.where}" if self.where else ""
         chance = f"{self.chance:.0%}" if self.chance >= _TENTH else f"{self.chance:.1%}"
-        gain = f" for a gain of {self.gain:.1f} dB" if self.gain >= LEAST_GAIN else " where no gain is expected"
-        limit = f"at most {min(1.0, self.threshold * self._worth):.1%} is admitted{gain if self.gain != 1 else ''}"
-        return f"the chance that it harms is put at {chance}{where}; {limit}"
+        return f"the chance that it harms is put at {chance}{where}; at most {self._most:.1%} is admitted{self._why}"
 
     @property
-    def _worth(self) -> float:
-        return max(LEAST_GAIN, self.gain)
+    def _most(self) -> float:
+        """The largest chance that would be admitted."""
+        least = self.threshold * LEAST_GAIN
+        if self.gain is None:
+            return self.threshold
+        return max(least, self.threshold * self.gain / (1 + self.threshold * (self.gain + self.cost)))
+
+    @property
+    def _why(self) -> str:
+        if self.gain is None:
+            return ""
+        return f" for a gain of {self.gain:.1f} dB" if self.gain >= LEAST_GAIN else " where no gain is expected"
 
 
 @dataclass(frozen=True)
@@ -83,12 +102,12 @@ class Admission:
 
     estimate: HarmEstimate
     threshold: float
-    """The largest chance of harm that is admitted for each dB of gain, 0 to 1."""
+    """The largest doubt that is admitted, 0 to 1."""
     errors: tuple[float, float] | None = None
     """Between which bounds the true gain less the estimated one lay, dB of PSNR, for nine in ten of the calibration
     photos that were treated; None where they were too few to tell."""
     weighing: Perception | None = None
-    """What tells the gain; None: each treatment counts as one that gains 1 dB, so that chances are compared."""
+    """What tells the gain; None: the chance of harm is the doubt."""
 
     def interval(self, gain: float) -> tuple[float, float] | None:
         """Between which bounds the true gain of a treated photo lies, dB of PSNR, in nine of ten; None if unknown."""
@@ -124,8 +143,9 @@ class Admission:
         if before.image.shape != after.image.shape or torch.equal(before.image, after.image):
             return Verdict(0.0, self.threshold)
         chance = self.estimate.chance(before, after, treated)
-        gain = 1.0 if self.weighing is None else self.weighing.weigh(before, after, treated).mean["fidelity"]
-        return Verdict(1.0 if math.isnan(chance) else chance, self.threshold, gain=gain)
+        gain = None if self.weighing is None else self.weighing.weigh(before, after, treated).mean["fidelity"]
+        cost = _TONAL_COST if treated & TONAL else _COST
+        return Verdict(1.0 if math.isnan(chance) else chance, self.threshold, gain=gain, cost=cost)
 
 
 @dataclass(frozen=True)
@@ -135,7 +155,7 @@ class RiskCurve:
     photos: int
     """How many photos there were; each counts once."""
     thresholds: tuple[float, ...]
-    """Chances of harm, ascending; with 0 nothing is admitted."""
+    """Doubts, ascending; with 0 nothing is admitted."""
     harmed: tuple[float, ...]
     """How many photos came out worse at that threshold or a lower one: it never falls."""
     errors: tuple[tuple[float, float] | None, ...] = ()

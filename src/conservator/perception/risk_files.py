@@ -24,8 +24,8 @@ from conservator.perception.risk import RiskControl, RiskCurve
 from conservator.weights import load_weights, parse_weights
 
 SUFFIX = ".safetensors"
-_FORMAT = "conservator risk 2"
-"""Thresholds of doubts, the chance of harm for each dB of gain; those of the first format were of the chance itself."""
+_FORMAT = "conservator risk 3"
+"""Its number says what a doubt is (Verdict.doubt): 1 was the chance of harm, 2 the chance for each dB of gain."""
 _TENSORS = ("thresholds", "harmed", "errors")
 _AGAIN = "make it again with conservator calibrate"
 
