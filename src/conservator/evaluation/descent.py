@@ -1,7 +1,7 @@
 """What becomes of a photo at every threshold of risk control, from few restorations.
 
-A restoration is deterministic, and the threshold enters it only where a chance of harm is compared with it. So its
-result is the same at every threshold down to the largest chance that it met and admitted; the next restoration is at
+A restoration is deterministic, and the threshold enters it only where a doubt is compared with it. So its
+result is the same at every threshold down to the largest doubt that it met and admitted; the next restoration is at
 the threshold just below. Tool calls, what perception saw and the chances are remembered for as long as the photo lasts.
 """
 
@@ -35,9 +35,9 @@ from conservator.tools.tool import Toolbox
 
 _ODDS = [place / 20 for place in range(-160, 81)]
 """Log-odds from 0.03 % to 98 %: each has 1.05 times the odds of the one before it. What lies between two thresholds is
-lost, and a restoration is made for each chance that is met, not for each threshold: a fine grid costs nothing."""
+lost, and a restoration is made for each doubt that is met, not for each threshold: a fine grid costs nothing."""
 GRID: tuple[float, ...] = (0.0, *(1 / (1 + math.exp(-odds)) for odds in _ODDS), 1.0)
-"""The thresholds that are tried, ascending. They are fixed beforehand: a grid that was made from the chances of the
+"""The thresholds that are tried, ascending. They are fixed beforehand: a grid that was made from the doubts of the
 photos would be chosen by what is to be certified. At 0 nothing is admitted, at 1 everything."""
 
 OFF = math.inf
@@ -58,13 +58,13 @@ def descend(
 ) -> list[tuple[float, float, _Found]]:
     """What ``attempt`` finds at each threshold of ``grid``: (lowest threshold, highest threshold, what it found).
 
-    It is given a threshold, and returns what it found and all chances that it compared with the threshold. The highest
+    It is given a threshold, and returns what it found and all doubts that it compared with the threshold. The highest
     thresholds come first; together they are the whole grid.
     """
     found, place = [], len(grid) - 1
     while place >= 0:
-        result, chances = attempt(grid[place])
-        admitted = max((chance for chance in chances if chance <= grid[place]), default=-math.inf)
+        result, doubts = attempt(grid[place])
+        admitted = max((doubt for doubt in doubts if doubt <= grid[place]), default=-math.inf)
         low = bisect_left(grid, admitted)
         found.append((grid[low], grid[place], result))
         place = low - 1
@@ -142,7 +142,7 @@ class Trial:
     def _attempt(
         self, case: Case, photo: Photo, objective: Objective, memory: _Memory, threshold: float
     ) -> tuple[CaseOutcome, set[float]]:
-        """What becomes of a case at one threshold, and the chances that were compared with it."""
+        """What becomes of a case at one threshold, and the doubts that were compared with it."""
         start = time.perf_counter()
         memory.met.clear()
         restored = self._restorer(objective, threshold, memory).restore(photo)
@@ -211,7 +211,7 @@ class _Recording(Admission):
 
 
 class _Memory:
-    """All that was computed of one photo, and the chances that the restoration at work has met; a HarmEstimate."""
+    """All that was computed of one photo, and the doubts that the restoration at work has met; a HarmEstimate."""
 
     def __init__(self, pool: Pool, perception: Perception, harm: HarmEstimate, clean: Image) -> None:
         self.keys, self.met = _Keys(), set[float]()

@@ -33,7 +33,7 @@ class AtRisk:
 
     risk: float
     threshold: float
-    """The largest chance of harm that is admitted; OFF at risk 1."""
+    """The largest doubt that is admitted; OFF at risk 1."""
     outcomes: Outcomes
 
     @property
@@ -104,7 +104,7 @@ def at_risks(outcomes: Outcomes, curve: RiskCurve, risks: Sequence[float] = RISK
 def risk_grids(found: Sequence[AtRisk]) -> list[Grid]:
     """All cases but film grain, which an artist may have wanted; the damaged ones; each stratum: a line for a risk."""
     summed = _only(found, lambda outcome: outcome.stratum != FILM_GRAIN)
-    head: list[tuple[str, Callable[[AtRisk], str]]] = [("largest chance", _threshold)]
+    head: list[tuple[str, Callable[[AtRisk], str]]] = [("largest doubt", _threshold)]
     promise: list[tuple[str, Callable[[AtRisk], str]]] = [("harmed photos", _harmed), ("of the promise", _kept)]
     damaged = _only(summed, lambda outcome: outcome.stratum != UNDAMAGED)
     grids = [_grid("All cases", summed, [*head, *promise, *_COLUMNS])]

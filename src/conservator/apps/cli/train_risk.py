@@ -79,5 +79,5 @@ def thresholds_in_words(control: RiskControl) -> str:
     lines = []
     for objective, curve in control.curves.items():
         certified = [f"{risk:g}: {curve.threshold(risk):.4f}" for risk in _RISKS if risk >= curve.least]
-        lines.append(f"{objective}, {curve.photos} photos, largest chance of harm by risk: {', '.join(certified)}")
+        lines.append(f"{objective}, {curve.photos} photos, largest doubt by risk: {', '.join(certified)}")
     return "\n".join(lines)
