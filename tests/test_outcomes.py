@@ -17,8 +17,8 @@ from conservator.errors import ConservatorError
 from conservator.evaluation.calibration import at, curve_of, gain, loss
 from conservator.evaluation.cases import Case
 from conservator.evaluation.descent import GRID, OFF, CaseOutcome, Trial
-from conservator.evaluation.outcomes import CurveSettings, measure_outcomes
-from conservator.evaluation.rows import read_rows
+from conservator.evaluation.outcomes import CurveSettings, curve_identity, measure_outcomes
+from conservator.evaluation.rows import Content, read_rows
 from conservator.image import Image, digest, in_8_bits, to_image
 from conservator.kinds import Kind
 from conservator.metrics.fidelity import psnr
@@ -34,15 +34,14 @@ TOOLS = ("shift_brighten", "nlm_denoise", "tv_denoise", "stretch_brighten", "gam
 
 
 class Hashed:
-    """A chance of harm that pixels decide and nobody can foresee; some lie on thresholds of the grid."""
+    """A chance of harm that pixels decide and nobody can foresee."""
 
     def __init__(self) -> None:
         self.asked = 0
 
     def chance(self, before: Look, after: Look, treated: frozenset[Kind]) -> float:
         self.asked += 1
-        number = int(digest(before.image)[:4] + digest(after.image)[:4], 16)
-        return GRID[number % len(GRID)] if number % 3 == 0 else (number % 9973) / 9973
+        return int(digest(before.image)[:4] + digest(after.image)[:4], 16) % 9973 / 9973
 
 
 def toolbox() -> Toolbox:
@@ -95,6 +94,14 @@ def test_at_threshold_0_nothing_is_done_and_without_control_nothing_is_asked() -
     assert found[0].treated
     if not found[1].treated:  # a chance of exactly 0 may be admitted
         assert gain(found[1]) == loss(found[1]) == 0
+
+
+def test_outcomes_of_other_doubts_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = CurveSettings("mixture", "photos")
+    now = curve_identity(settings, Content()).digest()
+    assert curve_identity(settings, Content()).digest() == now
+    monkeypatch.setattr("conservator.evaluation.outcomes.DOUBT", "4")
+    assert curve_identity(settings, Content()).digest() != now
 
 
 def test_a_case_without_a_reference_is_refused() -> None:

@@ -318,7 +318,7 @@ def test_a_deblurring_network_starts_from_a_denoiser_and_becomes_a_tool(folder: 
     assert "deblur" not in make_toolbox("experts")
 
 
-def test_an_expert_goes_on_from_what_it_was(folder: Path, tmp_path: Path) -> None:
+def test_an_expert_goes_on_from_what_it_was(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = Order("derain", folder, tmp_path, steps=2, workers=0, device="cpu", start="derain")
     train(replace(order, minutes=60), lambda line: None, stop=iter([False, True, True]).__next__)
     lines: list[str] = []
@@ -329,9 +329,16 @@ def test_an_expert_goes_on_from_what_it_was(folder: Path, tmp_path: Path) -> Non
     assert 0 < max(moved) < 0.01
     ship(trained, order, tmp_path / "weights")
     entries = tomllib.loads((tmp_path / "weights" / "manifest.toml").read_text())
-    assert entries["derain"]["made_with"] == {"derain.safetensors": manifest()["derain"]["sha256"]}
+    former = {"derain.safetensors": manifest()["derain"]["sha256"]}
+    assert entries["derain"]["made_with"] == {**manifest()["derain"]["made_with"], **former}
     assert entries["derain"]["command"].endswith("--start derain")
-    assert [link.state for link in links(entries)] == ["current"], "its former self ships no longer, and is no circle"
+    known = {**entries, "denoise_medium": manifest()["denoise_medium"]}
+    assert links(known)[-1].stale == (), "its former self ships no longer, and is no circle"
+    other = {**entries, "denoise_medium": {**manifest()["denoise_medium"], "sha256": "0" * 64}}
+    assert len(links(other)[-1].stale) == 1, "what it was made with before, it is still made with"
+    landed = {**manifest(), "derain": {**manifest()["derain"], "sha256": "0" * 64}}
+    monkeypatch.setattr("conservator.training.experts.orders.manifest", lambda: landed)
+    assert train(replace(order, steps=3), lines.append).steps == 3, "it goes on, though it is what ships now"
 
 
 def test_a_folder_without_weights_gets_a_sentence(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ class Treater:
     def _verdict(
         self, admission: Admission, start: _State, before: _State, after: _State, treated: frozenset[Kind]
     ) -> Verdict:
-        """Judge a whole picture on its study, and on the part that changed most: what shows the greater chance counts.
+        """Judge a whole picture on its study, and on the part that changed most: what shows the greater doubt counts.
 
         A photo that is its own study has no other part, and one that was enlarged cannot be compared.
         """

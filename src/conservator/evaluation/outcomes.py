@@ -21,6 +21,7 @@ from conservator.kinds import OBJECTIVES, Objective
 from conservator.metrics import make_metric
 from conservator.perception.harm import NetworkHarm
 from conservator.perception.network import NetworkPerception
+from conservator.perception.risk import DOUBT
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools.catalog import make_toolbox
@@ -90,7 +91,7 @@ def curve_identity(settings: CurveSettings, content: Content) -> Identity:
     """Whose a folder of outcomes is: with the thresholds that were tried, for outcomes are known at these alone."""
     grid = hashlib.sha256(repr(GRID).encode()).hexdigest()[:16]
     contents = {"photos": content.photos, "tools": content.tools, "weights": content.weights}
-    return Identity.of({**asdict(settings), "grid": grid}, **contents)
+    return Identity.of({**asdict(settings), "grid": grid, "doubt": DOUBT}, **contents)
 
 
 Making = Callable[[CurveSettings], Trial]

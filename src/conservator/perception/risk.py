@@ -1,9 +1,9 @@
-"""Risk control: a treatment is done only where the chance that it harms is below what a user allows.
+"""Risk control: a treatment is done only where it is doubted no more than a user's risk allows.
 
 One number orders all treatments: the chance of harm that a network estimates from a picture before and after (harm.py),
 for each dB that is expected of the treatment, less what harm costs. Where much is to be gained more may be risked, and
 a bound on the number of harmed photos is then spent where it buys most.
-What chance may be admitted is not chosen by hand: it follows from what happened to the calibration photos at each
+What doubt may be admitted is not chosen by hand: it follows from what happened to the calibration photos at each
 threshold, by conformal risk control (Angelopoulos et al., "Conformal Risk Control", ICLR 2024, arXiv 2208.02814,
 equation 4). docs/risk.md says what is promised, and what is not.
 """
@@ -29,8 +29,9 @@ LEAST_GAIN = 0.05
 _COST, _TONAL_COST = 1.5, 8.0
 """dB that a harmful treatment costs, one of light or haze the second. On development photos they lost 1.5 dB (damaged
 ones, the mean of 14) and 13 dB (24); 8 and 20 were tried for the latter (docs/results/risk.md)."""
-_TENTH = 0.1
-"""Chances below it are told with a decimal: they are nearer to what is admitted."""
+DOUBT = f"3: {LEAST_GAIN}, {_COST}, {_TONAL_COST}"
+"""What a doubt is (Verdict.doubt): the number of its formula, and its constants. 1 was the chance of harm, 2 the chance
+for each dB of gain."""
 
 
 class HarmEstimate(Protocol):
@@ -48,7 +49,7 @@ class Verdict:
     """Whether a treatment is admitted, and the evidence."""
 
     chance: float
-    """Of harm, 0 to 1; of several pictures that were compared, the greatest."""
+    """Of harm, 0 to 1; of several pictures that were compared, that of the greatest doubt."""
     threshold: float
     """The doubt that may be admitted."""
     where: str = ""
@@ -78,16 +79,18 @@ class Verdict:
     def words(self) -> str:
         """The verdict as part of a sentence."""
         where = f" {self.where}" if self.where else ""
-        chance = f"{self.chance:.0%}" if self.chance >= _TENTH else f"{self.chance:.1%}"
-        return f"the chance that it harms is put at {chance}{where}; at most {self._most:.1%} is admitted{self._why}"
+        said = f"the chance that it harms is put at {self.chance:.1%}{where}"
+        return said if self.chance == 1 else f"{said}; at most {self._most:.1%} is admitted{self._why}"
 
     @property
     def _most(self) -> float:
-        """The largest chance that would be admitted."""
-        least = self.threshold * LEAST_GAIN
+        """The largest chance that is admitted, at a threshold below 1, which admits all."""
         if self.gain is None:
             return self.threshold
-        return max(least, self.threshold * self.gain / (1 + self.threshold * (self.gain + self.cost)))
+        if self.gain <= LEAST_GAIN:
+            return self.threshold * LEAST_GAIN
+        fair = self.threshold * self.gain / (1 + self.threshold * (self.gain + self.cost))
+        return max(self.threshold * LEAST_GAIN, fair)
 
     @property
     def _why(self) -> str:
@@ -126,9 +129,9 @@ class Admission:
 
         Both the treatment and all that was done since the start, which treated ``since_start``, must be admitted: a
         photo that gained much must not lose it again, and what comes out must be no worse than what went in. Pictures
-        of two sizes cannot be compared; such a treatment, which the user asked for, has no chance of harm. An estimate
-        that is no number counts as certain harm, and so does any treatment of a photo that is strange to perception;
-        with ``part`` the pictures are a part of one, which tells nothing of that.
+        of two sizes cannot be compared; such a treatment, which the user asked for, has no chance of harm. A chance
+        or a gain that is no finite number counts as certain harm, and so does any treatment of a photo that is strange
+        to perception; with ``part`` the pictures are a part of one, which tells nothing of that.
         """
         if start.percept.strange and not part and not torch.equal(start.image, after.image):
             return Verdict(1.0, self.threshold, "because the picture is strange")
@@ -144,8 +147,10 @@ class Admission:
             return Verdict(0.0, self.threshold)
         chance = self.estimate.chance(before, after, treated)
         gain = None if self.weighing is None else self.weighing.weigh(before, after, treated).mean["fidelity"]
+        if not math.isfinite(chance) or not math.isfinite(gain or 0.0):
+            return Verdict(1.0, self.threshold)
         cost = _TONAL_COST if treated & TONAL else _COST
-        return Verdict(1.0 if math.isnan(chance) else chance, self.threshold, gain=gain, cost=cost)
+        return Verdict(min(1.0, max(0.0, chance)), self.threshold, gain=gain, cost=cost)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from conservator.weights import load_weights, parse_weights
 
 SUFFIX = ".safetensors"
 _FORMAT = "conservator risk 3"
-"""Its number says what a doubt is (Verdict.doubt): 1 was the chance of harm, 2 the chance for each dB of gain."""
+"""Its number is that of the formula of doubts (risk.DOUBT)."""
 _TENSORS = ("thresholds", "harmed", "errors")
 _AGAIN = "make it again with conservator calibrate"
 

@@ -156,12 +156,16 @@ def ship(trained: Trained, order: Order, folder: Path) -> Path:
 
 
 def _made_with(trained: Trained, order: Order) -> dict[str, str]:
-    """The hash of what the training started from: perhaps that, where its older checkpoint did not say it."""
+    """The hash of what the training started from: perhaps that, where its older checkpoint did not say it.
+
+    What an expert was made with before it went on from itself, it is still made with.
+    """
     name, found = order.start or _course(order).start, trained.identity.get(_START, _NOTHING)
     if name is None or found == _NOTHING:
         return {}
     sure = not any(_START in change for change in trained.changes)
-    return {_chain_name(name, order): found if sure else PERHAPS + found}
+    before = manifest()[name].get("made_with", {}) if name == order.name else {}
+    return {**before, _chain_name(name, order): found if sure else PERHAPS + found}
 
 
 def install(trained: Trained, order: Order, folder: Path) -> Path:
@@ -247,7 +251,10 @@ def _start(order: Order, course: Course) -> Start | None:
     if not ships:
         raise ConservatorError(f"there are no weights of {name} to start from; train it first, or give --start nothing")
     tensors = {key: value.float() for key, value in load_weights(name)[0].items()}
-    return Start(_chain_name(name, order), str(manifest()[name]["sha256"]), tensors)
+    sha256 = str(manifest()[name]["sha256"])
+    if name == order.name:  # what it started from may ship no longer, and its checkpoint says what that was
+        sha256 = (checkpoint_identity(order.output / name) or {}).get(_START, sha256)
+    return Start(_chain_name(name, order), sha256, tensors)
 
 
 def _chain_name(name: str, order: Order | None = None) -> str:
