@@ -1,4 +1,4 @@
-"""First, do no harm: what policies refuse, however much the eye promises."""
+"""First, do no harm: what policies refuse, and what they believe of what perception promises."""
 
 from __future__ import annotations
 
@@ -48,13 +48,6 @@ class Tint(Made):
 
     def restore(self, image: Image) -> Image:
         return torch.cat([image[:, :2], image[:, 2:] - self._by], 1)
-
-
-class Burn(Made):
-    """Brightens until a good part of the picture is white."""
-
-    def restore(self, image: Image) -> Image:
-        return (image * 1.6).clamp(0, 1)
 
 
 class Enlarger(Tint):
@@ -118,34 +111,6 @@ def chosen(
     with MemoPool(LocalPool(toolbox, max_batch=1)) as pool:
         policy = make_policy(name, PolicyContext(pool, eye, **options))  # type: ignore[arg-type]
         return run(policy, Session(image, toolbox, pool, eye, scope=Scope(upscale))).toolchain()
-
-
-@pytest.mark.parametrize("name", SEARCHING)
-def test_what_moves_the_colours_of_large_areas_is_refused_whatever_is_promised(name: str, gray: Image) -> None:
-    eye = Promise({Kind.NOISE: 0.95, Kind.RAIN: 0.95, Kind.HAZE: 0.99})
-    assert chosen(name, eye, gray, Tint("yellower", Kind.NOISE, by=0.2)) == ()
-    assert chosen(name, eye, gray, Tint("yellower", Kind.RAIN, by=0.2)) == ()
-    # streaks of rain are bright, so that taking them away may move more than taking away noise
-    assert chosen(name, eye, gray, Tint("a_little_yellower", Kind.NOISE, by=0.08)) == ()
-    assert "a_little_yellower" in chosen(name, eye, gray, Tint("a_little_yellower", Kind.RAIN, by=0.08))
-    # and a veil is a colour
-    assert "yellower" in chosen(name, eye, gray, Tint("yellower", Kind.HAZE, by=0.2))
-    # of two the one that does no harm is taken
-    both = (Tint("yellower", Kind.NOISE, by=0.2), Texture("smoother", Kind.NOISE))
-    assert set(chosen(name, eye, gray, *both)) == {"smoother"}
-
-
-@pytest.mark.parametrize("name", SEARCHING)
-def test_what_burns_out_the_lights_is_refused_whatever_it_is_for(name: str, coffee: Image) -> None:
-    bright = coffee[..., 100:228, 200:328]
-    burnt = Burn("brighter").restore(bright)
-    assert float((burnt >= 0.998).float().mean()) > float((bright >= 0.998).float().mean()) + 0.05
-    for kind in (Kind.NOISE, Kind.LOW_LIGHT, Kind.HAZE):
-        assert chosen(name, Promise({kind: 0.99}), bright, Burn("brighter", kind)) == ()
-    # the same tool where there is nothing to burn
-    assert "brighter" in chosen(
-        name, Promise({Kind.LOW_LIGHT: 0.99}), 0.1 + 0.4 * bright, Burn("brighter", Kind.LOW_LIGHT)
-    )
 
 
 def test_an_enlargement_that_changes_colours_is_refused(gray: Image) -> None:

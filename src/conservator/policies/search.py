@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 
 from conservator.errors import ToolFailedError
 from conservator.image import Image, decibels
@@ -56,17 +57,23 @@ class State:
 
 
 Scoring: TypeAlias = Callable[[State, ToolSpec, Image, Percept], float]
-"""(state before, tool, image after, percept after) -> gain in dB."""
+"""(state before, tool, image after, percept after) -> gain in dB; minus infinity forbids."""
 
 
 class EstimatedGain:
-    """Scores a treatment without a reference: the gain that perception estimates."""
+    """Scores a treatment without a reference: the gain that perception estimates.
+
+    An enlargement, which neither perception nor risk control can compare with what it was made of, is forbidden where
+    it shifts the colours of large areas.
+    """
 
     def __init__(self, perception: Perception, objective: Objective = "balanced") -> None:
         self._perception, self._objective = perception, objective
 
     def __call__(self, before: State, tool: ToolSpec, image: Image, percept: Percept) -> float:
         """Gain in dB of one treatment."""
+        if tool.scale > 1 and _shifts_colours(before.image, image):
+            return float("-inf")
         was, now = Look(before.image, before.percept), Look(image, percept)
         return self._perception.weigh(was, now, tool.removes).cautious(self._objective)
 
@@ -89,6 +96,14 @@ class MeasuredGain:
         if image.shape != self._reference.shape:
             image = bicubic_to(image, *self._reference.shape[-2:]).clamp(0, 1)
         return float(decibels((image - self._reference).pow(2).mean(), TABLE_CAP))
+
+
+def _shifts_colours(before: Image, after: Image) -> bool:
+    """Whether areas of 16 x 16 pixels differ by more than 3 % of the range, in the root mean square."""
+    after = F.interpolate(after, before.shape[-2:], mode="bilinear", antialias=True)
+    side = min(16, *before.shape[-2:])
+    shift = (F.avg_pool2d(after, side) - F.avg_pool2d(before, side)).pow(2).mean().sqrt()
+    return float(shift) > 0.03
 
 
 class Greedy:
@@ -129,7 +144,7 @@ class Greedy:
         return Decision(Stop(), thought=why, refused=_best_first(refused))
 
     def expand(self, state: State, observation: Observation) -> list[State]:
-        """Apply every candidate to a state; what fails or changes nothing is left out.
+        """Apply every candidate to a state; what fails, changes nothing or is forbidden is left out.
 
         None is held to risk control yet: judging costs a third of a look, and few of the children are ever wanted.
         """
@@ -144,10 +159,11 @@ class Greedy:
                 continue
             percept = self._perception.grade(image)
             gain = self._scoring(state, spec, image, percept)
-            # an enlargement comes last, for nothing may follow it
-            required = gain if self._suspects and spec.scale > 1 else self._margin
-            gains, toolchain = (state.gain + gain, state.required + required), (*state.toolchain, spec.name)
-            children.append(State(image, percept, toolchain, *gains, treated=state.treated | spec.removes))
+            if gain > float("-inf"):
+                # an enlargement comes last, for nothing may follow it
+                required = gain if self._suspects and spec.scale > 1 else self._margin
+                gains, toolchain = (state.gain + gain, state.required + required), (*state.toolchain, spec.name)
+                children.append(State(image, percept, toolchain, *gains, treated=state.treated | spec.removes))
         return children
 
     def _candidates(self, state: State, observation: Observation) -> list[ToolSpec]:
