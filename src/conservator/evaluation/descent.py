@@ -128,19 +128,30 @@ class Trial:
 
         Raises ConservatorError for a case without a reference.
         """
+        return self.outcomes_of(case, *self.begun(case))
+
+    def begun(self, case: Case) -> tuple[Photo, Memory]:
+        """The photo of a case, and a memory for it, which trials by the same perception, tools and harm may share."""
         damaged, clean = case.make()
         if clean is None:
             raise ConservatorError(f"{case.photo} has no undamaged reference; whether it came out worse is not known")
-        memory = _Memory(self.pool, self.perception, self.harm, clean)
+        return Photo(damaged), Memory(self.pool, self.perception, self.harm, clean)
+
+    def outcomes_of(self, case: Case, photo: Photo, memory: Memory) -> list[CaseOutcome]:
+        """What becomes of a case that has begun."""
         found = []
         for objective in self.objectives:
-            attempt = partial(self._attempt, case, Photo(damaged), objective, memory)
+            attempt = partial(self._attempt, case, photo, objective, memory)
             outcomes = [(OFF, OFF, attempt(OFF)[0]), *descend(attempt, self.grid)]
             found += [replace(outcome, low=low, high=high) for low, high, outcome in outcomes]
         return found
 
+    def admission(self, memory: Memory, threshold: float) -> Admission:
+        """What restorations are held to at a threshold, and what notes the doubts in ``memory.met``."""
+        return Recording(memory, threshold, weighing=memory.perception, met=memory.met)
+
     def _attempt(
-        self, case: Case, photo: Photo, objective: Objective, memory: _Memory, threshold: float
+        self, case: Case, photo: Photo, objective: Objective, memory: Memory, threshold: float
     ) -> tuple[CaseOutcome, set[float]]:
         """What becomes of a case at one threshold, and the doubts that were compared with it."""
         start = time.perf_counter()
@@ -166,12 +177,12 @@ class Trial:
         )
         return outcome, set(memory.met)
 
-    def _restorer(self, objective: Objective, threshold: float, memory: _Memory) -> Restorer:
+    def _restorer(self, objective: Objective, threshold: float, memory: Memory) -> Restorer:
         request = Request(policy=self.policy, objective=objective, seed=self.seed)
         if threshold == OFF:
             request, admission = replace(request, risk=1.0), None
         else:
-            admission = _Recording(memory, threshold, weighing=memory.perception, met=memory.met)
+            admission = self.admission(memory, threshold)
         return Restorer(
             request, toolbox=self.toolbox, perception=memory.perception, pool=memory.pool, admission=admission
         )
@@ -191,7 +202,7 @@ class _Keys:
 
 
 @dataclass(frozen=True)
-class _Recording(Admission):
+class Recording(Admission):
     """Notes the doubts that it compares with its threshold."""
 
     met: set[float] = field(default_factory=set)
@@ -210,7 +221,7 @@ class _Recording(Admission):
         return verdict
 
 
-class _Memory:
+class Memory:
     """All that was computed of one photo, and the doubts that the restoration at work has met; a HarmEstimate."""
 
     def __init__(self, pool: Pool, perception: Perception, harm: HarmEstimate, clean: Image) -> None:

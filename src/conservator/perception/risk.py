@@ -28,7 +28,7 @@ LEAST_GAIN = 0.05
 """dB; a smaller gain counts as this much: half of what is called harm."""
 _COST, _TONAL_COST = 1.5, 8.0
 """dB that a harmful treatment costs, one of light or haze the second. On development photos they lost 1.5 dB (damaged
-ones, the mean of 14) and 13 dB (24); 8 and 20 were tried for the latter (docs/results/risk.md)."""
+ones, the mean of 14) and 13 dB (24); 8 and 20 were tried for the latter (benchmarks/forms_of_doubt.py)."""
 DOUBT = f"3: {LEAST_GAIN}, {_COST}, {_TONAL_COST}"
 """What a doubt is (Verdict.doubt): the number of its formula, and its constants. 1 was the chance of harm, 2 the chance
 for each dB of gain."""
