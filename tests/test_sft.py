@@ -23,7 +23,7 @@ from conservator.degradations import parse_recipe
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.perception.perception import Blind
 from conservator.policies import MllmPolicy
-from conservator.policies.vision_language import VisionLanguageModel, load_model
+from conservator.policies.vision_language import VisionLanguageModel, load_model, shipped_model
 from conservator.pool import LocalPool, Pool
 from conservator.session import Apply, Decision, Rollback, Session, Stop, run
 from conservator.tools import Toolbox, make_toolbox
@@ -222,6 +222,34 @@ def test_a_whole_checkpoint_is_tuned(taught: Path, planner_data: Path, tmp_path:
 
     trained = train_sft(SftOrder((planner_data,), tmp_path, str(taught / "model"), steps=2, batch=2), lambda line: None)
     assert load_model(str(trained.folder)).parameters == trained.model.parameters
+
+
+@needs_sft
+def test_the_model_that_ships_is_trained_further(planner_data: Path, tmp_path: Path) -> None:
+    from conservator.training.planner.sft import start_of, train_sft
+
+    order = SftOrder(
+        (planner_data,), tmp_path / "further", start="nano", encoder="perception", steps=2, batch=2, device="cpu"
+    )
+    lessons, ships = read_lessons(planner_data), shipped_model()
+    begun = start_of(order, lessons)
+    batch = Collator(ships, lessons, 0, 0.0)([{"lesson": i, "turn": 0} for i in range(4)])
+    with torch.inference_mode():
+        before = ships.network(**batch).logits
+        assert torch.equal(begun.network(**batch).logits, before)  # the encoder adds nothing yet
+    trained = train_sft(order, lambda line: None)
+    again = load_model(str(trained.folder))
+    assert again.heeds_wishes == ships.heeds_wishes
+    assert bool((again.network.model.visual.patch_embed.told.weight != 0).any())
+    with torch.inference_mode():
+        assert not torch.allclose(again.network(**batch).logits, before)
+        assert torch.equal(ships.network(**batch).logits, before)  # no policy's model was trained
+    for wrong, flag in (({"width": 128}, "--width"), ({"vision": "nano"}, "--vision")):
+        with pytest.raises(ConservatorError, match=f"leave out .*{flag}"):
+            train_sft(replace(order, output=tmp_path / "wrong", **wrong))
+    with pytest.raises(ConservatorError, match="leave out --start"):
+        train_sft(replace(order, output=tmp_path / "wrong", model=str(trained.folder)))
+    assert not (tmp_path / "wrong").exists()
 
 
 @needs_sft

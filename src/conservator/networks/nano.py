@@ -137,10 +137,15 @@ class EncodedPatches(nn.Module):
         return own + told
 
 
-def add_encoder(network: Any, encoder: ReducedEncoder) -> None:
-    """Let the vision tower of a nano model begin with perception's encoder, too; its configuration says so then."""
+def add_encoder(network: Any, encoder: ReducedEncoder, silent: bool = False) -> None:
+    """Let the vision tower of a nano model begin with perception's encoder, too; its configuration says so then.
+
+    A ``silent`` one adds nothing before it is trained: a model that has learned something answers as before.
+    """
     visual = network.model.visual
     visual.patch_embed = EncodedPatches(visual.patch_embed.proj, encoder)
+    if silent:
+        nn.init.zeros_(visual.patch_embed.told.weight)
     network.config.conservator_encoder = True
 
 

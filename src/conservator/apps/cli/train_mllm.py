@@ -36,6 +36,7 @@ def sft_command(into: Into = None, threads: ThreadsOption = 2, *, order: SftOrde
 
 def _teach(order: SftOrder, into: Path | None) -> None:
     from conservator.training.planner.sft import train_sft
+    from conservator.weights import manifest
 
     if into is not None and order.model != NANO:
         raise ConservatorError(
@@ -44,6 +45,8 @@ def _teach(order: SftOrder, into: Path | None) -> None:
     if into is not None and order.dialect != "plan":
         raise ConservatorError("the model that ships answers by plans (--dialect plan); leave out --into")
     made_with = planner_needs()
+    if order.start is not None:  # those weights ship no longer when these do
+        made_with[f"{order.start}.safetensors"] = str(manifest()[order.start]["sha256"])
     trained = train_sft(order, typer.echo)
     policy = "tir" if order.dialect == "tools" else "mllm"
     typer.echo(

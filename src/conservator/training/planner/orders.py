@@ -73,6 +73,8 @@ class SftOrder:
     """Folder of model, checkpoints, curve.csv and settings.json."""
     model: str = NANO
     """nano, which begins with nothing, or a model in Hugging Face format: a folder or an id."""
+    start: Literal["nano"] | None = None
+    """For nano: nano, to go on from the model that ships."""
     dialect: DialectName = "plan"
     """How it is taught to answer: by a line with a plan, for mllm, or by tool calls, for tir."""
     spread: bool = True
@@ -99,7 +101,8 @@ class SftOrder:
     encoder: str | None = None
     """For nano: the perception whose encoder its vision begins with beside its own patches: a name, or a file."""
     words: float | None = field(default=None, metadata=_SHARE)
-    """Share of the steps, the first ones, in words alone, without pictures and toolbox (default for nano: 2/3)."""
+    """Share of the steps, the first ones, in words alone, without pictures and toolbox (default for nano: 2/3, and none
+    where it goes on from the model that ships)."""
     studies: float = field(default=0.5, metadata=_SHARE)
     """Share of the questions that are shown as a study."""
     without: tuple[str, ...] = ()

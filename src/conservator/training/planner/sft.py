@@ -25,6 +25,8 @@ from conservator.errors import ConservatorError
 from conservator.extras import import_mllm
 from conservator.files import sha256
 from conservator.kinds import NO_WISH
+from conservator.networks.nano import add_encoder, has_encoder
+from conservator.perception.loading import read_perception
 from conservator.policies.vision_language import VisionLanguageModel, load_model, shipped_model
 from conservator.training.planner.lessons import LESSONS, PlannerLesson, left_out, read_lessons, split_by_photo
 from conservator.training.planner.nano import encoder_hash, encoder_named, new_nano
@@ -40,8 +42,8 @@ from conservator.training.planner.teaching import (
 from conservator.training.run import read_curve, write_curve
 from conservator.weights import manifest
 
-_RATES = {"nano": 1e-3, "lora": 1e-4, "full": 1e-5}
-"""Learning rates: from nothing, of adapters, of a whole pretrained model."""
+_RATES = {"nano": 1e-3, "start": 3e-4, "lora": 1e-4, "full": 1e-5}
+"""Learning rates: from nothing, from the model that ships, of adapters, of a whole pretrained model."""
 ADAPTED = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|attn\.proj|linear_fc1|linear_fc2)"
 """The linear layers of the language model and of the vision tower."""
 _LARGE = 100_000_000
@@ -75,7 +77,7 @@ def train_sft(order: SftOrder, report: Callable[[str], None] = print) -> Trained
     if not learned:
         raise ConservatorError(f"without {', '.join(order.without)} no question is left to learn from")
     torch.set_flush_denormal(True)
-    model = _start(order, lessons)
+    model = start_of(order, lessons)
     model.heeds_wishes |= any(lesson.wish != NO_WISH for lesson in learned)
     _claim(order)  # only now: an order that cannot begin must not take the folder
     report(f"{model.parameters / 1e6:.1f} million parameters, {len(learned)} questions, {len(held_out)} held out")
@@ -110,9 +112,11 @@ def _lessons(folders: Sequence[Path]) -> tuple[list[PlannerLesson], list[Planner
     return lessons, evened, held_out
 
 
-def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageModel:
+def start_of(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageModel:
     """The model to begin with."""
     if order.model != NANO:
+        if order.start is not None:
+            raise ConservatorError(f"{order.model} is what this training begins with; leave out --start")
         if order.vision is not None:
             raise ConservatorError("only a nano model takes a vision tower of its own; leave out --vision")
         if size_of(order):
@@ -124,6 +128,8 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
         if not order.lora:
             model.network.float().requires_grad_(True)
         return model
+    if order.start is not None:
+        return _go_on(order)
     model = new_nano(texts_of(lessons, order.dialect), order.seed, encoder_named(order.encoder), **size_of(order))
     if order.vision is not None:
         try:
@@ -135,6 +141,22 @@ def _start(order: SftOrder, lessons: Sequence[PlannerLesson]) -> VisionLanguageM
                 f"{order.vision} is no vision tower of this size; train one with {size}{with_encoder}"
             ) from None
     model.network.to(order.device)
+    return model
+
+
+def _go_on(order: SftOrder) -> VisionLanguageModel:
+    """The model that ships, to be trained further; an encoder that it had not is added so that it changes nothing."""
+    if order.vision is not None or size_of(order):
+        raise ConservatorError("the model that ships has a vision tower and a size; leave out --vision and --width")
+    model = shipped_model.__wrapped__(NANO)  # one of its own: no policy's may be trained
+    model.beginnings = None  # its weights change from step to step
+    if order.encoder is not None:
+        if has_encoder(model.network.config):
+            raise ConservatorError("the model that ships has an encoder; leave out --encoder")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(order.seed)
+            add_encoder(model.network, read_perception(order.encoder).encoder(), silent=True)
+    model.network.float().requires_grad_(True).to(order.device)
     return model
 
 
@@ -175,6 +197,8 @@ def _claim(order: SftOrder) -> None:
     settings |= lessons if weights else lessons | {"model": order.model}
     if order.vision is not None:
         weights["vision"] = str(manifest()[NANO]["sha256"]) if order.vision == NANO else sha256(Path(order.vision))
+    if order.start is not None:
+        weights["start"] = str(manifest()[order.start]["sha256"])
     weights |= encoder_hash(order.encoder)
     claim(order.output, Identity.of(settings, weights=weights))
 
@@ -206,7 +230,7 @@ def _trainer(
 ) -> tuple[Any, _Watch]:
     """TRL's trainer, and what watches it."""
     steps = order.steps or max(1, round(order.epochs * len(lessons) / (order.batch * order.gather)))
-    share = order.words if order.words is not None else (2 / 3 if order.model == NANO else 0.0)
+    share = order.words if order.words is not None else (2 / 3 if _kind(order) == NANO else 0.0)
     in_words = round(share * steps)
     watch = _Watch(order, model, asked, in_words, report)
     adapters = None
@@ -262,16 +286,22 @@ def _rows(order: SftOrder, lessons: Sequence[PlannerLesson], steps: int, in_word
     return import_mllm("datasets").Dataset.from_dict({name: values.tolist() for name, values in columns.items()})
 
 
+def _kind(order: SftOrder) -> str:
+    """What the usual rate and share of words depend on: how the training begins."""
+    if order.model == NANO:
+        return "start" if order.start else NANO
+    return "lora" if order.lora else "full"
+
+
 def _arguments(order: SftOrder, steps: int, parameters: int) -> Any:
     """TRL's settings. The questions come in the order of the rows, each row once."""
     on_cpu = order.device == "cpu"
-    kind = NANO if order.model == NANO else "lora" if order.lora else "full"
     return import_mllm("trl").SFTConfig(
         output_dir=str(order.output / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=order.batch,
         gradient_accumulation_steps=order.gather,
-        learning_rate=order.rate or _RATES[kind],
+        learning_rate=order.rate or _RATES[_kind(order)],
         lr_scheduler_type="cosine",
         warmup_steps=max(1, steps // 30),
         weight_decay=0.05,
