@@ -12,12 +12,11 @@ from planner_lessons import SIZE
 from conservator.degradations import degrade, parse_recipe
 from conservator.errors import ConservatorError
 from conservator.image import Image
-from conservator.perception import Percept, study
+from conservator.perception import study
 from conservator.policies.dialects import IMAGE, Message
 from conservator.policies.reading import inputs_of
 from conservator.policies.vision_language import VisionLanguageModel, load_model
-from conservator.session import Apply, Decision, Step
-from conservator.training.rl.feedback import ANSWER, QUESTION, RATED_LEVELS, QualityRater, feedback_reward
+from conservator.training.rl.feedback import ANSWER, QUESTION, RATED_LEVELS, QualityRater
 from conservator.training.rl.order import R1Order
 
 if find_spec("transformers") is None:
@@ -79,19 +78,6 @@ def test_overview_and_native_crops_are_shown(model: VisionLanguageModel, noisy: 
     assert rated["both"] == pytest.approx((rated["overview"] + rated["crops"]) / 2)
     assert QualityRater(model).rate(parts) == pytest.approx(rated["both"])
     assert len({f"{value:.6f}" for value in rated.values()}) == 3
-
-
-def test_a_step_is_paid_what_it_raised_and_no_reference_is_read(model: VisionLanguageModel, noisy: Image) -> None:
-    picture, smooth = noisy[..., :64, :64], torch.nn.functional.avg_pool2d(noisy[..., :64, :64], 5, 1, 2)
-    rater = QualityRater(model)
-    reward = feedback_reward(rater)
-    steps = [
-        Step(i, i - 1 or None, Decision(Apply("a")), image, Percept()) for i, image in enumerate([picture, smooth])
-    ]
-    for reference in (None, torch.full((1,), torch.nan)):
-        assert reward(*steps, reference) == {"feedback": rater.rate(smooth) - rater.rate(picture)}
-    assert reward(steps[0], steps[0], None) == {"feedback": 0.0}
-    assert abs(reward(*steps, None)["feedback"]) > 1e-6
 
 
 def test_each_picture_is_rated_once(model: VisionLanguageModel, noisy: Image, monkeypatch: pytest.MonkeyPatch) -> None:

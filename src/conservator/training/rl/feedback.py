@@ -16,8 +16,6 @@ from conservator.perception.study import study
 from conservator.policies.dialects import IMAGE, Message
 from conservator.policies.replies import likeliest
 from conservator.policies.vision_language import VisionLanguageModel
-from conservator.session import Step
-from conservator.training.rl.rewards import Reward
 
 RATED_LEVELS: Mapping[str, float] = {"excellent": 5.0, "good": 4.0, "fair": 3.0, "poor": 2.0, "bad": 1.0}
 """The words of a level and what each is worth: those of ITU-R BT.500's quality scale."""
@@ -69,15 +67,3 @@ class QualityRater:
         if key not in self._known:
             self._known[key] = sum(RATED_LEVELS[level] * chance for level, chance in self.chances(picture).items())
         return self._known[key]
-
-
-def feedback_reward(rater: QualityRater) -> Reward:
-    """A reward, ``feedback``: by how much a step raised the rating of the picture, in levels; 0 where it changed none.
-
-    Over an episode it sums to the whole rise. No reference is needed, nor read.
-    """
-
-    def step_feedback(before: Step, after: Step, reference: Image | None) -> Mapping[str, float]:
-        return {FEEDBACK: rater.rate(after.image) - rater.rate(before.image)}
-
-    return step_feedback
