@@ -1,9 +1,10 @@
-"""What a planner's answers rest on: the held-out questions, with one part of what it is told taken away at a time.
+"""What a planner's answers rest on: questions about photos it never saw, with one part of what it is told taken away.
 
-python benchmarks/planner_ablation.py MODEL_FOLDER DATA_FOLDER [QUESTIONS]
+python benchmarks/planner_ablation.py MODEL DATA [QUESTIONS]
 
-MODEL_FOLDER is what `conservator train sft` made, DATA_FOLDER what `conservator data build` did. Prints the share of
-answers that lead as far as the best one, with its 95 % interval, and the share that any fixed answer would reach.
+MODEL is a folder that `conservator train sft` made, or nano for the model that ships; DATA is a folder that
+`conservator data build` made of photos that trained neither the model nor what tells it of them: all its questions may
+be asked. Prints the share of right answers, and what it loses without each part, with 95 % intervals by photo.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from conservator.evaluation.intervals import mean_cell, share_cell
 from conservator.image import Image
 from conservator.kinds import NO_WISH
 from conservator.policies.dialects import Message
 from conservator.policies.replies import Speaker, choose
-from conservator.policies.vision_language import VisionLanguageModel, load_model
+from conservator.policies.vision_language import VisionLanguageModel, load_model, shipped_model
 from conservator.session.trajectory import Decision, Rollback, Trajectory
 from conservator.training.planner.answers import is_right
-from conservator.training.planner.lessons import PlannerLesson, read_lessons, split_by_photo
+from conservator.training.planner.lessons import PlannerLesson, read_lessons
 from conservator.training.planner.situations import Situation
 from conservator.training.planner.teaching import DIALECT, ask_lesson
 
@@ -37,9 +39,15 @@ def without_history(lesson: PlannerLesson) -> PlannerLesson:
     return replace(lesson, observation=replace(lesson.observation, trajectory=Trajectory((came,))), gains={})
 
 
+def without_perception(lesson: PlannerLesson) -> PlannerLesson:
+    """Neither what perception found, nor what it estimates that the steps gained."""
+    return replace(lesson, withheld=True, gains={})
+
+
 TOLD: dict[str, Callable[[PlannerLesson], PlannerLesson]] = {
     "what perception found": lambda lesson: replace(lesson, withheld=True),
     "what the steps gained by perception": lambda lesson: replace(lesson, gains={}),
+    "both": without_perception,
     "the history": without_history,
 }
 
@@ -77,16 +85,23 @@ def answers(
     return np.array(found)
 
 
-def line(name: str, right: np.ndarray, lessons: Sequence[PlannerLesson]) -> str:
-    """A row of the table: all, its interval, and each situation."""
-    drawn = np.random.default_rng(0).choice(right, (2000, len(right))).mean(1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    groups = [right[[lesson.situation is situation for lesson in lessons]] for situation in Situation]
-    cells = [
-        f"{100 * right.mean():.0f} % ({100 * low:.0f}, {100 * high:.0f})",
-        *(f"{100 * g.mean():.0f} %" if len(g) else "–" for g in groups),
-    ]
-    return f"| {name} | {' | '.join(cells)} |"
+class Table:
+    """The rows of one table: right answers in all, what they lose against nothing taken away, and by situation."""
+
+    def __init__(self, lessons: Sequence[PlannerLesson], whole: np.ndarray) -> None:
+        """``whole`` (N,): whether each question is answered right with nothing taken away."""
+        self._lessons, self._whole = lessons, whole
+        self._photos = [lesson.photo for lesson in lessons]
+        print(f"| without | right | loses, points | {' | '.join(situation.value for situation in Situation)} |")
+        print("|---" * (len(Situation) + 3) + "|")
+        self.add("nothing", whole)
+
+    def add(self, name: str, right: np.ndarray) -> None:
+        """Print a row."""
+        lost = "" if right is self._whole else mean_cell(100.0 * self._whole - 100.0 * right, self._photos, ".1f")
+        groups = [right[[lesson.situation is situation for lesson in self._lessons]] for situation in Situation]
+        cells = [share_cell(list(right), self._photos), lost, *(f"{g.mean():.0%}" if len(g) else "" for g in groups)]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def fixed(lessons: Sequence[PlannerLesson]) -> np.ndarray:
@@ -98,29 +113,24 @@ def fixed(lessons: Sequence[PlannerLesson]) -> np.ndarray:
 
 def main() -> None:
     torch.set_num_threads(1)
-    model = load_model(sys.argv[1])
-    _, held_out = split_by_photo(read_lessons(Path(sys.argv[2])))
+    model = shipped_model() if sys.argv[1] == "nano" else load_model(sys.argv[1])
+    every = read_lessons(Path(sys.argv[2]))
     count = int(sys.argv[3]) if len(sys.argv) > 3 else QUESTIONS
-    lessons = [replace(lesson, withheld=False) for lesson in held_out[:: max(1, len(held_out) // count)][:count]]
-    print(f"{len(lessons)} held-out questions, with what perception found; right answers, all and by situation")
-    print(f"| without | all (95 %) | {' | '.join(situation.value for situation in Situation)} |")
-    print("|---" * (len(Situation) + 2) + "|")
-    print(line("anything: one answer for all", fixed(lessons), lessons))
-    print(line("nothing", answers(model, lessons), lessons), flush=True)
+    lessons = [replace(lesson, withheld=False) for lesson in every[:: max(1, len(every) // count)][:count]]
+    print(f"{len(lessons)} questions about {len({lesson.photo for lesson in lessons})} photos\n")
+    table = Table(lessons, answers(model, lessons))
+    table.add("anything: one answer for all", fixed(lessons))
     for name, change in TOLD.items():
-        print(line(name, answers(model, lessons, change=change), lessons), flush=True)
-    print(line("the objective", answers(model, lessons, say=without_objective), lessons), flush=True)
+        table.add(name, answers(model, lessons, change=change))
+    table.add("the objective", answers(model, lessons, say=without_objective))
     for name, draw in PICTURES.items():
-        print(line(name, answers(model, lessons, draw=draw), lessons), flush=True)
-    blind = answers(model, lessons, TOLD["what perception found"], draw=PICTURES[GREY])
-    print(line("both what perception found and the picture", blind, lessons), flush=True)
+        table.add(name, answers(model, lessons, draw=draw))
+    table.add("all that perception says, and the picture", answers(model, lessons, without_perception, PICTURES[GREY]))
     wishing = [lesson for lesson in lessons if lesson.wish != NO_WISH]
     if wishing:
         print(f"\n{len(wishing)} of them have a wish of the user; of these alone:\n")
-        print(f"| without | all (95 %) | {' | '.join(situation.value for situation in Situation)} |")
-        print("|---" * (len(Situation) + 2) + "|")
-        print(line("nothing", answers(model, wishing), wishing), flush=True)
-        print(line("the wish", answers(model, wishing, lambda x: replace(x, wish=NO_WISH)), wishing), flush=True)
+        table = Table(wishing, answers(model, wishing))
+        table.add("the wish", answers(model, wishing, lambda lesson: replace(lesson, wish=NO_WISH)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from test_risk import Told
 from conservator import Photo, Request, Restorer
 from conservator.admitting import admission_for, uncertified
 from conservator.batch import FileRestorer, Job, Task
-from conservator.degradations import degrade, parse_recipe
+from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case
 from conservator.evaluation.evaluate import evaluate
@@ -104,6 +104,12 @@ def test_what_was_not_measured_is_told_in_the_record(thresholds: Callable[[RiskC
     assert "for the policy rules" in uncertified(Request("rules"), tools, CONTROL)
     classical = uncertified(Request("rules", "classical"), make_toolbox("classical"), CONTROL)
     assert "for the policy rules and this toolbox" in classical
+    assert uncertified(Request(strength=0.5), tools, CONTROL).endswith("for a strength of 0.5")
+    noise = frozenset({Kind.NOISE})
+    assert uncertified(Request("rules", only=noise, strength=0.5), tools, CONTROL).endswith(
+        "for the policy rules, a strength of 0.5 and a choice of damages"
+    )
+    assert uncertified(Request(never=noise), tools, CONTROL).endswith("for a choice of damages")
     task = Task(tmp_path / "noisy.png", tmp_path / "out" / "noisy.png")
     save_photo(Photo(NOISY), task.source)
     for policy, told in (("rules", 1), ("greedy", 0)):

@@ -31,7 +31,7 @@ from conservator.tools import Toolbox, make_toolbox
 if find_spec("transformers") is None:
     pytest.skip("needs the extra: pip install 'conservator[mllm]'", allow_module_level=True)
 
-from conservator.training.planner.lessons import left_out, read_lessons, write_lessons
+from conservator.training.planner.lessons import left_out, read_lessons, split_by_photo, write_lessons
 from conservator.training.planner.orders import SftOrder, VisionOrder
 from conservator.training.planner.prefix import IGNORED, shared_prefix_loss
 from conservator.training.planner.situations import Situation
@@ -171,13 +171,14 @@ def test_no_folder_teaches_what_another_holds_out(planner_data: Path, tmp_path: 
     from conservator.training.planner.sft import _lessons
 
     folders = [tmp_path / "many", tmp_path / "few"]
-    for folder, numbers in zip(folders, (range(40), range(3, 23)), strict=True):
+    for folder, numbers in zip(folders, (range(40), range(26)), strict=True):
         shutil.copytree(planner_data, folder)
         lesson = read_lessons(folder)[0]
         write_lessons(folder, [replace(lesson, photo=f"{n:02}.png") for n in numbers])
-    lessons, learned, held_out = _lessons(folders)
-    assert len(lessons) == 60
-    assert {lesson.photo for lesson in held_out} == {"09.png", "19.png", "29.png", "39.png"}
+    lessons, learned, held_out = _lessons(SftOrder(tuple(folders)))
+    assert len(lessons) == 66
+    assert {lesson.photo for lesson in held_out} == {"00.png", "24.png"}
+    assert {lesson.photo for lesson in split_by_photo(lessons[40:])[1]} == {"00.png", "24.png"}  # of the few alone
     assert not {lesson.photo for lesson in learned} & {lesson.photo for lesson in held_out}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from conservator.errors import ConservatorError
@@ -83,14 +84,24 @@ def _hash(weights: str) -> str:
 def uncertified(request: Request, toolbox: Toolbox, control: RiskControl) -> str:
     """That the promise of thresholds was not measured for what a request asks for, as a sentence; "" where it was.
 
-    That is another policy, or other tools than those of the toolbox with which the thresholds were made.
+    That is another policy, other tools than those of the toolbox with which the thresholds were made, a treatment that
+    goes only part of the way, or fewer kinds of damage than are seen.
     """
     others = [] if request.policy == control.policy else [f"the policy {request.policy}"]
     if request.toolbox != control.toolbox and set(toolbox) != set(make_toolbox(control.toolbox)):
         others.append("this toolbox")
+    if request.strength != 1:
+        others.append(f"a strength of {request.strength:g}")
+    if request.only is not None or request.never:
+        others.append("a choice of damages")
     if not others:
         return ""
     return (
         f"the check for harm was calibrated with the policy {control.policy} and the toolbox {control.toolbox}; "
-        f"what it promises was not measured for {' and '.join(others)}"
+        f"what it promises was not measured for {_listed(others)}"
     )
+
+
+def _listed(things: Sequence[str]) -> str:
+    *most, last = things
+    return f"{', '.join(most)} and {last}" if most else last

@@ -97,12 +97,8 @@ def result_in_html(done: Finished) -> str:
             low, high = restored.interval
             gain += f", in nine of ten cases between {low:+.1f} and {high:+.1f} dB"
         gain += "."
-    left = (
-        f"Still seen: {seen_in_words(restored.after)}."
-        if restored.after.damages
-        else "The program sees no damage any more."
-    )
-    seen = "" if restored.untouched else f"<p>The program {escape(left)}.</p>"
+    left = f"Still seen: {seen_in_words(restored.after)}." if restored.after.damages else "No damage is seen any more."
+    seen = "" if restored.untouched else f"<p>{escape(left)}</p>"
     items = "".join(f"<li>{escape(note)}</li>" for note in done.record.notes)
     notes = f'<ul class="soft">{items}</ul>' if items else ""
     return f"<h2>The result</h2><p>{escape(told)}{gain}</p>{seen}{notes}"

@@ -6,7 +6,7 @@ The enumeration knows the score of every toolchain, so a label need not name one
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from conservator.policies.planning import legal_actions
@@ -24,17 +24,28 @@ def right_answers(lesson: PlannerLesson, plans: bool) -> dict[Decision, float]:
     """How likely each answer shall be, together 1; ``plans`` where an answer may name more tools than the next one.
 
     Of plans, those that are worth nearly as much as the best are right, a tool being worth what counts as a tie: of
-    two that are as good, the shorter one is given more often.
+    two that are as good, the shorter one is given more often. To stop is the plan without a tool. Rollbacks are right
+    only where harm was done; they throw calls away, so elsewhere they are never nearly as good.
     """
-    if not (plans and lesson.plans and isinstance(lesson.answer.action, Apply)):
+    if not (plans and lesson.plans):
         return {_answered(lesson, action): share for action, share in right_calls(lesson).items()}
     legal = set(legal_actions(lesson.observation))
     worth = {
-        Decision(Apply(plan[0]), plan[1:]): score - TIE * len(plan)
+        decision: score - TIE * len(plan)
         for plan, score in lesson.plans.items()
-        if plan and Apply(plan[0]) in legal
+        if (decision := _planned(plan)).action in legal
     }
-    return _shared(worth, lesson.answer) if lesson.answer in worth else {lesson.answer: 1.0}
+    if lesson.answer not in worth:
+        return {lesson.answer: 1.0}
+    shares = _shared(worth, lesson.answer)
+    stop = shares.pop(Decision(Stop()), 0.0)
+    if not shares:
+        return {lesson.answer: 1.0}
+    # stopping competes with the best plan, not with all together: ten that are as good are not ten times as right
+    stops = stop / (stop + max(shares.values()))
+    left = (1 - stops) / sum(shares.values())
+    going_on = {decision: left * share for decision, share in shares.items()}
+    return going_on | ({Decision(Stop()): stops} if stop else {})
 
 
 def right_calls(lesson: PlannerLesson) -> dict[Action, float]:
@@ -54,7 +65,9 @@ def right_calls(lesson: PlannerLesson) -> dict[Action, float]:
 
 
 def is_right(lesson: PlannerLesson, decision: Decision) -> bool:
-    """Whether the next action leads as far as that of the answer, or nearly so; of rollbacks, one of the right ones."""
+    """Whether the next action begins a right answer, one worth nearly as much as the best, less what calls cost."""
+    if lesson.plans:
+        return decision.action in {answer.action for answer in right_answers(lesson, plans=True)}
     match decision.action:
         case Rollback():
             return decision.action in right_calls(lesson)
@@ -62,6 +75,10 @@ def is_right(lesson: PlannerLesson, decision: Decision) -> bool:
             return lesson.values.get(decision.action, float("-inf")) >= lesson.best - TIE
         case _:
             return False
+
+
+def _planned(plan: Sequence[str]) -> Decision:
+    return Decision(Apply(plan[0]), tuple(plan[1:])) if plan else Decision(Stop())
 
 
 def _answered(lesson: PlannerLesson, action: Action) -> Decision:

@@ -32,8 +32,10 @@ LESSONS = "lessons.jsonl"
 """The file of a folder's lessons: its format and the tools in the first line, then a lesson in each."""
 _FORMAT, _VERSION = "conservator planner lessons", 3
 """1 was prose, decisions.jsonl beside conversations.jsonl; 2 had neither wishes nor the scores of plans."""
-_HELD_OUT = 10
-"""One photo of so many is held out, when there are as many."""
+_EVERY, _FEWEST = 24, 10
+"""One photo of so many is held out, the first one first; of fewer than ten none. The experts hold out the same ones of
+a folder (training/data/crops.py), and perception every eighth, which these are among: what the planner is asked about
+them, neither it nor what it is told by has learned."""
 _NOT_LOADED = torch.zeros(1, 3, 1, 1)
 
 
@@ -87,8 +89,11 @@ class PlannerLesson:
             return to_image(np.asarray(file.convert("RGB")))
 
     def observe(self, *images: Image) -> Observation:
-        """What a policy would know, with these pictures, or studies, of the last steps; one is the current state's."""
-        steps = self.told.trajectory.steps
+        """What a policy would know, with these pictures, or studies, of the last steps; one is the current state's.
+
+        Without any picture nothing is withheld: there would be nothing to go by.
+        """
+        steps = (self.told if images else self.observation).trajectory.steps
         before, last = (steps[: -len(images)], steps[-len(images) :]) if images else (steps, ())
         seen = (replace(step, image=image) for step, image in zip(last, images, strict=True))
         return replace(self.observation, trajectory=Trajectory((*before, *seen)))
@@ -282,7 +287,11 @@ def left_out(lesson: PlannerLesson, without: Sequence[str]) -> bool:
 
 
 def split_by_photo(lessons: Sequence[PlannerLesson]) -> tuple[list[PlannerLesson], list[PlannerLesson]]:
-    """Those to learn from and those held out: all about every tenth photo; none where there are fewer than ten."""
-    photos = sorted({lesson.photo for lesson in lessons})
-    held_out = set(photos[_HELD_OUT - 1 :: _HELD_OUT])
+    """Those to learn from and those held out: all about every 24th photo; none where there are fewer than ten.
+
+    ``lessons`` are as ``data build`` wrote them, in the order of the photos in their folder; data of fewer crops begin
+    with the same photos.
+    """
+    photos = list(dict.fromkeys(lesson.photo for lesson in lessons))
+    held_out = set(photos[::_EVERY]) if len(photos) >= _FEWEST else set[str]()
     return [x for x in lessons if x.photo not in held_out], [x for x in lessons if x.photo in held_out]

@@ -72,8 +72,7 @@ def train_sft(order: SftOrder, report: Callable[[str], None] = print) -> Trained
     if order.model == NANO and order.lora:
         raise ConservatorError("a nano model begins with nothing that adapters could adapt; leave out --lora")
     order = replace(order, device=torch_device(order.device))
-    lessons, learned, held_out = _lessons(order.data)
-    learned = [lesson for lesson in learned if not left_out(lesson, order.without)]
+    lessons, learned, held_out = _lessons(order)
     if not learned:
         raise ConservatorError(f"without {', '.join(order.without)} no question is left to learn from")
     torch.set_flush_denormal(True)
@@ -97,15 +96,19 @@ def train_sft(order: SftOrder, report: Callable[[str], None] = print) -> Trained
     return TrainedPlanner(model, folder, trainer.state.global_step, watch.seconds / 60, scores)
 
 
-def _lessons(folders: Sequence[Path]) -> tuple[list[PlannerLesson], list[PlannerLesson], list[PlannerLesson]]:
-    """All questions; those to learn from, of each folder as many; and those held out."""
+def _lessons(order: SftOrder) -> tuple[list[PlannerLesson], list[PlannerLesson], list[PlannerLesson]]:
+    """All questions; those to learn from, of each folder and each situation as many; and those held out."""
+    folders = order.data
     parts = [read_lessons(folder) for folder in folders]
     lessons = [*itertools.chain(*parts)]
     if not lessons:
         raise ConservatorError(f"{', '.join(map(str, folders))} holds no questions")
     _, held_out = split_by_photo(lessons)  # of all folders together: what one holds out no other may teach
     unseen = {lesson.photo for lesson in held_out}
-    learned = [[lesson for lesson in part if lesson.photo not in unseen] for part in parts]
+    learned = [
+        [lesson for lesson in part if lesson.photo not in unseen and not left_out(lesson, order.without)]
+        for part in parts
+    ]
     learned = [balance_situations(part) for part in learned if part]
     most = max((len(part) for part in learned), default=0)
     evened = [lesson for part in learned for lesson in itertools.islice(itertools.cycle(part), most)]

@@ -196,7 +196,7 @@ def examine_planner(
             found[lesson.situation].append(right)
             for group, belongs in (
                 (unseen, left_out(lesson, without)),
-                (looked, lesson.withheld),
+                (looked, lesson.withheld and not in_words),
                 (heeded, lesson.wish != NO_WISH),
             ):
                 group += [right] if belongs else []
