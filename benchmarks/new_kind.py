@@ -10,10 +10,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from conservator.degradations import degrade, parse_recipe
 from conservator.degradations.patches import UNDAMAGED_PSNR
+from conservator.evaluation.intervals import mean_cell
+from conservator.image import in_8_bits
 from conservator.metrics.fidelity import psnr_of_each
 from conservator.perception import NetworkPerception, study
 from conservator.photo import find_photos, load_photo
@@ -35,7 +38,7 @@ def main() -> None:
         policies = {name: make_policy(name, PolicyContext(pool, eye)) for name in names}
         for seed, path in enumerate(photos):
             clean = load_photo(path).image
-            damaged = degrade(clean, parse_recipe(RECIPES[seed % len(RECIPES)], seed))
+            damaged = in_8_bits(degrade(clean, parse_recipe(RECIPES[seed % len(RECIPES)], seed)))
             seen, wanted = study(damaged), study(clean, like=damaged)
             for name, policy in policies.items():
                 done = run(policy, Session(seen, toolbox, pool, eye))
@@ -44,8 +47,11 @@ def main() -> None:
                 )
                 gains[name].append(after - before)
                 print(f"{path.stem:10} {name}: {after - before:+.2f} dB, {', '.join(done.toolchain()) or 'nothing'}")
-    for name, found in gains.items():
-        print(f"{name}: {sum(found) / len(found):+.2f} dB on {len(found)} photos")
+    measured = {name: np.array(found) for name, found in gains.items()}
+    stems = [path.stem for path in photos]
+    for name, found in measured.items():
+        told = f"{name}: {mean_cell(found, stems)} dB, {(found < -0.1).sum()} of {len(found)} lowered by 0.1 dB"
+        print(told, *(f"; minus {other}: {mean_cell(found - measured[other], stems)}" for other in names[:1]), sep="")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from conservator.evaluation.rows import (
     BenchmarkRow,
     BenchmarkSettings,
     Content,
+    claim_policies,
     claim_results,
     content_of,
     read_rows,
@@ -43,6 +44,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photos")
     PillowImage.fromarray(data.coffee()[:256, :320]).save(path / "coffee.png")
     return path
+
+
+def test_results_of_a_model_are_not_taken_for_those_of_another_in_its_place(tmp_path: Path) -> None:
+    model, file = tmp_path / "a: model", tmp_path / "agent.safetensors"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"1")
+    file.write_bytes(b"1")
+    names = [f"mllm:{model}", f"random_order:mllm-once:{model}", f"r1:{file}", "greedy", "search:12", "mllm"]
+    output = tmp_path / "out"
+    output.mkdir()
+    claim_policies(output, names)
+    claim_policies(output, ["rules"])
+    claim_policies(output, names)
+    (model / "model.safetensors").write_bytes(b"2")
+    claim_policies(output, [f"r1:{file}", "greedy"])
+    for name in names[:2]:
+        with pytest.raises(ConservatorError, match="with other weights; give another output folder"):
+            claim_policies(output, [name])
 
 
 def test_cases_are_the_same_in_every_run(folder: Path) -> None:

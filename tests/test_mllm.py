@@ -19,6 +19,7 @@ from conservator.degradations import Kind, Severity, degrade, parse_recipe
 from conservator.errors import ConservatorError, MissingExtraError, NameNotFoundError
 from conservator.extras import import_mllm
 from conservator.image import Image, to_array, to_image
+from conservator.kinds import Wish
 from conservator.perception import Look, NetworkPerception, Percept, study
 from conservator.perception.perception import Blind, Gain, Perception
 from conservator.policies import MllmPolicy, PolicyContext, check_policy, make_policy
@@ -195,6 +196,20 @@ def test_perception_has_a_veto_over_what_the_model_did(
     assert once.act(session.observe()).action == Apply("wavelet_denoise")
     session.step(Decision(Apply("tv_denoise"), ("wavelet_denoise",)))  # somebody else's plan is not its own
     assert once.act(session.observe()).thought != "as planned"
+
+
+def test_what_no_estimate_knows_is_left_to_the_model(
+    model: VisionLanguageModel, noisy: Image, toolbox: Toolbox, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, read = list[object](), model.read
+    monkeypatch.setattr(model, "heeds_wishes", True)
+    monkeypatch.setattr(model, "read", lambda prompt: asked.append(prompt) or read(prompt))
+    session = Session(noisy, toolbox, pool, Verdict(-0.5))
+    session.step(Decision(Apply("wavelet_denoise")))
+    MllmPolicy(model, Verdict(-0.5)).act(session.observe())
+    assert not asked  # the step did harm by perception's estimate
+    MllmPolicy(model, Verdict(-0.5), wish=Wish(prefer="smooth")).act(session.observe())
+    assert len(asked) == 1
 
 
 def test_a_small_photo_is_enlarged_last_where_that_is_wanted(model: VisionLanguageModel, coffee: Image) -> None:

@@ -260,6 +260,13 @@ def test_the_tables_of_strategies_are_means_and_paired_differences_by_photo() ->
     assert psnr.startswith("+2.50 (+")
     assert (score[:5], rank) == ("+1.25", "+40.0")
     assert not any("trateg" in grid.title for grid in grids([replace(row, toolchains=0) for row in rows]))
+    ends = [replace(row, policy=name, value=value) for row in rows for name, value in (("none", -1.0), ("best", 9.0))]
+    ends = [row for row in ends if row.photo != "5.png"]  # what has no best counts not
+    shared = next(grid for grid in grids([*rows, *ends]) if grid.title.startswith("Strategies"))
+    of_best = {row[0]: row[-1] for row in shared.rows}
+    assert shared.head[-1] == "score gained, of the best"
+    assert of_best["random_both"].startswith("15%")  # 0.5 is 1.5 above the untouched, of 10
+    assert of_best["greedy"].startswith("25%")
 
 
 def test_enumerations_are_shared_between_results_of_the_same_tools(coffee: Image, tmp_path: Path) -> None:

@@ -28,13 +28,22 @@ def time_decisions(
 ) -> DecisionTime:
     """Time a policy on observations whose pictures were graded before; the first decision, which loads, is not timed.
 
-    With a policy that tries tools it is their time, too: give it a pool that remembers nothing.
+    With a policy that tries tools it is their time, too: give it a pool that remembers nothing. A model that remembers
+    what prompts began with forgets it before each.
     """
     policy.act(observations[0])
     many = [observations[i % len(observations)] for i in range(company)]
-    alone = [_seconds(partial(policy.act, one)) for one in observations for _ in range(repeats)]
-    together = [_seconds(partial(decide_together, policy, many)) / company for _ in range(repeats)]
+    alone = [_seconds(partial(forgetful(policy).act, one)) for one in observations for _ in range(repeats)]
+    together = [_seconds(partial(decide_together, forgetful(policy), many)) / company for _ in range(repeats)]
     return DecisionTime(policy.name, 1e3 * statistics.median(alone), 1e3 * statistics.median(together), company)
+
+
+def forgetful(policy: Policy) -> Policy:
+    """The policy, after it forgot what it remembers of prompts: what it was asked before makes it no faster."""
+    forget = getattr(policy, "forget", None)
+    if forget is not None:
+        forget()
+    return policy
 
 
 def decisions_table(times: Sequence[DecisionTime]) -> list[str]:

@@ -17,6 +17,7 @@ from conservator.admitting import admission_for
 from conservator.claims import Identity, claim
 from conservator.errors import ConservatorError
 from conservator.evaluation.cases import Case
+from conservator.evaluation.decisions import forgetful
 from conservator.evaluation.enumerate import Enumeration
 from conservator.evaluation.ranking import Ranking, study_and_reference
 from conservator.evaluation.rows import (
@@ -24,6 +25,7 @@ from conservator.evaluation.rows import (
     BenchmarkSettings,
     Content,
     ResultsTable,
+    claim_policies,
     claim_results,
     measured,
     read_rows,
@@ -93,6 +95,7 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     metrics = tuple(metrics if metrics is not None else map(make_metric, settings.metrics))
     claim_results(output, replace(settings, metrics=tuple(metric.name for metric in metrics)), content or Content())
+    claim_policies(output, policies)
     rows = read_rows(output / "results.csv", BenchmarkRow)
     asked = {(case.name, policy) for case in cases for policy in policies}
     done = {(row.case, row.policy) for row in rows} & asked
@@ -222,13 +225,13 @@ class _Trial:
             assert self.ranking is not None  # check_names saw to it
             return FixedOrder(*self.ranking.best(self._enumeration), name=name), 0.0
         if not is_derived(name):
-            return make_policy(name, self._context(name, pool)), 0.0
+            return forgetful(make_policy(name, self._context(name, pool))), 0.0
         inner = name.partition(":")[2]
         picture = study(self.damaged)
         start = time.perf_counter()
         scope, held_to = self._scope(inner), self._held_to(inner)
         session = Session(picture, self.toolbox, pool, self.perception, scope=scope, admission=held_to)
-        decided = run(make_policy(inner, self._context(inner, pool)), session).toolchain()
+        decided = run(forgetful(make_policy(inner, self._context(inner, pool))), session).toolchain()
         toolchain = derive(name, decided, self.toolbox, picture, self.settings.seed)
         return FixedOrder(*toolchain, name=name), time.perf_counter() - start
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from conservator.errors import name_not_found
 from conservator.evaluation.grid import Column, Grid, Rows, by_policy, origins_of, policies_of, tabulate
-from conservator.evaluation.intervals import mean_cell
+from conservator.evaluation.intervals import mean_cell, ratio_cell
 from conservator.evaluation.rows import BenchmarkRow
 from conservator.evaluation.strategies import is_baseline
 from conservator.metrics import METRICS
@@ -34,6 +34,9 @@ def strategies(rows: Rows) -> Grid:
     columns: list[Column] = [
         (_heading(name), partial(_mean, measure=measure, form=form)) for name, measure, form in _measures(rows)
     ]
+    least, most = ({row.case: row.value for row in rows if row.policy == name} for name in ("none", "best"))
+    if least and most:
+        columns.append(("score gained, of the best", partial(_of_best, least=least, most=most)))
     return tabulate("Strategies, by every metric", ("strategy",), by_policy(rows), columns)
 
 
@@ -79,6 +82,14 @@ def _heading(name: str) -> str:
 
 def _mean(rows: Rows, measure: _Measure, form: str) -> str:
     return mean_cell(np.array([measure(row) for row in rows]), origins_of(rows), form)
+
+
+def _of_best(rows: Rows, least: Mapping[str, float], most: Mapping[str, float]) -> str:
+    """What part of what the best toolchain adds to the score of the untouched photo these rows add."""
+    rows = [row for row in rows if row.case in least and row.case in most]
+    parts = np.array([row.value - least[row.case] for row in rows])
+    wholes = np.array([most[row.case] - least[row.case] for row in rows])
+    return ratio_cell(parts, wholes, origins_of(rows))
 
 
 def _difference(rows: Rows, mine: Mapping[str, BenchmarkRow], measure: _Measure, form: str) -> str:

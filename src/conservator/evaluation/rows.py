@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from conservator.claims import CLAIM, Identity, claim, hashes_of, read_claim
 from conservator.commands import shown_path
 from conservator.errors import ConservatorError
 from conservator.evaluation.journal import whole_lines
-from conservator.files import sha256
+from conservator.files import sha256, write_text
 from conservator.image import Image
 from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, FullReference, Metric
 from conservator.request import Request
@@ -163,6 +164,32 @@ def claim_results(output: Path, settings: BenchmarkSettings, content: Content) -
     """
     identity = Identity.of(settings, photos=content.photos, tools=content.tools, weights=content.weights)
     claim(output, identity, {"photos": content.folder or settings.photos})
+
+
+def claim_policies(output: Path, policies: Sequence[str]) -> None:
+    """Keep the hashes of policies that a file or folder is named for ("mllm:FOLDER") in ``policies.json``.
+
+    Raises ConservatorError where ``output`` holds results of one by that name with other weights.
+    """
+    path = output / "policies.json"
+    known: dict[str, str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found = {name: digest for name in policies if (digest := _weights_of(name))}
+    for name, digest in found.items():
+        if known.get(name, digest) != digest:
+            raise ConservatorError(f"{output} holds results of {name} with other weights; give another output folder")
+    if found:
+        write_text(path, json.dumps(known | found, indent=2) + "\n")
+
+
+def _weights_of(policy: str) -> str:
+    """The hash of the weights that a policy's name ends in the path of; "" where it names none."""
+    parts = policy.split(":")
+    named = (Path(":".join(parts[i:])) for i in range(1, len(parts)) if parts[i])
+    found = next((path for path in named if path.exists()), None)
+    if found is None:
+        return ""
+    files = sorted(found.glob("*.safetensors")) if found.is_dir() else [found]
+    return hashlib.sha256(" ".join(map(sha256, files)).encode()).hexdigest()
 
 
 def read_settings(folder: Path) -> tuple[BenchmarkSettings, dict[str, Any]]:

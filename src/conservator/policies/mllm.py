@@ -32,7 +32,7 @@ class MllmPolicy:
 
     It asks again after every step, or with ``once`` only at the start, and then follows the plan to its end. Where it
     asks again, what perception is sure of is not asked: a treatment that did harm by its estimate is taken back, and
-    one that gained clearly is kept.
+    one that gained clearly is kept. Where the user prefers sharp or smooth, which no estimate knows, both are asked.
     """
 
     def __init__(
@@ -67,15 +67,24 @@ class MllmPolicy:
             return Decision(Stop(), thought="the photo is enlarged, which is the last step")
         return enlarged_last(self._next(observation), observation)
 
+    def forget(self) -> None:
+        """Forget what prompts began with: the next one is read whole, as on a photo that was never seen."""
+        if self._model.beginnings is not None:
+            self._model.beginnings.forget()
+
     def _next(self, observation: Observation) -> Decision:
         """What to do about all but the size."""
         last = observation.trajectory.last.decision
         if self._once and last is not None and last.by == self.name:
             return replace(_follow(last), by=self.name)
-        if (harmful := self._harmful(observation)) is not None:
+        if self._estimates_decide and (harmful := self._harmful(observation)) is not None:
             return harmful
         replied = self.reply(observation)
         return replace(replied.decision, thought=told(replied.chances), by=self.name)
+
+    @property
+    def _estimates_decide(self) -> bool:
+        return self._wish.prefer == "neither"
 
     def _harmful(self, observation: Observation) -> Decision | None:
         """The rollback of the last step, if it did harm by perception's estimate."""
@@ -95,7 +104,7 @@ class MllmPolicy:
         observation, model = replace(told, tools=plannable(observation.tools)), self._model
         with model.lock:
             reading = model.read(model.prompt(self._speaker.dialect.ask(told, self._objective, gains, self._wish)))
-            gained = gains.get(observation.trajectory.last.id, 0.0) >= _CLEAR
+            gained = self._estimates_decide and gains.get(observation.trajectory.last.id, 0.0) >= _CLEAR
             return choose(observation, reading.next, self._speaker, rollbacks=not gained)
 
 

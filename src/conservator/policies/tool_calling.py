@@ -54,6 +54,11 @@ class ToolCallingPolicy:
         self._toolbox, self._wish = toolbox, told_wish(wish, model, name)
         self._speaker = Speaker(model.tokens, model.end, ToolDialect())
 
+    def forget(self) -> None:
+        """Forget what prompts began with: the next one is read whole, as on a photo that was never seen."""
+        if self.model.beginnings is not None:
+            self.model.beginnings.forget()
+
     def act(self, observation: Observation) -> Decision:
         """Decide; the thought says how sure the model is, and what else it held possible.
 
