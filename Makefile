@@ -44,7 +44,7 @@ bench: $(READY) photos
 # Rebuild what is stale of experts, perception and planner, in order; run again, it goes on. All of it
 # takes hours: make weights PHOTOS=folder-of-clean-photos REBUILD=all
 weights: $(READY) photos
-	$(BIN)/conservator train all --photos "$(PHOTOS)" --rebuild $(or $(REBUILD),stale)
+	$(BIN)/conservator train all --photos "$(PHOTOS)" --rebuild $(or $(REBUILD),stale) $(if $(DATA),--data "$(DATA)")
 
 # What each of the weights that ship was made with, and what is stale
 weights-status: $(READY)

@@ -57,8 +57,8 @@ class Request:
     """What a user wants. Raises ConservatorError where a value is out of its range, or two contradict each other."""
 
     policy: str = "greedy"
-    """Who decides: greedy, search, rules, beam, reflect, mllm, chat, none; dqn (with --toolbox rl-restore); or
-    module:Class of your own."""
+    """Who decides: greedy, search, beam, rules, reflect, traverse, stages, r1, mllm, mllm-once, chat, none; dqn (with
+    --toolbox rl-restore); tir:FOLDER; or module:Class of your own."""
     toolbox: str = "conservator+user"
     """Toolboxes, joined by +: conservator, classical, user, rl-restore."""
     perception: str = "perception"
