@@ -14,6 +14,7 @@ from conservator.apps.cli import (  # noqa: F401 - they add their commands
     bench_decisions,
     bench_feedback,
     bench_planners,
+    bench_policies,
     bench_risk,
     bench_rl_restore,
     bench_why,

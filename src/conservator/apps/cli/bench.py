@@ -225,7 +225,7 @@ def _damaged_by_seed(benchmark: str) -> None:
     @bench_app.command(benchmark, help=BENCHMARK_HELP[benchmark] + _WRITES)
     @with_options(Comparison, "asked", flags=_FLAGS)
     def command(photos: MeasuredPhotos, part: PerhapsPart = None, *, asked: Comparison) -> None:
-        _run(benchmark, photos, part, asked)
+        run_benchmark(benchmark, photos, part, asked)
 
 
 def _of_one_folder(benchmark: str) -> None:
@@ -234,14 +234,14 @@ def _of_one_folder(benchmark: str) -> None:
     @bench_app.command(benchmark, help=BENCHMARK_HELP[benchmark] + _WRITES)
     @with_options(Comparison, "asked", flags=_FLAGS)
     def command(photos: MeasuredFolder, *, asked: Comparison) -> None:
-        _run(benchmark, photos, None, asked)
+        run_benchmark(benchmark, photos, None, asked)
 
 
 @bench_app.command("real", help=BENCHMARK_HELP["real"] + _WRITES)
 @with_options(Comparison, "asked", flags=_FLAGS)
 def bench_real_command(data: DataRoot, part: WholePart, *, asked: Comparison) -> None:
     """Real pairs of a part."""
-    _run("real", data, part, asked)
+    run_benchmark("real", data, part, asked)
 
 
 @bench_app.command("clean", help=BENCHMARK_HELP["clean"] + _WRITES)
@@ -255,7 +255,7 @@ def bench_clean_command(
     asked: Comparison,
 ) -> None:
     """Undamaged pictures of a part, or the photos of a folder."""
-    _run("clean", data, part, asked)
+    run_benchmark("clean", data, part, asked)
 
 
 for _name in ("mio", "restoreagent", "all-in-one", "settings", "mixture"):
@@ -311,7 +311,7 @@ def _with_file(content: Content, perception: str) -> Content:
     return replace(content, weights={**content.weights, path.name: sha256(path)})
 
 
-def _run(benchmark: str, photos: Path, part: str | None, asked: Comparison) -> None:
+def run_benchmark(benchmark: str, photos: Path, part: str | None, asked: Comparison) -> None:
     """Measure policies, telling each result as it comes, then the tables."""
     import torch
 
