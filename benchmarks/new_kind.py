@@ -49,9 +49,10 @@ def main() -> None:
                 print(f"{path.stem:10} {name}: {after - before:+.2f} dB, {', '.join(done.toolchain()) or 'nothing'}")
     measured = {name: np.array(found) for name, found in gains.items()}
     stems = [path.stem for path in photos]
+    first = measured[names[0]]
     for name, found in measured.items():
         told = f"{name}: {mean_cell(found, stems)} dB, {(found < -0.1).sum()} of {len(found)} lowered by 0.1 dB"
-        print(told, *(f"; minus {other}: {mean_cell(found - measured[other], stems)}" for other in names[:1]), sep="")
+        print(told if found is first else f"{told}; minus {names[0]}: {mean_cell(found - first, stems)}")
 
 
 if __name__ == "__main__":

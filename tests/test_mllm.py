@@ -17,14 +17,17 @@ from skimage import data as photos
 
 from conservator.degradations import Kind, Severity, degrade, parse_recipe
 from conservator.errors import ConservatorError, MissingExtraError, NameNotFoundError
+from conservator.evaluation.decisions import time_decisions
 from conservator.extras import import_mllm
 from conservator.image import Image, to_array, to_image
 from conservator.kinds import Wish
 from conservator.perception import Look, NetworkPerception, Percept, study
 from conservator.perception.perception import Blind, Gain, Perception
 from conservator.policies import MllmPolicy, PolicyContext, check_policy, make_policy
+from conservator.policies.beginnings import Beginnings
 from conservator.policies.dialects import IMAGE, Message
 from conservator.policies.reading import inputs_of
+from conservator.policies.replies import Replied
 from conservator.policies.vision_language import VisionLanguageModel, load_model, pack, shipped_model, unpack
 from conservator.pool import LocalPool, Pool
 from conservator.session import Apply, Decision, Observation, Rollback, Session, Step, Stop, Trajectory, run
@@ -210,6 +213,24 @@ def test_what_no_estimate_knows_is_left_to_the_model(
     assert not asked  # the step did harm by perception's estimate
     MllmPolicy(model, Verdict(-0.5), wish=Wish(prefer="smooth")).act(session.observe())
     assert len(asked) == 1
+    gained, back = Session(noisy, toolbox, pool, Verdict(0.5)), list[bool]()
+    gained.step(Decision(Apply("wavelet_denoise")))
+    replied = Replied(Decision(Stop()), {})
+    monkeypatch.setattr("conservator.policies.mllm.choose", lambda *a, rollbacks: back.append(rollbacks) or replied)
+    MllmPolicy(model, Verdict(0.5)).act(gained.observe())
+    MllmPolicy(model, Verdict(0.5), wish=Wish(prefer="smooth")).act(gained.observe())
+    assert back == [False, True]  # what gained clearly is kept, unless the user prefers what no estimate knows
+
+
+def test_a_model_forgets_before_each_decision_that_is_timed(
+    model: VisionLanguageModel, noisy: Image, toolbox: Toolbox, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, forgotten = Beginnings(model.image, model.end, 2), list[bool]()
+    monkeypatch.setattr(model, "beginnings", began)
+    monkeypatch.setattr(began, "forget", lambda: forgotten.append(True))
+    observation = Session(noisy, toolbox, pool, Verdict(0.5)).observe()
+    time_decisions(MllmPolicy(model, Verdict(0.5)), [observation, observation], company=3, repeats=2)
+    assert len(forgotten) == 2 * 2 + 3 * 2
 
 
 def test_a_small_photo_is_enlarged_last_where_that_is_wanted(model: VisionLanguageModel, coffee: Image) -> None:

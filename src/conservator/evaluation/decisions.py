@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from conservator.session import Observation, Policy, decide_together
+from conservator.session.together import TogetherPolicy
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,16 @@ def time_decisions(
     policy.act(observations[0])
     many = [observations[i % len(observations)] for i in range(company)]
     alone = [_seconds(partial(forgetful(policy).act, one)) for one in observations for _ in range(repeats)]
-    together = [_seconds(partial(decide_together, forgetful(policy), many)) / company for _ in range(repeats)]
+    together = [_seconds(partial(_decide_all, policy, many)) / company for _ in range(repeats)]
     return DecisionTime(policy.name, 1e3 * statistics.median(alone), 1e3 * statistics.median(together), company)
+
+
+def _decide_all(policy: Policy, observations: Sequence[Observation]) -> None:
+    if isinstance(policy, TogetherPolicy):
+        decide_together(forgetful(policy), observations)
+    else:  # one by one: the observations come again and again, and would be remembered
+        for observation in observations:
+            forgetful(policy).act(observation)
 
 
 def forgetful(policy: Policy) -> Policy:

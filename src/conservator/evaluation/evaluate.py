@@ -95,8 +95,8 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     metrics = tuple(metrics if metrics is not None else map(make_metric, settings.metrics))
     claim_results(output, replace(settings, metrics=tuple(metric.name for metric in metrics)), content or Content())
-    claim_policies(output, policies)
     rows = read_rows(output / "results.csv", BenchmarkRow)
+    claim_policies(output, policies, {row.policy for row in rows})
     asked = {(case.name, policy) for case in cases for policy in policies}
     done = {(row.case, row.policy) for row in rows} & asked
     finished, total = len(done), len(asked)

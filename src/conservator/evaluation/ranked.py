@@ -36,7 +36,7 @@ def strategies(rows: Rows) -> Grid:
     ]
     least, most = ({row.case: row.value for row in rows if row.policy == name} for name in ("none", "best"))
     if least and most:
-        columns.append(("score gained, of the best", partial(_of_best, least=least, most=most)))
+        columns.append(("share of the score gain of the best", partial(_of_best, least=least, most=most)))
     return tabulate("Strategies, by every metric", ("strategy",), by_policy(rows), columns)
 
 

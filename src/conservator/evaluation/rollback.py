@@ -19,7 +19,14 @@ from conservator.evaluation.enumerate import AnyUpTo, enumerate_toolchains, mean
 from conservator.evaluation.grid import Grid
 from conservator.evaluation.intervals import share_cell
 from conservator.evaluation.ranking import file_name, study_of_reference
-from conservator.evaluation.rows import BenchmarkSettings, Content, ResultsTable, claim_results, read_rows
+from conservator.evaluation.rows import (
+    BenchmarkSettings,
+    Content,
+    ResultsTable,
+    claim_policies,
+    claim_results,
+    read_rows,
+)
 from conservator.image import Image
 from conservator.metrics.fidelity import TABLE_CAP
 from conservator.perception.perception import Perception
@@ -95,6 +102,7 @@ def measure_repairs(
         output.mkdir(parents=True, exist_ok=True)
         claim_results(output, settings, content or Content())
         rows = read_rows(output / "results.csv", Repair)
+        claim_policies(output, policies, {row.policy for row in rows})
         done = {(row.case, row.policy) for row in rows}
         with ResultsTable(output / "results.csv", Repair) as table:
             for number, case in enumerate(cases, 1):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
@@ -135,7 +135,8 @@ def content_of(
     """The hashes of photos of a folder, of tools and of the weights that ship; ``names`` is the toolbox as asked for.
 
     Weights that the user added or trained count, and those of "rl-restore:FILE"; tools of other packages are known by
-    what they say of themselves, and policies by their names. ``cache`` is the folder of results, which keeps hashes.
+    what they say of themselves, and policies by ``claim_policies``. ``cache`` is the folder of results, which keeps
+    hashes.
     """
     weights = {name: str(entry["sha256"]) for name, entry in manifest().items()}
     own = sorted(user_tool_dir().glob("*.json")) if "user" in names or "published" in names else []
@@ -166,16 +167,17 @@ def claim_results(output: Path, settings: BenchmarkSettings, content: Content) -
     claim(output, identity, {"photos": content.folder or settings.photos})
 
 
-def claim_policies(output: Path, policies: Sequence[str]) -> None:
-    """Keep the hashes of policies that a file or folder is named for ("mllm:FOLDER") in ``policies.json``.
+def claim_policies(output: Path, policies: Sequence[str], measured: Collection[str] = ()) -> None:
+    """Keep the hashes of policies that are named for a file or folder ("mllm:FOLDER") in ``policies.json``.
 
-    Raises ConservatorError where ``output`` holds results of one by that name with other weights.
+    Raises ConservatorError where ``output`` holds results of one by that name with other weights, or, where it is
+    among those ``measured`` already, with weights that nobody recorded.
     """
     path = output / "policies.json"
     known: dict[str, str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     found = {name: digest for name in policies if (digest := _weights_of(name))}
     for name, digest in found.items():
-        if known.get(name, digest) != digest:
+        if known.get(name, "" if name in measured else digest) != digest:
             raise ConservatorError(f"{output} holds results of {name} with other weights; give another output folder")
     if found:
         write_text(path, json.dumps(known | found, indent=2) + "\n")

@@ -11,7 +11,9 @@ import typer
 from conservator.apps.cli.bench import Comparison, MeasuredPhotos, PerhapsPart, bench_app, run_benchmark
 from conservator.errors import ConservatorError
 
-_USUAL = "none,random_both,predefined,rules,reflect,stages,traverse,generalist,mllm-once,mllm,r1,greedy,search,oracle"
+_USUAL = (
+    "none,random_both,predefined,rules,reflect,stages,traverse,generalist,mllm-once,mllm,r1,greedy,beam,search,oracle"
+)
 _OTHERS = ("rl-restore:compact=dqn:compact",)
 
 
@@ -34,9 +36,10 @@ def bench_policies_command(
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 1,
     why: Annotated[str | None, typer.Option("--open", help="Why a test part is opened.")] = None,
 ) -> None:
-    """Gain, harm, calls and seconds of all policies, by default at the usual risk and without risk control.
+    """Gain, harm, calls and seconds of the policies that ship, by default at the usual risk and without risk control.
 
-    Writes policies.md, and the results of each toolbox at each risk into a folder; resumes.
+    Models of your own (tir, mllm) are named by --policies; chat is left out. Writes policies.md, and the results of
+    each toolbox at each risk into a folder; resumes.
     """
     from conservator.commands import command_line
     from conservator.evaluation.every_policy import MeasuredWith, policies_table
@@ -58,7 +61,8 @@ def bench_policies_command(
                 folder = output / f"{toolbox.replace(':', '_')}_{risk:g}"
                 here = replace(asked, output=folder, policies=",".join(chosen), toolbox=toolbox, risk=risk)
                 run_benchmark(benchmark, photos, part, here)
-                measured[MeasuredWith(toolbox, risk)] = read_rows(folder / "results.csv", BenchmarkRow)
+                rows = read_rows(folder / "results.csv", BenchmarkRow)
+                measured[MeasuredWith(toolbox, risk)] = [row for row in rows if row.policy in chosen]
     told = {"photos": photos, "part": part, "benchmark": benchmark, "policies": policies, "entry": entry}
     command = command_line("bench", "policies", **told, risks=risks, limit=limit, seed=seed, output=output)
     lines = [f"# All policies: {benchmark}", "", f"`{command}`", "", *policies_table(measured).markdown()]

@@ -36,6 +36,7 @@ from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.session import Policy, Session, Trajectory, run_together
 from conservator.tools.tool import ToolSpec
+from conservator.training.data.crops import held_out
 from conservator.training.planner.exploring import (
     DamagedCrops,
     Diversity,
@@ -61,8 +62,6 @@ _STEEPEST = 1.0
 _WARMING = 10
 """Steps in which the learning rate grows to its height: Adam's first steps move every weight by the whole rate, by the
 sign of a gradient of a few crops."""
-_HELD_OUT = 10
-"""One photo of so many is held out, where there are as many."""
 _OF_THIS_MACHINE = ("output", "minutes", "steps", "device", "every", "held_out", "photos", "model", "pool", "measured")
 """Fields of an order that do not make another run, or that count by their content."""
 
@@ -74,7 +73,7 @@ def train_grpo(order: GrpoOrder, report: Callable[[str], None] = print) -> Path:
     """
     order = replace(order, device=torch_device(order.device))
     photos = find_photos(order.photos)
-    unseen = photos[_HELD_OUT - 1 :: _HELD_OUT]
+    unseen = held_out(photos)
     with (
         Restorer(Request(toolbox=order.toolbox, objective=order.objective)) as restorer,
         rollout_pool(order.pool, restorer, order.metrics) as pools,

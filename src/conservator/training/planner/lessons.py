@@ -26,16 +26,13 @@ from conservator.policies.dialects import Dialect
 from conservator.session.session import Observation
 from conservator.session.trajectory import Action, Apply, Decision, Rollback, Step, Stop, Trajectory
 from conservator.tools.tool import ToolSpec
+from conservator.training.data.crops import held_out
 from conservator.training.planner.situations import Situation
 
 LESSONS = "lessons.jsonl"
 """The file of a folder's lessons: its format and the tools in the first line, then a lesson in each."""
 _FORMAT, _VERSION = "conservator planner lessons", 3
 """1 was prose, decisions.jsonl beside conversations.jsonl; 2 had neither wishes nor the scores of plans."""
-_EVERY, _FEWEST = 24, 10
-"""One photo of so many is held out, the first one first; of fewer than ten none. The experts hold out the same ones of
-a folder (training/data/crops.py), and perception every eighth, which these are among: what the planner is asked about
-them, neither it nor what it is told by has learned."""
 _NOT_LOADED = torch.zeros(1, 3, 1, 1)
 
 
@@ -287,11 +284,11 @@ def left_out(lesson: PlannerLesson, without: Sequence[str]) -> bool:
 
 
 def split_by_photo(lessons: Sequence[PlannerLesson]) -> tuple[list[PlannerLesson], list[PlannerLesson]]:
-    """Those to learn from and those held out: all about every 24th photo; none where there are fewer than ten.
+    """Those to learn from and those held out: all about the photos that ``held_out`` names.
 
     ``lessons`` are as ``data build`` wrote them, in the order of the photos in their folder; data of fewer crops begin
-    with the same photos.
+    with the same photos. Of several folders of data this holds where all are made of one folder of photos.
     """
     photos = list(dict.fromkeys(lesson.photo for lesson in lessons))
-    held_out = set(photos[::_EVERY]) if len(photos) >= _FEWEST else set[str]()
-    return [x for x in lessons if x.photo not in held_out], [x for x in lessons if x.photo in held_out]
+    unseen = set(held_out(photos))
+    return [x for x in lessons if x.photo not in unseen], [x for x in lessons if x.photo in unseen]
