@@ -42,13 +42,13 @@ def _drawn(strip: Strip) -> PillowImage.Image:
     title = round(font.getlength(strip.title))
     size = (
         max(title, sum(widths) + _GAP * len(widths)) + _GAP,
-        2 * _LINE + max(picture.height for picture in pictures) + 2 * _GAP,
+        2 * _LINE + max(picture.height for picture in pictures) + 3 * _GAP,
     )
     sheet = PillowImage.new("RGB", size, "white")
     pen, left = ImageDraw.Draw(sheet), _GAP
-    pen.text((left, 0), strip.title, "black", font)
+    pen.text((left, _GAP), strip.title, "black", font)
     for picture, width, (caption, _) in zip(pictures, widths, strip.pictures, strict=True):
-        pen.text((left, _LINE), caption, "black", font)
-        sheet.paste(picture, (left, 2 * _LINE + _GAP // 2))
+        pen.text((left, _GAP + _LINE), caption, "black", font)
+        sheet.paste(picture, (left, _GAP + 2 * _LINE + _GAP // 2))
         left += width + _GAP
     return sheet
