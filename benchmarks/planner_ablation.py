@@ -116,7 +116,8 @@ def main() -> None:
     model = shipped_model() if sys.argv[1] == "nano" else load_model(sys.argv[1])
     every = read_lessons(Path(sys.argv[2]))
     count = int(sys.argv[3]) if len(sys.argv) > 3 else QUESTIONS
-    lessons = [replace(lesson, withheld=False) for lesson in every[:: max(1, len(every) // count)][:count]]
+    places = np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)
+    lessons = [replace(every[place], withheld=False) for place in places]
     print(f"{len(lessons)} questions about {len({lesson.photo for lesson in lessons})} photos\n")
     table = Table(lessons, answers(model, lessons))
     table.add("anything: one answer for all", fixed(lessons))

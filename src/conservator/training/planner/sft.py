@@ -221,7 +221,8 @@ def _whole(path: Path) -> bool:
 
 
 def _evenly(lessons: Sequence[PlannerLesson], count: int) -> list[PlannerLesson]:
-    return list(lessons[:: max(1, len(lessons) // count)])[:count]
+    places = np.linspace(0, len(lessons) - 1, min(count, len(lessons))).round().astype(int)
+    return [lessons[place] for place in places]
 
 
 def _trainer(
