@@ -27,6 +27,7 @@ from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.session.trajectory import Decision, Rollback, Trajectory
 from conservator.training.planner.answers import is_right
 from conservator.training.planner.lessons import PlannerLesson, read_lessons
+from conservator.training.planner.sft import evenly
 from conservator.training.planner.situations import Situation
 from conservator.training.planner.teaching import DIALECT, ask_lesson
 
@@ -116,8 +117,7 @@ def main() -> None:
     model = shipped_model() if sys.argv[1] == "nano" else load_model(sys.argv[1])
     every = read_lessons(Path(sys.argv[2]))
     count = int(sys.argv[3]) if len(sys.argv) > 3 else QUESTIONS
-    places = np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)
-    lessons = [replace(every[place], withheld=False) for place in places]
+    lessons = [replace(lesson, withheld=False) for lesson in evenly(every, count)]
     print(f"{len(lessons)} questions about {len({lesson.photo for lesson in lessons})} photos\n")
     table = Table(lessons, answers(model, lessons))
     table.add("anything: one answer for all", fixed(lessons))

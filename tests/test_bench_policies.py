@@ -59,21 +59,24 @@ def test_the_command_measures_every_toolbox_at_every_risk_and_resumes(tmp_path: 
     PillowImage.fromarray(data.coffee()[100:196, 200:296]).save(folder / "coffee.png")
     asked = ["bench", "policies", "--photos", str(folder), "-o", str(tmp_path / "out")]
     asked += ["--policies", "none,predefined", "--entry", "classical=none,rules"]
+    asked += ["--entry", "conservator=random_both"]
     first = CliRunner().invoke(app, asked)
     assert first.exit_code == 0, first.output
     assert "32/32" in first.output
+    assert "16/16" in first.output
     written = (tmp_path / "out" / "policies.md").read_text()
     lines = [line.split(" | ")[:3] for line in written.splitlines() if line.startswith("| ")][1:]
     assert [[cell.strip("| ") for cell in line] for line in lines] == [
         ["none", "conservator", ""],
         ["predefined", "conservator", ""],
+        ["random_both", "conservator", ""],
         ["none", "classical", ""],
         ["rules", "classical", "0.02"],
         ["rules", "classical", "1"],
     ]
     folders = sorted(path.parent.name for path in (tmp_path / "out").glob("*/results.csv"))
     assert folders == ["classical_0.02", "classical_1", "conservator_0.02"]
-    assert "--entry classical=none,rules --risks 0.02,1" in written
+    assert "--entry classical=none,rules --entry conservator=random_both --risks 0.02,1" in written
     again = CliRunner().invoke(app, asked)
     assert "32/32" not in again.output  # nothing is measured twice
     assert (tmp_path / "out" / "policies.md").read_text() == written

@@ -23,6 +23,7 @@ from conservator.evaluation.journal import whole_lines
 from conservator.files import sha256, write_text
 from conservator.image import Image
 from conservator.metrics import DEFAULT_FULL_REFERENCE, DEFAULT_NO_REFERENCE, FullReference, Metric
+from conservator.policies.vision_language import model_hash
 from conservator.request import Request
 from conservator.resample import bicubic_to
 from conservator.tools.tool import Tool, Toolbox
@@ -190,8 +191,7 @@ def _weights_of(policy: str) -> str:
     found = next((path for path in named if path.exists()), None)
     if found is None:
         return ""
-    files = sorted(found.glob("*.safetensors")) if found.is_dir() else [found]
-    return hashlib.sha256(" ".join(map(sha256, files)).encode()).hexdigest()
+    return model_hash(str(found)) if found.is_dir() else sha256(found)
 
 
 def read_settings(folder: Path) -> tuple[BenchmarkSettings, dict[str, Any]]:

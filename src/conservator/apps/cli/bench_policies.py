@@ -10,6 +10,7 @@ import typer
 
 from conservator.apps.cli.bench import Comparison, MeasuredPhotos, PerhapsPart, bench_app, run_benchmark
 from conservator.errors import ConservatorError
+from conservator.request import Request
 
 _USUAL = (
     "none,random_both,predefined,rules,reflect,stages,traverse,generalist,mllm-once,mllm,r1,greedy,beam,search,oracle"
@@ -30,7 +31,7 @@ def bench_policies_command(
         list[str] | None,
         typer.Option(help="TOOLBOX=POLICY,...: policies with tools of their own; may be given again."),
     ] = None,
-    risks: Annotated[str, typer.Option(help="Risks that they are held to, joined by commas.")] = "0.02,1",
+    risks: Annotated[str, typer.Option(help="Risks that they are held to, joined by commas.")] = f"{Request.risk:g},1",
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first photos only.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of damage and drawings.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 1,
@@ -52,7 +53,7 @@ def bench_policies_command(
     if wrong:
         raise ConservatorError(f"--entry {wrong[0]} names no toolbox and policy; say rl-restore:compact=dqn:compact")
     asked = Comparison(output, seed=seed, limit=limit, threads=threads, why=why)
-    measured = {}
+    measured: dict[MeasuredWith, list[BenchmarkRow]] = {}
     for toolbox, _, names in (one.partition("=") for one in entries):
         for place, risk in enumerate(_risks(risks)):
             # chance, the oracle and the like are held to no risk: once is enough
@@ -62,7 +63,8 @@ def bench_policies_command(
                 here = replace(asked, output=folder, policies=",".join(chosen), toolbox=toolbox, risk=risk)
                 run_benchmark(benchmark, photos, part, here)
                 rows = read_rows(folder / "results.csv", BenchmarkRow)
-                measured[MeasuredWith(toolbox, risk)] = [row for row in rows if row.policy in chosen]
+                found = measured.setdefault(MeasuredWith(toolbox, risk), [])  # another entry may name this toolbox
+                found += [row for row in rows if row.policy in chosen]
     told = {"photos": photos, "part": part, "benchmark": benchmark, "policies": policies, "entry": entry}
     command = command_line("bench", "policies", **told, risks=risks, limit=limit, seed=seed, output=output)
     lines = [f"# All policies: {benchmark}", "", f"`{command}`", "", *policies_table(measured).markdown()]

@@ -80,7 +80,7 @@ def train_sft(order: SftOrder, report: Callable[[str], None] = print) -> Trained
     model.heeds_wishes |= any(lesson.wish != NO_WISH for lesson in learned)
     _claim(order)  # only now: an order that cannot begin must not take the folder
     report(f"{model.parameters / 1e6:.1f} million parameters, {len(learned)} questions, {len(held_out)} held out")
-    asked = _evenly(held_out, order.questions)
+    asked = evenly(held_out, order.questions)
     trainer, watch = _trainer(order, model, learned, asked, report)
     last = _last_checkpoint(order.output)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -220,7 +220,8 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def _evenly(lessons: Sequence[PlannerLesson], count: int) -> list[PlannerLesson]:
+def evenly(lessons: Sequence[PlannerLesson], count: int) -> list[PlannerLesson]:
+    """So many of the lessons, or all, spread evenly over them."""
     places = np.linspace(0, len(lessons) - 1, min(count, len(lessons))).round().astype(int)
     return [lessons[place] for place in places]
 
