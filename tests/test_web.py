@@ -82,8 +82,8 @@ class ServedPage:
         assert not list(self.temporary.iterdir())
 
     def files(self) -> list[Path]:
-        """What lies in its own folder."""
-        return [path for path in self.temporary.rglob("*") if path.is_file()]
+        """What lies in its own folder; it may delete folders meanwhile, which ``rglob`` would raise for."""
+        return [Path(folder, name) for folder, _, names in os.walk(self.temporary) for name in names]
 
 
 @pytest.fixture(scope="module")
