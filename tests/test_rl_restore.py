@@ -27,6 +27,7 @@ from conservator.evaluation.rl_restore import (
     play,
 )
 from conservator.image import Image
+from conservator.kinds import TAUGHT
 from conservator.metrics.fidelity import psnr_of_each
 from conservator.networks.dqn import QNetwork
 from conservator.perception import Blind
@@ -101,6 +102,8 @@ def test_a_mixture_holds_what_it_says() -> None:
     lengths = np.bincount([len(draw(rng)) for _ in range(1000)], minlength=4) / 1000
     assert lengths[[0, 1, 3]] == pytest.approx([0.2, 0.26, 0.54], abs=0.04)
     assert all(len(mixture("paper")(rng)) in (1, 3) for _ in range(100))
+    drawn = {damage.kind for _ in range(300) for damage in mixture("any")(rng)}
+    assert drawn == {*TAUGHT} - {Kind.LOW_RESOLUTION}
     with pytest.raises(NameNotFoundError, match="paper"):
         mixture("papre")
 

@@ -17,14 +17,18 @@ from test_cli import conservator
 from test_rl_restore import PHOTOS, TOOLS, small_agent
 from torch import Tensor
 
-from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompression
+from conservator.degradations import GaussianBlur, GaussianNoise, JpegCompression, LowLight
 from conservator.degradations.patches import Patches, draw_pair, load_pyramids, make_patches, single
 from conservator.errors import ConservatorError, NameNotFoundError
 from conservator.evaluation.rl_restore import measure_patches
 from conservator.image import Image
-from conservator.policies import RandomPolicy
+from conservator.kinds import TAUGHT, Kind
+from conservator.policies import RandomPolicy, load_agent
 from conservator.pool import LocalPool
+from conservator.record import load_record
+from conservator.tools import make_toolbox
 from conservator.tools.rl_restore_own import own_network, own_specs
+from conservator.tools.tool import is_specialist
 from conservator.training.data.patches import PatchSource
 from conservator.training.rl.dqn_settings import DqnSettings
 from conservator.training.rl.env import VectorRestorationEnv
@@ -222,6 +226,25 @@ def test_features_learn_to_tell_damage() -> None:
     assert amounts(()) == (0, 0, 0, 1)
 
 
+def test_features_learn_to_tell_damage_of_any_kind() -> None:
+    from conservator.networks.dqn import QNetwork
+    from conservator.training.data.recipes import mixture
+    from conservator.training.rl.pretrain import pretrain, severity_levels
+
+    dark = LowLight("gamma", 0.6), GaussianNoise(50 / 255, 1)
+    told = dict(zip((*TAUGHT, None), severity_levels(dark), strict=True))
+    assert {kind for kind, level in told.items() if level} == {Kind.LOW_LIGHT, Kind.NOISE}
+    assert told[Kind.NOISE] == 1
+    assert severity_levels(())[-1] == 1
+    network, said, source = QNetwork(), list[str](), PatchSource(PHOTOS, mixture("any"))
+    pretrain(network, source, 1, 0, said.append, tell=severity_levels)
+    pretrain(network, source, 40, 0, said.append, tell=severity_levels)
+    first, mean = (float(line.split("loss ")[1]) for line in said)
+    assert mean < 0.9 * first
+    with pytest.raises(ConservatorError, match="not of RL-Restore's kinds"):
+        pretrain(network, source, 5, 0, said.append)
+
+
 def test_a_blank_page_ends_and_a_stamp_is_refused(tmp_path: Path) -> None:
     blank = [np.full((80, 80, 3), 255, np.uint8)]
     damaged, clean = draw_pair(blank, single("blur", 3), np.random.default_rng(0))
@@ -327,3 +350,24 @@ def test_the_command_line_trains_tools_an_agent_and_both(tmp_path: Path) -> None
     )
     assert result.returncode == 0, result.stderr
     assert "greedy oracle" in (out / "table.md").read_text()
+
+
+def test_an_agent_learns_any_toolbox(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i, pyramid in enumerate(PHOTOS):
+        PillowImage.fromarray(pyramid[0][:200, :200]).save(photos / f"{i}.png")
+    result = conservator(
+        *("train", "dqn", "--photos", photos, "--output", out, "--toolbox", "classical", "--mixture", "any"),
+        *("--steps", 32, "--patches", 4),
+    )
+    assert result.returncode == 0, result.stderr
+    agent = load_agent(out / "agent.safetensors")
+    toolbox = make_toolbox("classical")
+    assert set(agent.tools) == {spec.name for spec in toolbox.specs if spec.scale == 1 and is_specialist(spec)}
+    result = conservator(
+        *("restore", photos / "0.png", "-o", out / "restored.png", "--risk", 1),
+        *("--policy", f"dqn:{out / 'agent.safetensors'}", "--toolbox", "classical"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert any("patches vote for it" in step.reason for step in load_record(out / "restored.conservator.json").steps)

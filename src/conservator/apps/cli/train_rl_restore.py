@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from conservator.training.data.crops import Photos
     from conservator.training.rl.dqn_settings import DqnSettings
 
-ToolboxOption = Annotated[str, typer.Option(help="Its tools: rl-restore, rl-restore:compact, or rl-restore:FILE.")]
-Mixture = Annotated[str, typer.Option(help="Damage of the patches: all, mixed (none clean, none single), or paper.")]
+ToolboxOption = Annotated[
+    str,
+    typer.Option(help="Its tools: rl-restore, rl-restore:compact, rl-restore:FILE, or any toolboxes, joined by +."),
+]
+Mixture = Annotated[
+    str,
+    typer.Option(help="Damage of the patches: all, mixed (none clean, none single), paper; or any, of every kind."),
+]
 _OUTPUT = Path("out/train")
 
 
@@ -85,12 +91,14 @@ def train_dqn_command(
     """Train the agent that picks the tools; the same command again goes on after an interruption."""
     from conservator.degradations.patches import make_patches
     from conservator.policies import load_agent
+    from conservator.training.data.recipes import ANY_KIND
     from conservator.training.data.recipes import mixture as damage
     from conservator.training.rl.dqn import train_dqn
+    from conservator.training.rl.pretrain import amounts, severity_levels
     from conservator.training.run import hashes_of_weights
 
     settings = _dqn_settings(preset, steps, planned, seed, without)
-    made_with = hashes_of_weights(_weights_of(toolbox), *([start] if start else []))
+    made_with = hashes_of_weights(*_weights_of(toolbox), *([start] if start else []))
     found = _photos(photos, threads)
     with _rules(toolbox, found, mixture, threads) as rules:
         trained = train_dqn(
@@ -102,6 +110,7 @@ def train_dqn_command(
             tensorboard=tensorboard,
             identity=_identity(found, mixture, start=start, toolbox=toolbox),
             workers=workers,
+            tell=severity_levels if mixture == ANY_KIND else amounts,
             report=typer.echo,
         )
     _write_agent(trained.agent, output / "agent.safetensors")
@@ -174,7 +183,7 @@ def _identity(photos: Photos, mixture: str, **given: Path | str | None) -> dict[
     from conservator.files import sha256
     from conservator.training.data.recipes import SHARES
 
-    found = {"photos": photos.digest, "mixture": str(SHARES[mixture])}
+    found = {"photos": photos.digest, "mixture": str(SHARES.get(mixture, mixture))}
     for name, value in given.items():
         path = Path(str(value).removeprefix("rl-restore:"))
         found[name] = sha256(path)[:16] if path.is_file() else str(value)
@@ -192,9 +201,13 @@ def _photos(folder: Path, threads: int) -> Photos:
 
 
 def _rules(toolbox: str, photos: Photos, mixture: str, threads: int) -> Any:
-    """A context of the rules of episodes: the toolbox on a pool that is closed in the end."""
+    """A context of the rules of episodes: the toolbox on a pool that is closed in the end.
+
+    Left out are tools for everything, and those that enlarge.
+    """
     from contextlib import contextmanager
 
+    from conservator.policies.planning import plannable
     from conservator.pool import LocalPool
     from conservator.tools import make_toolbox
     from conservator.training.data.patches import PatchSource
@@ -204,6 +217,7 @@ def _rules(toolbox: str, photos: Photos, mixture: str, threads: int) -> Any:
     @contextmanager
     def opened() -> Any:
         tools = make_toolbox(toolbox)
+        tools = tools.only(*(spec.name for spec in plannable(tools.specs)))
         with LocalPool(tools, workers=threads, max_batch=1, queue_size=4096) as pool:
             yield EpisodeRules(PatchSource(photos.training, damage(mixture)), tools, pool)
 
@@ -241,7 +255,11 @@ def _ship(
     typer.echo(path)
 
 
-def _weights_of(toolbox: str) -> str:
-    """The weights of a toolbox of RL-Restore's kind: a name of the manifest, or a file."""
+def _weights_of(toolbox: str) -> list[str]:
+    """The weights of a toolbox: names of the manifest, or a file."""
+    from conservator.tools import make_toolbox
+
+    if not toolbox.startswith("rl-restore"):
+        return list(make_toolbox(toolbox))
     name = toolbox.removeprefix("rl-restore:")
-    return {"rl-restore": "rl_restore", "compact": "rl_restore_compact"}.get(name, name)
+    return [{"rl-restore": "rl_restore", "compact": "rl_restore_compact"}.get(name, name)]

@@ -107,12 +107,16 @@ SHARES: Mapping[str, Mapping[str, float]] = {
 """What share of the patches of an agent of RL-Restore's kind is which: the paper's (its author, in the repository's
 issue 6: as many of single damages as of moderate mixtures; mild and severe ones stay unseen), mixtures of damage alone,
 and ours, in which some need nothing."""
+ANY_KIND = "any"
+"""The mixture of all kinds of damage, for agents of other toolboxes: what planners learn from (random_recipe)."""
 
 
 def mixture(name: str) -> DrawRecipe:
-    """Draws the damage of one patch by SHARES; raises NameNotFoundError for an unknown mixture."""
+    """Draws the damage of one patch by SHARES, or that of any kind; raises NameNotFoundError for an unknown mixture."""
+    if name == ANY_KIND:
+        return setting_recipe("random")
     if name not in SHARES:
-        raise name_not_found("mixture", name, SHARES)
+        raise name_not_found("mixture", name, [*SHARES, ANY_KIND])
     parts, shares = list(SHARES[name]), list(SHARES[name].values())
 
     def draw(rng: np.random.Generator) -> Recipe:

@@ -28,7 +28,7 @@ from conservator.training.rl.dqn_learner import QLearner
 from conservator.training.rl.dqn_settings import DqnSettings
 from conservator.training.rl.env import VectorRestorationEnv
 from conservator.training.rl.episode import EpisodeRules
-from conservator.training.rl.pretrain import pretrain
+from conservator.training.rl.pretrain import TellDamage, amounts, pretrain
 from conservator.training.rl.replay import PlayedEpisode, Replay
 from conservator.training.run import (
     draw_curve,
@@ -62,6 +62,7 @@ def train_dqn(
     tensorboard: bool = False,
     identity: Mapping[str, str] | None = None,
     workers: int = 0,
+    tell: TellDamage = amounts,
     report: Callable[[str], None] = print,
 ) -> TrainedDqn:
     """Train an agent for a toolbox; resumes from ``folder`` where an earlier run with the same settings stopped.
@@ -70,15 +71,16 @@ def train_dqn(
     uninterrupted run, to the bit, where the shorter one ended at a multiple of ``checkpoint_every``.
     ``folder`` gets ``checkpoint.pt``, ``replay-STEP.npz``, and the curve as ``curve.csv`` and ``curve.png``. ``start``
     is an agent to go on from. ``identity`` says what settings do not: photos, damage, the weights of the tools.
-    ``workers`` processes damage the patches of the pretraining. Raises ConservatorError for a checkpoint of another
-    identity, of other settings, or of more steps, and for rules under which the agent cannot play.
+    ``workers`` processes damage the patches of the pretraining, in which the network learns to ``tell`` the damage.
+    Raises ConservatorError for a checkpoint of another identity, of other settings, or of more steps, and for rules
+    under which the agent cannot play.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     run = _Run(rules, settings, device, start, identity or {})
     write = tensorboard_writer(folder) if tensorboard else None
     if not run.load(folder) and start is None:
-        run.pretrain(workers, report)
+        run.pretrain(tell, workers, report)
     chance = _gain(RandomPolicy(settings.seed), held_out, rules)
     gain = _gain(DqnPolicy(run.learner.agent()), held_out, rules)
     report(f"chance gains {chance:+.2f} dB on {len(held_out.clean)} held-out patches, the agent so far {gain:+.2f} dB")
@@ -145,11 +147,11 @@ class _Run:
         self.skipped = 0.0 if start is None else 1 - settings.least_explore
         """How far exploration is skipped: an agent to go on from knows its way already."""
 
-    def pretrain(self, workers: int, report: Callable[[str], None]) -> None:
+    def pretrain(self, tell: TellDamage, workers: int, report: Callable[[str], None]) -> None:
         """Teach the convolutions to see damage, where the settings say so."""
         if self.settings.pretrain:
             batches, seed = self.settings.pretrain, self.settings.seed
-            pretrain(self.learner.network, self.rules.source, batches, seed, report, workers)
+            pretrain(self.learner.network, self.rules.source, batches, seed, report, workers, tell)
             self.learner.renew_target()
 
     def segment(self, end: int) -> dict[str, float]:
