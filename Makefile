@@ -21,7 +21,7 @@ endif
 
 # One thread per process (tests/conftest.py), two processes or as many as there are cores, four at most: each holds models.
 test: $(READY)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --durations 40 --durations-min 5
 
 check: $(READY)
 	$(BIN)/ruff check .
