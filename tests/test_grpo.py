@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -43,6 +45,7 @@ from conservator.training.planner.grpo import GrpoRun
 from conservator.training.planner.nano import new_nano
 from conservator.training.planner.orders import GrpoOrder
 from conservator.training.planner.turns import log_chances, turns_of
+from conservator.training.rl.rollouts import RolloutReward
 
 TOOLBOX = Toolbox(Gamma(), BoxBlur(), Broken())
 
@@ -222,7 +225,8 @@ def test_diversity_counts_what_differs(pair: tuple[Image, Image], pool: Pool) ->
 def test_training_by_command_goes_on_and_is_used(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    PillowImage.fromarray(photos.coffee()[:300, :300]).save(folder / "coffee.png")
+    for number in range(10):  # one of ten is held out
+        PillowImage.fromarray(photos.coffee()[:240, 10 * number : 240 + 10 * number]).save(folder / f"{number}.png")
     out = tmp_path / "out"
     command = ["train", "grpo", "--photos", folder, "--model", checkpoint, "-o", out, "--toolbox", "classical"]
     command += ["--crops", 1, "--starts", 1, "--rollouts", 3, "--longest", 2, "--held-out", 1, "--every", 1, "--steps"]
@@ -241,6 +245,45 @@ def test_training_by_command_goes_on_and_is_used(checkpoint: Path, tmp_path: Pat
     make_policy(f"tir:{out / 'model'}", PolicyContext(None, Blind()))  # type: ignore[arg-type]
     other = CliRunner().invoke(app, [str(part) for part in (*command, 2, "--weighting", "gdpo")])
     assert isinstance(other.exception, ConservatorError)
+
+
+def test_adapters_are_trained_upon_adapters(checkpoint: Path, pair: tuple[Image, Image], tmp_path: Path) -> None:
+    changes = {"lora": True, "rank": 2, "rollouts": 6, "rate": 0.1}  # so that each stage changes much
+    first = grpo_run(checkpoint, tmp_path, pair, output=tmp_path / "first", **changes)
+    first.play_and_learn()
+    taught = first.write_model()
+    second = grpo_run(taught, tmp_path, pair, output=tmp_path / "second", **changes)
+    second.play_and_learn()
+    both = second.write_model()
+    start = Session(pair[0], TOOLBOX, second.pool, Noticing(), max_steps=4).observe()
+
+    def chances(path: Path) -> dict[object, float]:
+        return dict(ToolCallingPolicy(load_model(str(path)), Noticing()).reply(start).chances)
+
+    trained = dict(second.policy.reply(start).chances)
+    assert chances(both) == pytest.approx(trained, abs=0.01)
+    assert chances(taught) != pytest.approx(trained, abs=0.02)
+    raw = tmp_path / "raw"
+    shutil.copytree(both, raw)
+    told = json.loads((raw / "adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] == str(taught)
+    (raw / "adapter_config.json").write_text(json.dumps(told | {"base_model_name_or_path": str(checkpoint)}))
+    assert chances(raw) != pytest.approx(trained, abs=0.02)  # what the first adapters taught is in what is loaded
+
+
+def test_what_cannot_be_measured_is_told_as_nothing(
+    checkpoint: Path, pair: tuple[Image, Image], tmp_path: Path
+) -> None:
+    run = grpo_run(checkpoint, tmp_path, pair)
+    assert math.isfinite(run.measure()["psnr"])
+
+    def fails(one: object, clean: object) -> None:
+        return None
+
+    run.reward = fails  # type: ignore[assignment]
+    assert run.measure() == {}
+    with pytest.raises(ConservatorError, match="psnr cannot be left out"):
+        RolloutReward(("psnr", "ssim"), "psnr", TOOLBOX)
 
 
 def test_adapters_learn_alone(checkpoint: Path, pair: tuple[Image, Image], tmp_path: Path) -> None:

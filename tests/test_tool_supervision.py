@@ -76,6 +76,21 @@ def test_perturbed_trajectories_differ_and_lose_little() -> None:
     assert walked(asked(0, Perturbation(1, 1, tolerance=0))) == ("n1", "j")
 
 
+def test_a_tool_is_called_where_it_is_worth_its_call() -> None:
+    def trajectory(values: tuple[float, ...], perturbation: Perturbation) -> tuple[str, ...]:
+        asked_about = trajectory_questions(*enumerated(*values), REMOVES, perturbation, np.random.default_rng(0))
+        return walked(list(asked_about))
+
+    plain = Perturbation(0, 0)
+    assert trajectory((0, 1.5 * CALL_COST, 0, 0, 0, 0, 0, 0), plain) == ("n1",)
+    assert trajectory((0, 0.9 * CALL_COST, 0, 0, 0, 0, 0, 0), plain) == ()
+    assert trajectory((0, 1, 0, 0, 1 + 1.5 * CALL_COST, 0, 0, 0), plain) == ("n1", "j")
+    # a tool in place of another one may leave more to do, which is then done
+    left = (0, 3.2, 3.0, 0, 0, 3.25, 0, 0)
+    assert trajectory(left, plain) == ("n1",)
+    assert trajectory(left, Perturbation(0, 1, tolerance=0.1)) == ("n2", "j")
+
+
 @settings(max_examples=60)
 @given(st.lists(st.floats(-5, 5), min_size=8, max_size=8), st.integers(0, 99), st.floats(0, 0.3))
 def test_a_perturbation_never_loses_more_than_the_tolerance(values: list[float], seed: int, tolerance: float) -> None:
@@ -103,10 +118,13 @@ def test_all_calls_that_are_nearly_as_good_are_right(tmp_path: Path) -> None:
     from conservator.training.planner.answers import right_calls
 
     a, b, c = map(Apply, TOOLS)
-    shares = right_calls(valued(tmp_path, a, {a: 2.0, b: 2.0 - TIE / 2, c: 2.0 - 2 * TIE, Stop(): 2.0}))
+    shares = right_calls(valued(tmp_path, a, {a: 2.0, b: 2.0 - TIE / 2, c: 2.0 - 2 * TIE, Stop(): 0.0}))
     assert set(shares) == {a, b}
     assert shares[b] / shares[a] == pytest.approx(np.exp(-1))
     assert sum(shares.values()) == pytest.approx(1)
+    shares = right_calls(valued(tmp_path, a, {a: 2.0, b: 2.0, c: 2.0, Stop(): 2.0}))
+    assert shares[Stop()] == pytest.approx(0.5)  # beside the best tool, however many are as good
+    assert shares[a] == shares[b] == shares[c] == pytest.approx(1 / 6)
     back = (Apply(TOOLS[0]), Rollback(0))
     assert right_calls(valued(tmp_path, b, {a: 2.0, b: 1.0, c: 0.0}, *back)) == {b: 1.0}  # a was taken back: no call
     assert right_calls(valued(tmp_path, Stop(), {a: 2.0, Stop(): 2.0})) == {Stop(): 1.0}

@@ -154,12 +154,17 @@ def test_exploration_by_command_goes_on(checkpoint: Path, album: Path, tmp_path:
 
 @pytest.mark.slow
 def test_rewards_are_compared_by_command(checkpoint: Path, album: Path, tmp_path: Path) -> None:
-    order = ("bench", "rewards", "--photos", album, "--model", checkpoint, "-o", tmp_path, "--tested", album)
+    tested, out = tmp_path / "tested", tmp_path / "out"
+    tested.mkdir()
+    PillowImage.fromarray(photos.rocket()[:240, :240]).save(tested / "rocket.png")
+    order = ("bench", "rewards", "--photos", album, "--model", checkpoint, "-o", out, "--tested", tested)
     order += ("--tried", 2, "--steps", 1, "--crops", 1, "--starts", 1, "--rollouts", 2, "--longest", 1)
     order += ("--held-out", 1, "--toolbox", "classical", "--weightings", "adaptive", "--weightings", "gdpo")
     told = command(*order)
     assert "adaptive less gdpo" in told
     assert "ssim (not paid)" in told
-    assert {path.name for path in tmp_path.iterdir()} >= {"adaptive", "gdpo", "tested", "summary.md", "report.html"}
+    assert {path.name for path in out.iterdir()} >= {"adaptive", "gdpo", "tested", "summary.md", "report.html"}
     with pytest.raises(NameNotFoundError, match="gpdo"):
         command(*order[:-1], "gpdo")
+    with pytest.raises(ConservatorError, match=r"2 photos of .* are among those that train"):
+        command(*order, "--tested", album)

@@ -129,6 +129,10 @@ class Content:
     folder: str = ""
     """Of the photos, as a command shows it; told, not compared."""
 
+    def weights_of(self, *names: str) -> dict[str, str]:
+        """The hashes of these weights that ship."""
+        return {name: self.weights[name] for name in names}
+
 
 def content_of(
     photos: Sequence[Path], folder: Path, toolbox: Toolbox, names: str = "", cache: Path | None = None

@@ -171,28 +171,36 @@ def load_model(folder: str, device: str = "cpu") -> VisionLanguageModel:
     ``folder`` may be a model's id, too, which transformers then fetches. Raises ConservatorError when it is no such
     model, MissingExtraError without the extra [mllm].
     """
+    network, tokenizer, base = _load_network(folder)
+    model = VisionLanguageModel(_ready(network, device), tokenizer, *normalisation_of(base))
+    model.heeds_wishes = _heeds_wishes(Path(folder))
+    model.remember()
+    return model
+
+
+def _load_network(folder: str) -> tuple[Any, Any, str]:
+    """The network of a folder or an id, its adapters merged into it, the tokenizer, and the whole model beneath."""
     transformers = import_mllm("transformers")
-    path, base = Path(folder), folder
-    adapted = (path / "adapter_config.json").exists()
-    if adapted:
-        base = json.loads((path / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
+    adapters = Path(folder) / "adapter_config.json"
+    if adapters.exists():
+        base = json.loads(adapters.read_text("utf-8"))["base_model_name_or_path"]
+        network, tokenizer, whole = _load_network(base)  # whose base may have adapters, too
+        network = import_mllm("peft").PeftModel.from_pretrained(network, folder).merge_and_unload()
+        network.name_or_path = folder  # what PEFT notes as the base of adapters that are trained upon these
+        return network, tokenizer, whole
     try:
-        config = transformers.AutoConfig.from_pretrained(base)
+        config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type not in FAMILY:
             raise ValueError(f"its architecture is {config.model_type}, known are {', '.join(FAMILY)}")
         with _unsaid(has_encoder(config)):
-            network = transformers.AutoModelForImageTextToText.from_pretrained(base, dtype="auto", use_safetensors=True)
-        _fill_encoder(network, Path(base))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+            kind = transformers.AutoModelForImageTextToText
+            network = kind.from_pretrained(folder, dtype="auto", use_safetensors=True)
+        _fill_encoder(network, Path(folder))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConservatorError(f"{base} cannot be loaded as a vision-language model: {reason}") from error
-    if adapted:
-        network = import_mllm("peft").PeftModel.from_pretrained(network, folder).merge_and_unload()
-    model = VisionLanguageModel(_ready(network, device), tokenizer, *normalisation_of(base))
-    model.heeds_wishes = _heeds_wishes(path)
-    model.remember()
-    return model
+        raise ConservatorError(f"{folder} cannot be loaded as a vision-language model: {reason}") from error
+    return network, tokenizer, folder
 
 
 def model_hash(model: str) -> str:

@@ -42,7 +42,7 @@ def bench_exploration_command(threads: ThreadsOption = 1, *, order: ExplorationO
 
 
 @bench_app.command("rewards")
-@with_options(GrpoOrder, "order", flags=_OUTPUT, leave_out=("weighting",))
+@with_options(GrpoOrder, "order", flags=_OUTPUT, leave_out=("weighting", "minutes"))
 @with_options(RewardTrial, "trial")
 def bench_rewards_command(threads: ThreadsOption = 1, *, order: GrpoOrder, trial: RewardTrial) -> None:
     """Train a model with each reward, alike otherwise, and compare every metric, the one that is not paid for too."""
@@ -65,7 +65,7 @@ def bench_rewards_command(threads: ThreadsOption = 1, *, order: GrpoOrder, trial
 
 
 @bench_app.command("left-out")
-@with_options(GrpoOrder, "order", flags=_OUTPUT, leave_out=("without",))
+@with_options(GrpoOrder, "order", flags=_OUTPUT, leave_out=("without", "minutes"))
 @with_options(LeftOutTrial, "trial")
 def bench_left_out_command(threads: ThreadsOption = 1, *, order: GrpoOrder, trial: LeftOutTrial) -> None:
     """Train without pairs of damage, and hold that on these pairs against an equally trained control.

@@ -37,31 +37,24 @@ def right_answers(lesson: PlannerLesson, plans: bool) -> dict[Decision, float]:
     }
     if lesson.answer not in worth:
         return {lesson.answer: 1.0}
-    shares = _shared(worth, lesson.answer)
-    stop = shares.pop(Decision(Stop()), 0.0)
-    if not shares:
-        return {lesson.answer: 1.0}
-    # stopping competes with the best plan, not with all together: ten that are as good are not ten times as right
-    stops = stop / (stop + max(shares.values()))
-    left = (1 - stops) / sum(shares.values())
-    going_on = {decision: left * share for decision, share in shares.items()}
-    return going_on | ({Decision(Stop()): stops} if stop else {})
+    return _beside_stop(_shared(worth, lesson.answer), Decision(Stop()))
 
 
 def right_calls(lesson: PlannerLesson) -> dict[Action, float]:
     """How likely each next action shall be, together 1: the legal ones nearly as good as the best, the better the more.
 
-    They are of the type of the lesson's answer. Of rollbacks, those are right that reach as far as the answer and throw
-    away no more calls than it does.
+    They are of the type of the lesson's answer, but that to stop may be as good as a tool. Of rollbacks, those are
+    right that reach as far as the answer and throw away no more calls than it does.
     """
     answer = lesson.answer.action
     assert answer is not None
-    legal = [a for a in legal_actions(lesson.observation) if type(a) is type(answer) and a in lesson.values]
+    alike = (Apply, Stop) if isinstance(answer, Apply) else type(answer)
+    legal = [a for a in legal_actions(lesson.observation) if isinstance(a, alike) and a in lesson.values]
     if answer not in legal:
         return {answer: 1.0}
     if isinstance(answer, Rollback):
         legal = [a for a in legal if isinstance(a, Rollback) and _kept(lesson, a) >= _kept(lesson, answer)]
-    return _shared({action: lesson.values[action] for action in legal}, answer)
+    return _beside_stop(_shared({action: lesson.values[action] for action in legal}, answer), Stop())
 
 
 def is_right(lesson: PlannerLesson, decision: Decision) -> bool:
@@ -90,6 +83,19 @@ def _kept(lesson: PlannerLesson, rollback: Rollback) -> int:
     """How many calls are in effect after a rollback."""
     trajectory = lesson.observation.trajectory
     return len(trajectory.toolchain(trajectory.steps[rollback.to]))
+
+
+def _beside_stop(shares: dict[_Answer, float], stop: _Answer) -> dict[_Answer, float]:
+    """The shares with that of ``stop`` beside the best of the others, not beside all of them together.
+
+    Ten answers that are as good are not ten times as right.
+    """
+    others = {one: share for one, share in shares.items() if one != stop}
+    if stop not in shares or not others:
+        return shares
+    stops = shares[stop] / (shares[stop] + max(others.values()))
+    left = (1 - stops) / sum(others.values())
+    return {one: left * share for one, share in others.items()} | {stop: stops}
 
 
 def _shared(worth: Mapping[_Answer, float], answer: _Answer) -> dict[_Answer, float]:

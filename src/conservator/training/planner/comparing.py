@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from conservator.claims import Identity, claim
+from conservator.claims import Identity, claim, hashes_of
 from conservator.errors import ConservatorError, name_not_found
 from conservator.evaluation.grid import Grid
 from conservator.evaluation.intervals import mean_cell, ratio_cell
@@ -23,6 +23,7 @@ from conservator.evaluation.rows import content_of
 from conservator.photo import find_photos
 from conservator.request import Request
 from conservator.restorer import Restorer
+from conservator.training.data.crops import held_out
 from conservator.training.planner.exploration import lost, paired, values_of
 from conservator.training.planner.exploring import DamagedCrops, only_pair, parse_pair, rollout_pool
 from conservator.training.planner.grpo import train_grpo
@@ -55,6 +56,7 @@ def compare_rewards(order: GrpoOrder, trial: RewardTrial, report: Callable[[str]
     Trainings lie in folders of their own in ``order.output``; the same command again goes on. Raises ConservatorError
     for a reward that there is not, and as ``train_grpo`` does.
     """
+    _check_unseen(order.photos, trial.tested)
     names = trial.weightings
     if unknown := [name for name in names if name not in WEIGHTINGS]:
         raise name_not_found("weighting", unknown[0], WEIGHTINGS)
@@ -113,6 +115,7 @@ def compare_left_out(
     in what is left out. Lies in ``order.output``; the same command again goes on. Raises ConservatorError for a pair
     that is none, and as ``train_sft`` and ``train_grpo`` do.
     """
+    _check_unseen(order.photos, trial.tested)
     for pair in trial.pairs:
         if len(parse_pair(pair)) < 2:
             raise ConservatorError(f"{pair} is one kind of damage; give two or more, as in rain+noise")
@@ -166,6 +169,17 @@ def _shared_cells(both: Sequence[tuple[Tried, Tried]], metric: str) -> list[str]
     return [str(len(both)), *means, ratio_cell(gained, control, origins)]
 
 
+def _check_unseen(trained: Path, tested: Path) -> None:
+    """Raise ConservatorError where a photo that is tested on is one that trains."""
+    photos = find_photos(trained)
+    training = set(hashes_of(sorted({*photos} - {*held_out(photos)}), trained).values())
+    seen = [name for name, sha in hashes_of(find_photos(tested), tested).items() if sha in training]
+    if seen:
+        raise ConservatorError(
+            f"{len(seen)} photos of {tested} are among those that train, {seen[0]} for one; test on photos that do not"
+        )
+
+
 @contextmanager
 def _trials(order: GrpoOrder, tested: Path) -> Iterator[Callable[[DamagedCrops, int, str], Trials]]:
     """Makes trials on crops of the photos that were not trained on, in the folder of an order, which they claim."""
@@ -176,7 +190,10 @@ def _trials(order: GrpoOrder, tested: Path) -> Iterator[Callable[[DamagedCrops, 
     ):
         content = content_of(photos, tested, restorer.toolbox, order.toolbox, order.output)
         settings = {name: getattr(order, name) for name in ("seed", "longest", "objective", "metrics")}
-        claim(order.output / "tested", Identity.of(settings, photos=content.photos, tools=content.tools))
+        weights = content.weights_of(Request.perception)
+        claim(
+            order.output / "tested", Identity.of(settings, photos=content.photos, tools=content.tools, weights=weights)
+        )
 
         def made(crops: DamagedCrops, count: int, name: str) -> Trials:
             return Trials(

@@ -67,7 +67,8 @@ def explore(order: ExplorationOrder, report: Callable[[str], None] = print) -> d
         content = content_of(photos, order.photos, restorer.toolbox, order.toolbox, order.output)
         settings = {f.name: getattr(order, f.name) for f in fields(order) if f.name not in _OF_THIS_MACHINE}
         settings["model"] = [model_hash(model) for model in order.model]
-        claim(order.output, Identity.of(settings, photos=content.photos, tools=content.tools))
+        weights = content.weights_of(Request.perception)
+        claim(order.output, Identity.of(settings, photos=content.photos, tools=content.tools, weights=weights))
         trials = Trials(
             DamagedCrops(photos, order.seed, 53),
             order.crops,

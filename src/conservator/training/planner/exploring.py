@@ -21,7 +21,7 @@ from conservator.policies.replies import draw, follow
 from conservator.policies.tool_calling import ToolCallingPolicy
 from conservator.pool import MemoPool, Pool, RayPool, host
 from conservator.restorer import Restorer
-from conservator.session import Decision, Observation, Session, Trajectory, step_together
+from conservator.session import Decision, Observation, Policy, Session, Trajectory, decide_together, step_together
 from conservator.training.data.parts import random_part
 from conservator.training.data.recipes import random_recipe, severities, with_kinds, without_resizing
 from conservator.training.planner.orders import CROP_SIDE
@@ -84,7 +84,7 @@ def same_prompt(prompt: Prompt) -> tuple[bytes, bytes]:
     return prompt.ids.numpy().tobytes(), prompt.patches.numpy().tobytes()
 
 
-def roll_out(policy: DrawnCalls, sessions: Sequence[Session]) -> list[Trajectory | None]:
+def roll_out(policy: Policy, sessions: Sequence[Session]) -> list[Trajectory | None]:
     """Run the sessions together; None for one whose pool failed to the end, which says nothing of its decisions.
 
     As ``run_together`` does it, but for one thing: a call whose pool failed is tried again, not drawn again. Another
@@ -92,7 +92,7 @@ def roll_out(policy: DrawnCalls, sessions: Sequence[Session]) -> list[Trajectory
     """
     lost = set[int]()
     while live := [i for i, session in enumerate(sessions) if not session.over and i not in lost]:
-        decisions = policy.act_together([sessions[i].observe() for i in live])
+        decisions = decide_together(policy, [sessions[i].observe() for i in live])
         pending = dict(zip(live, decisions, strict=True))
         for _ in range(_TRIES):
             steps = {i: len(sessions[i].trajectory.steps) for i in pending}

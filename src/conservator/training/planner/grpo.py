@@ -34,7 +34,7 @@ from conservator.policies.vision_language import VisionLanguageModel, load_model
 from conservator.pool import Pool
 from conservator.request import Request
 from conservator.restorer import Restorer
-from conservator.session import Policy, Session, Trajectory, run_together
+from conservator.session import Session, Trajectory
 from conservator.tools.tool import ToolSpec
 from conservator.training.data.crops import held_out
 from conservator.training.planner.exploring import (
@@ -80,13 +80,16 @@ def train_grpo(order: GrpoOrder, report: Callable[[str], None] = print) -> Path:
     ):
         draw = without_pairs(order.without)
         starts = DamagedCrops([photo for photo in photos if photo not in set(unseen)], order.seed, 43, draw=draw)
-        measured = DamagedCrops(unseen or photos, order.seed, 47, draw=draw)
+        measured = DamagedCrops(unseen, order.seed, 47, draw=draw) if unseen else None
+        if measured is None:
+            report(f"{len(photos)} photos are too few to hold one out; nothing is measured on photos that do not train")
         run = GrpoRun(order, starts, measured, restorer, pools)
         found = content_of(photos, order.photos, restorer.toolbox, order.toolbox, order.output)
         settings = {f.name: getattr(order, f.name) for f in fields(order) if f.name not in _OF_THIS_MACHINE}
         begun = {path.name: sha256(path) for path in sorted(Path(order.model).glob("*.safetensors"))}
         settings |= {} if begun else {"model": order.model}
-        claim(order.output, Identity.of(settings, photos=found.photos, tools=found.tools, weights=begun))
+        weights = begun | found.weights_of(Request.perception)
+        claim(order.output, Identity.of(settings, photos=found.photos, tools=found.tools, weights=weights))
         run.load()
         until = math.inf if order.minutes is None else time.monotonic() + 60 * order.minutes
         while run.step < order.steps and time.monotonic() < until:
@@ -104,11 +107,11 @@ class GrpoRun:
         self,
         order: GrpoOrder,
         starts: RolloutStarts,
-        unseen: RolloutStarts,
+        unseen: RolloutStarts | None,
         restorer: Restorer,
         pools: tuple[Pool, Pool | None],
     ) -> None:
-        """Rollouts begin from the first of ``starts``, and are measured on the first of ``unseen``.
+        """Rollouts begin from the first of ``starts``, and are measured on the first of ``unseen``, if there are any.
 
         ``pools`` are where tools are called and metrics computed (``rollout_pool``).
         """
@@ -212,12 +215,17 @@ class GrpoRun:
         return [*self.order.metrics, "harm", "consistency", "cost"]
 
     def measure(self) -> dict[str, float]:
-        """The mean of every component on held-out crops, decided as in use: by the likeliest call."""
+        """The mean of every component on held-out crops, decided as in use: by the likeliest call.
+
+        Nothing where one could not be measured, for the mean of others says something else; or where none is held out.
+        """
+        if self._unseen is None:
+            return {}
         pairs = [self._unseen(number) for number in range(self.order.held_out)]
-        policy: Policy = self.policy
-        done = run_together(policy, [self._session(damaged) for damaged, _ in pairs])
-        paid = [self.reward(one, clean) for one, (_, clean) in zip(done, pairs, strict=True)]
-        return {name: float(np.mean([one[name] for one in paid if one is not None])) for name in self._names}
+        done = roll_out(self.policy, [self._session(damaged) for damaged, _ in pairs])
+        paid = [self.reward(one, clean) if one else None for one, (_, clean) in zip(done, pairs, strict=True)]
+        known = [one for one in paid if one is not None]
+        return {name: float(np.mean([one[name] for one in known])) for name in self._names if len(known) == len(paid)}
 
     def save(self) -> None:
         """Write the checkpoint and the curve."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from conservator.kinds import Kind, Objective
+from conservator.request import Request
 
 DialectName: TypeAlias = Literal["plan", "tools"]
 """How a planner is asked and answers: a line with a plan, or one tool call a turn."""
@@ -167,7 +168,7 @@ class GrpoOrder:
     """Of these, how many are drawn for a step."""
     rollouts: int = field(default=8, metadata={"min": 2})
     """Rollouts of each crop, which are compared with each other."""
-    longest: int = field(default=6, metadata=_ONE_OR_MORE)
+    longest: int = field(default=Request.max_steps, metadata=_ONE_OR_MORE)
     """Decisions of a rollout at most."""
     temperature: float = field(default=1.0, metadata={"min": 0.01})
     """At which calls are drawn."""

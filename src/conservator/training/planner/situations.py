@@ -56,8 +56,13 @@ class Question:
 class Outlook:
     """Which toolchain is best from every prefix, by one objective."""
 
-    def __init__(self, found: Enumeration, scores: NDArray[np.float64]) -> None:
-        """``scores`` (N,): of the enumeration's toolchains; NaN where a tool failed."""
+    def __init__(self, found: Enumeration, scores: NDArray[np.float64], tie: float = TIE) -> None:
+        """``scores`` (N,): of the enumeration's toolchains; NaN where a tool failed.
+
+        Plans within a ``tie`` of the best are as good. It is 0 where what calls cost was taken off the scores: else a
+        tool that gains little would pay twice.
+        """
+        self._tie = tie
         self.scores = {chain: float(s) for chain, s in zip(found.toolchains, scores, strict=True) if not np.isnan(s)}
         self.reach: dict[Toolchain, float] = {}
         """The best score of any toolchain that begins so."""
@@ -71,7 +76,7 @@ class Outlook:
 
     def completions(self, prefix: Toolchain) -> list[Toolchain]:
         """The plans from a state that are as good as the best, the shortest first: no tool without need."""
-        at, goal = len(prefix), self.reach[prefix] - TIE
+        at, goal = len(prefix), self.reach[prefix] - self._tie
         good = [chain[at:] for chain, score in self.scores.items() if chain[:at] == prefix and score >= goal]
         return sorted(good, key=lambda chain: (len(chain), -self.scores[prefix + chain]))
 

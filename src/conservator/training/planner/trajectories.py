@@ -9,7 +9,7 @@ enumeration knows the score of every toolchain, so each step also knows what all
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,15 +55,17 @@ def trajectory_questions(
 
     ``scores`` (N,) are of the enumeration's toolchains, ``removes`` the kinds that each tool is for.
     """
-    outlook = Outlook(found, scores - CALL_COST * np.array([len(chain) for chain in found.toolchains]))
+    outlook = Outlook(found, scores - CALL_COST * np.array([len(chain) for chain in found.toolchains]), tie=0.0)
     toolchain = perturbed(outlook.completions(())[0], outlook, removes, perturbation, rng)
+    toolchain += outlook.completions(toolchain)[0]  # another tool may have left more to do
     for place in range(len(toolchain) + 1):
         state, next_ = toolchain[:place], toolchain[place : place + 1]
         situation = (Situation.ADJUST if place else Situation.PLAN) if next_ else Situation.STOP
         history = applied(state)
         answer = Decision(Apply(next_[0]) if next_ else Stop())
         yield Question(situation, history, state, answer, {}, values_at(outlook, history, state, CALL_COST))
-    yield from (q for q in questions(outlook, rng, CALL_COST) if q.situation in _BY_HARM)
+    by_harm = (q for q in questions(outlook, rng, CALL_COST) if q.situation in _BY_HARM)
+    yield from (replace(question, plans={}) for question in by_harm)  # what calls cost is in the values
 
 
 def perturbed(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conservator.kinds import Objective
+from conservator.request import Request
 
 _ONE_OR_MORE: dict[str, Any] = {"min": 1}
 _EXISTS: dict[str, Any] = {"exists": True}
@@ -26,7 +27,7 @@ class ExplorationOrder:
     """Damaged crops."""
     rollouts: int = field(default=8, metadata={"min": 2})
     """Rollouts of each crop, of which is counted what is distinct."""
-    longest: int = field(default=6, metadata=_ONE_OR_MORE)
+    longest: int = field(default=Request.max_steps, metadata=_ONE_OR_MORE)
     """Decisions of a rollout at most."""
     temperature: float = field(default=1.0, metadata={"min": 0.01})
     """At which calls are drawn, the same for all models."""

@@ -16,8 +16,9 @@ from conservator.perception.remembering import RememberingPerception
 from conservator.policies.tool_calling import ToolCallingPolicy
 from conservator.policies.vision_language import load_model, model_hash
 from conservator.pool import Pool
+from conservator.request import Request
 from conservator.restorer import Restorer
-from conservator.session import Apply, Session, Trajectory, run_together
+from conservator.session import Apply, Session, Trajectory
 from conservator.training.planner.exploring import DamagedCrops, Diversity, DrawnCalls, roll_out
 from conservator.training.rl.rollouts import RolloutReward
 
@@ -50,7 +51,7 @@ class Trials:
         metrics: Sequence[str],
         journal: Path,
         *,
-        longest: int = 6,
+        longest: int = Request.max_steps,
         objective: Objective = "balanced",
         device: str = "cpu",
         measured: Path | None = None,
@@ -91,9 +92,9 @@ class Trials:
         def made(numbers: Sequence[int]) -> Iterator[Tried]:
             for i in range(0, len(numbers), _TOGETHER):
                 part = numbers[i : i + _TOGETHER]
-                done = run_together(policy(), [self._session(number, withheld) for number in part])
+                done = roll_out(policy(), [self._session(number, withheld) for number in part])
                 for number, one in zip(part, done, strict=True):
-                    yield self._tried(number, [one], {})
+                    yield self._tried(number, [one] if one is not None else [], {})
 
         return self._all(f"decided {model_hash(model)} {withheld}", made)
 

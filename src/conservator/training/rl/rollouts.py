@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-from conservator.errors import ConservatorError, PoolError
+from conservator.errors import ConservatorError, PoolError, ToolFailedError
 from conservator.image import Image
 from conservator.pool import Pool
 from conservator.session import Trajectory
@@ -40,7 +40,7 @@ class RolloutReward:
     ) -> None:
         """``metrics`` are all that are measured, ``left_out`` among them, or None to measure without paying for less.
 
-        Raises ConservatorError where it is not among them, or alone.
+        Raises ConservatorError where it is not among them, or alone, and for psnr, of which ``harm`` always pays.
         A ``pool`` hosts the metrics' models (``metric_models``); without one they are computed where they are asked.
         """
         self.metrics = tuple(metrics)
@@ -50,6 +50,8 @@ class RolloutReward:
                 f"the metrics are {', '.join(self.metrics)} and {left_out} is to be left out; name it among the "
                 "metrics, and at least one more"
             )
+        if left_out == "psnr":
+            raise ConservatorError("psnr cannot be left out, since what is lost of it is always paid for; name another")
         self.left_out, self._pool = left_out, pool
         self._whole = joined(*(metric_change(name, pool) for name in self.metrics), step_harm)
         self._each = consistency_reward(toolbox)
@@ -62,7 +64,7 @@ class RolloutReward:
         steps, made = trajectory.steps, trajectory.path()
         try:
             components = dict(self._whole(steps[0], steps[-1], reference))
-        except PoolError:
+        except (PoolError, ToolFailedError):  # in a pool a metric is called as tools are
             return None
         components |= {CONSISTENCY: 0.0, COST: 0.0}
         for step in made:
