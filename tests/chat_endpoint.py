@@ -15,6 +15,7 @@ from PIL import Image as PillowImage
 from conservator.batch import JOURNAL, FileRestorer, Journal, Outcome, Task, run_batch
 from conservator.files import sha256
 from conservator.perception import StatisticalPerception
+from conservator.perception.remembering import RememberingPerception
 from conservator.photo import copy_photo, save_photo
 from conservator.policies import NoPolicy
 from conservator.record import Record, load_record
@@ -22,6 +23,7 @@ from conservator.request import ChatOptions, Request
 from conservator.restorer import Restorer
 from conservator.tools import make_toolbox
 
+SEEING = RememberingPerception(StatisticalPerception.load())
 TOOLBOX = make_toolbox("classical").only("wavelet_denoise", "tv_denoise", "gamma_brighten", "lanczos_x2")
 
 
@@ -112,13 +114,11 @@ def restored(photo: Path, chosen: ChatOptions, **settings: Any) -> tuple[Outcome
     """Restore the photo as the command line does; the result must be what the recorded toolchain gives, to the byte."""
     target = photo.parents[1] / "out" / "noisy.png"
     wanted = Request("chat", "classical", chat=chosen, risk=1, **settings)  # what it says is done
-    restorer = FileRestorer(Restorer(wanted, toolbox=TOOLBOX, perception=StatisticalPerception.load()), report=True)
+    restorer = FileRestorer(Restorer(wanted, toolbox=TOOLBOX, perception=SEEING), report=True)
     outcome = run_batch([Task(photo, target)], restorer, Journal(target.parent / JOURNAL)).outcomes[0]
     record_path = target.with_name("noisy.conservator.json")
     record = load_record(record_path)
-    with Restorer(
-        Request(risk=1), toolbox=TOOLBOX, perception=StatisticalPerception.load(), policy=NoPolicy()
-    ) as again:
+    with Restorer(Request(risk=1), toolbox=TOOLBOX, perception=SEEING, policy=NoPolicy()) as again:
         replayed = again.replay(again.load(photo), record.toolchain)
     write = save_photo if record.toolchain else copy_photo
     write(replayed, photo.parents[1] / "again.png", overwrite=True)

@@ -13,10 +13,13 @@ from conservator.batch import JOURNAL, FileRestorer, Journal, find_tasks, run_ba
 from conservator.degradations import degrade, parse_recipe
 from conservator.image import to_array, to_image
 from conservator.perception import StatisticalPerception
+from conservator.perception.remembering import RememberingPerception
 from conservator.perception.risk import Admission
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools import make_toolbox
+
+SEEING = RememberingPerception(StatisticalPerception.load())
 
 NAMES = ["$(touch owned) `id` 'x' \"y\".png", "-rf <!--<script>alert(1) & ;.jpg", "javascript:alert(1).png"]
 NESTED = "sub/a#b?c%20.png"
@@ -41,8 +44,7 @@ def restore_album(
     """Restore a folder with its pages, held to an ``admission`` if there is one; the page of the folder."""
     request = Request(**{"policy": "rules", "toolbox": "classical", "risk": 1} | wanted)
     tools = make_toolbox("classical").only("wavelet_denoise")
-    perception = StatisticalPerception.load()
-    with Restorer(request, toolbox=tools, perception=perception, admission=admission) as restorer:
+    with Restorer(request, toolbox=tools, perception=SEEING, admission=admission) as restorer:
         journal = Journal(output / JOURNAL)
         files = FileRestorer(restorer, report=True)
         summary = run_batch(find_tasks([album], output).tasks, files, journal, resume=resume)

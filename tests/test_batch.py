@@ -33,11 +33,14 @@ from conservator.files import sha256
 from conservator.image import Image
 from conservator.kinds import Kind
 from conservator.perception import Percept, StatisticalPerception
+from conservator.perception.remembering import RememberingPerception
 from conservator.record import load_record
 from conservator.request import Request
 from conservator.restorer import Restorer
 from conservator.tools import Tool, Toolbox, make_toolbox
 from conservator.weights import manifest
+
+SEEING = RememberingPerception(StatisticalPerception.load())
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def album(tmp_path: Path) -> Path:
 
 def restorer(policy: str = "rules", **wanted: object) -> FileRestorer:
     request = Request(policy, "classical", risk=1, **wanted)  # type: ignore[arg-type]
-    return FileRestorer(Restorer(request, perception=StatisticalPerception.load()))
+    return FileRestorer(Restorer(request, perception=SEEING))
 
 
 def tasks_of(*paths: Path, output: Path) -> list[Task]:
@@ -295,7 +298,8 @@ def test_resume_skips_what_stands_and_redoes_what_changed(album: Path, tmp_path:
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_tree(album: Path, tmp_path: Path) -> None:
     def command(output: Path) -> tuple[object, ...]:
-        return "restore", album, "-o", output, "--policy", "rules", "--toolbox", "classical"
+        chosen = "--policy", "rules", "--toolbox", "classical", "--perception", "statistics", "--risk", 1
+        return "restore", album, "-o", output, *chosen
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert conservator(*command(whole)).returncode == 1

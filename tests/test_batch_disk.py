@@ -339,9 +339,8 @@ def test_two_runs_share_a_folder_and_lose_and_double_nothing(tmp_path: Path) -> 
         path.parent.mkdir(exist_ok=True)
         noisy = data.coffee()[:100, :120] + np.random.default_rng(number).normal(0, 25, (100, 120, 3))
         PillowImage.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)
-    command = process(
-        "restore", tmp_path / "in", "-o", tmp_path / "out", "--policy", "rules", "--toolbox", "classical", "--resume"
-    )
+    chosen = "--policy", "rules", "--toolbox", "classical", "--perception", "statistics", "--risk", 1
+    command = process("restore", tmp_path / "in", "-o", tmp_path / "out", *chosen, "--resume")
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     told = [run.communicate(timeout=250) for run in runs]
     assert all("Traceback" not in err for _, err in told)

@@ -40,6 +40,7 @@ from conservator.training.rl.tree import Ratings, StartTree
 from conservator.training.rl.weighting import FixedWeights, RunningScale
 
 SEEING = StatisticalPerception.load()
+REMEMBERED = RememberingPerception(SEEING)
 PHOTOS = [to_image(photo()) for photo in (data.astronaut, data.coffee, data.chelsea, data.rocket)]
 
 
@@ -151,7 +152,7 @@ def starts(references: bool = True) -> Starts:
 @pytest.fixture
 def rules() -> Iterator[EpisodeRules]:
     with LocalPool(TOOLS, workers=1, max_batch=1, queue_size=256) as pool:
-        perception, reward = RememberingPerception(SEEING), joined(step_quality, step_psnr, call_cost)
+        perception, reward = REMEMBERED, joined(step_quality, step_psnr, call_cost)
         remembering, weights = MemoPool(pool), {"quality": 0.0, "psnr": 1.0, "cost": 0.05}
         yield EpisodeRules(
             source=starts(),

@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Ray is not tested there, and nothing can be killed so"),
 ]
 
-_STORE = 100 * 2**20  # bytes of memory for Ray's objects
+_ONE_CORE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_log_monitor": False}  # bytes
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def machines() -> Iterator[Any]:
 
     # a machine that is lost is noticed in three seconds, not in fifteen
     quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
-    head = {"num_cpus": 1, "object_store_memory": _STORE, "_system_config": quick}
+    head = {**_ONE_CORE, "include_dashboard": False, "_system_config": quick}
     found = Machines(initialize_head=True, head_node_args=head)
-    found.add_node(num_cpus=1, object_store_memory=_STORE)
+    found.add_node(**_ONE_CORE)
     ray.init(address=found.address, log_to_driver=False)
     yield found
     ray.shutdown()
@@ -227,7 +227,7 @@ def test_a_photo_that_kills_its_worker_twice_is_a_failed_line(machines: Any, alb
 
 
 def test_a_machine_that_is_lost_costs_nothing(machines: Any, album: Path, tmp_path: Path) -> None:
-    lost = machines.add_node(num_cpus=1, object_store_memory=_STORE)
+    lost = machines.add_node(**_ONE_CORE)
     marker = tmp_path / "marker"
     restorer = files(KillsItsMachineOnce(marker, lost.node_id))
     marker.touch()

@@ -22,6 +22,7 @@ from conservator.image import Image, to_array, to_image
 from conservator.pages import compared, jpeg_bytes, jpeg_within
 from conservator.pages.details import find_places
 from conservator.perception import StatisticalPerception
+from conservator.perception.remembering import RememberingPerception
 from conservator.perception.risk import Admission
 from conservator.record import Record, load_record
 from conservator.report import thumbnail_of
@@ -30,6 +31,7 @@ from conservator.restorer import Restorer
 from conservator.suggesting import apply_command
 from conservator.tools import Toolbox, make_toolbox
 
+SEEING = RememberingPerception(StatisticalPerception.load())
 DECIBELS = re.compile(r"[-+]?\d+(?:\.\d+)? dB")
 HOSTILE = "<img src=x onerror=alert(1)> \"&' \u202e.png"
 
@@ -61,8 +63,7 @@ def restored(
     task = Task(folder / name, folder / "out" / name)
     PillowImage.fromarray(photo).save(task.source, icc_profile=icc or None)
     request = Request(**{"policy": "rules", "toolbox": "classical", "perception": "statistics", "risk": 1} | wanted)
-    perception = StatisticalPerception.load()
-    with Restorer(request, toolbox=toolbox, perception=perception, admission=admission) as restorer:
+    with Restorer(request, toolbox=toolbox, perception=SEEING, admission=admission) as restorer:
         journal = Journal(task.target.parent / JOURNAL)
         (outcome,) = run_batch([task], FileRestorer(restorer, report=True), journal).outcomes
     assert outcome.status != "failed", outcome.message

@@ -13,6 +13,7 @@ from conservator.degradations import Kind, degrade, parse_recipe
 from conservator.image import Image
 from conservator.metrics.fidelity import psnr
 from conservator.perception import Look, NetworkPerception
+from conservator.perception.remembering import RememberingPerception
 from conservator.policies import PolicyContext, check_policy, make_policy
 from conservator.policies.fixed import EXPERT_ORDER
 from conservator.policies.stages import IMAGING_PROCESS, ONE_BY_ONE
@@ -20,7 +21,7 @@ from conservator.pool import LocalPool, MemoPool, Pool
 from conservator.session import Apply, Decision, Session, Stop, run
 from conservator.tools import make_toolbox
 
-PERCEPTION = NetworkPerception.load()
+PERCEPTION = RememberingPerception(NetworkPerception.load())
 TOOLBOX = make_toolbox("conservator")
 
 
@@ -39,7 +40,7 @@ class Counting(MemoPool):
 @pytest.fixture(scope="module")
 def local() -> Iterator[Pool]:
     with LocalPool(TOOLBOX, max_batch=1) as pool:
-        yield pool
+        yield MemoPool(pool)
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,13 @@ from conservator.errors import ConservatorError
 from conservator.image import to_array, to_image
 from conservator.kinds import Kind
 from conservator.perception import StatisticalPerception
+from conservator.perception.remembering import RememberingPerception
 from conservator.record import Record, load_record
 from conservator.request import OWN, Request
 from conservator.restorer import Restorer
 from conservator.suggesting import TREATING, SuggestionRecord, apply_command, not_done, percent
 
+SEEING = RememberingPerception(StatisticalPerception.load())
 BRIGHTEN = SuggestionRecord(
     tool="brighten_mild",
     treats=[Kind.LOW_LIGHT],
@@ -58,7 +60,7 @@ def noisy(tmp_path: Path) -> Path:
 
 def held_back(request: Request = REQUEST) -> Restorer:
     """A restorer whose risk control lets no treatment of noise pass."""
-    return Restorer(request, perception=StatisticalPerception.load(), admission=doubting(0.41, Kind.NOISE))
+    return Restorer(request, perception=SEEING, admission=doubting(0.41, Kind.NOISE))
 
 
 def restored(restorer: Restorer, task: Task) -> tuple[Outcome, Record]:

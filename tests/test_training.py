@@ -208,7 +208,7 @@ def test_a_course_meets_its_damage(kind: Kind) -> None:
 def test_a_user_trains_an_expert_and_uses_it(folder: Path, tmp_path: Path, own_home: Path) -> None:
     result = conservator(
         *("train", "expert", "my_denoiser", "--photos", folder, "--damage", "noise:very_high", "--removes", "noise"),
-        *("--steps", 12, "--start", "nothing", "--workers", 0, "--output", tmp_path / "out", "--device", "cpu"),
+        *("--steps", 1, "--start", "nothing", "--workers", 0, "--output", tmp_path / "out", "--device", "cpu"),
     )
     assert result.returncode == 0, result.stderr
     assert "toolbox 'user'" in result.stdout

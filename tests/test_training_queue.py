@@ -24,8 +24,10 @@ from conservator.apps.cli import app as cli
 from conservator.apps.cli.train_queue import start_queue
 from conservator.degradations import GaussianNoise
 from conservator.errors import ConservatorError
+from conservator.networks import NETWORKS
+from conservator.networks.unet import ResidualUNet
 from conservator.tools.rl_restore_own import Architecture
-from conservator.training.data.crops import Lesson, Photos
+from conservator.training.data.crops import Damage, Lesson, Photos
 from conservator.training.experts import queue
 from conservator.training.experts.courses import COURSES, Course
 from conservator.training.experts.order import Order
@@ -50,13 +52,18 @@ def noisier(rng: np.random.Generator) -> Lesson:
     return Lesson((GaussianNoise(0.2, int(rng.integers(2**32))),))
 
 
+def small_course(damage: Damage, start: str | None = None) -> Course:
+    return Course(damage, start, 4, side=32, batch=2, network="small")
+
+
 @pytest.fixture
 def small_courses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A base and a second network that starts from it, of four steps each."""
+    monkeypatch.setitem(NETWORKS, "small", lambda: ResidualUNet(widths=(8, 8, 8, 8), middle=1))
     for name in list(COURSES):
         monkeypatch.delitem(COURSES, name)
-    monkeypatch.setitem(COURSES, "base", Course(noisy, steps=4, side=32, batch=2))
-    monkeypatch.setitem(COURSES, "second", Course(noisier, "base", 4, side=32, batch=2))
+    monkeypatch.setitem(COURSES, "base", small_course(noisy))
+    monkeypatch.setitem(COURSES, "second", small_course(noisier, "base"))
     monkeypatch.setattr(queue, "QUEUED_TOOLBOXES", ())
 
 
@@ -109,7 +116,7 @@ def test_a_course_that_draws_other_damage_goes_on_only_when_told_and_says_so(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work(folder, tmp_path)
-    monkeypatch.setitem(COURSES, "base", Course(noisier, steps=6, side=32, batch=2))
+    monkeypatch.setitem(COURSES, "base", replace(small_course(noisier), steps=6))
     lines: list[str] = []
     assert work(folder, tmp_path, report=lines.append) == ["base"]
     assert "belongs to a run with draws" in lines[-1]
@@ -189,8 +196,8 @@ def test_a_course_that_fails_stops_no_other(folder: Path, tmp_path: Path, monkey
     def refuses(rng: np.random.Generator) -> Lesson:
         raise ConservatorError("there is no such damage")
 
-    monkeypatch.setitem(COURSES, "base", Course(refuses, steps=4, side=32, batch=2))
-    monkeypatch.setitem(COURSES, "third", Course(noisier, None, 4, side=32, batch=2))
+    monkeypatch.setitem(COURSES, "base", small_course(refuses))
+    monkeypatch.setitem(COURSES, "third", small_course(noisier))
     lines: list[str] = []
     assert work(folder, tmp_path, report=lines.append) == ["base", "second"]
     assert "base: there is no such damage" in lines
