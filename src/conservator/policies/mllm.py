@@ -23,9 +23,8 @@ from conservator.tools.tool import Toolbox
 
 _SHOWN = 4
 """Alternatives that a thought names."""
-_CLEAR = 0.1
-"""Estimated gain in dB from which a step is kept unasked: what ``greedy`` asks of a treatment. With 0.4 the planner went
-back from more steps that had gained; docs/results/restoreagent.md has the figures."""
+_CLEAR = 0.4
+"""Estimated gain in dB from which a step is kept unasked: it is seldom wrong. 0.1 was tried (docs/results/mllm.md)."""
 
 
 class MllmPolicy:
